@@ -1,0 +1,154 @@
+"""Builds operations in order; nested regions are built by calling back.
+
+    b = Builder()
+    total = b.op("arith.add", x, y)
+    (last,) = b.for_(lo, hi, step, [zero], lambda b, i, accs: [b.op("arith.add", accs[0], i)])
+    region = b.region(args, yields=[total])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tessera_runtime.core.errors import TesseraError
+
+from tesseracc.ir.define import OpDef, lookup
+from tesseracc.ir.types import BOOL, I64, ScalarType, Type
+from tesseracc.ir.value import Attr, Loc, Op, Region, Value
+
+Arg = Value | Sequence[Value] | None
+
+
+def pack(defn: OpDef, args: Sequence[Arg]) -> tuple[tuple[Value, ...], tuple[int, ...]]:
+    """Cuts the arguments of one operation into its segments: one argument per segment, in order.
+
+    A single segment takes a value, a `?` segment a value or None, a `*` segment a sequence. A trailing `*`
+    segment may also take the rest of the arguments one by one.
+    """
+    flat: list[Value] = []
+    sizes: list[int] = []
+    specs = defn.operands
+    rest = list(args)
+    for at, spec in enumerate(specs):
+        if spec.arity == "*":
+            if at == len(specs) - 1 and all(isinstance(arg, Value) for arg in rest):
+                group: list[Value] = [arg for arg in rest if isinstance(arg, Value)]
+                rest = []
+            else:
+                found = rest.pop(0) if rest else ()
+                assert not isinstance(found, Value), f"{defn.name}: segment {spec.name} takes a sequence"
+                group = list(found or ())
+        else:
+            found = rest.pop(0) if rest else None
+            assert found is None or isinstance(found, Value), f"{defn.name}: segment {spec.name} takes one value"
+            group = [] if found is None else [found]
+        flat += group
+        sizes.append(len(group))
+    assert not rest, f"{defn.name}: {len(rest)} operands too many"
+    return tuple(flat), tuple(sizes)
+
+
+def make(
+    name: str,
+    *args: Arg,
+    types: Sequence[Type] | Type | None = None,
+    regions: Sequence[Region] = (),
+    loc: Loc | None = None,
+    hints: Sequence[str] = (),
+    **attrs: Attr,
+) -> Op:
+    """One operation. Result types are inferred where the definition can; else `types` states them."""
+    defn = lookup(name)
+    operands, segments = pack(defn, args)
+    full = {key: attrs[key] if key in attrs else spec.default for key, spec in defn.attrs.items() if key in attrs or not spec.required}
+    for key in attrs:
+        if key not in defn.attrs:
+            raise TesseraError("E402", f"`{name}` has no attribute `{key}`")
+    if types is None:
+        if defn.infer is None:
+            types = ()
+        else:
+            types = defn.infer(operands, full)
+    elif not isinstance(types, (tuple, list)):
+        types = (types,)  # type: ignore[assignment]
+    results = tuple(
+        Value(type_, hints[i] if i < len(hints) else "")
+        for i, type_ in enumerate(types)  # type: ignore[arg-type]
+    )
+    return Op(defn, operands, segments, results, dict(sorted(full.items())), tuple(regions), loc)
+
+
+class Builder:
+    """Collects operations; `loc` is attached to what is built while it is set."""
+
+    def __init__(self, loc: Loc | None = None) -> None:
+        self.ops: list[Op] = []
+        self.loc = loc
+
+    def emit(self, name: str, *args: Arg, types: Sequence[Type] | Type | None = None, regions: Sequence[Region] = (), **attrs: Attr) -> Op:
+        """Appends an operation and returns it."""
+        op = make(name, *args, types=types, regions=regions, loc=self.loc, **attrs)
+        self.ops.append(op)
+        return op
+
+    def op(self, name: str, *args: Arg, types: Sequence[Type] | Type | None = None, **attrs: Attr) -> Value:
+        """Appends an operation with one result and returns the result."""
+        return self.emit(name, *args, types=types, **attrs).result
+
+    def append(self, op: Op) -> tuple[Value, ...]:
+        """Appends an existing operation."""
+        self.ops.append(op)
+        return op.results
+
+    def const(self, value: int | float | bool, type_: Type | str = I64) -> Value:
+        """`arith.constant` of a scalar, lanes or vec type."""
+        if isinstance(type_, str):
+            type_ = ScalarType(type_)
+        return self.op("arith.constant", types=type_, value=value)
+
+    def region(self, args: Sequence[Value] = (), yields: Sequence[Value] = ()) -> Region:
+        """Closes what was built so far as a region."""
+        return Region(tuple(args), tuple(self.ops), tuple(yields))
+
+    def nested(self, arg_types: Sequence[Type], body: Callable[[Builder, list[Value]], Sequence[Value]], names: Sequence[str] = ()) -> Region:
+        """A region with fresh arguments, filled by `body(builder, arguments) -> yields`."""
+        inner = Builder(self.loc)
+        args = [Value(type_, names[i] if i < len(names) else "") for i, type_ in enumerate(arg_types)]
+        yields = body(inner, args)
+        return inner.region(args, yields)
+
+    def for_(
+        self,
+        lo: Value,
+        hi: Value,
+        step: Value,
+        inits: Sequence[Value],
+        body: Callable[[Builder, Value, list[Value]], Sequence[Value]],
+        *,
+        name: str = "scf.for",
+        hint: str = "i",
+    ) -> tuple[Value, ...]:
+        """A counted loop that carries `inits`; `name` may be `tile.for` for lane-wise bounds."""
+        types = [value.type for value in inits]
+        index = lo.type if name == "scf.for" else self._varying_index(lo, hi, step)
+        region = self.nested([index, *types], lambda b, args: body(b, args[0], args[1:]), (hint,))
+        return self.emit(name, lo, hi, step, list(inits), types=types, regions=[region]).results
+
+    @staticmethod
+    def _varying_index(*bounds: Value) -> Type:
+        from tesseracc.ir.types import LanesType, element
+
+        return LanesType(element(bounds[0].type))
+
+    def if_(
+        self,
+        cond: Value,
+        then: Callable[[Builder], Sequence[Value]],
+        orelse: Callable[[Builder], Sequence[Value]] | None = None,
+        types: Sequence[Type] = (),
+    ) -> tuple[Value, ...]:
+        """`scf.if` for a uniform condition, `tile.if` for a condition per lane."""
+        name = "scf.if" if cond.type == BOOL else "tile.if"
+        first = self.nested([], lambda b, _: then(b))
+        second = self.nested([], lambda b, _: orelse(b) if orelse else ())
+        return self.emit(name, cond, types=list(types), regions=[first, second]).results

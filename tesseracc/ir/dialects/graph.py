@@ -1,0 +1,70 @@
+"""`graph`: one operation per registered operator (`graph.matmul`, ...), attributes = the operator's fields.
+
+Values are immutable tensors with symbolic dims. `graph.constant` names an array of the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from tessera import types as lang
+from tessera.dtypes import dtype
+from tessera.operator import REGISTRY, Operator
+from tesseracc.ir.define import AttrSpec, OpDef, Operand, define, resolve_with
+from tesseracc.ir.types import TensorType, Type
+from tesseracc.ir.value import Attr, Op, Value
+
+define("graph.constant", attrs="name:str", doc="A named array of the module.")
+
+
+def to_lang(type_: Type) -> lang.TensorType:
+    """The language's view of a tensor type."""
+    assert isinstance(type_, TensorType)
+    return lang.TensorType(type_.dims, dtype(type_.dtype))
+
+
+def from_lang(type_: lang.TensorType) -> TensorType:
+    """The IR's view of a language tensor type."""
+    return TensorType(tuple(type_.dims), type_.dtype.name)
+
+
+def operator_of(op: Op) -> Operator:
+    """The operator that a graph operation stands for."""
+    return operator_from(op.name.removeprefix("graph."), op.attrs)
+
+
+def operator_from(name: str, attrs: Mapping[str, Attr]) -> Operator:
+    cls = REGISTRY[name]
+    return cls(**attrs)
+
+
+def attrs_of(operator: Operator) -> dict[str, Attr]:
+    """An operator's fields as attributes."""
+    return {f.name: getattr(operator, f.name) for f in fields(operator)}  # type: ignore[arg-type]
+
+
+def _infer(cls: Any) -> Any:
+    def infer(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type, ...]:
+        found = cls(**attrs).infer(*(to_lang(v.type) for v in operands))
+        if not isinstance(found, tuple):
+            found = (found,)
+        return tuple(from_lang(type_) for type_ in found)
+
+    return infer
+
+
+def _resolve(name: str) -> OpDef | None:
+    cls = REGISTRY.get(name.removeprefix("graph."))
+    if cls is None:
+        return None
+    attrs: dict[str, AttrSpec] = {}
+    for f in fields(cls):
+        required = f.default is MISSING and f.default_factory is MISSING
+        attrs[f.name] = AttrSpec(("any",), required, None if required else f.default)
+    doc = (cls.__doc__ or name).strip().splitlines()[0]
+    return OpDef(name, (Operand("inputs", "*"),), attrs, infer=_infer(cls), doc=doc)
+
+
+resolve_with("graph", _resolve)

@@ -1,0 +1,120 @@
+"""Tools that passes share: cloning under a substitution, uses, dead code, and the pass manager's base."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from tesseracc.ir.value import Func, Op, Region, Value
+
+Subst = dict[Value, Value]
+
+
+def clone_op(op: Op, subst: Subst) -> Op:
+    """A copy with operands replaced and fresh results, which are entered into `subst`."""
+    regions = tuple(clone_region(region, subst) for region in op.regions)
+    results = tuple(Value(r.type, r.name) for r in op.results)
+    operands = tuple(subst.get(v, v) for v in op.operands)
+    subst.update(zip(op.results, results, strict=True))
+    return replace(op, operands=operands, results=results, regions=regions)
+
+
+def clone_region(region: Region, subst: Subst) -> Region:
+    """A copy with fresh arguments; values of the outside follow `subst`."""
+    args = tuple(Value(a.type, a.name) for a in region.args)
+    subst.update(zip(region.args, args, strict=True))
+    ops = tuple(clone_op(op, subst) for op in region.ops)
+    return Region(args, ops, tuple(subst.get(v, v) for v in region.yields))
+
+
+def inline_region(region: Region, args: Sequence[Value], subst: Subst | None = None) -> tuple[list[Op], tuple[Value, ...]]:
+    """The operations of a region with its arguments bound, and what it yields."""
+    subst = dict(subst or {})
+    subst.update(zip(region.args, args, strict=True))
+    ops = [clone_op(op, subst) for op in region.ops]
+    return ops, tuple(subst.get(v, v) for v in region.yields)
+
+
+def with_operands(op: Op, subst: Mapping[Value, Value]) -> Op:
+    """The same operation (same results) with operands replaced, inside its regions too."""
+    if not subst:
+        return op
+    regions = tuple(substitute(region, subst) for region in op.regions)
+    return replace(op, operands=tuple(subst.get(v, v) for v in op.operands), regions=regions)
+
+
+def substitute(region: Region, subst: Mapping[Value, Value]) -> Region:
+    """The same region with uses replaced."""
+    ops = tuple(with_operands(op, subst) for op in region.ops)
+    return Region(region.args, ops, tuple(subst.get(v, v) for v in region.yields))
+
+
+def uses(region: Region) -> Counter[Value]:
+    """How often each value is used, inside nested regions too."""
+    counts: Counter[Value] = Counter(region.yields)
+    for op in region.ops:
+        counts.update(op.operands)
+        for inner in op.regions:
+            counts.update(uses(inner))
+    return counts
+
+
+def captured(region: Region) -> list[Value]:
+    """Values of the outside that a region uses, in order of first use."""
+    defined: set[Value] = set(region.args)
+    found: dict[Value, None] = {}
+
+    def visit(inner: Region) -> None:
+        defined.update(inner.args)
+        for op in inner.ops:
+            for value in op.operands:
+                if value not in defined:
+                    found.setdefault(value)
+            for nested in op.regions:
+                visit(nested)
+            defined.update(op.results)
+        for value in inner.yields:
+            if value not in defined:
+                found.setdefault(value)
+
+    visit(region)
+    return list(found)
+
+
+def has_effect(op: Op) -> bool:
+    """Whether an operation, or one inside it, does more than compute its results."""
+    if op.defn.effect == "nest":
+        return any(has_effect(inner) for region in op.regions for inner in region.ops)
+    return op.defn.effect in ("write", "sync")
+
+
+def remove_dead(region: Region) -> Region:
+    """Drops operations without effect whose results nobody uses, inner regions first."""
+    cleaned = [replace(op, regions=tuple(remove_dead(r) for r in op.regions)) if op.regions else op for op in region.ops]
+    live: Counter[Value] = uses(Region(region.args, tuple(cleaned), region.yields))
+    kept: list[Op] = []
+    for op in reversed(cleaned):
+        if has_effect(op) or any(live[r] for r in op.results):
+            kept.append(op)
+            continue
+        live.subtract(op.operands)
+        for inner in op.regions:
+            live.subtract(uses(inner))
+    return Region(region.args, tuple(reversed(kept)), region.yields)
+
+
+def map_ops(region: Region, visit: Callable[[Op], Sequence[Op] | None]) -> Region:
+    """Rewrites bottom up: `visit(op)` gives replacements that define the same results, or None to keep it."""
+    ops: list[Op] = []
+    for op in region.ops:
+        if op.regions:
+            op = replace(op, regions=tuple(map_ops(r, visit) for r in op.regions))
+        found = visit(op)
+        ops += [op] if found is None else found
+    return Region(region.args, tuple(ops), region.yields)
+
+
+def map_funcs(funcs: Sequence[Func], kind: str, change: Callable[[Func], Func]) -> tuple[Func, ...]:
+    """Applies a change to the functions of one kind."""
+    return tuple(change(func) if func.kind == kind else func for func in funcs)

@@ -1,0 +1,115 @@
+"""What holds for every module of every level: definitions, arities, attribute kinds, types, dominance.
+
+The verifier is run between passes under `--verify-each`, on everything parsed, and in tests.
+"""
+
+from __future__ import annotations
+
+from tessera_runtime.core.errors import TesseraError
+
+from tessera.shapes import Expr
+from tesseracc.ir.printer import op_text
+from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
+
+
+def _fail(op: Op, func: Func, message: str) -> None:
+    where = f" ({op.loc.file}:{op.loc.line})" if op.loc else ""
+    raise TesseraError("E404", f"@{func.name}{where}: {message}\n    {op_text(op)}")
+
+
+def _kind_ok(value: Attr, kinds: tuple[str, ...]) -> bool:
+    for kind in kinds:
+        match kind:
+            case "bool" if isinstance(value, bool):
+                return True
+            case "int" if isinstance(value, int) and not isinstance(value, bool):
+                return True
+            case "float" if isinstance(value, float):
+                return True
+            case "str" if isinstance(value, str):
+                return True
+            case "dim" if isinstance(value, Expr) or (isinstance(value, int) and not isinstance(value, bool)):
+                return True
+            case "tuple" if isinstance(value, tuple):
+                return True
+            case "any":
+                return True
+    return False
+
+
+def _check_op(op: Op, func: Func, visible: set[Value]) -> None:
+    defn = op.defn
+    if sum(op.segments) != len(op.operands) or len(op.segments) != len(defn.operands):
+        _fail(op, func, "operand segments do not add up")
+    for spec, count in zip(defn.operands, op.segments, strict=True):
+        if (spec.arity == "1" and count != 1) or (spec.arity == "?" and count > 1):
+            _fail(op, func, f"operand `{spec.name}` is given {count} times")
+    for value in op.operands:
+        if value not in visible:
+            _fail(op, func, f"operand {value!r} is not defined before its use")
+    for key, spec in defn.attrs.items():
+        if key not in op.attrs:
+            if spec.required:
+                _fail(op, func, f"attribute `{key}` is missing")
+        elif not (op.attrs[key] is None and not spec.required) and not _kind_ok(op.attrs[key], spec.kinds):
+            _fail(op, func, f"attribute `{key}` is {op.attrs[key]!r}, expected {' or '.join(spec.kinds)}")
+    for key in op.attrs:
+        if key not in defn.attrs:
+            _fail(op, func, f"unknown attribute `{key}`")
+    if len(op.regions) != defn.regions:
+        _fail(op, func, f"has {len(op.regions)} regions, expected {defn.regions}")
+    if defn.infer is not None:
+        expected = defn.infer(op.operands, op.attrs)
+        if tuple(r.type for r in op.results) != tuple(expected):
+            _fail(op, func, f"results should have types {', '.join(map(str, expected))}")
+
+
+def _check_region(region: Region, func: Func, visible: set[Value], level: str) -> None:
+    scope = visible | set(region.args)
+    for op in region.ops:
+        _check_op(op, func, scope)
+        for inner in op.regions:
+            _check_region(inner, func, scope, level)
+        if op.defn.verify is not None:
+            problem = op.defn.verify(op)
+            if problem:
+                _fail(op, func, problem)
+        for result in op.results:
+            if result in scope:
+                _fail(op, func, "defines a value twice")
+            scope.add(result)
+    for value in region.yields:
+        if value not in scope:
+            raise TesseraError("E404", f"@{func.name}: yields {value!r}, which is not defined there")
+
+
+#: dialects that may appear in a function of each kind
+LEVELS: dict[str, frozenset[str]] = {
+    "graph.func": frozenset({"graph"}),
+    "schedule.func": frozenset({"schedule", "arith", "scf"}),
+    "tile.kernel": frozenset({"tile", "arith", "scf"}),
+    "tile.program": frozenset({"tile"}),
+    "target.func": frozenset({"target", "arith", "scf"}),
+}
+
+
+def verify_func(func: Func) -> None:
+    """Raises E404 with the operation that is wrong."""
+    allowed = LEVELS.get(func.kind)
+    if allowed is None:
+        raise TesseraError("E404", f"@{func.name}: unknown kind of function `{func.kind}`")
+    for op in func.walk():
+        if op.defn.dialect not in allowed:
+            _fail(op, func, f"`{op.name}` does not belong in a {func.kind}")
+    _check_region(func.body, func, set(), func.kind)
+
+
+def verify(module: Module) -> Module:
+    """Checks every function; returns the module, so that it can stand in a chain."""
+    names: set[str] = set()
+    for func in module.funcs:
+        if func.name in names:
+            raise TesseraError("E404", f"two functions are named @{func.name}")
+        names.add(func.name)
+        verify_func(func)
+    return module
