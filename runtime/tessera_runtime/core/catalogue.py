@@ -1,0 +1,126 @@
+"""The one catalogue of error and warning codes. Every code raised anywhere has an entry here; keep each range sorted.
+
+Ranges: E1xx loading and parsing a module; E2xx kernel language; E3xx shapes, dtypes and operators at trace time;
+E4xx IR text, verifier, passes; E5xx toolchain; E6xx bundle; E7xx inputs and guards; E8xx command line and files;
+E9xx devices, execution, emulator findings. Warnings are Wxyz in the same ranges.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tessera_runtime.core.exitcodes import Exit
+
+__all__ = ["CATALOGUE", "Entry", "exit_code_of"]
+
+
+class Entry(NamedTuple):
+    """One code: a short title, the exit code it leads to, and what it means and how to put it right."""
+
+    code: str
+    title: str
+    exit_code: int
+    explanation: str
+
+
+# The exit code of a code's range, for codes without an entry of their own.
+_RANGE_EXIT = {
+    "1": Exit.SOURCE, "2": Exit.SOURCE, "3": Exit.SOURCE, "4": Exit.SOURCE, "5": Exit.TOOLCHAIN,
+    "6": Exit.BUNDLE, "7": Exit.INPUT, "8": Exit.USAGE, "9": Exit.DEVICE,
+}  # fmt: skip
+
+_ENTRIES = (
+    # --- E1xx: loading and parsing a module ------------------------------------------------------------------------
+    # --- E2xx: kernel language -------------------------------------------------------------------------------------
+    # --- E3xx: shapes, dtypes, operators at trace time -------------------------------------------------------------
+    # --- E4xx: IR text, verifier, passes ---------------------------------------------------------------------------
+    # --- E5xx: toolchain -------------------------------------------------------------------------------------------
+    # --- E6xx: bundle ----------------------------------------------------------------------------------------------
+    Entry("E601", "not a bundle", 5,
+          "The file does not start with a `tsb.header` entry. It is not a Tessera bundle, or its first bytes were altered."),
+    Entry("E602", "bundle has the wrong length", 5,
+          "The file is shorter or longer than its header says: it was truncated, or something was appended."),
+    Entry("E603", "container version not supported", 5,
+          "The bundle was written in a container version that this runtime does not read. Both numbers are in the message."),
+    Entry("E604", "bundle header invalid", 5,
+          "A field of `tsb.header` is out of range, a reserved byte is not zero, or its checksum is wrong."),
+    Entry("E605", "manifest digest mismatch", 5,
+          "The manifest's bytes do not have the SHA-256 that the header names: the bundle was altered."),
+    Entry("E606", "ZIP local header outside the strict profile", 5,
+          "A local header uses compression, flags, dates, sizes or fields that the bundle format forbids."),
+    Entry("E607", "ZIP central directory disagrees", 5,
+          "A central directory record differs from the entry's local header or from the manifest."),
+    Entry("E608", "ZIP end record invalid", 5,
+          "The end-of-central-directory records are not exactly those that the entries imply."),
+    Entry("E609", "entry name not allowed", 5,
+          "An entry's name is outside the whitelist, repeated, or out of order."),
+    Entry("E610", "gap or misaligned entry", 5,
+          "The bytes between entries are not exactly the zero padding that alignment needs."),
+    Entry("E611", "entry digest mismatch", 5,
+          "An entry's bytes do not have the SHA-256 that the manifest names: the bundle was altered."),
+    Entry("E612", "entry missing or not listed", 5,
+          "The manifest lists an entry that the container lacks, or the container holds one that the manifest does not list."),
+    Entry("E613", "entry checksum mismatch", 5,
+          "An entry's bytes do not have the CRC-32 of its ZIP record."),
+    Entry("E620", "manifest is not canonical JSON", 5,
+          "The manifest is not the one canonical spelling of its value: sorted unique keys, no spaces, integers only, ASCII."),
+    Entry("E621", "manifest field invalid", 5,
+          "A manifest field is missing, unknown, of the wrong type, or beyond its limit. The message gives its path."),
+    Entry("E622", "manifest version not supported", 5,
+          "The plan, kernel ABI, mesh or ranks version is one that this runtime does not read. Both numbers are in the message."),
+    Entry("E623", "manifest inconsistent", 5,
+          "Parts of the manifest contradict each other: an index out of range, an unknown name, arguments that do not fit a kernel."),
+    Entry("E624", "shape expression invalid", 5,
+          "A shape expression in the manifest is not a well-formed postfix program over the function's symbols."),
+    Entry("E630", "code image invalid", 5,
+          "A code image is not in the strict form that the loader accepts. Nothing of it was executed."),
+    Entry("E631", "kernel not in its image", 5,
+          "A kernel's symbol is missing from the code image, or lies outside its executable range."),
+    Entry("E640", "safetensors file invalid", 5,
+          "The weights are not a well-formed safetensors file: header length, JSON, offsets, dtype or shape."),
+    # --- E7xx: inputs and guards -----------------------------------------------------------------------------------
+    Entry("E701", "wrong arguments", 7,
+          "A function was called with too many or too few arguments, or with a name that it does not have."),
+    Entry("E702", "wrong rank", 7, "An input does not have the number of axes that the function's signature declares."),
+    Entry("E703", "wrong element type", 7, "An input's element type is not the declared one. Inputs are never converted silently."),
+    Entry("E704", "wrong extent", 7, "An input's axis does not have the declared extent."),
+    Entry("E705", "extents disagree", 7, "Two inputs give different values to the same symbolic extent."),
+    Entry("E706", "extent not of the declared form", 7,
+          "No symbol value makes the declared shape expression equal the actual extent, such as an odd extent for `2*N`."),
+    Entry("E707", "guard not satisfied", 7, "The inputs' extents do not satisfy a condition under which the bundle was compiled."),
+    Entry("E708", "array not usable", 7, "An argument is not an array of a supported kind, or is not stored as the function needs."),
+    Entry("E709", "scalar not usable", 7, "A scalar argument is not a number or does not fit its declared type."),
+    Entry("E710", "shape arithmetic failed", 7, "A shape expression overflowed 64 bits, divided by zero, or gave a negative extent."),
+    Entry("E711", "input specification not understood", 7,
+          "Write NAME=VALUE where VALUE is `@x.npy`, `@f.npz:key`, `@f.safetensors:key`, `4x64xf32=1`, `2x2xf32=[[1 2][3 4]]`, "
+          "`randn:4x64xbf16` or a number."),
+    Entry("E712", "input file not usable", 7, "An input file is not a well-formed .npy, .npz or .safetensors file, or lacks the key."),
+    Entry("E713", "input too large", 7, "An input or temporary would need more memory than the limit."),
+    Entry("E714", "no such function", 7, "The bundle has no function of that name."),
+    # --- E8xx: command line, files ---------------------------------------------------------------------------------
+    Entry("E801", "command line not understood", 2, "An option or its value is not known. See --help."),
+    Entry("E802", "file cannot be read", 2, "A file named on the command line does not exist or cannot be read."),
+    Entry("E803", "file cannot be written", 2, "An output file cannot be written. Nothing is left half written."),
+    Entry("E804", "function not chosen", 2, "The bundle has several functions and none was chosen with --function."),
+    # --- E9xx: devices, execution, emulator findings ---------------------------------------------------------------
+    Entry("E901", "device unknown", 6, "The device is not one of cpu, cuda[:N] or an installed plug-in such as emulator."),
+    Entry("E902", "no image for this CPU", 6,
+          "None of the bundle's CPU images runs on this machine. The message names the missing CPU features."),
+    Entry("E903", "device not available", 6, "The device's driver or its Python package is not installed, or no such device is present."),
+    Entry("E904", "no image for this device", 6, "The bundle holds no image, and no PTX fallback, that this device can run."),
+    Entry("E905", "driver call failed", 6, "The device's driver reported an error. The message names the call and, for a launch, the kernel."),
+    Entry("E906", "out of device memory", 6, "A buffer could not be allocated on the device."),
+    Entry("E907", "launch not possible", 6, "A launch needs a grid or shared memory beyond the device's limits."),
+    Entry("E908", "executable memory refused", 6, "The operating system does not allow this process to map executable memory."),
+    Entry("E909", "plan step not supported", 6, "The plan needs something that this device does not offer."),
+)  # fmt: skip
+
+CATALOGUE: dict[str, Entry] = {entry.code: entry for entry in _ENTRIES}
+
+
+def exit_code_of(code: str) -> int:
+    """The exit code that an error of this code leads to; internal error (70) for a code of no known range."""
+    entry = CATALOGUE.get(code)
+    if entry is not None:
+        return entry.exit_code
+    return int(_RANGE_EXIT.get(code[1:2], Exit.INTERNAL))

@@ -1,0 +1,122 @@
+"""Element types: one table of names, sizes and widths, and the way to NumPy and back.
+
+The names are the ones of IR text, the command line and the manifest. Narrow types that NumPy lacks (bf16, fp8) are
+stored as `ml_dtypes` arrays where that package is installed, else as raw unsigned integers of the same size.
+The table needs no NumPy; conversions import it (`core.codecs`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tessera_runtime.core.errors import TesseraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["ALIASES", "DTYPES", "DTypeInfo", "accepts", "decode", "dtype_of", "encode", "info", "np_dtype", "storage_dtype"]
+
+
+class DTypeInfo(NamedTuple):
+    """An element type. `kind` is f (float), i (signed), u (unsigned) or b (bool).
+
+    `exponent` and `mantissa` are field widths in bits (0 for integers); `numpy` is the name of the NumPy dtype that
+    stores it (`bfloat16` and `float8_*` come from ml_dtypes), `raw` the one of the same size without ml_dtypes;
+    `safetensors` is its name in a safetensors header.
+    """
+
+    name: str
+    itemsize: int
+    kind: str
+    exponent: int
+    mantissa: int
+    numpy: str
+    raw: str
+    safetensors: str
+
+
+DTYPES: dict[str, DTypeInfo] = {
+    row[0]: DTypeInfo(*row)
+    for row in (
+        ("f64", 8, "f", 11, 52, "float64", "float64", "F64"),
+        ("f32", 4, "f", 8, 23, "float32", "float32", "F32"),
+        ("f16", 2, "f", 5, 10, "float16", "float16", "F16"),
+        ("bf16", 2, "f", 8, 7, "bfloat16", "uint16", "BF16"),
+        ("fp8_e4m3", 1, "f", 4, 3, "float8_e4m3fn", "uint8", "F8_E4M3"),
+        ("fp8_e5m2", 1, "f", 5, 2, "float8_e5m2", "uint8", "F8_E5M2"),
+        ("i8", 1, "i", 0, 0, "int8", "int8", "I8"),
+        ("i16", 2, "i", 0, 0, "int16", "int16", "I16"),
+        ("i32", 4, "i", 0, 0, "int32", "int32", "I32"),
+        ("i64", 8, "i", 0, 0, "int64", "int64", "I64"),
+        ("u8", 1, "u", 0, 0, "uint8", "uint8", "U8"),
+        ("u16", 2, "u", 0, 0, "uint16", "uint16", "U16"),
+        ("u32", 4, "u", 0, 0, "uint32", "uint32", "U32"),
+        ("u64", 8, "u", 0, 0, "uint64", "uint64", "U64"),
+        ("bool", 1, "b", 0, 0, "bool", "bool", "BOOL"),
+    )
+}
+
+ALIASES: dict[str, str] = {
+    "fp64": "f64", "fp32": "f32", "fp16": "f16", "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16",
+    "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
+    "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64", "i1": "bool",
+}  # fmt: skip
+
+_BY_NUMPY = {entry.numpy: name for name, entry in DTYPES.items()}
+
+
+def info(name: str) -> DTypeInfo:
+    """The table row of a canonical name or alias; E703 for an unknown one."""
+    entry = DTYPES.get(ALIASES.get(name, name))
+    if entry is None:
+        raise TesseraError("E703", f"unknown element type '{name}'", help=f"known types: {' '.join(DTYPES)}")
+    return entry
+
+
+def np_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype that stores `name`: ml_dtypes for bf16 and fp8 when installed, else the raw unsigned integer."""
+    import numpy as np
+
+    entry = info(name)
+    if entry.numpy == entry.raw:
+        return np.dtype(entry.numpy)
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype(entry.raw)
+    return np.dtype(getattr(ml_dtypes, entry.numpy))
+
+
+def storage_dtype(name: str) -> np.dtype[Any]:
+    """The built-in NumPy dtype of the same size: what files and device memory hold (bf16 -> uint16, fp8 -> uint8)."""
+    import numpy as np
+
+    return np.dtype(info(name).raw)
+
+
+def dtype_of(dtype: np.dtype[Any]) -> str:
+    """The element type name of a NumPy (or ml_dtypes) dtype; E703 when there is none."""
+    name = _BY_NUMPY.get(dtype.name)
+    if name is None or not dtype.isnative:
+        raise TesseraError("E703", f"NumPy type {dtype} is not an element type", help=f"element types: {' '.join(DTYPES)}")
+    return name
+
+
+def accepts(name: str, dtype: np.dtype[Any]) -> bool:
+    """Whether an array of `dtype` holds elements of type `name`: the type itself, or raw storage where ml_dtypes is absent."""
+    return dtype.isnative and (_BY_NUMPY.get(dtype.name) == name or dtype == np_dtype(name))
+
+
+def decode(name: str, raw: NDArray[Any]) -> NDArray[np.float32]:
+    """The float32 values of raw f16 (uint16), bf16 (uint16) or fp8 (uint8) bit patterns; exact."""
+    from tessera_runtime.core import codecs
+
+    return codecs.decode(name, raw)
+
+
+def encode(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Bit patterns of `name` nearest to float32 or float64 `values`, ties to even; see `core.codecs.encode`."""
+    from tessera_runtime.core import codecs
+
+    return codecs.encode(name, values)

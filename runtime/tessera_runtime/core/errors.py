@@ -1,0 +1,66 @@
+"""The base of every error of the project: a stable code, a message, an optional help line, an exit code."""
+
+from __future__ import annotations
+
+from tessera_runtime.core.catalogue import CATALOGUE, exit_code_of
+
+__all__ = ["BundleError", "DeviceError", "InputError", "TesseraError", "UsageError"]
+
+
+class TesseraError(Exception):
+    """An error that a user can act on.
+
+    `code` is a key of the catalogue (`E611`), `message` one sentence without the code, `help` what to do about it.
+    """
+
+    def __init__(self, code: str, message: str, *, help: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.help = help
+
+    @property
+    def title(self) -> str:
+        """The catalogue's short title of this code."""
+        entry = CATALOGUE.get(self.code)
+        return entry.title if entry is not None else "error"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a process that ends with this error."""
+        return exit_code_of(self.code)
+
+    def to_json(self) -> dict[str, object]:
+        """A JSON object: code, title, message, help, exit_code. Subclasses add fields."""
+        return {
+            "code": self.code,
+            "title": self.title,
+            "message": self.message,
+            "help": self.help,
+            "exit_code": self.exit_code,
+        }
+
+    def render(self) -> str:
+        """Text for a terminal: `error[E611]: message`, then the help line."""
+        kind = "warning" if self.code.startswith("W") else "error"
+        text = f"{kind}[{self.code}]: {self.message}"
+        return text if self.help is None else f"{text}\n  help: {self.help}"
+
+    def __str__(self) -> str:
+        return self.render()
+
+
+class BundleError(TesseraError):
+    """E6xx: the bundle is truncated, altered, malformed or of another version."""
+
+
+class InputError(TesseraError):
+    """E7xx: an input does not satisfy the function's signature or guards."""
+
+
+class UsageError(TesseraError):
+    """E8xx: the command line or a file named on it."""
+
+
+class DeviceError(TesseraError):
+    """E9xx: a device is missing, unsuitable, or failed."""
