@@ -1,0 +1,1 @@
+"""Passes, one per file, by the level that they work on."""

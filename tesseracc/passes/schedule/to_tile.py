@@ -1,0 +1,117 @@
+"""`schedule-to-tile`: every group becomes a kernel, every function a program that launches them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tessera.shapes import Dim, symbols_of
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.pipeline import Context, register
+from tesseracc.ir.rewrite import captured
+from tesseracc.ir.types import BufType, TensorType, Type, element, size_of
+from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
+from tesseracc.passes.schedule.elements import Emitter
+from tesseracc.passes.schedule.to_tile_lanes import lower_lanes
+from tesseracc.passes.schedule.to_tile_mma import lower_mma
+from tesseracc.passes.schedule.to_tile_rows import lower_rows
+from tesseracc.passes.schedule.tuning import Tuning, tuning_for
+
+#: a strategy emits the kernel's body and returns the grid
+Strategy = Callable[[Op, Emitter, Tuning], tuple[Dim, ...]]
+STRATEGIES: dict[str, Strategy] = {"lanes": lower_lanes, "rows": lower_rows, "mma": lower_mma}
+
+
+def _buf(type_: Type) -> BufType:
+    assert isinstance(type_, TensorType), type_
+    return BufType(type_.dims, type_.dtype)
+
+
+def _symbols(kernel_types: list[Type], body: Region, grid: tuple[Dim, ...]) -> tuple[str, ...]:
+    """All symbols that a kernel needs, in order of their names."""
+    names: set[str] = set()
+    for type_ in kernel_types:
+        if isinstance(type_, BufType):
+            for dim in type_.dims:
+                names |= symbols_of(dim)
+
+    def attrs(value: Attr) -> None:
+        if isinstance(value, tuple):
+            for item in value:
+                attrs(item)
+        elif not isinstance(value, (bool, float, str)) and value is not None:
+            names.update(symbols_of(value))
+
+    for op in body.ops:
+        for inner in op.walk():
+            for value in inner.attrs.values():
+                attrs(value)
+    for dim in grid:
+        names |= symbols_of(dim)
+    return tuple(sorted(names))
+
+
+def _widest(group: Op) -> str:
+    """The element type that most decides the register need: the widest float or integer that is computed with."""
+    sizes: dict[int, str] = {4: "f32"}
+    for op in group.walk():
+        for result in op.results:
+            if op.defn.dialect == "arith" and result.type != TensorType and element(result.type) not in ("i64", "bool"):
+                sizes.setdefault(size_of(element(result.type)), element(result.type))
+    return sizes[max(sizes)]
+
+
+def lower_group(group: Op, name: str, context: Context) -> tuple[Func, list[Value]]:
+    """The kernel of one group, and the tensors that it reads, in parameter order (results follow)."""
+    tuning = tuning_for(context.need_arch(), _widest(group))
+    reads = [v for v in captured(group.regions[0]) if isinstance(v.type, TensorType)]
+    params = [Value(_buf(v.type), v.name) for v in reads]
+    outs = [Value(_buf(r.type), r.name or "out") for r in group.results]
+    b = Builder(group.loc)
+    emitter = Emitter(b, dict(zip(reads, params, strict=True)), outs, tuning.lanes)
+    strategy = group.attrs["plan"] or "lanes"
+    grid = STRATEGIES[strategy](group, emitter, tuning)
+    body = b.region([*params, *outs])
+    attrs = {
+        "access": ("read",) * len(params) + ("write",) * len(outs),
+        "grid": grid,
+        "group": emitter.lanes,
+        "symbols": _symbols([p.type for p in (*params, *outs)], body, grid),
+    }
+    return Func("tile.kernel", name, body, attrs, group.loc), reads
+
+
+def _lower_func(func: Func, context: Context) -> list[Func]:
+    kernels: list[Func] = []
+    b = Builder(func.loc)
+    params = [Value(_buf(p.type), p.name) for p in func.params]
+    bufs: dict[Value, Value] = dict(zip(func.params, params, strict=True))
+    for op in func.body.ops:
+        if op.name == "schedule.constant":
+            bufs[op.result] = b.op("tile.constant", types=_buf(op.result.type), name=op.attrs["name"])
+            continue
+        kernel, reads = lower_group(op, f"{func.name}_{len(kernels)}", context)
+        kernels.append(kernel)
+        outs = [b.op("tile.temp", types=_buf(r.type)) for r in op.results]
+        bufs.update(zip(op.results, outs, strict=True))
+        b.loc = op.loc
+        b.emit("tile.launch", *(bufs[v] for v in reads), *outs, kernel=kernel.name)
+        b.loc = func.loc
+    yields: list[Value] = []
+    for value in func.body.yields:
+        buf = bufs[value]
+        # an output is memory of its own: not an input, not a constant, not another output
+        if buf in yields or buf in params or any(op.name == "tile.constant" and op.result is buf for op in b.ops):
+            copy = b.op("tile.temp", types=buf.type)
+            b.emit("tile.copy", buf, copy)
+            buf = copy
+        yields.append(buf)
+    return [*kernels, Func("tile.program", func.name, b.region(params, yields), func.attrs, func.loc)]
+
+
+@register("schedule-to-tile", level="schedule")
+def run(module: Module, context: Context) -> Module:
+    """Turns groups into kernels and functions into programs."""
+    funcs: list[Func] = []
+    for func in module.funcs:
+        funcs += _lower_func(func, context) if func.kind == "schedule.func" else [func]
+    return module.with_(funcs=tuple(funcs))

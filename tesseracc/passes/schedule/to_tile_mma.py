@@ -1,0 +1,154 @@
+"""Strategy `mma`: a contraction sum_k A[.., m, k] * B[.., k, n] by tiles, its epilogue on the finished tile.
+
+    for each tile (m0, n0) of each batch point, one group:
+        acc = 0
+        for k0 in 0, tile_k, ..: acc = mma(map A elements, map B elements, acc)
+        map acc: epilogue and stores
+
+The element expressions of A and B (casts, scalings, transposed or gathered reads) are evaluated where the operand tiles are
+filled, so a fused prologue costs nothing extra in the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tessera.shapes import Dim, ceildiv, product
+from tesseracc.analysis.access import Contraction, is_contraction
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.types import LanesType, TileType, element
+from tesseracc.ir.value import Op, Value
+from tesseracc.passes.schedule.elements import Emitter, Env, delinearize
+from tesseracc.passes.schedule.tuning import Tuning
+
+
+class _Lowering:
+    def __init__(self, group: Op, found: Contraction, emitter: Emitter, tuning: Tuning) -> None:
+        self.group = group
+        self.found = found
+        self.emitter = emitter
+        self.b = emitter.b
+        self.domain: tuple[Dim, ...] = group.attrs["domain"]
+        self.tile = (_fit(tuning.tile_m, self.m_size), _fit(tuning.tile_n, self.n_size), _fit(tuning.tile_k, self.k_size))
+
+    @property
+    def m_size(self) -> Dim:
+        return product(self.domain[axis] for axis in self.found.m)
+
+    @property
+    def n_size(self) -> Dim:
+        return product(self.domain[axis] for axis in self.found.n)
+
+    @property
+    def k_size(self) -> Dim:
+        size: Dim = self.found.reduce.attrs["sizes"][0]
+        return size
+
+    def _axes(self, b: Builder, index: Value, axes: Sequence[int]) -> list[Value]:
+        """Coordinates along several domain axes from one linear lane index."""
+        if len(axes) == 1:
+            return [index]
+        inside = self.emitter.at(b)
+        return delinearize(b, index, [inside.splat(inside.dim(self.domain[axis])) for axis in axes])
+
+    def run(self) -> tuple[Dim, ...]:
+        b, emitter = self.b, self.emitter
+        tile_m, tile_n, tile_k = self.tile
+        m, n, k = (emitter.dim(size) for size in (self.m_size, self.n_size, self.k_size))
+        blocks_m, blocks_n = ceildiv(self.m_size, tile_m), ceildiv(self.n_size, tile_n)
+        batch = [self.domain[axis] for axis in self.found.batch]
+        sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
+        *batch_point, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
+        m0 = b.op("arith.mul", block_m, b.const(tile_m))
+        n0 = b.op("arith.mul", block_n, b.const(tile_n))
+        extent_m, extent_n = b.op("arith.sub", m, m0), b.op("arith.sub", n, n0)
+        point: dict[int, Value] = dict(zip(self.found.batch, batch_point, strict=True))
+        acc_type = TileType((tile_m, tile_n), element(self.found.reduce.result.type))
+
+        def step(inner: Builder, k0: Value, carried: list[Value]) -> Sequence[Value]:
+            inner.loc = b.loc
+            extent_k = inner.op("arith.sub", k, k0)
+            left = self._operand(inner, self.found.a, (extent_m, extent_k), (tile_m, tile_k), (m0, k0), point, m_first=True)
+            right = self._operand(inner, self.found.b, (extent_k, extent_n), (tile_k, tile_n), (k0, n0), point, m_first=False)
+            return [inner.op("tile.mma", left, right, carried[0], [extent_m, extent_n, extent_k])]
+
+        zeros = b.op("tile.zeros", types=acc_type)
+        (acc,) = b.for_(b.const(0), k, b.const(tile_k), [zeros], step, hint="k0")
+        self._epilogue(acc, (extent_m, extent_n), (m0, n0), point)
+        return (product(batch) * blocks_m * blocks_n,)
+
+    def _operand(
+        self,
+        b: Builder,
+        value: Value,
+        extents: tuple[Value, Value],
+        shape: tuple[int, int],
+        origin: tuple[Value, Value],
+        point: dict[int, Value],
+        *,
+        m_first: bool,
+    ) -> Value:
+        """The tile of one operand: the element expression of `value` at every coordinate."""
+        reduce = self.found.reduce
+
+        def body(inner: Builder, args: list[Value]) -> Sequence[Value]:
+            inner.loc = b.loc
+            rows, cols = (
+                inner.op("arith.add", inner.op("tile.splat", base), arg) for base, arg in zip(origin, args, strict=True)
+            )
+            env: Env = {arg: point[axis] for axis, arg in enumerate(self.group.regions[0].args) if axis in point}
+            axes, index, k_index = (self.found.m, rows, cols) if m_first else (self.found.n, cols, rows)
+            for axis, coordinate in zip(axes, self._axes(inner, index, axes), strict=True):
+                env[self.group.regions[0].args[axis]] = coordinate
+            env[reduce.regions[0].args[0]] = k_index
+            inside = self.emitter.in_lanes(inner)
+            for op in self.found.operand_ops(value):
+                inside.op(op, env)
+            return [inside.splat(env[value])]
+
+        return self._map(b, extents, (), shape, body, [TileType(shape, element(value.type))])[0]
+
+    def _map(
+        self,
+        b: Builder,
+        extents: Sequence[Value],
+        tiles: Sequence[Value],
+        shape: tuple[int, int],
+        body: Callable[[Builder, list[Value]], Sequence[Value]],
+        types: list[TileType],
+    ) -> tuple[Value, ...]:
+        index = LanesType("i64")
+        region = b.nested([index, index, *(LanesType(element(t.type)) for t in tiles)], body, ("i", "j"))
+        return b.emit("tile.map", list(extents), list(tiles), types=types, regions=[region], shape=shape).results
+
+    def _epilogue(self, acc: Value, extents: tuple[Value, Value], origin: tuple[Value, Value], point: dict[int, Value]) -> None:
+        args = self.group.regions[0].args
+
+        def body(inner: Builder, given: list[Value]) -> Sequence[Value]:
+            inner.loc = self.b.loc
+            rows, cols = (
+                inner.op("arith.add", inner.op("tile.splat", base), arg) for base, arg in zip(origin, given, strict=False)
+            )
+            env: Env = {args[axis]: value for axis, value in point.items()}
+            for axes, index in ((self.found.m, rows), (self.found.n, cols)):
+                env.update(zip((args[axis] for axis in axes), self._axes(inner, index, axes), strict=True))
+            env[self.found.reduce.result] = given[2]
+            inside = self.emitter.in_lanes(inner)
+            for op in self.group.regions[0].ops:
+                if op is not self.found.reduce:
+                    inside.op(op, env)
+            return ()
+
+        self._map(self.b, extents, [acc], self.tile[:2], body, [])
+
+
+def _fit(tile: int, size: Dim) -> int:
+    """A tile no larger than a static extent needs, in steps of 16."""
+    return min(tile, -(-max(size, 1) // 16) * 16) if isinstance(size, int) else tile
+
+
+def lower_mma(group: Op, emitter: Emitter, tuning: Tuning) -> tuple[Dim, ...]:
+    """Emits the tiled contraction; the grid has one group per tile of every batch point."""
+    found = is_contraction(group)
+    assert found is not None, "the strategy mma is chosen for contractions only"
+    return _Lowering(group, found, emitter, tuning).run()
