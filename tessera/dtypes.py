@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.errors import SourceError, did_you_mean
+from tessera.errors import SourceError, TesseraError, did_you_mean
 from tessera.numerics import Policy, bad_text, combine, parse_policy
 from tessera_runtime.core import dtypes as core
 
@@ -60,7 +60,7 @@ class DType:
     @property
     def bits(self) -> int:
         """The width of one element in storage."""
-        return _BITS[self.name]
+        return core.DTYPES[self.name].itemsize * 8
 
     @property
     def itemsize(self) -> int:
@@ -99,7 +99,7 @@ class DType:
     @property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype that stores the elements."""
-        return core.storage(self.name)
+        return core.np_dtype(self.name)
 
     @property
     def min_value(self) -> int | float:
@@ -118,25 +118,16 @@ class DType:
         return (1 << (self.bits - (self.kind == "int"))) - 1
 
 
-_BITS = {
-    "f64": 64, "f32": 32, "f16": 16, "bf16": 16, "fp8_e4m3": 8, "fp8_e5m2": 8,
-    "i8": 8, "i16": 16, "i32": 32, "i64": 64, "u8": 8, "u16": 16, "u32": 32, "u64": 64, "bool": 8,
-}
-
 f64, f32, f16, bf16 = DType("f64"), DType("f32"), DType("f16"), DType("bf16")
 fp8_e4m3, fp8_e5m2 = DType("fp8_e4m3"), DType("fp8_e5m2")
 i8, i16, i32, i64 = DType("i8"), DType("i16"), DType("i32"), DType("i64")
 u8, u16, u32, u64 = DType("u8"), DType("u16"), DType("u32"), DType("u64")
 bool_ = DType("bool")
 
-DTYPES: dict[str, DType] = {name: DType(name) for name in _BITS}
+DTYPES: dict[str, DType] = {name: DType(name) for name in core.DTYPES}
 
 _ALIASES = {
-    "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16", "fp64": "f64", "fp32": "f32",
-    "fp16": "f16", "double": "f64", "float8_e4m3": "fp8_e4m3", "float8_e5m2": "fp8_e5m2", "f8e4m3": "fp8_e4m3",
-    "f8e5m2": "fp8_e5m2", "float8_e4m3fn": "fp8_e4m3",
-    "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
-    "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64", "bool_": "bool",
+    **core.ALIASES, "float8_e4m3": "fp8_e4m3", "float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2", "bool_": "bool",
 }
 
 float64, float32, float16, bfloat16 = f64, f32, f16, bf16
@@ -154,8 +145,8 @@ def parse_dtype(text: str) -> DType:
     bare = name.strip()
     column = len(name) - len(name.lstrip())
     canonical = _ALIASES.get(bare, bare)
-    if canonical not in _BITS:
-        hint = did_you_mean(bare, [*_BITS, *_ALIASES]) or "element types are " + ", ".join(_BITS)
+    if canonical not in core.DTYPES:
+        hint = did_you_mean(bare, [*core.DTYPES, *_ALIASES]) or "element types are " + ", ".join(core.DTYPES)
         raise bad_text(text, column, f"no element type {bare!r}" if bare else "an element type is missing", hint)
     dtype = DType(canonical)
     position = len(name)
@@ -175,10 +166,10 @@ def as_dtype(value: object) -> DType:
     if isinstance(value, type) and value in _PYTHON:
         return _PYTHON[value]
     try:
-        return DType(core.from_numpy(np.dtype(value)))  # type: ignore[call-overload]
-    except (TypeError, ValueError, KeyError):
+        return DType(core.dtype_of(np.dtype(value)))  # type: ignore[call-overload]
+    except (TypeError, ValueError, TesseraError):
         raise SourceError("E301", f"{value!r} is not an element type",
-                          help="element types are " + ", ".join(_BITS)) from None
+                          help="element types are " + ", ".join(core.DTYPES)) from None
 
 
 def promote(*dtypes: DType) -> DType:

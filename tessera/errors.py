@@ -58,7 +58,7 @@ class SourceError(TesseraError):
         self, code: str, message: str, *, help: str | None = None, span: Span | None = None,
         calls: tuple[Call, ...] = (),
     ) -> None:
-        super().__init__(code, message, help)
+        super().__init__(code, message, help=help)
         self.span = span
         self.calls = calls
 
