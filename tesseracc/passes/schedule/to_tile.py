@@ -89,7 +89,7 @@ def _lower_func(func: Func, context: Context) -> list[Func]:
         if op.name == "schedule.constant":
             bufs[op.result] = b.op("tile.constant", types=_buf(op.result.type), name=op.attrs["name"])
             continue
-        kernel, reads = lower_group(op, f"{func.name}_{len(kernels)}", context)
+        kernel, reads = lower_group(op, f"{func.name}__{len(kernels)}", context)
         kernels.append(kernel)
         outs = [b.op("tile.temp", types=_buf(r.type)) for r in op.results]
         bufs.update(zip(op.results, outs, strict=True))

@@ -1,4 +1,4 @@
-"""Numbers that the lowering to tiles takes from the target: group sizes and tile shapes. Data, no decisions."""
+"""Group sizes and tile shapes, derived from what the target's description says. Functions of (arch, dtype) alone."""
 
 from __future__ import annotations
 
@@ -19,8 +19,18 @@ class Tuning:
     tile_k: int
 
 
+#: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain
+VECTORS_PER_VALUE = 4
+
+
+def micro_rows(arch: Arch) -> int:
+    """Rows of the CPU's matrix micro-kernel: accumulators of rows x 2 vectors, two vectors of b, some to spare."""
+    return (arch.vector_registers - 4) // 2
+
+
 def tuning_for(arch: Arch, dtype: str) -> Tuning:
-    """The numbers for kernels whose widest common element type is `dtype` (a name)."""
-    data = arch.schedule
-    lanes = data.lanes if arch.kind == "cuda" else max(8, data.lanes * 4 // size_of(dtype))
-    return Tuning(lanes, max(lanes, data.chunk), data.tile_m, data.tile_n, data.tile_k)
+    """The numbers for kernels that compute mostly with `dtype` (a name)."""
+    if arch.kind == "cuda":
+        return Tuning(arch.group, 4 * arch.group, 64, 64, 16)
+    native = arch.vector_bits // (8 * size_of(dtype))
+    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256)

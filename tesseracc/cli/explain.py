@@ -1,0 +1,29 @@
+"""`tesseracc explain CODE`."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import click
+
+
+@click.command("explain")
+@click.argument("code")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def command(code: str, as_json: bool) -> None:
+    """What CODE (such as E302) means and how to put it right."""
+    from tessera_runtime.core.catalogue import CATALOGUE
+    from tessera_runtime.core.errors import UsageError
+
+    entry = CATALOGUE.get(code.upper())
+    if entry is None:
+        from difflib import get_close_matches
+
+        near = ", ".join(get_close_matches(code.upper(), CATALOGUE, 3))
+        raise UsageError("E801", f"no error has the code {code!r}", help=f"codes like it: {near}" if near else None)
+    if as_json:
+        click.echo(json.dumps(entry._asdict(), sort_keys=True))
+        return
+    click.echo(f"{entry.code}: {entry.title} (exit code {entry.exit_code})\n")
+    click.echo(textwrap.fill(entry.explanation, 100))

@@ -1,0 +1,107 @@
+"""`tesseracc`: the group of subcommands, and what every one of them shares: errors, exit codes, --json."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+#: subcommand -> one line for --help; each lives in tesseracc.cli.<name> as `command`
+COMMANDS = {
+    "build": "Compile a Tessera module to a bundle.",
+    "opt": "Run passes on IR text.",
+    "emulate": "Run a PTX kernel on the emulator.",
+    "explain": "What an error code means and how to put it right.",
+    "targets": "The targets that --arch accepts.",
+}
+
+
+class _Lazy(click.Group):
+    """Imports a subcommand's file when it runs, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"tesseracc.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise click.UsageError(f"No such command `{args[0]}`.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tesseracc", prog_name="tesseracc")
+def cli() -> None:
+    """Ahead-of-time compiler for Tessera programs.
+
+    \b
+    tesseracc build model.py --arch sm_90 -o model.tsb    any machine, no GPU needed
+    tessera-run model.tsb --input x=@x.npy                a GPU where there is one, else the CPU
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: runs a subcommand, and turns every failure into a message and a documented exit code."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        code = cli.main(args=args, prog_name="tesseracc", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        code = report(error, as_json="--json" in args)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def report(error: Exception, *, as_json: bool = False) -> int:
+    """Prints an error for people or for programs; returns the exit code."""
+    from tessera_runtime.core.errors import TesseraError
+
+    if isinstance(error, TesseraError):
+        if as_json:
+            import json
+
+            click.echo(json.dumps({"errors": [error.to_json()]}, sort_keys=True))
+        else:
+            from tessera.errors import render
+
+            click.echo(render(error), err=True)
+        return error.exit_code
+    if os.environ.get("TESSERA_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    summary = f"{type(error).__name__}: {error}"
+    if as_json:
+        import json
+
+        document: dict[str, Any] = {"code": "internal", "message": summary, "exit_code": 70}
+        click.echo(json.dumps({"errors": [document]}, sort_keys=True))
+    else:
+        click.echo(f"internal error: {summary}\n  help: this is a fault of the compiler; TESSERA_DEBUG=1 shows where", err=True)
+    return 70

@@ -1,0 +1,77 @@
+"""`tesseracc opt`: runs passes on IR text, as given, and prints the result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("opt")
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("-p", "--passes", default="", help="Passes in order: a,b{n=2}.")
+@click.option("--arch", "arch_name", help="The target, for passes that need one.")
+@click.option("--constants", type=click.Path(dir_okay=False), help="Safetensors file with the module's named arrays.")
+@click.option("--verify-each/--no-verify-each", default=True, help="Verify after every pass.")
+@click.option("--print-after-all", is_flag=True, help="Print the module after every pass, to stderr.")
+@click.option("--locations", is_flag=True, help="Print source locations.")
+@click.option("--list", "list_passes", is_flag=True, is_eager=True, help="List the passes.", callback=lambda c, p, v: _list(c, v))
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write here instead of printing.")
+@click.option("--json", "as_json", is_flag=True, help="Errors as JSON.")
+def command(
+    file: str,
+    passes: str,
+    arch_name: str | None,
+    constants: str | None,
+    verify_each: bool,
+    print_after_all: bool,
+    locations: bool,
+    list_passes: bool,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Run passes on the IR text in FILE (`-` reads stdin). Several modules in one file are split by `// -----`.
+
+    \b
+    tesseracc opt -p fuse-elementwise,remove-dead model.schedule.tir
+    """
+    from tesseracc.arch.arch import load
+    from tesseracc.ir.parser import parse_module
+    from tesseracc.ir.pipeline import Context, Step, parse_pipeline, run_pipeline
+    from tesseracc.ir.printer import module_text
+    from tesseracc.ir.value import Module
+    from tesseracc.ir.verify import verify
+    from tesseracc.passes import pipelines as _registered  # noqa: F401
+    from tesseracc.textio import load_constants, read_text, write_text
+
+    steps = parse_pipeline(passes)
+    context = Context(load(arch_name) if arch_name else None)
+    arrays = load_constants(Path(constants)) if constants else {}
+
+    def observe(step: Step, module: Module) -> None:
+        if print_after_all:
+            click.echo(f"// after {step}\n{module_text(module, locations=locations)}", err=True)
+
+    results = []
+    for part in read_text(file).split("// -----"):
+        module = verify(parse_module(part, file, arrays))
+        module = run_pipeline(steps, module, context, verify_each=verify_each, observe=observe)
+        results.append(module_text(module, locations=locations))
+    text = "\n// -----\n\n".join(results)
+    if output:
+        write_text(output, text)
+    else:
+        sys.stdout.write(text)
+
+
+def _list(ctx: click.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    from tesseracc.ir.pipeline import PASSES
+    from tesseracc.passes import pipelines as _registered  # noqa: F401
+
+    width = max(map(len, PASSES))
+    for name in sorted(PASSES, key=lambda n: (PASSES[n].level, n)):
+        click.echo(f"{name:<{width}}  {PASSES[name].level:<8}  {PASSES[name].doc}")
+    ctx.exit()

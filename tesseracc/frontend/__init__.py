@@ -1,0 +1,1 @@
+"""From user code to IR: loading a module, tracing functions, lowering kernels."""

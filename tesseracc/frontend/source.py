@@ -1,0 +1,130 @@
+"""Loads a user's module and finds what can be built in it.
+
+The module is executed like any import, under its own name, with its folder on the path. Nothing of it is cached on
+disk. What goes wrong in it is shown at the user's line: a syntax error (E101), an import that fails (E102), an
+exception while the module's own statements run (E103).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessera_runtime.core.errors import TesseraError, UsageError
+
+from tessera.decorators import Function, Kernel
+from tessera.errors import Call, SourceError, Span, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A loaded module: its name, its path, the digest of its text, and its buildable objects by name."""
+
+    name: str
+    path: Path
+    digest: str
+    entries: dict[str, Function | Kernel]
+    namespace: dict[str, object]
+
+
+def load(path: str | os.PathLike[str]) -> Source:
+    """Executes the module at `path`. Raises UsageError E802, SourceError E101..E104."""
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from None
+    text = _decode(data, file)
+    name = file.stem
+    try:
+        code = compile(text, str(file.absolute()), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        span = Span(str(file), error.lineno or 1, max((error.offset or 1) - 1, 0), error.end_lineno or 0, max((error.end_offset or 1) - 1, 0))
+        raise SourceError("E101", f"the module is not valid Python: {error.msg}", span=span) from None
+    except ValueError as error:
+        raise SourceError("E101", f"the module is not valid Python: {error}", span=Span(str(file), 1)) from None
+    module = types.ModuleType(name)
+    module.__file__ = str(file.absolute())
+    with _importable(name, module, file.absolute().parent):
+        try:
+            exec(code, module.__dict__)
+        except TesseraError:
+            raise
+        except SystemExit:
+            raise SourceError("E103", "the module ends the process while it is loaded", span=Span(str(file), 1)) from None
+        except Exception as error:
+            raise _user_error(error, file) from error
+    return Source(name, file, hashlib.sha256(data).hexdigest(), _entries(module), module.__dict__)
+
+
+def _decode(data: bytes, file: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SourceError("E101", "the module is not UTF-8 text", span=Span(str(file), line)) from None
+
+
+@contextmanager
+def _importable(name: str, module: types.ModuleType, folder: Path) -> Iterator[None]:
+    """The module is in `sys.modules` and its folder on the path while it runs; both are put back after."""
+    saved = sys.modules.get(name)
+    keep = sys.dont_write_bytecode
+    sys.modules[name] = module
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = keep
+        sys.path.remove(str(folder))
+        if saved is not None:
+            sys.modules[name] = saved
+        else:
+            sys.modules.pop(name, None)
+
+
+def _user_error(error: Exception, file: Path) -> SourceError:
+    """An exception of the module's own code, at the innermost line that stands in the module's folder."""
+    inside = str(file.absolute().parent)
+    calls = [
+        Call(frame.name, Span(frame.filename, frame.lineno or 1, frame.colno or 0, frame.end_lineno or 0, frame.end_colno or 0))
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(inside)
+    ]
+    calls.reverse()
+    span = calls[0].span if calls else Span(str(file), 1)
+    if isinstance(error, ImportError):
+        return SourceError("E102", f"an import fails: {error}", span=span, calls=tuple(calls))
+    help = did_you_mean(error.name, dir(error.obj)) if isinstance(error, AttributeError) and error.name and error.obj is not None else None
+    return SourceError("E103", f"{type(error).__name__}: {error}", span=span, calls=tuple(calls), help=help)
+
+
+def _entries(module: types.ModuleType) -> dict[str, Function | Kernel]:
+    """Functions and kernels that the module itself defines, in order of definition."""
+    return {
+        name: value
+        for name, value in module.__dict__.items()
+        if isinstance(value, (Function, Kernel)) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def choose(source: Source, wanted: tuple[str, ...]) -> dict[str, Function | Kernel]:
+    """The entries to build. Raises E104 for a name that the module does not define, or when there is nothing."""
+    for name in wanted:
+        if name not in source.entries:
+            raise SourceError(
+                "E104",
+                f"{source.path.name} defines no function or kernel `{name}`",
+                help=did_you_mean(name, source.entries) or f"it defines {', '.join(source.entries) or 'none'}",
+            )
+    if not source.entries:
+        raise SourceError("E104", f"{source.path.name} defines no function or kernel", help="mark a function with @ts.function or @ts.kernel")
+    return {name: source.entries[name] for name in wanted} if wanted else dict(source.entries)
