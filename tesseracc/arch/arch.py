@@ -1,0 +1,395 @@
+"""Facts about targets, read from the YAML files beside this module.
+
+A file describes one chip or CPU level. `inherits: other` starts from another file: mappings merge key by key, lists
+are appended to, everything else is replaced; `without:` first removes entries from inherited lists. A file whose name
+starts with `_` is a base or a table and no target. A file that misses a field, has one too many or names an unknown
+feature is refused, so that the rest of the compiler may trust every value, and asks `arch.has("tma")` where it would
+otherwise compare model numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from tessera_runtime.core.errors import TesseraError, UsageError
+
+__all__ = [
+    "Arch",
+    "Capability",
+    "Limits",
+    "Memory",
+    "MmaRow",
+    "Throughput",
+    "Toolchain",
+    "default_cpu_levels",
+    "load",
+    "names",
+    "resolve",
+]
+
+Kind = Literal["cuda", "cpu"]
+Image = Literal["cubin", "ptx", "elf"]
+Match = Literal["exact", "minor", "forward"]
+Scope = Literal["thread", "block", "cluster", "core", "sm", "device"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one launch may ask for. Sizes are bytes; `grid` and `block` are extents per axis (x, y, z)."""
+
+    threads_per_block: int
+    threads_per_sm: int
+    blocks_per_sm: int
+    block: tuple[int, int, int]
+    grid: tuple[int, int, int]
+    registers_per_thread: int  # of 32 bits
+    registers_per_sm: int
+    shared_static: int  # per block, without asking the driver
+    shared_per_block: int  # per block, after asking the driver
+    shared_per_sm: int
+    shared_reserved: int  # what the system takes of every block's share
+    parameter_bytes: int
+    barriers: int
+    cluster: int  # blocks in a cluster that every chip of this kind accepts; 1 where there are no clusters
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One level of the memory hierarchy: `bytes` within one `scope` (0: as large as the device's)."""
+
+    name: str
+    scope: Scope
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MmaRow:
+    """One matrix instruction: D[m, n] = A[m, k] B[k, n] + C[m, n] with element types a, b and acc; n lists all legal values."""
+
+    op: str
+    m: int
+    n: tuple[int, ...]
+    k: int
+    a: str
+    b: str
+    acc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Peak rates of a reference board (or of one core of a reference CPU), for cost models; dense, as published or measured."""
+
+    board: str
+    units: int  # multiprocessors or cores that the rates cover
+    dram_gbytes_per_s: float
+    tflops: Mapping[str, float]  # by element type; matrix units where the type has them, as `mma.f32` style keys say
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """How code for the target is made: LLVM's triple, cpu and features, then the assembler's name for the chip."""
+
+    triple: str
+    cpu: str
+    features: str
+    image: Image
+    assembler: str  # the assembler's -arch; empty for CPU levels
+    disassembler: bool  # whether a disassembler that reads the image exists
+    machine: str  # the ELF machine of a CPU image: x86-64 or aarch64; empty for cuda
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """The compute capability of an image: runs on exactly this one, on later minors too, or (PTX) on anything later."""
+
+    major: int
+    minor: int
+    match: Match
+
+
+@dataclass(frozen=True, slots=True)
+class Arch:
+    """Everything the compiler knows about a target. `load` makes them."""
+
+    name: str
+    kind: Kind
+    description: str
+    aliases: tuple[str, ...]
+    default: bool  # a CPU level that `--arch cpu` includes
+    preference: int  # among images that a machine can run, the highest is taken
+    lanes: int  # threads that execute one instruction: the warp; 1 for a CPU
+    group: int  # logical lanes of a group unless the kernel says otherwise
+    vector_bits: int  # widest load or store of one thread; on a CPU the vector register
+    vector_registers: int  # vector registers of a CPU; 0 where registers are scalar
+    cache_line: int  # bytes
+    limits: Limits
+    features: frozenset[str]
+    memories: tuple[Memory, ...]
+    mma: tuple[MmaRow, ...]
+    throughput: Throughput
+    toolchain: Toolchain
+    capability: Capability | None  # None for CPU levels
+    requires: tuple[str, ...]  # CPU features that a machine must have, as /proc/cpuinfo spells them
+
+    def has(self, feature: str) -> bool:
+        """Whether the target has `feature`, a name of `_features.yaml`; another name is a mistake in the compiler."""
+        if feature not in _features():
+            raise ValueError(f"no feature is called {feature!r}; see arch/_features.yaml")
+        return feature in self.features
+
+    def memory(self, name: str) -> Memory:
+        """The memory of that name."""
+        for item in self.memories:
+            if item.name == name:
+                return item
+        raise ValueError(f"{self.name} has no memory called {name!r}")
+
+
+def names() -> tuple[str, ...]:
+    """The names of all targets, sorted."""
+    files = (entry.name for entry in resources.files(__package__).iterdir())
+    return tuple(sorted(name[:-5] for name in files if name.endswith(".yaml") and not name.startswith("_")))
+
+
+@cache
+def load(name: str) -> Arch:
+    """The target called `name` or having it as an alias. Raises E805, with the nearest name, when there is none."""
+    if name in names():
+        return _parse(name, _merged(name))
+    known = _aliases()
+    if name in known:
+        return load(known[name])
+    raise _unknown(name, [*names(), *known, "cpu"])
+
+
+def resolve(wanted: Sequence[str]) -> tuple[Arch, ...]:
+    """The targets that a list of `--arch` values means: `cpu` stands for the default CPU levels; repeats are dropped."""
+    found: dict[str, Arch] = {}
+    for name in wanted:
+        for arch in map(load, default_cpu_levels()) if name == "cpu" else (load(name),):
+            found.setdefault(arch.name, arch)
+    return tuple(found.values())
+
+
+@cache
+def default_cpu_levels() -> tuple[str, ...]:
+    """The CPU levels that a bundle holds unless told otherwise, least preferred first within each machine."""
+    levels = [arch for arch in map(load, names()) if arch.kind == "cpu" and arch.default]
+    levels.sort(key=lambda arch: (arch.toolchain.machine != "x86-64", arch.toolchain.machine, arch.preference))
+    return tuple(arch.name for arch in levels)
+
+
+def _unknown(name: str, candidates: Sequence[str]) -> TesseraError:
+    from difflib import get_close_matches  # only needed on this path, and slow to import
+
+    near = get_close_matches(name, candidates, n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return UsageError("E805", f"no target is called {name!r}", help=f"{guess}targets are cpu, {', '.join(names())}")
+
+
+@cache
+def _aliases() -> Mapping[str, str]:
+    table: dict[str, str] = {}
+    for name in names():
+        for alias in _read(name).get("aliases", []):
+            if table.setdefault(alias, name) != name or alias in names():
+                raise _invalid(name, f"alias {alias} is taken")
+    return table
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _invalid(name: str, what: str) -> TesseraError:
+    return TesseraError("E501", f"arch/{name}.yaml: {what}", help="this is a fault of the compiler's own data")
+
+
+@cache
+def _read(name: str) -> Mapping[str, Any]:
+    import yaml  # not needed to print help, so not imported with the module
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    data = yaml.load(resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
+    if not isinstance(data, dict):
+        raise _invalid(name, "not a mapping")
+    return data
+
+
+@cache
+def _features() -> Mapping[str, str]:
+    return MappingProxyType({str(key): str(value) for key, value in _read("_features").items()})
+
+
+# What describes one file alone and is never inherited.
+_OWN = ("inherits", "without", "aliases", "description")
+
+
+def _merged(name: str) -> dict[str, Any]:
+    own = _read(name)
+    base = _merged(own["inherits"]) if "inherits" in own else {}
+    for key in _OWN:
+        base.pop(key, None)
+    for key, drop in own.get("without", {}).items():
+        kept = [item for item in base.get(key, []) if _label(item) not in drop]
+        if len(kept) == len(base.get(key, [])):
+            raise _invalid(name, f"`without: {key}` removes nothing")
+        base[key] = kept
+    merged = _merge(base, own)
+    merged.pop("inherits", None)
+    merged.pop("without", None)
+    return merged
+
+
+def _label(item: Any) -> Any:
+    return item.get("op", item.get("name")) if isinstance(item, dict) else item
+
+
+def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            result[key] = _merge(old, value)
+        elif isinstance(old, list) and isinstance(value, list) and key not in ("grid", "block"):
+            # An entry with a `name` replaces the inherited entry of that name (memories).
+            named = {item["name"] for item in value if isinstance(item, dict) and "name" in item}
+            result[key] = [item for item in old if not (isinstance(item, dict) and item.get("name") in named)] + value
+        else:
+            result[key] = value
+    return result
+
+
+class _Fields:
+    """A mapping whose keys are each taken once; what is left over, or missing, is an error that names it."""
+
+    def __init__(self, file: str, where: str, data: Any) -> None:
+        if not isinstance(data, dict):
+            raise _invalid(file, f"{where or 'the file'} is not a mapping")
+        self.file, self.where, self.data = file, where, dict(data)
+
+    def take(self, key: str, kind: type, default: Any = None) -> Any:
+        value = self.data.pop(key, default)
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if type(value) is not kind:
+            raise _invalid(self.file, f"{self.where}{key} is missing or not a {kind.__name__}")
+        return value
+
+    def choice(self, key: str, alternatives: Any) -> Any:
+        value = self.take(key, str)
+        if value not in get_args(alternatives):
+            raise _invalid(self.file, f"{self.where}{key} is {value}, not one of {', '.join(get_args(alternatives))}")
+        return value
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        value = self.take(key, list, [])
+        if not all(isinstance(item, str) for item in value) or len(set(value)) != len(value):
+            raise _invalid(self.file, f"{self.where}{key} is not a list of distinct names")
+        return tuple(value)
+
+    def inner(self, key: str) -> _Fields:
+        return _Fields(self.file, f"{self.where}{key}.", self.take(key, dict))
+
+    def done(self) -> None:
+        if self.data:
+            raise _invalid(self.file, f"{self.where}{min(self.data)} is not a field")
+
+
+def _parse(name: str, data: Mapping[str, Any]) -> Arch:
+    top = _Fields(name, "", data)
+    kind: Kind = top.choice("kind", Kind)
+    features = frozenset(top.strings("features"))
+    for feature in sorted(features - set(_features())):
+        raise _invalid(name, f"feature {feature} is not in _features.yaml")
+    arch = Arch(
+        name=name,
+        kind=kind,
+        description=top.take("description", str),
+        aliases=top.strings("aliases"),
+        default=top.take("default", bool, False),
+        preference=top.take("preference", int),
+        lanes=top.take("lanes", int),
+        group=top.take("group", int),
+        vector_bits=top.take("vector_bits", int),
+        vector_registers=top.take("vector_registers", int),
+        cache_line=top.take("cache_line", int),
+        limits=_limits(top.inner("limits")),
+        features=features,
+        memories=tuple(_memory(_Fields(name, "memories: ", item)) for item in top.take("memories", list)),
+        mma=tuple(row for item in top.take("mma", list, []) for row in _mma(_Fields(name, "mma: ", item))),
+        throughput=_throughput(top.inner("throughput")),
+        toolchain=_toolchain(top.inner("toolchain")),
+        capability=_capability(top.inner("capability")) if kind == "cuda" else None,
+        requires=top.strings("requires"),
+    )
+    top.done()
+    return arch
+
+
+def _limits(fields: _Fields) -> Limits:
+    def axes(key: str) -> tuple[int, int, int]:
+        value = fields.take(key, list)
+        if len(value) != 3 or not all(type(item) is int and item > 0 for item in value):
+            raise _invalid(fields.file, f"limits.{key} is not three positive numbers")
+        return (value[0], value[1], value[2])
+
+    block, grid = axes("block"), axes("grid")
+    numbers = {key: fields.take(key, int) for key in Limits.__dataclass_fields__ if key not in ("block", "grid")}
+    fields.done()
+    return Limits(block=block, grid=grid, **numbers)
+
+
+def _memory(fields: _Fields) -> Memory:
+    memory = Memory(fields.take("name", str), fields.choice("scope", Scope), fields.take("bytes", int))
+    fields.done()
+    return memory
+
+
+def _mma(fields: _Fields) -> list[MmaRow]:
+    op, m, k = fields.take("op", str), fields.take("m", int), fields.take("k", int)
+    if isinstance(fields.data.get("n"), dict):
+        span = fields.inner("n")
+        n = tuple(range(span.take("from", int), span.take("to", int) + 1, span.take("step", int)))
+        span.done()
+    else:
+        n = (fields.take("n", int),)
+    rows = [MmaRow(op, m, n, k, a, b, acc) for a, b, acc in fields.take("types", list)]
+    fields.done()
+    return rows
+
+
+def _throughput(fields: _Fields) -> Throughput:
+    rates = {key: float(value) for key, value in fields.take("tflops", dict).items()}
+    result = Throughput(
+        board=fields.take("board", str),
+        units=fields.take("units", int),
+        dram_gbytes_per_s=fields.take("dram_gbytes_per_s", float),
+        tflops=MappingProxyType(rates),
+    )
+    fields.done()
+    return result
+
+
+def _toolchain(fields: _Fields) -> Toolchain:
+    result = Toolchain(
+        triple=fields.take("triple", str),
+        cpu=fields.take("cpu", str),
+        features=fields.take("features", str, ""),
+        image=fields.choice("image", Image),
+        assembler=fields.take("assembler", str, ""),
+        disassembler=fields.take("disassembler", bool),
+        machine=fields.take("machine", str, ""),
+    )
+    fields.done()
+    return result
+
+
+def _capability(fields: _Fields) -> Capability:
+    result = Capability(fields.take("major", int), fields.take("minor", int), fields.choice("match", Match))
+    fields.done()
+    return result
