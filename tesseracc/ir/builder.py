@@ -50,6 +50,7 @@ def pack(defn: OpDef, args: Sequence[Arg]) -> tuple[tuple[Value, ...], tuple[int
 
 def make(
     name: str,
+    /,
     *args: Arg,
     types: Sequence[Type] | Type | None = None,
     regions: Sequence[Region] = (),
@@ -85,13 +86,13 @@ class Builder:
         self.ops: list[Op] = []
         self.loc = loc
 
-    def emit(self, name: str, *args: Arg, types: Sequence[Type] | Type | None = None, regions: Sequence[Region] = (), **attrs: Attr) -> Op:
+    def emit(self, name: str, /, *args: Arg, types: Sequence[Type] | Type | None = None, regions: Sequence[Region] = (), **attrs: Attr) -> Op:
         """Appends an operation and returns it."""
         op = make(name, *args, types=types, regions=regions, loc=self.loc, **attrs)
         self.ops.append(op)
         return op
 
-    def op(self, name: str, *args: Arg, types: Sequence[Type] | Type | None = None, **attrs: Attr) -> Value:
+    def op(self, name: str, /, *args: Arg, types: Sequence[Type] | Type | None = None, **attrs: Attr) -> Value:
         """Appends an operation with one result and returns the result."""
         return self.emit(name, *args, types=types, **attrs).result
 

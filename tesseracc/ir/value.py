@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 Attr: TypeAlias = Any  # int | float | bool | str | shapes.Expr | tuple of these
 Attrs: TypeAlias = Mapping[str, Attr]
-NO_ATTRS: Attrs = MappingProxyType({})
+
+
+def no_attrs() -> Attrs:
+    return MappingProxyType({})
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Op:
     operands: tuple[Value, ...]
     segments: tuple[int, ...]
     results: tuple[Value, ...]
-    attrs: Attrs = NO_ATTRS
+    attrs: Attrs = field(default_factory=lambda: NO_ATTRS)
     regions: tuple[Region, ...] = ()
     loc: Loc | None = None
 
@@ -115,7 +119,7 @@ class Func:
     kind: str
     name: str
     body: Region
-    attrs: Attrs = NO_ATTRS
+    attrs: Attrs = field(default_factory=lambda: NO_ATTRS)
     loc: Loc | None = None
 
     @property
@@ -139,7 +143,7 @@ class Module:
     """Functions in order, plus the named arrays that `*.constant` operations refer to."""
 
     funcs: tuple[Func, ...]
-    attrs: Attrs = NO_ATTRS
+    attrs: Attrs = field(default_factory=lambda: NO_ATTRS)
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def func(self, name: str) -> Func:

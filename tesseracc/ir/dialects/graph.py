@@ -7,22 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tessera import types as lang
-from tessera.dtypes import dtype
-from tessera.operator import REGISTRY, Operator
 from tesseracc.ir.define import AttrSpec, OpDef, Operand, define, resolve_with
 from tesseracc.ir.types import TensorType, Type
 from tesseracc.ir.value import Attr, Op, Value
+
+if TYPE_CHECKING:
+    from tessera import types as lang
+    from tessera.operator import Operator
+
+# The operator registry is imported on first use: kernels and IR tools do without it.
 
 define("graph.constant", attrs="name:str", doc="A named array of the module.")
 
 
 def to_lang(type_: Type) -> lang.TensorType:
     """The language's view of a tensor type."""
+    from tessera import types as lang
+    from tessera.dtypes import as_dtype
+
     assert isinstance(type_, TensorType)
-    return lang.TensorType(type_.dims, dtype(type_.dtype))
+    return lang.TensorType(type_.dims, as_dtype(type_.dtype))
 
 
 def from_lang(type_: lang.TensorType) -> TensorType:
@@ -36,6 +42,8 @@ def operator_of(op: Op) -> Operator:
 
 
 def operator_from(name: str, attrs: Mapping[str, Attr]) -> Operator:
+    from tessera.operator import REGISTRY
+
     cls = REGISTRY[name]
     return cls(**attrs)
 
@@ -56,6 +64,8 @@ def _infer(cls: Any) -> Any:
 
 
 def _resolve(name: str) -> OpDef | None:
+    from tessera.operator import REGISTRY
+
     cls = REGISTRY.get(name.removeprefix("graph."))
     if cls is None:
         return None

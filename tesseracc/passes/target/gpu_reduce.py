@@ -1,0 +1,89 @@
+"""A reduction over the lanes of a group, in the order that the Tile dialect fixes: lane l with lane l + n/2, halving.
+
+Halves of whole warps are combined through shared memory, the last 32 lanes by shuffles; thread 0's result is then
+read back by everyone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tesseracc.ir.types import element, kind_of, size_of
+from tesseracc.ir.value import Value
+
+if TYPE_CHECKING:
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+WARP = 32
+
+
+def _shuffle_down(low: Lowering, value: Value, distance: int) -> Value:
+    """The value of the lane `distance` further on, for any element type."""
+    b = low.b
+    dtype = element(value.type)
+    offset = b.const(distance, "i32")
+    if size_of(dtype) < 4 or dtype == "bool":
+        wide = b.op("arith.cast", value, to="i32")
+        return b.op("arith.cast", b.op("target.shfl", wide, offset, mode="down"), to=dtype)
+    bits = value if dtype[0] == "i" else b.op("arith.bitcast", value, to=f"i{8 * size_of(dtype)}")
+    if size_of(dtype) == 4:
+        moved = b.op("target.shfl", bits, offset, mode="down")
+    else:
+        # two halves of 32 bits
+        parts = [b.op("target.shfl", _half(low, bits, shift), offset, mode="down") for shift in (0, 32)]
+        words = [b.op("arith.cast", b.op("arith.bitcast", part, to="u32"), to="u64") for part in parts]
+        high = b.op("arith.shl", words[1], b.const(32, "u64"))
+        moved = b.op("arith.bitcast", b.op("arith.or", high, words[0]), to="i64")
+    return moved if dtype[0] == "i" else b.op("arith.bitcast", moved, to=dtype)
+
+
+def _half(low: Lowering, bits: Value, shift: int) -> Value:
+    """32 bits of an i64, as i32."""
+    b = low.b
+    word = b.op("arith.shr", b.op("arith.bitcast", bits, to="u64"), b.const(shift, "u64"))
+    return b.op("arith.bitcast", b.op("arith.cast", word, to="u32"), to="i32")
+
+
+def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
+    """The reduction of `value` over all threads of the group, known to every thread."""
+    b = low.b
+    dtype = element(value.type)
+    size = size_of(dtype)
+    assert kind_of(dtype) in "fiub"
+    base = b.op("target.shared", offset=low.shared.scratch("reduce", low.group * size))
+    thread = low.thread()
+    mine = b.op("target.offset", base, thread, dtype=dtype)
+    width = low.group
+    if width > WARP:
+        b.emit("target.store", value, mine, align=size)
+        low.barrier()
+    while width > WARP:
+        width //= 2
+        half = width
+
+        def combine(inner: Lowering, half: int = half, value: Value = value) -> list[Value]:
+            other = inner.b.op("target.offset", base, inner.b.op("arith.add", thread, inner.b.const(half)), dtype=dtype)
+            total = inner.b.op(f"arith.{kind}", value, inner.b.op("target.load", other, types=value.type, align=size))
+            if half > WARP:
+                inner.b.emit("target.store", total, mine, align=size)
+            return [total]
+
+        active = b.op("arith.cmp", thread, b.const(half), pred="lt")
+        (value,) = low.branch(active, combine, lambda inner, value=value: [value], [value.type])  # type: ignore[misc]
+        if half > WARP:
+            low.barrier()
+    while width > 1:
+        width //= 2
+        value = b.op(f"arith.{kind}", value, _shuffle_down(low, value, width))
+    result = b.op("target.shared", offset=low.shared.scratch("reduced", size))
+    first = b.op("arith.cmp", thread, b.const(0), pred="eq")
+
+    def publish(inner: Lowering) -> list[Value]:
+        inner.b.emit("target.store", value, result, align=size)
+        return []
+
+    low.branch(first, publish, lambda _: [], [])
+    low.barrier()
+    total = b.op("target.load", result, types=value.type, align=size)
+    low.barrier()
+    return total
