@@ -44,8 +44,7 @@ def operator_of(op: Op) -> Operator:
 def operator_from(name: str, attrs: Mapping[str, Attr]) -> Operator:
     from tessera.operator import REGISTRY
 
-    cls = REGISTRY[name]
-    return cls(**attrs)
+    return registry()[name](**attrs)
 
 
 def attrs_of(operator: Operator) -> dict[str, Attr]:
@@ -66,7 +65,7 @@ def _infer(cls: Any) -> Any:
 def _resolve(name: str) -> OpDef | None:
     from tessera.operator import REGISTRY
 
-    cls = REGISTRY.get(name.removeprefix("graph."))
+    cls = registry().get(name.removeprefix("graph."))
     if cls is None:
         return None
     attrs: dict[str, AttrSpec] = {}
