@@ -275,7 +275,8 @@ class Parser:
         if self.accept("->"):
             self.expect("(")
             results = self.list_of(self.type, ")")
-        attrs = self.attrs()
+        # `{key = ..}` are attributes, any other `{` opens the body
+        attrs = self.attrs() if self.tokens[min(self.next + 2, len(self.tokens) - 1)].text == "=" and self.tokens[self.next + 1].kind == "word" else {}
         self.expect("{")
         region = self.region(args, scope)
         if [value.type for value in region.yields] != results:

@@ -71,7 +71,7 @@ class Op:
     operands: tuple[Value, ...]
     segments: tuple[int, ...]
     results: tuple[Value, ...]
-    attrs: Attrs = field(default_factory=lambda: NO_ATTRS)
+    attrs: Attrs = field(default_factory=no_attrs)
     regions: tuple[Region, ...] = ()
     loc: Loc | None = None
 
@@ -119,7 +119,7 @@ class Func:
     kind: str
     name: str
     body: Region
-    attrs: Attrs = field(default_factory=lambda: NO_ATTRS)
+    attrs: Attrs = field(default_factory=no_attrs)
     loc: Loc | None = None
 
     @property
@@ -143,7 +143,7 @@ class Module:
     """Functions in order, plus the named arrays that `*.constant` operations refer to."""
 
     funcs: tuple[Func, ...]
-    attrs: Attrs = field(default_factory=lambda: NO_ATTRS)
+    attrs: Attrs = field(default_factory=no_attrs)
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def func(self, name: str) -> Func:

@@ -42,7 +42,7 @@ def operator_of(op: Op) -> Operator:
 
 
 def operator_from(name: str, attrs: Mapping[str, Attr]) -> Operator:
-    from tessera.operator import REGISTRY
+    from tessera.operator import registry
 
     return registry()[name](**attrs)
 
@@ -63,7 +63,7 @@ def _infer(cls: Any) -> Any:
 
 
 def _resolve(name: str) -> OpDef | None:
-    from tessera.operator import REGISTRY
+    from tessera.operator import registry
 
     cls = registry().get(name.removeprefix("graph."))
     if cls is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tessera.shapes import known_equal, product
 from tesseracc.ir.define import define
 from tesseracc.ir.types import BOOL, I64, ScalarType, TensorType, Type
 from tesseracc.ir.value import Attr, Op, Value
@@ -58,6 +59,15 @@ def _check_reduce(op: Op) -> str | None:
     return None if op.result.type == expected else f"the result should be {expected}"
 
 
+def _check_view(op: Op) -> str | None:
+    source, result = op["tensor"].type, op.result.type
+    if not isinstance(source, TensorType) or not isinstance(result, TensorType) or source.dtype != result.dtype:
+        return "source and result must be tensors of one element type"
+    if not known_equal(product(source.dims), product(result.dims)):
+        return f"{source} and {result} are not known to have equally many elements"
+    return None
+
+
 define(
     "schedule.group",
     attrs="domain:tuple plan:str=",
@@ -95,6 +105,12 @@ define(
     effect="nest",
     verify=lambda op: _check_loop(op, len(op.attrs["sizes"])),
     doc="Inner loop over the box `sizes`, iterations independent.",
+)
+define(
+    "schedule.view",
+    "tensor",
+    verify=_check_view,
+    doc="(function level) The same elements in row-major order under another shape; an alias, never a copy.",
 )
 define("schedule.dim", attrs="expr:int|dim", infer=lambda v, at: (I64,), doc="The value of a dim expression.")
 define("schedule.constant", attrs="name:str", doc="A named array of the module.")

@@ -1,0 +1,202 @@
+"""`expand-narrow`: narrow floats become integers of their width, and their casts become integer arithmetic.
+
+After this pass no value has type f16, bf16, fp8_e4m3 or fp8_e5m2: memory holds the bit patterns as u16 or u8, and
+`arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even. f16 and bf16 overflow to infinity,
+fp8 saturates to its largest finite value; NaN stays NaN.
+
+With E, M the widths of exponent and mantissa and bias = 2^(E-1) - 1:
+    widen:  |x| = bits_as_f32(magnitude << (23 - M)) * 2^(127 - bias)     exact, subnormals included
+    narrow: normal     (bits(|x|) - ((127 - bias) << 23) + half - 1 + lsb) >> (23 - M)
+            subnormal  bits(|x| + magic) - bits(magic), magic = 2^(23 - M + 1 - bias): the addition rounds
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import numpy as np
+from tessera_runtime.core.dtypes import encode, info
+
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.pipeline import Context, register
+from tesseracc.ir.types import PtrType, Type, element, kind_of, with_element
+from tesseracc.ir.value import Func, Module, Op, Region, Value
+
+NARROW = {"f16": "u16", "bf16": "u16", "fp8_e4m3": "u8", "fp8_e5m2": "u8"}
+
+
+def _f32_bits(value: float) -> int:
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+class _Math:
+    """Integer and float operations on values of one form (scalar or vec)."""
+
+    def __init__(self, b: Builder, form: Type) -> None:
+        self.b = b
+        self.form = form
+
+    def const(self, value: int | float, dtype: str) -> Value:
+        return self.b.op("arith.constant", types=with_element(self.form, dtype), value=value)
+
+    def op(self, name: str, a: Value, b: Value | int) -> Value:
+        other = b if isinstance(b, Value) else self.const(b, element(a.type))
+        return self.b.op(f"arith.{name}", a, other)
+
+    def cast(self, a: Value, to: str) -> Value:
+        return a if element(a.type) == to else self.b.op("arith.cast", a, to=to)
+
+    def bits(self, a: Value, to: str) -> Value:
+        return self.b.op("arith.bitcast", a, to=to)
+
+    def cmp(self, pred: str, a: Value, b: Value | int) -> Value:
+        other = b if isinstance(b, Value) else self.const(b, element(a.type))
+        return self.b.op("arith.cmp", a, other, pred=pred)
+
+    def select(self, cond: Value, a: Value, b: Value) -> Value:
+        return self.b.op("arith.select", cond, a, b)
+
+
+def widen(m: _Math, raw: Value, name: str) -> Value:
+    """The f32 value of bit patterns."""
+    row = info(name)
+    mantissa, width = row.mantissa, 8 * row.itemsize
+    bias = (1 << (row.exponent - 1)) - 1
+    bits = m.cast(raw, "u32")
+    if name == "bf16":
+        return m.bits(m.op("shl", bits, 16), "f32")
+    magnitude = m.op("and", bits, (1 << (width - 1)) - 1)
+    sign = m.op("shl", m.op("shr", bits, width - 1), 31)
+    aligned = m.bits(m.op("shl", magnitude, 23 - mantissa), "f32")
+    scaled = m.bits(m.b.op("arith.mul", aligned, m.const(2.0 ** (127 - bias), "f32")), "u32")
+    if name == "fp8_e4m3":
+        special, pattern = m.cmp("eq", magnitude, 0x7F), m.const(0x7FC00000, "u32")
+    else:
+        # exponent all ones: infinity, or NaN with its payload
+        special = m.cmp("ge", magnitude, ((1 << row.exponent) - 1) << mantissa)
+        pattern = m.op("or", m.op("shl", magnitude, 23 - mantissa), 0x7F800000)
+    return m.bits(m.op("or", m.select(special, pattern, scaled), sign), "f32")
+
+
+def narrow(m: _Math, value: Value, name: str) -> Value:
+    """The bit patterns of f32 values rounded once to `name`."""
+    row = info(name)
+    mantissa, width = row.mantissa, 8 * row.itemsize
+    bias = (1 << (row.exponent - 1)) - 1
+    raw = NARROW[name]
+    bits = m.bits(value, "u32")
+    magnitude = m.op("and", bits, 0x7FFFFFFF)
+    is_nan = m.cmp("gt", magnitude, 0x7F800000)
+    shift = 23 - mantissa
+    lsb = m.op("and", m.op("shr", bits, shift), 1)
+    rounded = m.op("add", m.op("add", magnitude, (1 << (shift - 1)) - 1), lsb)
+    if name == "bf16":
+        found = m.op("shr", rounded, shift)
+        quiet = m.op("or", m.op("shr", magnitude, shift), 0x40)
+    else:
+        normal = m.op("shr", m.op("sub", rounded, (127 - bias) << 23), shift)
+        magic = 2.0 ** (shift + 1 - bias)
+        lifted = m.bits(m.b.op("arith.add", m.bits(magnitude, "f32"), m.const(magic, "f32")), "u32")
+        small = m.op("sub", lifted, _f32_bits(magic))
+        found = m.select(m.cmp("lt", magnitude, (128 - bias) << 23), small, normal)
+        largest = {"f16": 0x7C00, "fp8_e4m3": 0x7E, "fp8_e5m2": 0x7B}[name]
+        # beyond the range: infinity for f16, the largest finite value for fp8; infinity itself is a huge magnitude
+        found = m.op("min", found, largest)
+        found = m.select(m.cmp("ge", magnitude, 0x7F800000), m.const(largest, "u32"), found)
+        quiet = m.op("or", m.op("shr", m.op("and", magnitude, 0x7FFFFF), shift), 0x7E00) if name == "f16" else m.const(0x7F, "u32")
+    found = m.select(is_nan, quiet, found)
+    sign = m.op("shl", m.op("shr", bits, 31), width - 1)
+    return m.cast(m.op("or", found, sign), raw)
+
+
+def to_odd(m: _Math, value: Value) -> Value:
+    """f64 to f32 rounded to odd: a following rounding to a narrower type is then the only one that shows."""
+    near = m.cast(value, "f32")
+    back = m.cast(near, "f64")
+    away = m.cmp("gt", m.b.op("arith.abs", back), m.b.op("arith.abs", value))
+    bits = m.bits(near, "u32")
+    truncated = m.op("sub", bits, m.select(away, m.const(1, "u32"), m.const(0, "u32")))
+    inexact = m.b.op("arith.and", m.cmp("ne", back, value), m.b.op("arith.not", m.b.op("arith.isnan", value)))
+    return m.bits(m.select(inexact, m.op("or", truncated, 1), bits), "f32")
+
+
+def _cast(b: Builder, op: Op, operand: Value, source: str, target: str) -> Value:
+    """One cast that has a narrow float on either side; `operand` already has its new type."""
+    m = _Math(b, operand.type)
+    if source == target:
+        return operand
+    value = widen(m, operand, source) if source in NARROW else operand
+    if target not in NARROW:
+        return m.cast(value, target)
+    kind = kind_of(element(value.type))
+    if kind != "f":
+        value = m.cast(value, "f64")
+    if element(value.type) == "f64":
+        value = to_odd(m, value)
+    return narrow(m, value, target)
+
+
+class _Rewriter:
+    def __init__(self) -> None:
+        self.subst: dict[Value, Value] = {}
+
+    def value(self, value: Value) -> Value:
+        """A fresh value of the new type."""
+        found = Value(_storage(value.type), value.name)
+        self.subst[value] = found
+        return found
+
+    def region(self, region: Region) -> Region:
+        args = tuple(self.value(a) for a in region.args)
+        b = Builder()
+        for op in region.ops:
+            self.op(b, op)
+        return Region(args, tuple(b.ops), tuple(self.subst[v] for v in region.yields))
+
+    def op(self, b: Builder, op: Op) -> None:
+        b.loc = op.loc
+        operands = [self.subst[v] for v in op.operands]
+        if op.name in ("arith.cast", "arith.bitcast"):
+            source, target = element(op["a"].type), str(op.attrs["to"])
+            if source in NARROW or target in NARROW:
+                if op.name == "arith.cast":
+                    self.subst[op.result] = _cast(b, op, operands[0], source, target)
+                else:
+                    source, target = NARROW.get(source, source), NARROW.get(target, target)
+                    self.subst[op.result] = operands[0] if source == target else b.op("arith.bitcast", operands[0], to=target)
+                return
+        attrs = dict(op.attrs)
+        if op.name == "arith.constant" and element(op.result.type) in NARROW:
+            attrs["value"] = int(encode(element(op.result.type), np.asarray([attrs["value"]], np.float64))[0])
+        if attrs.get("dtype") in NARROW:
+            attrs["dtype"] = NARROW[attrs["dtype"]]
+        regions = tuple(self.region(r) for r in op.regions)
+        results = tuple(self.value(r) for r in op.results)
+        b.append(replace(op, operands=tuple(operands), results=results, attrs=attrs, regions=regions))
+
+
+def _storage(type_: Type) -> Type:
+    if isinstance(type_, PtrType) or element(type_) not in NARROW:
+        return type_
+    return with_element(type_, NARROW[element(type_)])
+
+
+def _uses_narrow(func: Func) -> bool:
+    if any(not isinstance(p.type, PtrType) and element(p.type) in NARROW for p in func.params):
+        return True
+    return any(
+        attr in NARROW for op in func.walk() for attr in (op.attrs.get("dtype"), op.attrs.get("to"))
+    ) or any(not isinstance(r.type, PtrType) and element(r.type) in NARROW for op in func.walk() for r in op.results)
+
+
+@register("expand-narrow", level="target")
+def run(module: Module, context: Context) -> Module:
+    """Spells out narrow floats as integers and their casts as integer arithmetic."""
+
+    def change(func: Func) -> Func:
+        if func.kind != "target.func" or not _uses_narrow(func):
+            return func
+        return func.with_(body=_Rewriter().region(func.body))
+
+    return module.with_(funcs=tuple(change(f) for f in module.funcs))
