@@ -34,7 +34,7 @@ def decode(name: str, raw: NDArray[Any]) -> NDArray[np.float32]:
 def encode(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Bit patterns (uint16 or uint8) of the values of type `name` nearest to float32 or float64 `values`."""
     if name == "f16":
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return np.asarray(values).astype(np.float16).view(np.uint16)
     x = _to_f32(np.asarray(values))
     if name == "bf16":
