@@ -1,0 +1,221 @@
+"""Reading and verifying a bundle. Nothing of it is used before its bytes have been checked.
+
+The reader trusts one number at a time: the header's manifest digest, then the manifest, which gives the name, size and
+digests of every entry; from these it builds every other byte of the file and compares (`core.container`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import threading
+import zlib
+from typing import Any
+
+from tessera_runtime.core import container
+from tessera_runtime.core.check import check
+from tessera_runtime.core.errors import BundleError, UsageError
+from tessera_runtime.core.manifest import CHUNK, MAX_MANIFEST, Constant, Entry, Manifest, from_json
+from tessera_runtime.core.safetensors import parse_header
+
+__all__ = ["BundleFile", "Source"]
+
+Source = "str | os.PathLike[str] | bytes | bytearray | memoryview | int"
+
+_READ_LIMIT = 16 << 20  # smaller files are read, which shields them from later changes on disk; larger ones are mapped
+
+
+class BundleFile:
+    """A verified bundle: its header, its manifest, and access to its entries.
+
+    Opening verifies the container and the manifest. `entry` verifies an entry's digest before returning it;
+    `constant` verifies the 4 MiB chunks that the constant touches, each once.
+    """
+
+    def __init__(self, source: Any, *, verify_weights: bool = False) -> None:
+        """Open a path, bytes, or an open file descriptor (which stays the caller's). E6xx, or E802 for the file itself.
+
+        `verify_weights` verifies every chunk of the weights now instead of when they are first used.
+        """
+        self._memory = _open(source)
+        self._view = memoryview(self._memory)
+        self.header = self._read_header()
+        self.manifest = self._read_manifest()
+        self._places = self._check_container()
+        self._entries: dict[str, Entry] = {entry.name: entry for entry in self.manifest.entries}
+        self._verified: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+        for entry in self.manifest.entries:
+            if entry.kind != "weights" or verify_weights:
+                self._verify(entry, 0, entry.size)
+                self._verify_checksum(entry)
+        self._check_weights()
+
+    @property
+    def digest(self) -> str:
+        """The content digest: SHA-256 of the manifest, which holds the digests of everything else."""
+        return self.header.manifest_sha256.hex()
+
+    def _read_header(self) -> container.Header:
+        start = container.HEADER_OFFSET
+        if len(self._view) < start + container.HEADER_SIZE:
+            raise BundleError("E601", "the file is too short to be a Tessera bundle")
+        header = container.Header.unpack(bytes(self._view[start : start + container.HEADER_SIZE]))
+        if header.file_size != len(self._view):
+            raise BundleError("E602", f"the bundle should have {header.file_size} bytes and has {len(self._view)}")
+        return header
+
+    def _read_manifest(self) -> Manifest:
+        header = self.header
+        end = header.manifest_offset + header.manifest_size
+        if header.manifest_size > MAX_MANIFEST or end > len(self._view):
+            raise BundleError("E604", "tsb.header places the manifest outside the file")
+        data = bytes(self._view[header.manifest_offset : end])
+        if hashlib.sha256(data).digest() != header.manifest_sha256:
+            raise BundleError("E605", "the manifest was altered: its digest is not the one in tsb.header")
+        manifest = from_json(data)
+        check(manifest)
+        if header.targets != tuple(target.name for target in manifest.targets):
+            raise BundleError("E604", "tsb.header lists other targets than the manifest")
+        return manifest
+
+    def _check_container(self) -> dict[str, container.Place]:
+        """Every byte outside the entries' data is the one that the manifest implies."""
+        header, total = self.header, len(self._view)
+        sizes = {entry.name: entry.size for entry in self.manifest.entries}
+        sizes[container.MANIFEST_NAME] = header.manifest_size
+        order = [(container.HEADER_NAME, container.HEADER_SIZE), *((name, sizes[name]) for name in sorted(sizes))]
+        places, end = container.lay_out(order)
+        if end > total:
+            raise BundleError("E602", f"the bundle's entries need {end} bytes of {total}")
+        where = next(place for place in places if place.name == container.MANIFEST_NAME)
+        if where.data != header.manifest_offset:
+            raise BundleError("E604", "tsb.header places the manifest elsewhere than its entries do")
+        position = end
+        for place in places:
+            at = place.header + container.CRC_OFFSET
+            crc = int.from_bytes(self._view[at : at + 4], "little")
+            self._expect_local(place, crc)
+            record = container.central(place, crc)
+            if self._view[position : position + len(record)] != record:
+                raise BundleError("E607", f"the central directory record of '{place.name}' differs from its entry")
+            position += len(record)
+        if self._view[position:] != container.end_records(len(places), end, position - end):
+            raise BundleError("E608", "the ZIP end records are not the ones that the entries imply")
+        found = {place.name: place for place in places}
+        for name in (container.HEADER_NAME, container.MANIFEST_NAME):
+            self._crc(found[name])
+        return found
+
+    def _expect_local(self, place: container.Place, crc: int) -> None:
+        expected = container.padded_local_header(place, crc)
+        actual = bytes(self._view[place.header : place.data])
+        if actual == expected:
+            return
+        at = next(i for i, (a, b) in enumerate(zip(actual, expected, strict=True)) if a != b)
+        name_end = 30 + len(place.name)
+        if 30 <= at < name_end:
+            raise BundleError("E609", f"an entry is not named '{place.name}' as the manifest says")
+        if at >= name_end:
+            raise BundleError("E610", f"the padding before '{place.name}' is not the one that its alignment needs")
+        raise BundleError("E606", f"the local header of '{place.name}' is outside the strict profile (byte {at})")
+
+    def _crc(self, place: container.Place) -> None:
+        at = place.header + container.CRC_OFFSET
+        data = self._view[place.data : place.data + place.size]
+        if zlib.crc32(data) != int.from_bytes(self._view[at : at + 4], "little"):
+            raise BundleError("E613", f"the CRC-32 of '{place.name}' is wrong")
+
+    def _verify_checksum(self, entry: Entry) -> None:
+        self._crc(self._places[entry.name])
+
+    def _verify(self, entry: Entry, start: int, stop: int) -> None:
+        """Check the digests of the chunks that hold bytes start..stop of an entry, each once."""
+        base = self._places[entry.name].data
+        for index in range(start // CHUNK, -(-stop // CHUNK)):
+            key = (entry.name, index)
+            if key in self._verified:
+                continue
+            data = self._view[base + index * CHUNK : base + min((index + 1) * CHUNK, entry.size)]
+            if hashlib.sha256(data).hexdigest() != entry.sha256[index]:
+                raise BundleError(
+                    "E611", f"'{entry.name}' was altered: bytes from {index * CHUNK} on do not have their digest"
+                )
+            with self._lock:
+                self._verified.add(key)
+
+    def _check_weights(self) -> None:
+        """The weights' own headers, which other tools read, say the same as the manifest."""
+        tables: dict[str, dict[str, Any]] = {}
+        for constant in self.manifest.constants:
+            if constant.entry not in tables:
+                entry = self._entries[constant.entry]
+                place = self._places[entry.name]
+                data = self._view[place.data : place.data + place.size]
+                length = 8 + int.from_bytes(data[:8], "little")
+                self._verify(entry, 0, min(max(length, 8), entry.size))
+                tables[entry.name] = parse_header(data)
+            found = tables[constant.entry].get(constant.name)
+            wanted = (constant.dtype, constant.shape, constant.offset, constant.offset + constant.size)
+            if found is None or tuple(found) != wanted:
+                raise BundleError("E640", f"the weights file says otherwise about '{constant.name}' than the manifest")
+
+    def entry(self, name: str) -> bytes:
+        """A verified copy of an entry's bytes: the copy is what was hashed, whatever happens to the file."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise BundleError("E612", f"the bundle has no entry '{name}'")
+        place = self._places[name]
+        data = bytes(self._view[place.data : place.data + place.size])
+        for index, digest in enumerate(entry.sha256):
+            if hashlib.sha256(data[index * CHUNK : (index + 1) * CHUNK]).hexdigest() != digest:
+                raise BundleError("E611", f"'{name}' was altered: its digest is not the one in the manifest")
+        return data
+
+    def constant(self, constant: Constant) -> memoryview:
+        """The verified bytes of a constant, without a copy, 64-byte aligned, read-only."""
+        entry = self._entries[constant.entry]
+        if constant.size:
+            self._verify(entry, constant.offset, constant.offset + constant.size)
+        start = self._places[entry.name].data + constant.offset
+        return self._view[start : start + constant.size].toreadonly()
+
+
+def _open(source: Any) -> mmap.mmap:
+    """The file's bytes in page-aligned memory."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if len(source) == 0:
+            raise BundleError("E601", "the bundle is empty")
+        memory = mmap.mmap(-1, len(source))
+        memory[:] = bytes(source)
+        return memory
+    if isinstance(source, int):
+        return _map(source, f"file descriptor {source}")
+    path = os.fspath(source)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError("E802", f"cannot read '{path}': {reason}") from error
+    try:
+        return _map(descriptor, f"'{path}'")
+    finally:
+        os.close(descriptor)
+
+
+def _map(descriptor: int, shown: str) -> mmap.mmap:
+    try:
+        size = os.fstat(descriptor).st_size
+        if size == 0:
+            raise BundleError("E601", f"{shown} is empty")
+        if size > _READ_LIMIT:
+            return mmap.mmap(descriptor, size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+        memory = mmap.mmap(-1, size)
+        position = 0
+        while position < size and (part := os.pread(descriptor, size - position, position)):
+            memory[position : position + len(part)] = part
+            position += len(part)
+        return memory
+    except (OSError, ValueError) as error:
+        raise UsageError("E802", f"cannot read {shown}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,0 +1,217 @@
+"""Whether the parts of a manifest fit together: every index, name and shape is checked before anything is used.
+
+E623 for a contradiction, E624 for a malformed shape expression. After `check`, executing a plan cannot index out of
+range, lack a symbol, or pass a kernel other arguments than it declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from tessera_runtime.core import manifest as m
+from tessera_runtime.core.dtypes import DTYPES
+from tessera_runtime.core.errors import BundleError, TesseraError
+from tessera_runtime.core.shapeexpr import is_symbol, validate
+
+__all__ = ["check"]
+
+
+def _bad(where: str, message: str) -> BundleError:
+    return BundleError("E623", f"{where}: {message}")
+
+
+def _distinct(names: Iterable[str], where: str, what: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise _bad(where, f"two {what} are named '{name}'")
+        seen.add(name)
+
+
+def _dims(dims: Iterable[m.Dim], symbols: Collection[str], where: str) -> None:
+    for dim in dims:
+        if not isinstance(dim, int):
+            try:
+                validate(dim, symbols)
+            except TesseraError as error:
+                raise BundleError("E624", f"{where}: {error.message}") from error
+
+
+def check(manifest: m.Manifest) -> None:
+    """Check the whole manifest; raises at the first fault."""
+    entries = {entry.name: entry for entry in manifest.entries}
+    names = [entry.name for entry in manifest.entries]
+    if names != sorted(set(names)) or any(name in ("manifest.json", "tsb.header") for name in names):
+        raise _bad("entries", "names are not sorted, distinct and free of the reserved ones")
+    for entry in manifest.entries:
+        if len(entry.sha256) != -(-entry.size // m.CHUNK):
+            raise _bad(f"entry {entry.name}", f"{len(entry.sha256)} digests for {entry.size} bytes")
+    used = _check_constants(manifest, entries)
+    _distinct((f.name for f in manifest.functions), "functions", "functions")
+    for function in manifest.functions:
+        _check_function(function)
+    _distinct((t.name for t in manifest.targets), "targets", "targets")
+    for target in manifest.targets:
+        used |= _check_target(target, manifest, entries)
+    for test in manifest.tests:
+        if manifest.function(test.function) is None:
+            raise _bad(f"test {test.name}", f"names the unknown function '{test.function}'")
+        used.add(_entry(test.entry, "tests", entries, f"test {test.name}"))
+    _distinct((t.name for t in manifest.tests), "tests", "tests")
+    if unused := sorted(entries.keys() - used):
+        raise _bad(f"entry {unused[0]}", "is not used by anything")
+
+
+def _entry(name: str, kind: str, entries: dict[str, m.Entry], where: str) -> str:
+    if name not in entries or entries[name].kind != kind:
+        raise _bad(where, f"names the unknown {kind} entry '{name}'")
+    return name
+
+
+def _check_constants(manifest: m.Manifest, entries: dict[str, m.Entry]) -> set[str]:
+    _distinct((c.name for c in manifest.constants), "constants", "constants")
+    used: set[str] = set()
+    for constant in manifest.constants:
+        where = f"constant {constant.name}"
+        used.add(_entry(constant.entry, "weights", entries, where))
+        size = DTYPES[constant.dtype].itemsize
+        for extent in constant.shape:
+            size *= extent
+        if size != constant.size:
+            raise _bad(where, f"has {constant.size} bytes where its shape needs {size}")
+        if constant.offset % 64 or constant.offset + constant.size > entries[constant.entry].size:
+            raise _bad(where, "is misaligned or lies outside its entry")
+    return used
+
+
+def _check_function(function: m.Function) -> None:
+    where = f"function {function.name}"
+    _distinct((i.name for i in function.inputs), where, "inputs")
+    _distinct((o.name for o in function.outputs), where, "outputs")
+    _distinct((s.name for s in function.symbols), where, "symbols")
+    inputs = {i.name: i for i in function.inputs}
+    symbols = {s.name for s in function.symbols}
+    for symbol in function.symbols:
+        source = inputs.get(symbol.input)
+        if not is_symbol(symbol.name) or source is None:
+            raise _bad(where, f"symbol {symbol.name} has no source")
+        if symbol.axis < 0:
+            if source.kind != "scalar" or DTYPES[source.dtype].kind not in "iu":
+                raise _bad(where, f"symbol {symbol.name} needs an integer scalar")
+        elif source.kind != "tensor" or symbol.axis >= len(source.shape):
+            raise _bad(where, f"symbol {symbol.name} names an axis that {source.name} lacks")
+    for item in function.inputs:
+        if item.kind == "scalar" and (item.shape or item.inout):
+            raise _bad(where, f"scalar {item.name} has a shape or is written")
+        _dims(item.shape, symbols, f"{where}, input {item.name}")
+    for output in function.outputs:
+        _dims(output.shape, symbols, f"{where}, output {output.name}")
+        if output.alias is None:
+            continue
+        source = inputs.get(output.alias)
+        if source is None or not source.inout or (source.dtype, source.shape) != (output.dtype, output.shape):
+            raise _bad(where, f"output {output.name} is not the in/out parameter '{output.alias}'")
+    for guard in function.guards:
+        _dims((guard.expr,), symbols, f"{where}, guard")
+
+
+def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.Entry]) -> set[str]:
+    where = f"target {target.name}"
+    cpu = target.kind == "cpu"
+    if cpu != (target.format == "elf") or cpu != bool(target.machine) or cpu == (target.capability is not None):
+        raise _bad(where, "kind, format, machine and capability contradict each other")
+    if cpu and target.ptx is not None or not cpu and target.requires:
+        raise _bad(where, "has fields of another kind of target")
+    used = {_entry(target.image, "code", entries, where)}
+    if target.ptx is not None:
+        used.add(_entry(target.ptx, "code", entries, where))
+    _distinct((k.name for k in target.kernels), where, "kernels")
+    _distinct((p.function for p in target.plans), where, "plans for a function")
+    if {p.function for p in target.plans} != {f.name for f in manifest.functions}:
+        raise _bad(where, "does not have one plan for each function")
+    constants = {c.name: c for c in manifest.constants}
+    for plan in target.plans:
+        function = manifest.function(plan.function)
+        if function is not None:
+            _check_plan(f"{where}, plan {plan.function}", plan, function, target, constants)
+    return used
+
+
+def _check_plan(
+    where: str, plan: m.Plan, function: m.Function, target: m.Target, constants: dict[str, m.Constant]
+) -> None:
+    symbols = {s.name for s in function.symbols}
+    inputs = {i.name: i for i in function.inputs}
+    outputs = {o.name: o for o in function.outputs}
+    written: set[str] = set()
+    _distinct((f"{b.kind} {b.ref}" for b in plan.buffers if b.kind != "temp"), where, "buffers")
+    for index, buffer in enumerate(plan.buffers):
+        _dims(buffer.shape, symbols, f"{where}, buffer {index}")
+        declared: m.Input | m.Output | m.Constant | None
+        if buffer.kind == "input":
+            declared = inputs.get(buffer.ref)
+            if declared is not None and declared.kind != "tensor":
+                declared = None
+        elif buffer.kind == "output":
+            declared = outputs.get(buffer.ref)
+            if declared is not None and declared.alias is not None:
+                declared = None
+        elif buffer.kind == "constant":
+            declared = constants.get(buffer.ref)
+        elif buffer.ref:
+            raise _bad(where, f"temporary {index} has a name")
+        else:
+            continue
+        if declared is None or (declared.dtype, declared.shape) != (buffer.dtype, buffer.shape):
+            raise _bad(where, f"buffer {index} is not the {buffer.kind} '{buffer.ref}'")
+
+    def writes(index: int) -> None:
+        buffer = plan.buffers[index]
+        if buffer.kind == "constant" or (buffer.kind == "input" and not inputs[buffer.ref].inout):
+            raise _bad(where, f"writes the {buffer.kind} '{buffer.ref}'")
+        if buffer.kind == "output":
+            written.add(buffer.ref)
+
+    for number, step in enumerate(plan.steps):
+        at = f"{where}, step {number}"
+        if isinstance(step, m.Copy):
+            if max(step.src, step.dst) >= len(plan.buffers) or step.src == step.dst:
+                raise _bad(at, "copies between buffers that do not exist")
+            if plan.buffers[step.src].dtype != plan.buffers[step.dst].dtype:
+                raise _bad(at, "copies between element types")
+            writes(step.dst)
+            continue
+        if step.kernel >= len(target.kernels):
+            raise _bad(at, f"launches kernel {step.kernel} of {len(target.kernels)}")
+        kernel = target.kernels[step.kernel]
+        _dims((*step.grid, step.dynamic_shared), symbols, at)
+        if len(step.args) != len(kernel.params):
+            raise _bad(at, f"passes {len(step.args)} arguments to {kernel.name}, which takes {len(kernel.params)}")
+        for slot, (arg, param) in enumerate(zip(step.args, kernel.params, strict=True)):
+            _check_arg(f"{at}, argument {slot}", arg, param, plan, inputs, symbols)
+            if arg.buffer is not None and param.access != "read":
+                writes(arg.buffer)
+    missing = sorted(o.name for o in function.outputs if o.alias is None and o.name not in written)
+    if missing:
+        raise _bad(where, f"never writes the output '{missing[0]}'")
+
+
+def _check_arg(
+    where: str, arg: m.Arg, param: m.Param, plan: m.Plan, inputs: dict[str, m.Input], symbols: Collection[str]
+) -> None:
+    given = [kind for kind, value in (("buffer", arg.buffer), ("dim", arg.dim), ("scalar", arg.scalar)) if value is not None]
+    if given != [param.kind]:
+        raise _bad(where, f"is {' and '.join(given) or 'nothing'} where the kernel takes a {param.kind}")
+    if arg.buffer is not None:
+        if arg.buffer >= len(plan.buffers):
+            raise _bad(where, f"buffer {arg.buffer} of {len(plan.buffers)}")
+        if plan.buffers[arg.buffer].dtype != param.dtype:
+            raise _bad(where, f"is {plan.buffers[arg.buffer].dtype} where the kernel takes {param.dtype}")
+    elif arg.dim is not None:
+        if param.dtype != "i64":
+            raise _bad(where, f"an extent is i64, not {param.dtype}")
+        _dims((arg.dim,), symbols, where)
+    else:
+        source = inputs.get(arg.scalar or "")
+        if source is None or source.kind != "scalar" or source.dtype != param.dtype:
+            raise _bad(where, f"is not the {param.dtype} scalar '{arg.scalar}'")

@@ -1,0 +1,275 @@
+"""Strict, bounded JSON records: a value's codec checks type, range and length while decoding, and names the path.
+
+A record is a frozen dataclass whose fields carry codecs (`field(codec)`). Decoding refuses missing and unknown keys.
+The depth of a value is the depth of the schema, never that of the input. Everything wrong is E621.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tessera_runtime.core.errors import BundleError
+from tessera_runtime.core.shapeexpr import I64_MAX, MAX_LENGTH
+
+__all__ = [
+    "Array", "Choice", "Codec", "Expression", "Extent", "Flag", "Integer", "Nested", "Nullable", "Record", "Tagged",
+    "Text", "canonical", "field", "parse_canonical", "record",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[T], T]:
+        """Types only: at run time it leaves the decorator as it is."""
+        return lambda function: function
+
+
+class Codec(Protocol):
+    """Translates between a JSON value and its Python form."""
+
+    def decode(self, value: Any, path: str) -> Any:
+        """The Python form of a JSON value; E621 when it is not of this kind."""
+
+    def encode(self, value: Any) -> Any:
+        """The JSON value."""
+
+
+def bad(path: str, message: str) -> BundleError:
+    """E621 about the field at `path`."""
+    return BundleError("E621", f"manifest field {path or 'root'}: {message}")
+
+
+def shown(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, (str, int, bool, type(None))) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class Text:
+    """A string of at most `limit` characters, matching `pattern` if one is given."""
+
+    def __init__(self, limit: int = 1024, pattern: str | None = None) -> None:
+        self.limit = limit
+        self.pattern = re.compile(pattern, re.ASCII) if pattern is not None else None
+
+    def decode(self, value: Any, path: str) -> str:
+        if not isinstance(value, str):
+            raise bad(path, f"{shown(value)} is not a string")
+        if len(value) > self.limit:
+            raise bad(path, f"longer than {self.limit} characters")
+        if self.pattern is not None and self.pattern.fullmatch(value) is None:
+            raise bad(path, f"{shown(value)} is not of the form {self.pattern.pattern}")
+        return value
+
+    def encode(self, value: str) -> str:
+        return value
+
+
+class Integer:
+    """An integer between `low` and `high`."""
+
+    def __init__(self, low: int = 0, high: int = I64_MAX) -> None:
+        self.low, self.high = low, high
+
+    def decode(self, value: Any, path: str) -> int:
+        if type(value) is not int:
+            raise bad(path, f"{shown(value)} is not an integer")
+        if not self.low <= value <= self.high:
+            raise bad(path, f"{value if abs(value) <= 10 * I64_MAX else 'a huge integer'} is not in {self.low}..{self.high}")
+        return value
+
+    def encode(self, value: int) -> int:
+        return int(value)
+
+
+class Flag:
+    """true or false."""
+
+    def decode(self, value: Any, path: str) -> bool:
+        if not isinstance(value, bool):
+            raise bad(path, f"{shown(value)} is not true or false")
+        return value
+
+    def encode(self, value: bool) -> bool:
+        return bool(value)
+
+
+class Choice:
+    """One of a few strings."""
+
+    def __init__(self, *values: str) -> None:
+        self.values = values
+
+    def decode(self, value: Any, path: str) -> str:
+        if not isinstance(value, str) or value not in self.values:
+            raise bad(path, f"{shown(value)} is not one of {', '.join(self.values)}")
+        return value
+
+    def encode(self, value: str) -> str:
+        return value
+
+
+class Array:
+    """A list of `least` to `limit` items; a tuple in Python."""
+
+    def __init__(self, item: Codec, limit: int, least: int = 0) -> None:
+        self.item, self.limit, self.least = item, limit, least
+
+    def decode(self, value: Any, path: str) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise bad(path, f"{shown(value)} is not a list")
+        if not self.least <= len(value) <= self.limit:
+            raise bad(path, f"{len(value)} items; between {self.least} and {self.limit} are allowed")
+        return tuple(self.item.decode(item, f"{path}[{index}]") for index, item in enumerate(value))
+
+    def encode(self, value: Any) -> list[Any]:
+        return [self.item.encode(item) for item in value]
+
+
+class Nullable:
+    """A value or null."""
+
+    def __init__(self, item: Codec) -> None:
+        self.item = item
+
+    def decode(self, value: Any, path: str) -> Any:
+        return None if value is None else self.item.decode(value, path)
+
+    def encode(self, value: Any) -> Any:
+        return None if value is None else self.item.encode(value)
+
+
+class Expression:
+    """A postfix shape expression: a list of integers and words. `shapeexpr.validate` checks it against the symbols."""
+
+    def decode(self, value: Any, path: str) -> tuple[int | str, ...]:
+        if not isinstance(value, list) or not 0 < len(value) <= MAX_LENGTH:
+            raise bad(path, f"{shown(value)} is not a postfix expression of at most {MAX_LENGTH} items")
+        for item in value:
+            if type(item) is not int and (not isinstance(item, str) or len(item) > 64):
+                raise bad(path, f"{shown(item)} does not belong into a shape expression")
+            if type(item) is int and not -I64_MAX <= item <= I64_MAX:
+                raise bad(path, "an integer beyond 64 bits")
+        return tuple(value)
+
+    def encode(self, value: Any) -> list[int | str]:
+        return list(value)
+
+
+class Extent:
+    """An extent: a non-negative integer, or a postfix expression."""
+
+    _integer = Integer()
+    _expression = Expression()
+
+    def decode(self, value: Any, path: str) -> int | tuple[int | str, ...]:
+        return self._expression.decode(value, path) if isinstance(value, list) else self._integer.decode(value, path)
+
+    def encode(self, value: Any) -> int | list[int | str]:
+        return int(value) if isinstance(value, int) else list(value)
+
+
+def field(codec: Codec, **keywords: Any) -> Any:
+    """A dataclass field with its codec; keywords as of `dataclasses.field`."""
+    return dataclasses.field(metadata={"codec": codec}, **keywords)
+
+
+class Record:
+    """Base of records. Subclasses are frozen dataclasses, and every field is made by `field`."""
+
+    _codecs: dict[str, Codec]
+
+    @classmethod
+    def codecs(cls) -> dict[str, Codec]:
+        """Field name -> codec, in order of declaration."""
+        return cls._codecs
+
+    @classmethod
+    def decode(cls, value: Any, path: str = "") -> Any:
+        """The record that a JSON object describes; E621 otherwise."""
+        if not isinstance(value, dict):
+            raise bad(path, f"{shown(value)} is not an object")
+        codecs = cls._codecs
+        if value.keys() != codecs.keys():
+            missing, unknown = sorted(codecs.keys() - value.keys()), sorted(value.keys() - codecs.keys())
+            raise bad(path, f"lacks '{missing[0]}'" if missing else f"has the unknown key {shown(unknown[0])}")
+        prefix = f"{path}." if path else ""
+        return cls(**{name: codec.decode(value[name], prefix + name) for name, codec in codecs.items()})
+
+    def encode(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {name: codec.encode(getattr(self, name)) for name, codec in self._codecs.items()}
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def record(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass that knows its codecs."""
+    made = dataclasses.dataclass(frozen=True)(cls)
+    made._codecs = {f.name: f.metadata["codec"] for f in dataclasses.fields(made)}  # type: ignore[attr-defined, arg-type]
+    return made
+
+
+class Nested:
+    """A record inside another."""
+
+    def __init__(self, cls: type[Record]) -> None:
+        self.cls = cls
+
+    def decode(self, value: Any, path: str) -> Any:
+        return self.cls.decode(value, path)
+
+    def encode(self, value: Record) -> dict[str, Any]:
+        return value.encode()
+
+
+class Tagged:
+    """One of several records, told apart by the string under `op`."""
+
+    def __init__(self, kinds: Mapping[str, type[Record]]) -> None:
+        self.kinds = dict(kinds)
+        self.names = {cls: name for name, cls in kinds.items()}
+
+    def decode(self, value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            raise bad(path, f"{shown(value)} is not an object")
+        kind = value.get("op")
+        if not isinstance(kind, str) or kind not in self.kinds:
+            raise bad(f"{path}.op", f"{shown(kind)} is not one of {', '.join(self.kinds)}")
+        return self.kinds[kind].decode({k: v for k, v in value.items() if k != "op"}, path)
+
+    def encode(self, value: Record) -> dict[str, Any]:
+        return {"op": self.names[type(value)], **value.encode()}
+
+
+def canonical(value: object) -> bytes:
+    """The one spelling of a JSON value: keys sorted, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def parse_canonical(data: bytes) -> Any:
+    """The value whose canonical spelling `data` is; E620 for anything else."""
+
+    def refuse(text: str) -> Any:
+        raise ValueError(f"number {text[:40]} is not an integer")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("duplicate key")
+        return result
+
+    parse: Callable[..., Any] = json.loads
+    try:
+        value = parse(data.decode("ascii"), parse_float=refuse, parse_constant=refuse, object_pairs_hook=unique)
+        same = canonical(value) == data
+    except (ValueError, RecursionError) as error:
+        raise BundleError("E620", f"the manifest is not canonical JSON: {str(error)[:120]}") from error
+    if not same:
+        raise BundleError("E620", "the manifest is JSON, but not in its canonical spelling")
+    return value

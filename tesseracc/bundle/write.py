@@ -1,0 +1,168 @@
+"""The bundle writer (specs/bundle.md). Deterministic; atomic on disk; never writes what the reader would refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera_runtime.core import container, manifest, safetensors
+from tessera_runtime.core.check import check
+from tessera_runtime.core.dtypes import DTYPES, dtype_of, np_dtype
+from tessera_runtime.core.errors import UsageError
+from tesseracc.bundle.weights import WEIGHTS, pack_weights
+
+__all__ = ["Contents", "TestCase", "image_entry", "write"]
+
+
+@dataclass(frozen=True)
+class TestCase:
+    """Inputs of a function and what it must give, within |actual - expected| <= atol + rtol |expected|.
+
+    Tolerances are decimal text (`"1e-5"`), so that the manifest holds no floating-point numbers.
+    """
+
+    __test__ = False  # not for pytest to collect
+
+    name: str
+    function: str
+    inputs: Mapping[str, NDArray[Any] | float | int | bool]
+    expected: Mapping[str, NDArray[Any]]
+    atol: str = "0"
+    rtol: str = "0"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bundle holds. `images` maps the entry names that targets use (see `image_entry`) to their bytes.
+
+    `constants` are arrays by name; `constant_dtypes` names the element type of those held as raw integers.
+    """
+
+    functions: Sequence[manifest.Function]
+    targets: Sequence[manifest.Target]
+    images: Mapping[str, bytes]
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    constant_dtypes: Mapping[str, str] = field(default_factory=dict)
+    provenance: manifest.Provenance = manifest.Provenance()
+    tests: Sequence[TestCase] = ()
+
+
+def image_entry(target: str, kind: str) -> str:
+    """The entry name of a target's image or text, `kind` being its format: `images/sm_90.cubin`."""
+    return f"images/{target}.{kind}"
+
+
+def write(path: str | os.PathLike[str] | None, contents: Contents) -> bytes:
+    """The bundle's bytes; also written to `path` if one is given, all or nothing.
+
+    Raises E6xx for contents that contradict themselves, E803 when the file cannot be written.
+    """
+    data = _assemble(contents)
+    if path is not None:
+        _write_file(os.fspath(path), data)
+    return data
+
+
+def _assemble(contents: Contents) -> bytes:
+    payloads: dict[str, tuple[str, bytes]] = {name: ("code", bytes(image)) for name, image in contents.images.items()}
+    constants: tuple[manifest.Constant, ...] = ()
+    if contents.constants:
+        weights, constants = pack_weights(contents.constants, contents.constant_dtypes)
+        payloads[WEIGHTS] = ("weights", weights)
+    tests = []
+    functions = {function.name: function for function in contents.functions}
+    for index, case in enumerate(contents.tests):
+        entry = f"tests/{index:04d}.safetensors"
+        payloads[entry] = ("tests", _test_data(case, functions.get(case.function)))
+        tests.append(manifest.Test(case.name, case.function, entry, case.atol, case.rtol))
+    names = sorted(payloads)
+    described = manifest.Manifest(
+        functions=tuple(contents.functions),
+        targets=tuple(contents.targets),
+        entries=tuple(
+            manifest.Entry(name, payloads[name][0], len(payloads[name][1]), digests(payloads[name][1])) for name in names
+        ),
+        constants=constants,
+        tests=tuple(tests),
+        provenance=contents.provenance,
+    )
+    text = manifest.to_json(described)
+    check(manifest.from_json(text))  # what the reader will do; a fault here is a fault of the caller
+
+    files = {name: payload for name, (_, payload) in payloads.items()} | {container.MANIFEST_NAME: text}
+    order = [(container.HEADER_NAME, container.HEADER_SIZE), *((name, len(files[name])) for name in sorted(files))]
+    places, end = container.lay_out(order)
+    where = {place.name: place for place in places}[container.MANIFEST_NAME]
+    # The central directory's size does not depend on the checksums, so the file's size is known before the header.
+    directory = sum(len(container.central(place, 0)) for place in places)
+    tail = container.end_records(len(places), end, directory)
+    header = container.Header(
+        end + directory + len(tail), where.data, where.size, hashlib.sha256(text).digest(),
+        tuple(target.name for target in contents.targets),
+    )  # fmt: skip
+    files[container.HEADER_NAME] = header.pack()
+    checksums = {place.name: zlib.crc32(files[place.name]) for place in places}
+    parts: list[bytes] = []
+    for place in places:
+        parts.append(container.padded_local_header(place, checksums[place.name]))
+        parts.append(files[place.name])
+    parts.extend(container.central(place, checksums[place.name]) for place in places)
+    parts.append(tail)
+    return b"".join(parts)
+
+
+def digests(data: bytes) -> tuple[str, ...]:
+    """SHA-256 of each 4 MiB of `data`."""
+    view = memoryview(data)
+    return tuple(
+        hashlib.sha256(view[start : start + manifest.CHUNK]).hexdigest() for start in range(0, len(data), manifest.CHUNK)
+    )
+
+
+def _test_data(case: TestCase, function: manifest.Function | None) -> bytes:
+    declared = {item.name: item.dtype for item in function.inputs} if function is not None else {}
+    tensors: dict[str, NDArray[Any]] = {}
+    dtypes: dict[str, str] = {}
+    for name, value in case.inputs.items():
+        kind = declared.get(name) or dtype_of(np.asarray(value).dtype)
+        tensors[f"in/{name}"] = value if isinstance(value, np.ndarray) else np.array(value, dtype=np_dtype(kind))
+        dtypes[f"in/{name}"] = kind
+    results = {item.name: item.dtype for item in function.outputs} if function is not None else {}
+    for name, array in case.expected.items():
+        tensors[f"out/{name}"] = array
+        dtypes[f"out/{name}"] = results.get(name) or dtype_of(array.dtype)
+    assert all(kind in DTYPES for kind in dtypes.values())
+    return safetensors.save(tensors, dtypes)
+
+
+def _write_file(path: str, data: bytes) -> None:
+    """Write beside the target and rename, so that nobody ever sees a part of the file."""
+    folder = os.path.dirname(path) or "."
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=".tsb-", dir=folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UsageError("E803", f"cannot write '{path}': {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass
