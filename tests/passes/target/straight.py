@@ -12,7 +12,9 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
 from tesseracc.ir.types import ScalarType, element
 from tesseracc.ir.value import Func, Module, Value
-from tesseracc.passes.target import expand_narrow as _registered  # noqa: F401
+from tesseracc.passes.target import expand_fma as _fma  # noqa: F401
+from tesseracc.passes.target import expand_math as _math  # noqa: F401
+from tesseracc.passes.target import expand_narrow as _narrow  # noqa: F401
 
 Array = np.ndarray[Any, Any]
 
