@@ -1,0 +1,228 @@
+"""Tile IR kernels as Target IR for a CPU: a loop over groups, the lanes of a group in step as machine vectors.
+
+    void symbol(void **args, int64 begin, int64 end, void *scratch)
+
+runs the groups begin .. end of the grid, counted with x fastest. `args` holds 8-byte slots: per parameter a pointer or
+the bits of a scalar, then the kernel's symbols. `scratch` is memory of the calling thread, aligned to 64 bytes, of as
+many bytes as the function's `scratch` attribute says. Groups share nothing, so a range may be cut anywhere.
+
+A kernel whose lanes are independent (no barrier, no reduction, no memory of the group) is run in chunks of a few native
+vectors; else a lanes value is one vector of `group` elements, which LLVM spreads over registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tessera_runtime.core.errors import TesseraError
+from tesseracc.arch.arch import Arch
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.pipeline import Context, register
+from tesseracc.ir.rewrite import remove_dead
+from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType
+from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.passes.target.lower_cpu_flow import (
+    lower_scf_for,
+    lower_scf_if,
+    lower_scf_while,
+    lower_tile_for,
+    lower_tile_if,
+    lower_tile_while,
+)
+from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store
+from tesseracc.passes.target.lower_cpu_mma import lower_mma
+from tesseracc.passes.target.lower_cpu_tiles import lower_map, lower_zeros
+from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Vec, lower_arith
+
+CHUNK_VECTORS = 4  # native vectors of 32-bit elements in a chunk of independent lanes
+
+
+@register("tile-to-cpu", level="tile")
+def run(module: Module, context: Context) -> Module:
+    """Turns every tile.kernel into a target.func for a CPU."""
+    arch = context.need_arch()
+    if arch.kind != "cpu":
+        raise TesseraError("E406", f"tile-to-cpu makes code for CPUs, not for {arch.name}", help="use tile-to-gpu")
+    return module.with_(funcs=tuple(lower_kernel(f, arch) if f.kind == "tile.kernel" else f for f in module.funcs))
+
+
+def lower_kernel(func: Func, arch: Arch) -> Func:
+    """One kernel for one CPU level."""
+    group = int(func.attrs["group"])
+    width = CHUNK_VECTORS * arch.vector_bits // 32
+    chunked = group > width and group % width == 0 and lanes_independent(func)
+    k = Kernel(func, arch, width if chunked else group)
+    args, begin, end = Value(PtrType("global"), "args"), Value(I64, "begin"), Value(I64, "end")
+    _bind_arguments(k, args)
+    grid = tuple(func.attrs["grid"])
+
+    def one_group(ids: list[Int]) -> None:
+        k.group_ids = ids
+        if not chunked:
+            lower_region(k, func.body)
+            return
+
+        def chunk(first: Value, _: list[Value]) -> list[Value]:
+            k.lane_base = first
+            lower_region(k, func.body)
+            return []
+
+        k.loop(0, group, width, (), chunk)
+
+    _group_loop(k, [k.dim(size) for size in grid], begin, end, one_group)
+    body = Region((args, begin, end, k.scratch), (*k.prologue.ops, *k.b.ops))
+    attrs = {"group": group, "scratch": k.scratch_bytes, "symbol": func.name}
+    return Func("target.func", func.name, remove_dead(body), attrs, func.loc)
+
+
+def _bind_arguments(k: Kernel, args: Value) -> None:
+    """Loads the argument slots: parameters, then symbols."""
+    b = k.b = k.prologue
+    k.symbols = {}
+
+    def slot(at: int, type_: PtrType | ScalarType) -> Value:
+        return b.op("target.load", k.offset(args, at, "i64"), types=type_, align=8)
+
+    for at, param in enumerate(k.func.params):
+        if isinstance(param.type, BufType):
+            k.env[param] = Buf(slot(at, PtrType("global")), param.type)
+        else:
+            assert isinstance(param.type, ScalarType)
+            k.env[param] = k.wrap_scalar(slot(at, param.type))
+    for at, name in enumerate(k.func.attrs.get("symbols", ())):
+        k.symbols[name] = slot(len(k.func.params) + at, ScalarType("i64"))
+    k.b = Builder(k.func.loc)
+
+
+def _group_loop(k: Kernel, grid: list[Int], begin: Value, end: Value, one_group: Callable[[list[Int]], None]) -> None:
+    """Groups begin .. end; beyond one axis the coordinates are counted along, divided only once."""
+    if len(grid) == 1:
+
+        def single(g: Value, _: list[Value]) -> list[Value]:
+            one_group([g])
+            return []
+
+        k.loop(begin, end, 1, (), single)
+        return
+    rest: Value = begin
+    start: list[Value] = []
+    for size in grid[:-1]:
+        start.append(k.b.op("arith.mod", rest, k.value(size)))
+        rest = k.b.op("arith.floordiv", rest, k.value(size))
+    start.append(rest)
+
+    def body(_: Value, ids: list[Value]) -> list[Value]:
+        one_group(list(ids))
+        following: list[Value] = []
+        carry: Value | None = None  # whether this axis moves on
+        for at, index in enumerate(ids):
+            one = k.b.const(1)
+            moved = k.b.op("arith.add", index, one if carry is None else k.b.op("arith.cast", carry, to="i64"))
+            if at == len(ids) - 1:
+                following.append(moved)
+                break
+            wraps = k.b.op("arith.cmp", moved, k.value(grid[at]), pred="ge")
+            following.append(k.b.op("arith.select", wraps, k.b.const(0), moved))
+            carry = wraps
+        return following
+
+    k.loop(begin, end, 1, start, body)
+
+
+def lanes_independent(func: Func) -> bool:
+    """Whether the lanes of a group may run at different times.
+
+    They may when nothing is shared by the group, nothing is stored once for all lanes, and every buffer that is written
+    is accessed at one index only, which each lane then has for itself.
+    """
+    places: dict[Value, set[tuple[Value, ...]]] = {}
+    written: set[Value] = set()
+    for op in func.walk():
+        if op.defn.effect == "sync" or any(isinstance(v.type, TileType) for v in (*op.operands, *op.results)):
+            return False
+        if op.name == "tile.map":
+            return False
+        if op.name == "tile.alloc":
+            type_ = op.result.type
+            if isinstance(type_, BufType) and type_.space != "local":
+                return False
+        if op.name in ("tile.load", "tile.store"):
+            type_ = op["buf"].type
+            if isinstance(type_, BufType) and type_.space == "local":
+                continue
+            places.setdefault(op["buf"], set()).add(op.group("indices"))
+            if op.name == "tile.store":
+                written.add(op["buf"])
+                if not any(isinstance(v.type, LanesType) for v in op.group("indices")):
+                    return False
+    return all(len(places[buf]) == 1 for buf in written)
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+
+
+def _local_id(k: Kernel) -> Affine:
+    return Affine(k.lane_base, 1)
+
+
+def _linear_id(k: Kernel) -> Affine:
+    return Affine(k.add(k.mul(k.group_ids[0], k.group), k.lane_base), 1)
+
+
+def _reduce(k: Kernel, op: Op) -> Rep:
+    """The tree of the dialect: lane l with lane l + half, halving."""
+    if k.width & (k.width - 1):
+        raise TesseraError("E404", f"@{k.func.name}: a reduction over {k.width} lanes is no balanced tree", help="use a power of two")
+    vec = k.vector(k.env[op["a"]], op.result.type.dtype)  # type: ignore[union-attr]
+    count = k.width
+    while count > 1:
+        half = count // 2
+        low = k.b.op("target.shuffle", vec, vec, lanes=tuple(range(half)))
+        high = k.b.op("target.shuffle", vec, vec, lanes=tuple(range(half, count)))
+        vec = k.b.op(f"arith.{op.attrs['kind']}", low, high)
+        count = half
+    return k.wrap_scalar(k.b.op("target.extract", vec, lane=0))
+
+
+def lower_region(k: Kernel, region: Region) -> list[Rep]:
+    """Lowers the operations of a region whose arguments are bound; returns what it yields."""
+    for op in region.ops:
+        k.b.loc = op.loc or k.b.loc
+        if op.defn.dialect == "arith":
+            k.env[op.result] = lower_arith(k, op)
+            continue
+        handler = _TABLE.get(op.name)
+        if handler is None:
+            raise TesseraError("E404", f"@{k.func.name}: `{op.name}` cannot be lowered for a CPU")
+        found = handler(k, op)
+        k.env.update(zip(op.results, found, strict=True))
+    return [k.env[v] for v in region.yields]
+
+
+def _store(k: Kernel, op: Op) -> list[Rep]:
+    lower_store(k, op)
+    return []
+
+
+_TABLE: dict[str, Callable[[Kernel, Op], list[Rep]]] = {
+    "tile.group_id": lambda k, op: [Affine(k.group_ids[op.attrs["axis"]])],
+    "tile.local_id": lambda k, op: [_local_id(k)],
+    "tile.linear_id": lambda k, op: [_linear_id(k)],
+    "tile.lane_id": lambda k, op: [Vec(k.b.op("arith.mod", k.vector(_local_id(k), "i64"), k.constant(32, "i64")))],
+    "tile.dim": lambda k, op: [Affine(k.dim(op.attrs["expr"]))],
+    "tile.splat": lambda k, op: [k.env[op["a"]]],
+    "tile.load": lambda k, op: [lower_load(k, op)],
+    "tile.store": _store,
+    "tile.alloc": lambda k, op: [lower_alloc(k, op)],
+    "tile.barrier": lambda k, op: [],  # all lanes run in step
+    "tile.reduce": lambda k, op: [_reduce(k, op)],
+    "tile.if": lambda k, op: lower_tile_if(k, op, lower_region),
+    "tile.for": lambda k, op: lower_tile_for(k, op, lower_region),
+    "tile.while": lambda k, op: lower_tile_while(k, op, lower_region),
+    "tile.zeros": lambda k, op: [lower_zeros(k, op)],
+    "tile.map": lambda k, op: lower_map(k, op, lower_region),
+    "tile.mma": lambda k, op: [lower_mma(k, op)],
+    "scf.for": lambda k, op: lower_scf_for(k, op, lower_region),
+    "scf.if": lambda k, op: lower_scf_if(k, op, lower_region),
+    "scf.while": lambda k, op: lower_scf_while(k, op, lower_region),
+}

@@ -1,0 +1,318 @@
+"""Tiles of a group on a CPU: where they lie, and `tile.map`.
+
+A tile lies in scratch memory, row-major with rows padded to whole vectors, or in panels of as many columns as the
+matrix micro-kernel takes at once: panel p holds columns p * panel .. of all rows, row after row. Right operands of
+`tile.mma` are written in panels by the map that makes them, so nothing is packed a second time.
+
+Outside its extents a tile is 0, but that is written only where an observer may look there: when every use of the tile
+is bounded by the same extents (`bounds_of`), nobody does. Columns up to the next whole vector are always written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from tesseracc.ir.types import ScalarType, TileType, VecType, element, kind_of, size_of
+from tesseracc.ir.value import Func, Op, Region, Value
+from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Int, Kernel, Range, Rep, Tile, Vec, native
+
+PANEL_VECTORS = 2  # native vectors in a panel's row
+Use = tuple[Op, str, int]
+
+
+class TileUses:
+    """Who uses each tile value of a kernel, and in which region it is defined."""
+
+    def __init__(self, func: Func) -> None:
+        self.uses: dict[Value, list[Use]] = {}
+        self.home: dict[Value, int] = {}
+        self.counts: Counter[Value] = Counter()
+        self.regions: dict[int, Op] = {}
+        self._visit(func.body, None)
+
+    def _visit(self, region: Region, owner: Op | None) -> None:
+        here = id(region)
+        for arg in region.args:
+            self.home[arg] = here
+        for op in region.ops:
+            for spec in op.defn.operands:
+                for at, value in enumerate(op.group(spec.name)):
+                    if isinstance(value.type, TileType):
+                        self.uses.setdefault(value, []).append((op, spec.name, at))
+                        self.counts[value] += 1
+            for result in op.results:
+                self.home[result] = here
+            for inner in op.regions:
+                self._visit(inner, op)
+        for at, value in enumerate(region.yields):
+            if isinstance(value.type, TileType) and owner is not None:
+                self.uses.setdefault(value, []).append((owner, "yield", at))
+                self.counts[value] += 1
+
+    def last_in_place(self, value: Value, op: Op) -> bool:
+        """Whether `op` is the only use of a tile of the same region: its memory may be reused."""
+        return self.counts[value] == 1 and any(self.home[value] == self.home[r] for r in op.results)
+
+    def bounds_of(self, value: Value) -> tuple[Value, ...] | None:
+        """The extents by which every observer of a tile bounds itself, or None."""
+        found: set[tuple[Value, ...]] = set()
+        return next(iter(found)) if self._collect(value, found, set()) and len(found) == 1 else None
+
+    def _collect(self, value: Value, found: set[tuple[Value, ...]], seen: set[Value]) -> bool:
+        if value in seen:
+            return True
+        seen.add(value)
+        for op, segment, at in self.uses.get(value, []):
+            if op.name == "tile.map":
+                found.add(op.group("extents"))
+            elif op.name == "tile.mma" and op.group("extents"):
+                m, n, k = op.group("extents")
+                found.add({"a": (m, k), "b": (k, n), "acc": (m, n)}[segment])
+                if segment == "acc" and not self._collect(op.result, found, seen):
+                    return False
+            elif op.name == "scf.for" and segment in ("inits", "yield"):
+                arg = op.regions[0].args[at + 1]
+                if not self._collect(arg, found, seen) or not self._collect(op.results[at], found, seen):
+                    return False
+            else:
+                return False
+        return True
+
+    def operand_of(self, value: Value) -> tuple[str, str] | None:
+        """(`a` or `b`, element type of the accumulator) when all uses of a tile are that operand of `tile.mma`."""
+        found = {(segment, element(op["acc"].type)) for op, segment, _ in self.uses.get(value, []) if op.name == "tile.mma"}
+        all_mma = all(op.name == "tile.mma" for op, _, _ in self.uses.get(value, []))
+        if len(found) != 1 or not all_mma:
+            return None
+        (side,) = found
+        return side if side[0] in "ab" else None
+
+
+def uses_of(k: Kernel) -> TileUses:
+    if k.tile_uses is None:
+        k.tile_uses = TileUses(k.func)
+    found = k.tile_uses
+    assert isinstance(found, TileUses)
+    return found
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def chunk_width(k: Kernel) -> int:
+    """Columns that a map computes at a time, whatever the element type: two native vectors of 32-bit elements."""
+    return PANEL_VECTORS * k.arch.vector_bits // 32
+
+
+def row_stride(k: Kernel, columns: int, dtype: str) -> int:
+    """Elements from row to row: whole chunks, and an odd number of cache lines, so that columns spread over the sets."""
+    width = chunk_width(k)
+    padded = -(-columns // width) * width
+    line = k.arch.cache_line // size_of(dtype)
+    return padded + line if padded >= 2 * line and (padded // line) % 2 == 0 else padded
+
+
+def new_tile(k: Kernel, shape: tuple[int, ...], dtype: str, *, panels: bool = False) -> Tile:
+    """Fresh scratch memory for a tile."""
+    panel = PANEL_VECTORS * native(k, dtype) if panels else 0
+    row = shape[0] * panel if panels else row_stride(k, shape[-1], dtype)
+    tile = Tile(k.scratch, shape, dtype, row, panel)
+    return Tile(k.reserve(tile.count * size_of(dtype)), shape, dtype, row, panel)
+
+
+def element_offset(k: Kernel, tile: Tile, row: Int, column: Int) -> Int:
+    """Where element (row, column) lies; in panels, for a column that starts a panel."""
+    if tile.panel:  # (column / panel) * rows * panel = column * rows
+        return k.add(k.mul(column, tile.shape[0]), k.mul(row, tile.panel))
+    return k.add(k.mul(row, tile.row), column)
+
+
+def _zero(dtype: str) -> int | float | bool:
+    return 0.0 if kind_of(dtype) == "f" else False if dtype == "bool" else 0
+
+
+def fill_zero(k: Kernel, tile: Tile) -> None:
+    """Zeros everywhere, padding included."""
+    lanes = native(k, tile.dtype)
+    saved, k.width = k.width, lanes
+    zero = k.constant(_zero(tile.dtype), tile.dtype)
+    k.width = saved
+
+    def body(i: Value, _: list[Value]) -> list[Value]:
+        k.b.emit("target.store", zero, k.offset(tile.ptr, i, tile.dtype), align=min(64, lanes * size_of(tile.dtype)))
+        return []
+
+    k.loop(0, tile.count, lanes, (), body)
+
+
+def copy_tile(k: Kernel, source: Tile, target: Tile) -> None:
+    """Copies a whole tile, padding included; converts the element type and the layout where they differ."""
+    if source.ptr is target.ptr:
+        return
+    if (source.dtype, source.row, source.panel) == (target.dtype, target.row, target.panel):
+        lanes = native(k, source.dtype)
+        align = min(64, lanes * size_of(source.dtype))
+
+        def body(i: Value, _: list[Value]) -> list[Value]:
+            from_, to = k.offset(source.ptr, i, source.dtype), k.offset(target.ptr, i, source.dtype)
+            found = k.b.op("target.load", from_, types=VecType(lanes, source.dtype), align=align)
+            k.b.emit("target.store", found, to, align=align)
+            return []
+
+        k.loop(0, source.count, lanes, (), body)
+        return
+    write_tile(k, target, [Affine(size) for size in source.shape], lambda at: read_tile(k, source, at), bounded=False)
+
+
+# -- going over a tile -------------------------------------------------------------------------------------------------
+
+Place = tuple[list[Int], Int]  # leading coordinates, first column of a chunk
+
+
+def _row(tile: Tile, k: Kernel, leading: Sequence[Int]) -> Int:
+    """The number of a row of a tile of any rank."""
+    row: Int = 0
+    for index, size in zip(leading, tile.shape[:-1], strict=True):
+        row = k.add(k.mul(row, size), index)
+    return row
+
+
+def read_tile(k: Kernel, tile: Tile, place: Place) -> Rep:
+    """A chunk of a row as lanes; reads the padding too."""
+    leading, column = place
+    row = _row(tile, k, leading)
+    if tile.panel and k.width != tile.panel:
+        raise AssertionError("a panel is read by whole rows")
+    ptr = k.offset(tile.ptr, element_offset(k, tile, row, column), tile.dtype)
+    return Vec(k.b.op("target.load", ptr, types=k.vec_type(tile.dtype), align=size_of(tile.dtype)))
+
+
+def put_tile(k: Kernel, tile: Tile, place: Place, rep: Rep, dtype: str) -> None:
+    """Writes a chunk of a row, zeros in the lanes that take no part; converts from `dtype`."""
+    leading, column = place
+    value = k.vector(rep, dtype)
+    if k.mask != ALL:
+        value = k.b.op("arith.select", k.vector(k.mask, "bool"), value, k.constant(_zero(dtype), dtype))
+    if dtype != tile.dtype:
+        value = k.b.op("arith.cast", value, to=tile.dtype)
+    ptr = k.offset(tile.ptr, element_offset(k, tile, _row(tile, k, leading), column), tile.dtype)
+    k.b.emit("target.store", value, ptr, align=size_of(tile.dtype))
+
+
+def walk(k: Kernel, shape: Sequence[int], extents: Sequence[Rep], width: int, visit: Callable[[Place], None]) -> None:
+    """Visits every chunk of `width` columns below the extents: whole chunks without a mask, then the rest of the row."""
+    limits: list[Int] = []
+    for rep, size in zip(extents, shape, strict=True):
+        assert isinstance(rep, Affine)
+        limits.append(min(max(rep.base, 0), size) if isinstance(rep.base, int) else k.max(k.min(rep.base, size), 0))
+    saved = k.width, k.mask
+    k.width, k.mask = width, ALL
+    last = limits[-1]
+
+    def nest(leading: list[Int]) -> None:
+        if len(leading) < len(limits) - 1:
+
+            def outer(i: Value, _: list[Value]) -> list[Value]:
+                nest([*leading, i])
+                return []
+
+            k.loop(0, limits[len(leading)], 1, (), outer)
+            return
+
+        def chunk(j: Value, _: list[Value]) -> list[Value]:
+            visit((leading, j))
+            return []
+
+        whole: Int = last - last % width if isinstance(last, int) else k.sub(last, k.b.op("arith.mod", last, k.value(width)))
+        if not (isinstance(whole, int) and whole == 0) and shape[-1] >= width:
+            k.loop(0, whole, width, (), chunk)
+        if isinstance(whole, int) and whole == last:
+            return
+
+        def rest() -> list[Value]:
+            k.mask = Range(None, k.sub(last, whole))
+            visit((leading, whole))
+            k.mask = ALL
+            return []
+
+        k.when(k.less(whole, last), rest, list)
+
+    nest([])
+    k.width, k.mask = saved
+
+
+def write_tile(
+    k: Kernel, tile: Tile, extents: Sequence[Rep], value: Callable[[Place], Rep], *, bounded: bool, dtype: str | None = None
+) -> None:
+    if not bounded:
+        fill_zero(k, tile)
+    width = tile.panel or chunk_width(k)
+    walk(k, tile.shape, extents, width, lambda place: put_tile(k, tile, place, value(place), dtype or tile.dtype))
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+
+
+def tile_of(k: Kernel, value: Value) -> Tile:
+    found = k.env[value]
+    assert isinstance(found, Tile)
+    return found
+
+
+def as_carried(k: Kernel, op: Op, init: Value) -> Tile:
+    """The memory in which a loop keeps a carried tile, holding its initial value."""
+    source = tile_of(k, init)
+    if uses_of(k).last_in_place(init, op):
+        return source
+    home = new_tile(k, source.shape, source.dtype)
+    copy_tile(k, source, home)
+    return home
+
+
+def lower_zeros(k: Kernel, op: Op) -> Rep:
+    """Zeros, as far as they are looked at."""
+    type_ = op.result.type
+    assert isinstance(type_, TileType)
+    tile = new_tile(k, type_.shape, type_.dtype)
+    bounds = uses_of(k).bounds_of(op.result)
+    if bounds is None or any(v not in k.env for v in bounds):
+        fill_zero(k, tile)
+    else:
+        zero = k.b.const(_zero(type_.dtype), ScalarType(type_.dtype))
+        write_tile(k, tile, [k.env[v] for v in bounds], lambda place: k.wrap_scalar(zero), bounded=True)
+    return tile
+
+
+def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -> list[Rep]:
+    """A loop over the rows and over chunks of columns; the region sees the columns of a chunk as its lanes."""
+    uses = uses_of(k)
+    region, shape = op.regions[0], tuple(op.attrs["shape"])
+    extents = [k.env[v] for v in op.group("extents")]
+    sources = [tile_of(k, v) for v in op.group("tiles")]
+    targets: list[Tile] = []
+    for result in op.results:
+        side = uses.operand_of(result)
+        dtype = side[1] if side else element(result.type)
+        bounded = uses.bounds_of(result) == op.group("extents")
+        # an operand that nobody else uses is overwritten: chunk by chunk, read before it is written
+        reused = next(
+            (s for v, s in zip(op.group("tiles"), sources, strict=True) if s.dtype == dtype and s not in targets and not side and bounded
+             and uses.last_in_place(v, op)), None)  # fmt: skip
+        tile = reused or new_tile(k, shape, dtype, panels=side is not None and side[0] == "b")
+        if not bounded:
+            fill_zero(k, tile)
+        targets.append(tile)
+    panels = [t.panel for t in (*sources, *targets) if t.panel]
+    width = panels[0] if panels else chunk_width(k)
+
+    def visit(place: Place) -> None:
+        leading, column = place
+        coordinates = [*(Affine(i) for i in leading), Affine(column, 1)]
+        elements = [read_tile(k, s, place) for s in sources]
+        k.env.update(zip(region.args, [*coordinates, *elements], strict=True))
+        for tile, rep, result in zip(targets, lower(k, region), op.results, strict=True):
+            put_tile(k, tile, place, rep, element(result.type))
+
+    walk(k, shape, extents, width, visit)
+    return list(targets)

@@ -1,0 +1,97 @@
+"""Compiles Tile IR kernels for this machine's CPU levels and calls them through their C interface."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import binding as llvm
+
+from tesseracc.arch.arch import Arch, load
+from tesseracc.codegen.llvm import llvm_text
+from tesseracc.interpret.binding import evaluate_dim
+from tesseracc.ir.parser import parse_module
+from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
+from tesseracc.ir.value import Func, Module
+from tesseracc.passes.target import lower_cpu  # noqa: F401 - registers the pass
+
+_FLAGS = {
+    "x86-64-v2": {"sse4.2", "popcnt"},
+    "x86-64-v3": {"avx2", "fma", "bmi2", "f16c"},
+    "x86-64-v4": {"avx512f", "avx512vl", "avx512bw", "avx512dq"},
+    "aarch64": {"neon"},
+}
+
+
+@cache
+def levels() -> tuple[str, ...]:
+    """The CPU levels that this machine runs."""
+    host = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    return tuple(name for name, need in _FLAGS.items() if need <= host)
+
+
+class Native:
+    """Machine code of the kernels of a module for one CPU level."""
+
+    def __init__(self, text: str | Module, level: str, passes: str = "tile-to-cpu", opt: int = 2) -> None:
+        module = parse_module(text) if isinstance(text, str) else text
+        self.arch: Arch = load(level)
+        self.kernels: dict[str, Func] = {f.name: f for f in module.of_kind("tile.kernel")}
+        self.module = run_pipeline(parse_pipeline(passes), module, Context(self.arch))
+        self.ir = llvm_text(self.module.of_kind("target.func"), self.arch)
+        self.engine, self.assembly = jit(self.ir, self.arch, opt)
+
+    def __call__(
+        self, kernel: str, args: list[Any], symbols: dict[str, int], ranges: list[tuple[int, int]] | None = None
+    ) -> None:
+        """Runs the whole grid, or the given ranges of groups in order. Arrays are changed in place."""
+        func, target = self.kernels[kernel], self.module.func(kernel)
+        slots = [_slot(arg) for arg in args] + [symbols[name] for name in func.attrs["symbols"]]
+        packed = (ctypes.c_int64 * max(len(slots), 1))(*slots)
+        total = int(np.prod([evaluate_dim(size, symbols) for size in func.attrs["grid"]]))
+        memory = np.full(int(target.attrs["scratch"]) + 64, 0xAB, np.uint8)
+        scratch = -(-memory.ctypes.data // 64) * 64
+        run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(
+            self.engine.get_function_address(kernel)
+        )
+        for begin, end in [(0, total)] if ranges is None else ranges:
+            run(ctypes.addressof(packed), begin, end, scratch)
+
+    def groups(self, kernel: str, symbols: dict[str, int]) -> int:
+        return int(np.prod([evaluate_dim(size, symbols) for size in self.kernels[kernel].attrs["grid"]]))
+
+
+def _slot(arg: Any) -> int:
+    if isinstance(arg, np.ndarray):
+        assert arg.flags.c_contiguous
+        return int(arg.ctypes.data)
+    raw = np.asarray(arg).tobytes().ljust(8, b"\0")
+    return int(np.frombuffer(raw, np.int64)[0])
+
+
+@cache
+def _initialise() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+def jit(ir: str, arch: Arch, opt: int = 2) -> tuple[Any, str]:
+    """An execution engine that holds the code, and the assembly."""
+    _initialise()
+    module = llvm.parse_assembly(ir)
+    module.verify()
+    tool = arch.toolchain
+    machine = llvm.Target.from_triple(tool.triple).create_target_machine(
+        cpu=tool.cpu, features=tool.features, opt=3, reloc="pic", codemodel="small", jit=True
+    )
+    module.data_layout = str(machine.target_data)
+    tuning = llvm.create_pipeline_tuning_options(speed_level=opt)
+    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    assembly = machine.emit_assembly(module)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine, assembly
