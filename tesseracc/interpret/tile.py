@@ -413,6 +413,11 @@ def run(module: Module, name: str, inputs: Sequence[Any]) -> list[Array]:
                 values[op.result] = Memory(_undefined(op.result.type, symbols), None)
             case "tile.constant":
                 values[op.result] = Memory(module.constants[op.attrs["name"]], None)
+            case "tile.view":
+                type_ = op.result.type
+                assert isinstance(type_, BufType)
+                shape = tuple(evaluate_dim(d, symbols) for d in type_.dims)
+                values[op.result] = Memory(values[op["buf"]].array.reshape(shape), None)
             case "tile.copy":
                 values[op["dst"]].array[...] = values[op["src"]].array
             case "tile.launch":

@@ -31,9 +31,22 @@ _RANGE_EXIT = {
 
 _ENTRIES = (
     # --- E1xx: loading and parsing a module ------------------------------------------------------------------------
+    Entry("E101", "module is not valid Python", 3, "The file is not UTF-8 text or not a Python program of this Python version."),
+    Entry("E102", "import fails", 3, "An import statement of the module fails. The compiler executes the module as `import` would."),
+    Entry("E103", "module raises an exception", 3,
+          "A statement at the module's top level raises an exception while the compiler loads the module."),
+    Entry("E104", "nothing to build", 3,
+          "The module defines no function or kernel, or not the one that --entry names. Mark one with @ts.function or @ts.kernel."),
     # --- E2xx: kernel language -------------------------------------------------------------------------------------
     # --- E3xx: shapes, dtypes, operators at trace time -------------------------------------------------------------
     # --- E4xx: IR text, verifier, passes ---------------------------------------------------------------------------
+    Entry("E401", "unknown operation", 3, "No dialect defines an operation of that name."),
+    Entry("E402", "unknown attribute", 3, "The operation does not have that attribute."),
+    Entry("E403", "IR text not understood", 3, "The IR text breaks the grammar (specs/ir.md), or uses a value that is not defined."),
+    Entry("E404", "IR invalid", 3,
+          "An operation breaks a rule of its definition. In code that the compiler made, this is a fault of the compiler."),
+    Entry("E405", "pass list not understood", 3, "A pass or an option of a pass is not known. `tesseracc opt --list` prints them."),
+    Entry("E406", "target needed", 3, "A pass depends on the target. Give one with --arch."),
     # --- E5xx: toolchain -------------------------------------------------------------------------------------------
     Entry("E501", "target description invalid", 70,
           "A file of tesseracc/arch misses a field, has an unknown one, or contradicts itself. This is a fault of the compiler."),
@@ -67,6 +80,9 @@ _ENTRIES = (
     Entry("E534", "disassembler not available", 4,
           "Listing machine code needs nvdisasm, on PATH or from the package nvidia-cuda-nvdisasm."),
     Entry("E535", "no listing for this target", 4, "No disassembler that can still be had reads code for this target."),
+    Entry("E541", "too much shared memory", 4,
+          "A kernel needs more shared memory for one group than the target has. Use smaller tiles or fewer buffers."),
+    Entry("E542", "tile has no form on this target", 4, "A tile is used in a way that the target's lowering has no form for."),
     Entry("W511", "LLVM warning", 4, "LLVM printed a warning while it compiled a module."),
     Entry("W532", "assembler advisory", 4, "The assembler inserted a wait or otherwise changed what was asked, at some cost in speed."),
     Entry("W533", "registers spilled", 4, "The kernel needs more registers than a thread may have, and some values go through memory."),
@@ -152,6 +168,10 @@ _ENTRIES = (
     Entry("E907", "launch not possible", 6, "A launch needs a grid or shared memory beyond the device's limits."),
     Entry("E908", "executable memory refused", 6, "The operating system does not allow this process to map executable memory."),
     Entry("E909", "plan step not supported", 6, "The plan needs something that this device does not offer."),
+    Entry("E921", "index out of bounds", 6, "A kernel accessed an element outside its buffer."),
+    Entry("E922", "memory read before it was written", 6, "A kernel read memory of the group that nothing has written."),
+    Entry("E923", "race", 6, "Two lanes of a group touched one element, one of them writing, without a barrier between."),
+    Entry("E924", "kernel does not end", 6, "A kernel ran for more steps than the interpreter allows."),
 )  # fmt: skip
 
 CATALOGUE: dict[str, Entry] = {entry.code: entry for entry in _ENTRIES}

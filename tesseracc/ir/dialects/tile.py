@@ -171,5 +171,6 @@ define(
 )
 define("tile.temp", doc="(program) A temporary buffer with symbolic dims, undefined contents.")
 define("tile.constant", attrs="name:str", doc="(program) A named array of the module.")
+define("tile.view", "buf", doc="(program) The same memory under another shape, row-major.")
 define("tile.launch", "args*", "kernel:str", effect="write", doc="(program) Runs a kernel on its grid with these buffers and scalars.")
 define("tile.copy", "src dst", effect="write", doc="(program) Copies a whole buffer to another of the same type.")

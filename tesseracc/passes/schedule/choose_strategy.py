@@ -11,43 +11,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tesseracc.analysis.access import is_contraction
+from tesseracc.analysis.access import dependence, is_contraction
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs, map_ops
-from tesseracc.ir.value import Func, Module, Op, Value
+from tesseracc.ir.value import Func, Module, Op
 
 #: below this static extent an inner axis is too short to be spread over the lanes of a group
 SHORT_AXIS = 24
-
-
-def dependence(op: Op) -> dict[Value, frozenset[Value]]:
-    """For every value inside a group: the loop indices (region arguments) that it depends on."""
-    found: dict[Value, frozenset[Value]] = {}
-
-    def visit(inner: Op) -> None:
-        for region in inner.regions:
-            for arg in region.args:
-                found[arg] = frozenset({arg})
-            for nested in region.ops:
-                visit(nested)
-        base: frozenset[Value] = frozenset()
-        for operand in inner.operands:
-            base |= found.get(operand, frozenset())
-        for region in inner.regions:
-            for value in region.yields:
-                base |= found.get(value, frozenset())
-            base -= frozenset(region.args)
-        for result in inner.results:
-            found[result] = base
-
-    for nested in op.regions[0].ops:
-        if not found:
-            for arg in op.regions[0].args:
-                found[arg] = frozenset({arg})
-        visit(nested)
-    for arg in op.regions[0].args:
-        found.setdefault(arg, frozenset({arg}))
-    return found
 
 
 def inner_loops(op: Op) -> list[Op]:

@@ -82,6 +82,7 @@ def lower_group(group: Op, name: str, context: Context) -> tuple[Func, list[Valu
 
 def _lower_func(func: Func, context: Context) -> list[Func]:
     kernels: list[Func] = []
+    temporaries: set[Value] = set()
     b = Builder(func.loc)
     params = [Value(_buf(p.type), p.name) for p in func.params]
     bufs: dict[Value, Value] = dict(zip(func.params, params, strict=True))
@@ -89,9 +90,13 @@ def _lower_func(func: Func, context: Context) -> list[Func]:
         if op.name == "schedule.constant":
             bufs[op.result] = b.op("tile.constant", types=_buf(op.result.type), name=op.attrs["name"])
             continue
+        if op.name == "schedule.view":
+            bufs[op.result] = b.op("tile.view", bufs[op["tensor"]], types=_buf(op.result.type))
+            continue
         kernel, reads = lower_group(op, f"{func.name}__{len(kernels)}", context)
         kernels.append(kernel)
         outs = [b.op("tile.temp", types=_buf(r.type)) for r in op.results]
+        temporaries.update(outs)
         bufs.update(zip(op.results, outs, strict=True))
         b.loc = op.loc
         b.emit("tile.launch", *(bufs[v] for v in reads), *outs, kernel=kernel.name)
@@ -99,8 +104,8 @@ def _lower_func(func: Func, context: Context) -> list[Func]:
     yields: list[Value] = []
     for value in func.body.yields:
         buf = bufs[value]
-        # an output is memory of its own: not an input, not a constant, not another output
-        if buf in yields or buf in params or any(op.name == "tile.constant" and op.result is buf for op in b.ops):
+        # an output is memory of its own: not an input, a constant, a view, or another output
+        if buf in yields or buf not in temporaries:
             copy = b.op("tile.temp", types=buf.type)
             b.emit("tile.copy", buf, copy)
             buf = copy

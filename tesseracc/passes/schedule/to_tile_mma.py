@@ -104,9 +104,11 @@ class _Lowering:
             inside = self.emitter.in_lanes(inner)
             for op in self.found.operand_ops(value):
                 inside.op(op, env)
-            return [inside.splat(env[value])]
+            found = inside.splat(env[value])
+            return [found if element(found.type) == wide else inner.op("arith.cast", found, to=wide)]
 
-        return self._map(b, extents, (), shape, body, [TileType(shape, element(value.type))])[0]
+        wide = element(reduce.result.type)
+        return self._map(b, extents, (), shape, body, [TileType(shape, wide)])[0]
 
     def _map(
         self,

@@ -58,7 +58,7 @@ def coordinates(low: Lowering, shape: tuple[int, int]) -> list[tuple[Value, Valu
 def _shape(type_: Type) -> tuple[int, int]:
     assert isinstance(type_, TileType)
     if len(type_.shape) != 2:
-        raise TesseraError("E522", f"a tile of rank {len(type_.shape)} has no form on this target")
+        raise TesseraError("E542", f"a tile of rank {len(type_.shape)} has no form on this target")
     return type_.shape[0], type_.shape[1]
 
 
@@ -133,7 +133,7 @@ def _map_to_shared(low: Lowering, op: Op) -> None:
     """Threads fill the tile in steps of the group size, neighbours along the last axis; outside extents they store 0."""
     shape = (op.attrs["shape"][0], op.attrs["shape"][1])
     if any(isinstance(low.env[t], Registers) for t in op.group("tiles")):
-        raise TesseraError("E522", f"kernel @{low.kernel.name}: an operand of a product is computed from a tile in registers")
+        raise TesseraError("E542", f"kernel @{low.kernel.name}: an operand of a product is computed from a tile in registers")
     extents = _extents(low, op)
     tiles = []
     for result in op.results:
@@ -171,7 +171,7 @@ def lower_mma(low: Lowering, op: Op) -> Held:
     b = low.b
     left, right, acc = (low.env[v] for v in op.operands[:3])
     if not (isinstance(left, SharedTile) and isinstance(right, SharedTile) and isinstance(acc, Registers)):
-        raise TesseraError("E522", f"kernel @{low.kernel.name}: a product needs operands that are filled by tile.map")
+        raise TesseraError("E542", f"kernel @{low.kernel.name}: a product needs operands that are filled by tile.map")
     if low.state.written:
         low.barrier()
     low.state.read = True

@@ -89,7 +89,7 @@ class Lowering:
         limit = self.arch.limits.shared_static
         if shared > limit:
             raise TesseraError(
-                "E521", f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit} per group"
+                "E541", f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit} per group"
             )
         attrs = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
         return Func("target.func", self.kernel.name, self.b.region(params), attrs, self.kernel.loc)
@@ -244,7 +244,7 @@ class Lowering:
         for value in values:
             held = self.env[value]
             if isinstance(held, SharedTile):
-                raise TesseraError("E522", f"kernel @{self.kernel.name}: a tile that feeds a product cannot be carried by control flow")
+                raise TesseraError("E542", f"kernel @{self.kernel.name}: a tile that feeds a product cannot be carried by control flow")
             found += held.pieces if isinstance(held, Registers) else [held]
         return found
 

@@ -1,0 +1,198 @@
+"""From programs to plans: the manifest's description of functions, kernels and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tessera_runtime.core import manifest as M
+
+from tessera.shapes import Dim, Expr, symbols_of
+from tesseracc.bundle.write import image_entry
+from tesseracc.codegen.image import Image
+from tesseracc.ir.types import BufType, Type, element
+from tesseracc.ir.value import Func, Module, Op, Value
+
+
+def encode_dim(dim: Dim) -> M.Dim:
+    """A size as the manifest writes it: an int or a postfix program."""
+    return tuple(dim.to_postfix()) if isinstance(dim, Expr) else dim
+
+
+def _shape(type_: Type) -> tuple[M.Dim, ...]:
+    assert isinstance(type_, BufType)
+    return tuple(encode_dim(dim) for dim in type_.dims)
+
+
+def _symbols(program: Func) -> tuple[M.Symbol, ...]:
+    """For each symbol, the first input dim that is linear in it alone: dim = scale * symbol + offset.
+
+    A symbol that appears only in products of unknowns is an error of the front end, which has a place to show.
+    """
+    found: dict[str, M.Symbol] = {}
+    for wants_bare in (True, False):
+        for param in program.params:
+            if not isinstance(param.type, BufType):
+                continue
+            for axis, dim in enumerate(param.type.dims):
+                linear = _linear(dim)
+                if linear is None or (wants_bare and linear[1:] != (1, 0)):
+                    continue
+                name, scale, offset = linear
+                found.setdefault(name, M.Symbol(name, param.name, axis, scale, offset))
+    return tuple(found[name] for name in sorted(found))
+
+
+def _linear(dim: Dim) -> tuple[str, int, int] | None:
+    """(symbol, scale, offset) of a dim of the form scale * symbol + offset."""
+    if not isinstance(dim, Expr) or len(symbols_of(dim)) != 1:
+        return None
+    (name,) = symbols_of(dim)
+    constant, scale = 0, 0
+    for mono, coefficient in dim.terms:
+        if mono == ():
+            constant = coefficient
+        elif mono == ((name, 1),):
+            scale = coefficient
+        else:
+            return None
+    return (name, scale, constant) if scale > 0 else None
+
+
+def unsolved(program: Func) -> set[str]:
+    """Symbols that no input dim determines."""
+    names: set[str] = set()
+    for value in (*program.params, *program.body.yields):
+        if isinstance(value.type, BufType):
+            for dim in value.type.dims:
+                names |= symbols_of(dim)
+    return names - {symbol.name for symbol in _symbols(program)}
+
+
+def function(program: Func) -> M.Function:
+    """The signature of a program. Its attributes `outputs` and `aliases` name the results."""
+    written = _written_params(program)
+    inputs = tuple(
+        M.Input(p.name, "tensor", element(p.type), _shape(p.type), p in written)
+        if isinstance(p.type, BufType)
+        else M.Input(p.name, "scalar", element(p.type))
+        for p in program.params
+    )
+    names = program.attrs.get("outputs") or default_names(len(program.body.yields))
+    outputs = tuple(
+        M.Output(name, element(value.type), _shape(value.type), value.name if value in written else None)
+        for name, value in zip(names, program.body.yields, strict=True)
+    )
+    return M.Function(program.name, str(program.attrs.get("doc", "")), _symbols(program), inputs, outputs)
+
+
+def default_names(count: int) -> tuple[str, ...]:
+    """`out` for a single result, else `out0`, `out1`, .."""
+    return ("out",) if count == 1 else tuple(f"out{i}" for i in range(count))
+
+
+def _written_params(program: Func) -> set[Value]:
+    return {v for v in program.body.yields if v in program.params} | {
+        v for v in program.params if v.name in program.attrs.get("inout", ())
+    }
+
+
+def plan(program: Func, kernels: Mapping[str, tuple[int, Func]]) -> M.Plan:
+    """The steps of one program on one target."""
+    names = program.attrs.get("outputs") or default_names(len(program.body.yields))
+    outputs = dict(zip(program.body.yields, names, strict=True))
+    buffers: list[M.Buffer] = []
+    index: dict[Value, int] = {}
+
+    def add(value: Value, kind: str, ref: str) -> None:
+        index[value] = len(buffers)
+        buffers.append(M.Buffer(kind, ref, element(value.type), _shape(value.type)))
+
+    scalars: dict[Value, str] = {}
+    for param in program.params:
+        if isinstance(param.type, BufType):
+            add(param, "input", param.name)
+        else:
+            scalars[param] = param.name
+    steps: list[M.Launch | M.Copy] = []
+    for op in program.body.ops:
+        match op.name:
+            case "tile.temp":
+                add(op.result, *(("output", outputs[op.result]) if op.result in outputs else ("temp", "")))
+            case "tile.constant":
+                add(op.result, "constant", str(op.attrs["name"]))
+            case "tile.view":
+                index[op.result] = index[op["buf"]]
+            case "tile.copy":
+                steps.append(M.Copy(index[op["src"]], index[op["dst"]]))
+            case "tile.launch":
+                steps.append(_launch(op, kernels, index, scalars))
+    return M.Plan(program.name, tuple(buffers), tuple(steps))
+
+
+def _launch(op: Op, kernels: Mapping[str, tuple[int, Func]], index: Mapping[Value, int], scalars: Mapping[Value, str]) -> M.Launch:
+    number, kernel = kernels[str(op.attrs["kernel"])]
+    args = [M.Arg(scalar=scalars[v]) if v in scalars else M.Arg(buffer=index[v]) for v in op.operands]
+    args += [M.Arg(dim=(name,)) for name in kernel.attrs["symbols"]]
+    grid = [encode_dim(dim) for dim in kernel.attrs["grid"]]
+    return M.Launch(number, tuple(grid + [1] * (3 - len(grid))), tuple(args))  # type: ignore[arg-type]
+
+
+def _params(kernel: Func) -> tuple[M.Param, ...]:
+    params = []
+    for value, access in zip(kernel.params, kernel.attrs["access"], strict=True):
+        if isinstance(value.type, BufType):
+            params.append(M.Param("buffer", value.type.dtype, access))
+        else:
+            params.append(M.Param("scalar", element(value.type)))
+    return tuple(params) + tuple(M.Param("dim", "i64") for _ in kernel.attrs["symbols"])
+
+
+def target(tile: Module, lowered: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
+    """The manifest's record of one target, and the container entries that it names."""
+    arch = image.arch
+    info = {k.name: k for k in image.kernels}
+    kernels: list[M.Kernel] = []
+    numbers: dict[str, tuple[int, Func]] = {}
+    for kernel in tile.of_kind("tile.kernel"):
+        code = lowered.func(kernel.name)
+        symbol = str(code.attrs["symbol"])
+        found = info.get(symbol)
+        numbers[kernel.name] = (len(kernels), kernel)
+        kernels.append(
+            M.Kernel(
+                kernel.name,
+                symbol,
+                _params(kernel),
+                group=int(code.attrs["group"]) if arch.kind == "cuda" else 1,
+                shared_bytes=int(code.attrs["shared"]) if arch.kind == "cuda" else 0,
+                scratch_bytes=int(code.attrs["scratch"]),
+                registers=found.registers if found else 0,
+                spill_bytes=found.spill_stores + found.spill_loads if found else 0,
+                source=M.Source(kernel.loc.file.rsplit("/", 1)[-1], kernel.loc.line) if kernel.loc else None,
+            )
+        )
+    plans = tuple(plan(program, numbers) for program in tile.of_kind("tile.program"))
+    entry = image_entry(arch.name, arch.toolchain.image)
+    entries = {entry: image.data}
+    ptx = None
+    if arch.toolchain.image == "cubin":
+        ptx = image_entry(arch.name, "ptx")
+        entries[ptx] = image.ptx.encode()
+    capability = None
+    if arch.capability is not None:
+        capability = M.Capability(arch.capability.major, arch.capability.minor, arch.capability.match)
+    record = M.Target(
+        arch.name, arch.kind, arch.toolchain.image, entry, arch.preference, tuple(kernels), plans,
+        machine=arch.toolchain.machine, requires=tuple(sorted(arch.requires)), capability=capability, ptx=ptx,
+    )  # fmt: skip
+    return record, entries
+
+
+def functions(tile: Module) -> tuple[M.Function, ...]:
+    """The signatures of a module's programs."""
+    return tuple(function(program) for program in tile.of_kind("tile.program"))
+
+
+def constants_used(modules: Sequence[Module]) -> set[str]:
+    """Names of the arrays that any program refers to."""
+    return {str(op.attrs["name"]) for m in modules for f in m.of_kind("tile.program") for op in f.body.ops if op.name == "tile.constant"}
