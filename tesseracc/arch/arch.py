@@ -69,7 +69,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class MmaRow:
-    """One matrix instruction: D[m, n] = A[m, k] B[k, n] + C[m, n] with element types a, b and acc; n lists all legal values."""
+    """One matrix instruction: D[m, n] = A[m, k] B[k, n] + C[m, n] with types a, b, acc; n lists all legal values."""
 
     op: str
     m: int
@@ -82,7 +82,7 @@ class MmaRow:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Peak rates of a reference board (or of one core of a reference CPU), for cost models; dense, as published or measured."""
+    """Peak dense rates of a reference board, or one core of a reference CPU, published or measured: for cost models."""
 
     board: str
     units: int  # multiprocessors or cores that the rates cover
@@ -168,7 +168,7 @@ def load(name: str) -> Arch:
 
 
 def resolve(wanted: Sequence[str]) -> tuple[Arch, ...]:
-    """The targets that a list of `--arch` values means: `cpu` stands for the default CPU levels; repeats are dropped."""
+    """The targets that a list of `--arch` values means: `cpu` is the default CPU levels; repeats are dropped."""
     found: dict[str, Arch] = {}
     for name in wanted:
         for arch in map(load, default_cpu_levels()) if name == "cpu" else (load(name),):
@@ -202,7 +202,7 @@ def _aliases() -> Mapping[str, str]:
     return table
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading -----------------------------------------------------------------------------------------------------
 
 
 def _invalid(name: str, what: str) -> TesseraError:

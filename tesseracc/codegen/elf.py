@@ -17,7 +17,6 @@ import struct
 from collections.abc import Sequence
 
 from tessera_runtime.core.errors import TesseraError
-
 from tesseracc.codegen.objects import MACHINES, Object, Section, Symbol, parse_object
 from tesseracc.codegen.relocations import apply
 
@@ -38,7 +37,8 @@ _IDENT = b"\x7fELF\x02\x01\x01" + bytes(9)
 _ET_DYN, _PT_LOAD, _PT_DYNAMIC, _PT_GNU_STACK = 3, 1, 2, 0x6474E551
 _R, _RX, _RW = 4, 5, 6
 _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ, _DT_SYMENT = 4, 5, 6, 10, 11
-_SHN = {name: index for index, name in enumerate((".null", ".dynsym", ".dynstr", ".hash", ".text", ".rodata", ".dynamic"))}
+_SECTIONS = ("", ".dynsym", ".dynstr", ".hash", ".text", ".rodata", ".dynamic")
+_SHN = {name: index for index, name in enumerate(_SECTIONS)}
 
 
 def _aligned(offset: int, alignment: int) -> int:
@@ -48,7 +48,7 @@ def _aligned(offset: int, alignment: int) -> int:
 def link_image(objects: Sequence[bytes], machine: str) -> bytes:
     """The image of relocatable objects for `machine` (`x86-64` or `aarch64`). All global functions are exported.
 
-    Raises E520 (not such an object), E521 (external symbol), E522 (writable data), E523 (relocation), E524 (symbol twice).
+    Raises E520 (not an object), E521 (external symbol), E522 (writable data), E523 (relocation), E524 (symbol twice).
     """
     parsed = [parse_object(data, machine, f"object {index}") for index, data in enumerate(objects)]
     globals_ = _resolve_globals(parsed)
@@ -73,10 +73,11 @@ def link_image(objects: Sequence[bytes], machine: str) -> bytes:
             start = places.get((id(item), section.index))
             if start is None:
                 continue
+            data = bytearray(section.data)
             for relocation in section.relocations:
-                target = address(item, item.symbols[relocation.symbol])
-                name = item.symbols[relocation.symbol].name
-                apply(machine, blob, start - text_start, relocation, start, target, name)
+                symbol = item.symbols[relocation.symbol]
+                apply(machine, data, relocation, start, address(item, symbol), symbol.name)
+            blob[start - text_start : start - text_start + len(data)] = data
 
     addresses = {name: address(*globals_[name]) for name in exported}
     sizes = {name: globals_[name][1].size for name in exported}
@@ -88,7 +89,7 @@ def _external(name: str) -> TesseraError:
     return TesseraError(
         "E521",
         f"the code calls {name}, which no image can import",
-        help="an operation that this CPU level has no instruction for must be expanded by the compiler before LLVM sees it",
+        help="the compiler must expand an operation that this CPU level has no instruction for before LLVM sees it",
     )
 
 
@@ -113,9 +114,7 @@ def _resolve_globals(parsed: Sequence[Object]) -> dict[str, tuple[Object, Symbol
     return found
 
 
-def _lay_out(
-    parsed: Sequence[Object], start: int, fill: bytes
-) -> tuple[bytearray, dict[tuple[int, int], int], int]:
+def _lay_out(parsed: Sequence[Object], start: int, fill: bytes) -> tuple[bytearray, dict[tuple[int, int], int], int]:
     """All code, then all read-only data: the bytes, the address of each (object, section), the address of the data."""
     blob = bytearray()
     places: dict[tuple[int, int], int] = {}
@@ -149,8 +148,10 @@ def _hash(name: str) -> int:
     return value
 
 
-def _tables(names: Sequence[str], addresses: dict[str, int], sizes: dict[str, int]) -> tuple[int, dict[str, tuple[int, bytes]]]:
-    """End and contents of the symbol tables, by section name: (offset, bytes). Offsets do not depend on the addresses."""
+def _tables(
+    names: Sequence[str], addresses: dict[str, int], sizes: dict[str, int]
+) -> tuple[int, dict[str, tuple[int, bytes]]]:
+    """Where the symbol tables end, and (offset, bytes) by section name. Offsets do not depend on the addresses."""
     strings = b"\0"
     symbols = _SYM.pack(0, 0, 0, 0, 0, 0)
     for name in names:
@@ -164,7 +165,8 @@ def _tables(names: Sequence[str], addresses: dict[str, int], sizes: dict[str, in
     numbers = [len(buckets), len(chains), *buckets, *chains]
     offset = _EHDR.size + 5 * _PHDR.size
     result: dict[str, tuple[int, bytes]] = {}
-    for section, data in ((".dynsym", symbols), (".dynstr", strings), (".hash", struct.pack(f"<{len(numbers)}I", *numbers))):
+    hashes = struct.pack(f"<{len(numbers)}I", *numbers)
+    for section, data in ((".dynsym", symbols), (".dynstr", strings), (".hash", hashes)):
         offset = _aligned(offset, 8)
         result[section] = (offset, data)
         offset += len(data)
@@ -220,7 +222,8 @@ def _write(
         (_PT_GNU_STACK, _RW, 0, 0, 16),  # without it the loader asks for an executable stack
     )
     for index, (kind, flags, offset, size, alignment) in enumerate(segments):
-        _PHDR.pack_into(image, _EHDR.size + index * _PHDR.size, kind, flags, offset, offset, offset, size, size, alignment)
+        header = (kind, flags, offset, offset, offset, size, size, alignment)
+        _PHDR.pack_into(image, _EHDR.size + index * _PHDR.size, *header)
     for offset, data in parts.values():
         image[offset : offset + len(data)] = data
     image[dynamic_end : dynamic_end + len(names)] = names

@@ -43,16 +43,17 @@ def compile_ptx_many(
     return [tidy(response.data.decode()) for response in responses]
 
 
+_SECTION = re.compile(r"^[ \t]*\.section[ \t]+\.debug_\w+[ \t]*\{\s*\}[ \t]*\n", re.MULTILINE)
 _BANNER = re.compile(r"\A(?://[^\n]*\n|\s)*")
 _GLOBL = re.compile(r"^[ \t]*//[ \t]*\.globl[^\n]*\n", re.MULTILINE)
 _BLANK = re.compile(r"\n{3,}")
 
 
 def tidy(ptx: str) -> str:
-    """PTX without what carries no information: LLVM's banner, `.globl` comments, runs of blank lines, trailing blanks.
+    """PTX without what carries no information: LLVM's banner, `.globl` comments, empty sections, runs of blank lines.
 
     Directives of source positions (`.file`, `.loc`) and all instructions stay as they are.
     """
-    ptx = _GLOBL.sub("", _BANNER.sub("", ptx))
+    ptx = _SECTION.sub("", _GLOBL.sub("", _BANNER.sub("", ptx)))
     ptx = "\n".join(line.rstrip() for line in ptx.splitlines())
     return _BLANK.sub("\n\n", ptx).rstrip() + "\n"

@@ -56,7 +56,7 @@ class Section:
 
 @dataclass(slots=True)
 class Object:
-    """One relocatable object. `groups` are COMDATs (signature, member sections); `dropped` ones repeat another object's."""
+    """One relocatable object. `groups` are COMDATs (signature, members); `dropped` sections repeat another object's."""
 
     label: str
     sections: list[Section]

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import IO, Literal
 
@@ -74,7 +75,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.log: IO[bytes] = tempfile.TemporaryFile("w+b", buffering=0)  # noqa: SIM115 - lives as long as the worker
-        # -I -S: neither the user's directory nor the environment may put modules before ours; the path is ours, explicitly.
+        # -I -S: neither the user's directory nor the environment may put modules before ours; the path is given.
         path = [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", _WORKER, *path],
@@ -94,19 +95,16 @@ class _Worker:
         try:
             header, _ = self._read()
         except _Died as death:
-            raise TesseraError(
-                "E510", f"the LLVM worker did not start: {_tail(death.words) or 'no message'}", help="is llvmlite installed?"
-            ) from None
+            what = f"the LLVM worker did not start: {_tail(death.words) or 'no message'}"
+            raise TesseraError("E510", what, help="is llvmlite installed?") from None
         self.version = str(header["llvm"])
 
     def send(self, request: Request, limit: float) -> None:
         self.greet()
         self.read_from = os.fstat(self.log.fileno()).st_size
         self.deadline = time.monotonic() + limit
-        try:
-            write_message(_Whole(self.input), request.header(), request.ir.encode())  # type: ignore[arg-type]
-        except BrokenPipeError:
-            pass  # it died on the way; `receive` finds out
+        with suppress(BrokenPipeError):  # it died on the way; `receive` finds out
+            write_message(_Whole(self.input), request.header(), request.ir.encode())
 
     def receive(self) -> tuple[dict[str, object], bytes, str]:
         """Reply header, body, and what LLVM printed meanwhile."""
@@ -114,7 +112,7 @@ class _Worker:
         return header, body, self._words()
 
     def _read(self) -> tuple[dict[str, object], bytes]:
-        message = read_message(_Timed(self.output, self))  # type: ignore[arg-type]
+        message = read_message(_Timed(self.output, self))
         if message is None:
             self.process.wait()
             raise _Died(self._words(), timed_out=False)
@@ -148,7 +146,7 @@ class _Whole:
 
 
 class _Timed:
-    """A raw pipe whose read reads everything asked for, or what there is at the end, or raises at the worker's deadline."""
+    """A raw pipe whose read reads all that is asked for, or what is left at the end, or raises at the deadline."""
 
     def __init__(self, raw: IO[bytes], worker: _Worker) -> None:
         self.raw, self.worker = raw, worker

@@ -10,18 +10,17 @@ from __future__ import annotations
 import struct
 
 from tessera_runtime.core.errors import TesseraError
-
 from tesseracc.codegen.objects import Relocation
 
 __all__ = ["apply"]
 
 
-def apply(machine: str, blob: bytearray, base: int, relocation: Relocation, start: int, target: int, name: str) -> None:
-    """Resolve one relocation of the section at `base` in `blob` and at address `start` to symbol address `target`. Raises E523."""
-    at = base + relocation.offset
-    place = start + relocation.offset
+def apply(machine: str, code: bytearray, relocation: Relocation, start: int, target: int, name: str) -> None:
+    """Point one reference of the section `code`, which is at address `start`, to address `target`. Raises E523."""
+    at = relocation.offset
     handler = {"x86-64": _x86, "aarch64": _aarch64}[machine]
-    if not 0 <= at < len(blob) or not handler(blob, at, relocation.kind, target + relocation.addend, place):
+    # Every kind writes at least four bytes; the one that writes eight checks for itself.
+    if at + 4 > len(code) or not handler(code, at, relocation.kind, target + relocation.addend, start + at):
         raise TesseraError(
             "E523",
             f"{machine} relocation {relocation.kind} to {name or 'a section'} cannot be resolved in an image",
@@ -29,41 +28,41 @@ def apply(machine: str, blob: bytearray, base: int, relocation: Relocation, star
         )
 
 
-def _signed(blob: bytearray, at: int, size: int, value: int) -> bool:
+def _signed(code: bytearray, at: int, size: int, value: int) -> bool:
     """Store a signed little-endian number; whether it fits."""
-    if not -(1 << (8 * size - 1)) <= value < 1 << (8 * size - 1):
+    if at + size > len(code) or not -(1 << (8 * size - 1)) <= value < 1 << (8 * size - 1):
         return False
-    blob[at : at + size] = value.to_bytes(size, "little", signed=True)
+    code[at : at + size] = value.to_bytes(size, "little", signed=True)
     return True
 
 
-# --- x86-64: the value is S + A - P in a field of 32 or 64 bits ----------------------------------------------------------
+# --- x86-64: S + A - P in a field of 32 or 64 bits ---------------------------------------------------------------
 
 _PC32, _PLT32, _PC64 = 2, 4, 24
 _GOTPCREL, _GOTPCRELX, _REX_GOTPCRELX = 9, 41, 42
 
 
-def _x86(blob: bytearray, at: int, kind: int, value: int, place: int) -> bool:
+def _x86(code: bytearray, at: int, kind: int, value: int, place: int) -> bool:
     if kind in (_PC32, _PLT32):
-        return _signed(blob, at, 4, value - place)
+        return _signed(code, at, 4, value - place)
     if kind == _PC64:
-        return _signed(blob, at, 8, value - place)
+        return _signed(code, at, 8, value - place)
     if kind in (_GOTPCREL, _GOTPCRELX, _REX_GOTPCRELX) and at >= 2:
-        if blob[at - 2] == 0x8B:  # mov reg, [rip + got] -> lea reg, [rip + symbol]
-            blob[at - 2] = 0x8D
-            return _signed(blob, at, 4, value - place)
-        if kind == _GOTPCRELX and blob[at - 2 : at] == b"\xff\x15":  # call [rip + got] -> addr32 call symbol
-            blob[at - 2 : at] = b"\x67\xe8"
-            return _signed(blob, at, 4, value - place)
-        if kind == _GOTPCRELX and blob[at - 2 : at] == b"\xff\x25":  # jmp [rip + got] -> jmp symbol; int3
+        if code[at - 2] == 0x8B:  # mov reg, [rip + got] -> lea reg, [rip + symbol]
+            code[at - 2] = 0x8D
+            return _signed(code, at, 4, value - place)
+        if kind == _GOTPCRELX and code[at - 2 : at] == b"\xff\x15":  # call [rip + got] -> addr32 call symbol
+            code[at - 2 : at] = b"\x67\xe8"
+            return _signed(code, at, 4, value - place)
+        if kind == _GOTPCRELX and code[at - 2 : at] == b"\xff\x25":  # jmp [rip + got] -> jmp symbol; int3
             # The field moves one byte forward, so its distance to the target grows by one.
-            blob[at - 2] = 0xE9
-            blob[at + 3] = 0xCC
-            return _signed(blob, at - 1, 4, value - place + 1)
+            code[at - 2] = 0xE9
+            code[at + 3] = 0xCC
+            return _signed(code, at - 1, 4, value - place + 1)
     return False
 
 
-# --- aarch64: fields of 32-bit instructions ------------------------------------------------------------------------------
+# --- aarch64: fields of 32-bit instructions ----------------------------------------------------------------------
 
 _PREL64, _PREL32, _PLT_REL32 = 260, 261, 314
 _LD_PREL_LO19, _ADR_PREL_LO21, _ADR_PREL_PG_HI21, _ADR_PREL_PG_HI21_NC = 273, 274, 275, 276
@@ -74,11 +73,11 @@ _LDST_LO12 = {278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
 _ADR_GOT_PAGE, _LD64_GOT_LO12_NC = 311, 312
 
 
-def _field(blob: bytearray, at: int, value: int, low: int, width: int) -> bool:
+def _field(code: bytearray, at: int, value: int, low: int, width: int) -> bool:
     """Put `value` into bits low .. low + width - 1 of the instruction."""
-    (word,) = struct.unpack_from("<I", blob, at)
+    (word,) = struct.unpack_from("<I", code, at)
     mask = (1 << width) - 1
-    struct.pack_into("<I", blob, at, (word & ~(mask << low)) | ((value & mask) << low))
+    struct.pack_into("<I", code, at, (word & ~(mask << low)) | ((value & mask) << low))
     return True
 
 
@@ -86,37 +85,37 @@ def _fits(value: int, bits: int) -> bool:
     return -(1 << (bits - 1)) <= value < 1 << (bits - 1)
 
 
-def _branch(blob: bytearray, at: int, distance: int, low: int, width: int) -> bool:
-    return distance % 4 == 0 and _fits(distance >> 2, width) and _field(blob, at, distance >> 2, low, width)
+def _branch(code: bytearray, at: int, distance: int, low: int, width: int) -> bool:
+    return distance % 4 == 0 and _fits(distance >> 2, width) and _field(code, at, distance >> 2, low, width)
 
 
-def _adr(blob: bytearray, at: int, value: int) -> bool:
+def _adr(code: bytearray, at: int, value: int) -> bool:
     """The 21-bit immediate of adr and adrp: its low two bits are apart."""
-    return _fits(value, 21) and _field(blob, at, value, 29, 2) and _field(blob, at, value >> 2, 5, 19)
+    return _fits(value, 21) and _field(code, at, value, 29, 2) and _field(code, at, value >> 2, 5, 19)
 
 
-def _aarch64(blob: bytearray, at: int, kind: int, value: int, place: int) -> bool:
+def _aarch64(code: bytearray, at: int, kind: int, value: int, place: int) -> bool:
     if kind in (_PREL32, _PLT_REL32):
-        return _signed(blob, at, 4, value - place)
+        return _signed(code, at, 4, value - place)
     if kind == _PREL64:
-        return _signed(blob, at, 8, value - place)
+        return _signed(code, at, 8, value - place)
     if kind in (_ADR_PREL_PG_HI21, _ADR_PREL_PG_HI21_NC, _ADR_GOT_PAGE):  # (Page(S + A) - Page(P)) >> 12
-        return _adr(blob, at, (value >> 12) - (place >> 12))
+        return _adr(code, at, (value >> 12) - (place >> 12))
     if kind == _ADR_PREL_LO21:
-        return _adr(blob, at, value - place)
+        return _adr(code, at, value - place)
     if kind == _ADD_ABS_LO12_NC:
-        return _field(blob, at, value & 0xFFF, 10, 12)
+        return _field(code, at, value & 0xFFF, 10, 12)
     if kind in _LDST_LO12:
         scale = _LDST_LO12[kind]
-        return value % (1 << scale) == 0 and _field(blob, at, (value & 0xFFF) >> scale, 10, 12)
+        return value % (1 << scale) == 0 and _field(code, at, (value & 0xFFF) >> scale, 10, 12)
     if kind == _LD64_GOT_LO12_NC:  # ldr x, [x, got] -> add x, x, low bits of the symbol's address
-        (word,) = struct.unpack_from("<I", blob, at)
+        (word,) = struct.unpack_from("<I", code, at)
         if word >> 22 != 0b1111100101:
             return False
-        struct.pack_into("<I", blob, at, 0x91000000 | (word & 0x3FF))
-        return _field(blob, at, value & 0xFFF, 10, 12)
+        struct.pack_into("<I", code, at, 0x91000000 | (word & 0x3FF))
+        return _field(code, at, value & 0xFFF, 10, 12)
     if kind in (_CALL26, _JUMP26):
-        return _branch(blob, at, value - place, 0, 26)
+        return _branch(code, at, value - place, 0, 26)
     if kind in (_CONDBR19, _LD_PREL_LO19):
-        return _branch(blob, at, value - place, 5, 19)
+        return _branch(code, at, value - place, 5, 19)
     return False

@@ -8,15 +8,16 @@ Protocol, on standard input and output, both ways: two little-endian u32 (length
 JSON, a body in bytes. The worker speaks first, when LLVM is ready.
 
     greeting  {"llvm": "22.1.0"}, empty
-    request   {"triple", "cpu", "features", "emit": "object" | "assembly" | "llvm", "opt": 0..3, "only": name | null}, IR text
-    reply     {"ok": true}, the result                      or   {"ok": false, "stage": "parse" | ..., "message"}, empty
+    request   {"triple", "cpu", "features", "emit": "object" | "assembly" | "llvm", "opt": 0..3, "only": name | null},
+              IR text
+    reply     {"ok": true}, the result      or      {"ok": false, "stage": "parse" | ..., "message"}, empty
 
 `opt` chooses the work done on the IR before instruction selection:
 
     0   none
-    1   a short list of scalar clean-ups (below). The compiler's IR arrives tiled, unrolled and vectorised, and instruction
-        selection does its own common-subexpression elimination, loop-invariant code motion and strength reduction: on
-        kernels of the usual kind this gives the code of `2` for about a quarter of its time
+    1   a short list of scalar clean-ups (below). The compiler's IR arrives tiled, unrolled and vectorised, and code
+        generation does its own common-subexpression elimination, loop-invariant code motion and strength reduction:
+        on kernels of the usual kind this gives the code of `2` for about a quarter of its time
     2   LLVM's O1 pipeline
     3   LLVM's O3 pipeline
 
@@ -30,19 +31,33 @@ import json
 import os
 import struct
 import sys
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 HEAD = struct.Struct("<II")
 
 
-def write_message(stream: BinaryIO, header: dict[str, Any], body: bytes) -> None:
+class Sink(Protocol):
+    """What messages are written to: `write` takes everything."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+class Source(Protocol):
+    """What messages are read from: `read` gives as many bytes as asked for, fewer only at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def write_message(stream: Sink, header: dict[str, Any], body: bytes) -> None:
     """Send one message."""
     text = json.dumps(header).encode()
     stream.write(HEAD.pack(len(text), len(body)) + text + body)
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+def read_message(stream: Source) -> tuple[dict[str, Any], bytes] | None:
     """Receive one message; None when the other side has closed the pipe."""
     head = stream.read(HEAD.size)
     if len(head) < HEAD.size:

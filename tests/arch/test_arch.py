@@ -72,7 +72,10 @@ def test_aliases_and_groups() -> None:
     assert len(set(aliases)) == len(aliases)
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("sm_91", "sm_90"), ("x86_64-v3", "x86-64-v3"), ("h1OO", "h100"), ("cpus", "cpu")])
+NEAR = [("sm_91", "sm_90"), ("x86_64-v3", "x86-64-v3"), ("h1OO", "h100"), ("cpus", "cpu")]
+
+
+@pytest.mark.parametrize(("wrong", "near"), NEAR)
 def test_unknown_target_names_the_nearest(wrong: str, near: str) -> None:
     with pytest.raises(TesseraError) as caught:
         load(wrong)
@@ -104,7 +107,9 @@ def test_descriptions_are_read_strictly() -> None:
         with pytest.raises(TesseraError, match=path[-1]) as caught:
             arch._parse("sm_90", _without(good, *path))
         assert caught.value.code == "E501"
-    for extra in ({"lane": 3}, {"features": ["warp_drive"]}, {"lanes": "32"}, {"features": ["tma", "tma"]}, {"kind": "tpu"}):
+    mistakes: list[dict[str, Any]] = [{"lane": 3}, {"lanes": "32"}, {"kind": "tpu"}]
+    mistakes += [{"features": ["warp_drive"]}, {"features": ["tma", "tma"]}]
+    for extra in mistakes:
         with pytest.raises(TesseraError) as caught:
             arch._parse("sm_90", good | extra)
         assert caught.value.code == "E501"

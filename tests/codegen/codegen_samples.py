@@ -30,9 +30,11 @@ def micro_kernel(rows: int, lanes: int, unroll: int = 2, name: str = "micro") ->
                 f"  %a{u}_{r} = shufflevector {vec} %av{u}_{r}, {vec} poison, <{lanes} x i32> zeroinitializer",
                 f"  %n{u}_{r} = call {vec} @llvm.fma.v{lanes}f32({vec} %a{u}_{r}, {vec} %b{u}, {vec} {old})",
             ]
-    out += [f"  %next = add i64 %k, {unroll}", "  %done = icmp sge i64 %next, %K", "  br i1 %done, label %exit, label %loop", "exit:"]
+    out += [f"  %next = add i64 %k, {unroll}", "  %done = icmp sge i64 %next, %K"]
+    out += ["  br i1 %done, label %exit, label %loop", "exit:"]
     for r in range(rows):
-        out += [f"  %cp{r} = getelementptr float, ptr %C, i64 {r * lanes}", f"  store {vec} %n{unroll - 1}_{r}, ptr %cp{r}, align 4"]
+        out.append(f"  %cp{r} = getelementptr float, ptr %C, i64 {r * lanes}")
+        out.append(f"  store {vec} %n{unroll - 1}_{r}, ptr %cp{r}, align 4")
     return "\n".join([*out, "  ret void", "}", ""])
 
 

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codegen_samples import COEFFICIENTS, micro_kernel, polynomial
 from tessera_runtime.core.errors import TesseraError
-
 from tesseracc.arch import default_cpu_levels, load
 from tesseracc.codegen.elf import PAGE, link_image, read_image
 from tesseracc.codegen.host import compile_cpu
 from tesseracc.codegen.pool import Request, compile_many
+from tests.codegen.codegen_samples import COEFFICIENTS, micro_kernel, polynomial
 
 ROWS = 3
 
@@ -130,7 +129,8 @@ def test_every_optimisation_level_computes_the_same(opt: int) -> None:
 def test_image_is_as_specified(name: str) -> None:
     image = _image(name, _module(name))
     page = PAGE[load(name).toolchain.machine]
-    segments = [struct.unpack_from("<IIQQQQQQ", image, 64 + 56 * i) for i in range(struct.unpack_from("<H", image, 56)[0])]
+    count = struct.unpack_from("<H", image, 56)[0]
+    segments = [struct.unpack_from("<IIQQQQQQ", image, 64 + 56 * i) for i in range(count)]
     loaded = [segment for segment in segments if segment[0] == 1]
     assert [segment[1] for segment in loaded] == [4, 5, 6]
     for _, _, offset, address, _, size, memory, alignment in loaded:
@@ -164,7 +164,8 @@ def test_binutils_read_the_image(tmp_path: Path) -> None:
     path = tmp_path / "image.so"
     path.write_bytes(_image("x86-64-v3", _module("x86-64-v3")))
     for tool in tools:
-        run = subprocess.run([tool, "-Wa" if tool == "readelf" else "-d", str(path)], capture_output=True, text=True, check=True)
+        command = [tool, "-Wa" if tool == "readelf" else "-d", str(path)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
         assert not run.stderr and "poly" in run.stdout and "micro" in run.stdout
         if tool == "objdump":
             assert re.search(r"vfmadd\d+ps .*ymm", run.stdout)
@@ -173,7 +174,14 @@ def test_binutils_read_the_image(tmp_path: Path) -> None:
     assert read_image(path.read_bytes())  # where neither tool is installed this is all there is
 
 
-CALLER = "declare float @twice(float)\ndefine float @four(float %x) {\n  %a = call float @twice(float %x)\n  %b = call float @twice(float %a)\n  ret float %b\n}\n"
+CALLER = """
+declare float @twice(float)
+define float @four(float %x) {
+  %a = call float @twice(float %x)
+  %b = call float @twice(float %a)
+  ret float %b
+}
+"""
 TWICE = "define float @twice(float %x) {\n  %y = fmul float %x, 2.0\n  ret float %y\n}\n"
 
 
@@ -186,19 +194,44 @@ def test_objects_call_each_other(name: str) -> None:
         assert ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_float)(loaded.address("four"))(1.25) == 5.0
 
 
+# Functions and data of another object, not marked `dso_local`, in all the ways that LLVM has to refer to them.
+THROUGH_TABLE = """
+declare float @twice(float)
+declare float @far(float) nonlazybind
+@table = external constant [4 x float]
+define ptr @give() {
+  ret ptr @twice
+}
+define float @pick(i64 %i) {
+  %p = getelementptr float, ptr @table, i64 %i
+  %v = load float, ptr %p
+  ret float %v
+}
+define float @tail(float %x) nounwind {
+  %y = musttail call float @far(float %x)
+  ret float %y
+}
+define float @through(float %x) nounwind {
+  %y = call float @far(float %x)
+  %z = fadd float %y, 1.0
+  ret float %z
+}
+"""
+THROUGH_TABLE_TARGETS = (
+    TWICE
+    + """
+@table = constant [4 x float] [float 1.0, float 2.5, float -3.0, float 8.0]
+define float @far(float %x) {
+  %y = fmul float %x, 0.5
+  ret float %y
+}
+"""
+)
+
+
 @pytest.mark.parametrize("name", LEVELS)
 def test_addresses_of_functions_through_the_global_offset_table(name: str) -> None:
-    source = (
-        "declare float @twice(float)\n@table = external constant [4 x float]\n"
-        "define ptr @give() {\n  ret ptr @twice\n}\n"
-        "define float @pick(i64 %i) {\n  %p = getelementptr float, ptr @table, i64 %i\n  %v = load float, ptr %p\n  ret float %v\n}\n"
-        "define float @tail(float %x) nounwind nonlazybind {\n  %y = musttail call float @far(float %x)\n  ret float %y\n}\n"
-        "define float @through(float %x) nounwind {\n  %y = call float @far(float %x)\n  %z = fadd float %y, 1.0\n  ret float %z\n}\n"
-        "declare float @far(float) nonlazybind\n"
-    )
-    other = TWICE + "@table = constant [4 x float] [float 1.0, float 2.5, float -3.0, float 8.0]\n"
-    other += "define float @far(float %x) {\n  %y = fmul float %x, 0.5\n  ret float %y\n}\n"
-    image = _image(name, source, other)
+    image = _image(name, THROUGH_TABLE, THROUGH_TABLE_TARGETS)
     assert {"give", "pick", "twice", "far", "tail", "through"} == set(read_image(image))
     if name in RUNNABLE:
         loaded = _Copied(image)
@@ -211,7 +244,8 @@ def test_addresses_of_functions_through_the_global_offset_table(name: str) -> No
 
 
 def test_shared_helpers_are_kept_once() -> None:
-    helper = "$h = comdat any\ndefine linkonce_odr hidden float @h(float %x) noinline comdat {\n  %y = fmul float %x, 3.0\n  ret float %y\n}\n"
+    helper = "$h = comdat any\ndefine linkonce_odr hidden float @h(float %x) noinline comdat {\n"
+    helper += "  %y = fmul float %x, 3.0\n  ret float %y\n}\n"
 
     def user(name: str) -> str:
         return helper + f"define float @{name}(float %x) {{\n  %y = call float @h(float %x)\n  ret float %y\n}}\n"
@@ -223,18 +257,25 @@ def test_shared_helpers_are_kept_once() -> None:
         assert ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_float)(loaded.address(name))(2.0) == 6.0
 
 
+CALLS_EXPF = (
+    "declare float @expf(float)\ndefine float @f(float %x) {\n %y = call float @expf(float %x)\n ret float %y\n}"
+)
+READS_N = "\ndefine i32 @f() {\n %v = load i32, ptr @n\n ret i32 %v\n}"
+HOLDS_ADDRESS = "@n = constant ptr @g\ndefine ptr @g() {\n %v = load volatile ptr, ptr @n\n ret ptr %v\n}"
+
+
 @pytest.mark.parametrize(
     ("name", "ir", "code", "says"),
     [
-        ("x86-64-v2", "declare float @expf(float)\ndefine float @f(float %x) {\n %y = call float @expf(float %x)\n ret float %y\n}", "E521", "expf"),
+        ("x86-64-v2", CALLS_EXPF, "E521", "expf"),
+        ("aarch64", CALLS_EXPF, "E521", "expf"),
         ("x86-64-v2", micro_kernel(1, 4), "E521", "fmaf"),
-        ("aarch64", "declare float @expf(float)\ndefine float @f(float %x) {\n %y = call float @expf(float %x)\n ret float %y\n}", "E521", "expf"),
-        ("x86-64-v3", "@n = global i32 1\ndefine i32 @f() {\n %v = load i32, ptr @n\n ret i32 %v\n}", "E522", ".data"),
-        ("x86-64-v3", "@n = global i32 0\ndefine i32 @f() {\n %v = load i32, ptr @n\n ret i32 %v\n}", "E522", ".bss"),
-        ("x86-64-v3", "define void @g() {\n ret void\n}\n@n = constant ptr @g\ndefine ptr @f() {\n %v = load volatile ptr, ptr @n\n ret ptr %v\n}", "E522", ".data.rel.ro"),
-        ("x86-64-v3", "@n = thread_local global i32 5\ndefine i32 @f() {\n %v = load i32, ptr @n\n ret i32 %v\n}", "E522", "per-thread"),
+        ("x86-64-v3", "@n = global i32 1" + READS_N, "E522", ".data"),
+        ("x86-64-v3", "@n = global i32 0" + READS_N, "E522", ".bss"),
+        ("x86-64-v3", HOLDS_ADDRESS, "E522", ".data.rel.ro"),
+        ("x86-64-v3", "@n = thread_local global i32 5" + READS_N, "E522", "per-thread"),
     ],
-)  # fmt: skip
+)
 def test_what_an_image_cannot_hold(name: str, ir: str, code: str, says: str) -> None:
     with pytest.raises(TesseraError) as caught:
         _image(name, ir)
@@ -281,7 +322,7 @@ def test_damaged_objects_are_refused() -> None:
 
 def test_altered_images_are_refused() -> None:
     image = _image("x86-64-v3", _module("x86-64-v3"))
-    code_start, code_size = struct.unpack_from("<Q", image, 64 + 56 + 8)[0], struct.unpack_from("<Q", image, 64 + 56 + 32)[0]
+    code_start, _, _, code_size = struct.unpack_from("<4Q", image, 64 + 56 + 8)
     random = np.random.default_rng(3)
     # What an image says is its code and, for each symbol, the last 16 of 24 bytes: offset and size. All else is form.
     symbols = 64 + 5 * 56
