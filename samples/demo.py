@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 import tessera_runtime
 from digits_data import load
-from numpy.typing import NDArray
 
 INK = " .:-=+*#%@"
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digits_data import load
 from numpy.typing import NDArray
+
+from digits_data import load
 from tessera_runtime.core import safetensors
 
 Array = NDArray[np.floating[Any]]
