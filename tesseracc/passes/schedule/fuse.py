@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tesseracc.analysis.access import is_contraction
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs
 from tesseracc.ir.value import Func, Module, Op, Value
-from tesseracc.passes.schedule.decide import Decision, decide
+from tesseracc.passes.schedule.decide import decide
 from tesseracc.passes.schedule.groups import tensors_read
-from tesseracc.passes.schedule.inline import add_result, inline, nest
+from tesseracc.passes.schedule.inline import add_result, inline
 from tesseracc.passes.schedule.tidy import tidy
 
 
@@ -37,7 +38,9 @@ class _Fusion:
         for op in func.body.ops:
             if op.name == "schedule.view":
                 self.kept.add(op["tensor"])
-        self.renamed: dict[Value, Value] = {}
+        groups = [op for op in self.ops if op is not None and op.name == "schedule.group"]
+        self.made = {result for op in groups for result in op.results}
+        self.contractions = {op.results[0] for op in groups if is_contraction(op) is not None}
 
     def readers(self, tensor: Value) -> list[int]:
         """Positions of the groups that read a tensor."""
@@ -59,28 +62,20 @@ class _Fusion:
         """Moves one producer where the rules allow it."""
         tensor = producer.result
         readers = self.readers(tensor)
-        if not readers:
-            if tensor not in self.kept:
-                self.ops[at] = None
-            return
         stays = tensor in self.kept
-        found = decide(producer, [self.group(i) for i in readers], stays)
-        if found is Decision.STAY:
-            return
-        if found is Decision.FREE:
-            for i in readers:
-                self.ops[i] = tidy(inline(producer, self.group(i)))
-        else:
-            # the only reader, or the first of several: then the result is written there too
-            first = readers[0]
-            reader = self.group(first)
-            if found.axes is not None:
-                reader = tidy(nest(reader, found.axes))
-            if stays or len(readers) > 1:
-                reader = add_result(producer, reader)
+        if readers:
+            move = decide(producer, [self.group(i) for i in readers], stays, self.made, self.contractions)
+            if move is None:
+                return
+            if move.everywhere:
+                for i in readers:
+                    self.ops[i] = tidy(inline(producer, self.group(i)))
+            else:
+                assert move.reader is not None
+                reader = add_result(producer, move.reader, move.site) if move.site is not None else move.reader
+                self.ops[readers[0]] = tidy(inline(producer, reader))
                 stays = False
-            self.ops[first] = tidy(inline(producer, reader))
-        if not stays and (found is Decision.FREE or True):
+        if not stays:
             self.ops[at] = None
 
 
