@@ -38,6 +38,66 @@ _ENTRIES = (
     Entry("E104", "nothing to build", 3,
           "The module defines no function or kernel, or not the one that --entry names. Mark one with @ts.function or @ts.kernel."),
     # --- E2xx: kernel language -------------------------------------------------------------------------------------
+    Entry("E201", "kernel source not readable", 3,
+          "A kernel or a helper is read from its source file. It was defined where there is none, such as an "
+          "interactive session."),
+    Entry("E202", "not supported in a kernel", 3,
+          "The statement or expression is Python that kernels do not have: lambda, try, with, comprehensions, "
+          "classes, nested functions, break, star arguments and the like."),
+    Entry("E203", "unknown name", 3,
+          "A name in a kernel is neither a variable, a parameter, a dim of the signature, nor anything of the "
+          "module."),
+    Entry("E204", "unknown operation", 3,
+          "The function is not one that kernels know. They call ts.tile.*, element functions such as ts.exp, "
+          "and plain Python functions."),
+    Entry("E205", "kernel parameter not understood", 3,
+          "A kernel parameter is a ts.Tensor[...], a ts.Tile[...], an element type, or a compile-time int or "
+          "bool with a default."),
+    Entry("E206", "types do not fit", 3,
+          "An operation was given something of the wrong type: a float where an integer must stand, a tensor "
+          "where one element is needed, and so on."),
+    Entry("E207", "wrong rank of a subscript", 3, "An element of a tensor has one index per axis."),
+    Entry("E208", "cannot be stored to", 3,
+          "Only elements of tensor parameters and of shared memory can be stored to, and names bound."),
+    Entry("E209", "group operation under divergent control flow", 3,
+          "A barrier, an allocation or a group reduction must be reached by all lanes of a group or by none."),
+    Entry("E210", "used before assignment", 3, "A variable has no value on some path that leads to its use."),
+    Entry("E211", "launch size not known", 3,
+          "The number of groups cannot be told from the kernel, or is ambiguous. State it with "
+          "@ts.kernel(grid=...)."),
+    Entry("E212", "bad allocation of shared memory", 3,
+          "Shared memory has a shape of compile-time integers and an element type."),
+    Entry("E213", "bad result of a kernel", 3,
+          "A kernel returns parameters, or scalars that are the same for all lanes, and the same on every path; "
+          "not inside a loop."),
+    Entry("E214", "state carried across a work loop", 3,
+          "The iterations of a work loop run in parallel (rule R3), so no variable can pass from one to the "
+          "next."),
+    Entry("E215", "race", 3,
+          "Two lanes, or two groups, access one element, one of them stores, and no barrier orders them."),
+    Entry("E216", "index out of bounds", 3,
+          "An element access lies outside of its tensor. Indices do not count from the end."),
+    Entry("E217", "shared memory read before it is written", 3,
+          "Shared memory has no defined contents until it is stored to."),
+    Entry("E218", "wrong arguments of a call in a kernel", 3,
+          "A helper or an operation was called with too many or too few arguments, or with a name that it does "
+          "not have."),
+    Entry("E219", "bad step of a range", 3,
+          "The step of a range must be positive; a negative one needs compile-time bounds."),
+    Entry("E220", "compile-time arithmetic failed", 3,
+          "An expression of compile-time numbers divides by zero, overflows, or does not fit the type that it "
+          "meets."),
+    Entry("E221", "bad kernel option", 3,
+          "group= is a power of two up to 1024; grid= is one to three sizes made of dims of the signature."),
+    Entry("E222", "wrong arguments of a kernel", 3,
+          "A kernel was called with arguments that it does not have, or with memory that it cannot use."),
+    Entry("E223", "kernel operation outside of a kernel", 3,
+          "ts.tile.* has a meaning only in a function decorated with @ts.kernel."),
+    Entry("W201", "returned parameter never written", 3, "The kernel returns a parameter that it does not store to."),
+    Entry("W202", "shared memory not used", 3, "Shared memory is allocated and never read."),
+    Entry("W203", "dim hides a name", 3,
+          "A dim of the signature has the name of something in the module; in the kernel it means the dim."),
+    Entry("W204", "kernel without effect", 3, "The kernel stores to no parameter and returns nothing."),
     # --- E3xx: shapes, dtypes, operators at trace time -------------------------------------------------------------
     # --- E4xx: IR text, verifier, passes ---------------------------------------------------------------------------
     Entry("E401", "unknown operation", 3, "No dialect defines an operation of that name."),

@@ -1,0 +1,650 @@
+"""Statements of a kernel: variables, stores, branches, loops, and the loops that are spread over groups and lanes.
+
+Types and uniformity are found by following the paths in order. Where two paths meet, a variable takes the joined
+type; a loop is read again until the types at its head no longer change.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from types import FunctionType
+
+from tessera.dtypes import DType, i64
+from tessera.errors import Call, SourceError, Span
+from tessera.kernel.expressions import Expressions, effect_free
+from tessera.kernel.operands import (
+    BufferRef,
+    Items,
+    Operand,
+    Static,
+    arithmetic,
+    constant_dim,
+    describe,
+    held_type,
+    is_expr,
+    pure,
+    static_dim,
+    to_expr,
+)  # fmt: skip
+from tessera.kernel.report import Already, Report, fail
+from tessera.kernel.scope import Bound, Env, Frame, Poison, Unset, conversions, hold, join_env, static_operand
+from tessera.kernel.syntax import (
+    carried_names,
+    function_source,
+    mentions,
+    nested_return,
+    store_targets,
+    tail_returns,
+    tainted_names,
+)
+from tessera.kernel.tree import Assign, Block, Buffer, Const, Elem, Expr, For, Id, If, Read, Stmt, Store, Var, While
+from tessera.kernel.vocabulary import Word
+from tessera.shapes import Dim, ceildiv, dim_max
+
+__all__ = ["Statements", "has_word"]
+
+_UNROLL = 32
+_HELPER_DEPTH = 24
+_UNSUPPORTED = {
+    ast.FunctionDef: "a nested function", ast.AsyncFunctionDef: "a nested function", ast.ClassDef: "a class",
+    ast.Try: "try",
+    ast.With: "with", ast.AsyncWith: "with", ast.Import: "import", ast.ImportFrom: "import", ast.Delete: "del",
+    ast.Raise: "raise",
+    ast.Assert: "assert", ast.Global: "global", ast.Nonlocal: "nonlocal", ast.Break: "break", ast.AsyncFor: "async for",
+    ast.Match: "match",
+}  # fmt: skip
+_HELP = {
+    ast.Break: "put the condition into a `while`, or guard the rest of the body with `if`",
+    ast.Import: "import at the top of the module",
+    ast.FunctionDef: "define helpers beside the kernel; they are inlined",
+    ast.Assert: "check arguments before the kernel is called",
+}
+#: calls that keep a range from being spread over lanes: the body is a program of the group, or spreads work itself
+_COLLECTIVE = {"barrier", "alloc_shared", "reduce_sum", "reduce_max", "reduce_min", "local_id", "lane_id"}
+
+
+class Statements(Expressions):
+    """Reads the statements of one kernel, helpers inlined.
+
+    `spread` says whether the kernel may have a work loop (rule R3): it uses no ids of the grid, has no explicit grid,
+    and returns no scalar.
+    """
+
+    def __init__(
+        self, frame: Frame, report: Report, params: dict[str, Buffer], dims: Sequence[str], group: int, spread: bool
+    ) -> None:
+        super().__init__(frame, report)
+        self.params = params
+        self.dims = tuple(dims)
+        self.group = group
+        self.spread = spread
+        self.trips: Dim | None = None  # iterations of the work loop
+        self.readonly: frozenset[str] = frozenset()
+        self.level = 0
+        self.spreading = False  # inside a loop that is spread over lanes
+        self.returns: list[tuple[Span, Operand | None]] = []
+        self.kernel_frame = frame
+
+    # -- blocks ----------------------------------------------------------------------------------------------------
+
+    def block(self, body: Sequence[ast.stmt]) -> None:
+        """Statements in order; an error in one does not hide those of the next."""
+        for stmt in body:
+            try:
+                self.statement(stmt)
+            except Already:
+                self._poison(stmt)
+            except SourceError as error:
+                self.report.error(self._placed(error))
+                self._poison(stmt)
+
+    def statement(self, node: ast.stmt) -> None:
+        method: Callable[[ast.stmt], None] | None = getattr(self, "do_" + type(node).__name__, None)
+        if method is None:
+            what = _UNSUPPORTED.get(type(node), type(node).__name__)
+            raise fail("E202", f"{what} is not supported in a kernel", self.span(node), _HELP.get(type(node)))
+        method(node)
+
+    def _placed(self, error: SourceError) -> SourceError:
+        """The error with the chain of helpers that leads to it."""
+        if error.span is not None and not error.calls and self.frame.caller is not None:
+            calls: list[Call] = []
+            frame, span = self.frame, error.span
+            while True:
+                calls.append(Call(frame.function.__name__, span))
+                if frame.caller is None or frame.called_at is None:
+                    break
+                span, frame = frame.called_at, frame.caller
+            error.calls = tuple(calls)
+        return error
+
+    def _poison(self, stmt: ast.stmt) -> None:
+        if isinstance(stmt, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For, ast.While, ast.If)):
+            for node in ast.walk(stmt):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    self.frame.env[node.id] = Poison()
+
+    def nested(self, run: Callable[[], None], env: Env, varying: bool) -> tuple[list[Stmt], Env]:
+        """Statements of a branch or loop body, and the bindings at its end."""
+        outer = self.out, self.frame.env, self.varying
+        self.out, self.frame.env, self.varying = [], dict(env), varying
+        self.level += 1
+        try:
+            run()
+            return self.out, self.frame.env
+        finally:
+            self.out, self.frame.env, self.varying = outer
+            self.level -= 1
+
+    # -- simple statements -----------------------------------------------------------------------------------------
+
+    def do_Pass(self, node: ast.Pass) -> None:
+        pass
+
+    def do_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Constant):  # a docstring
+            return
+        if not isinstance(node.value, ast.Call):
+            raise fail("E202", "this expression has no effect", self.span(node))
+        self.expr(node.value)
+
+    def do_Assign(self, node: ast.Assign) -> None:
+        first = node.targets[0]
+        self.naming = first.id if isinstance(first, ast.Name) else None
+        try:
+            value = self.expr(node.value)
+        finally:
+            self.naming = None
+        if isinstance(first, (ast.Tuple, ast.List)) or len(node.targets) > 1:
+            value = self._settled(value)
+        for target in node.targets:
+            self.assign(target, value, self.span(node))
+
+    def do_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is None:
+            return
+        value = self.expr(node.value)
+        declared = self.expr(node.annotation)
+        if isinstance(declared, Static) and isinstance(declared.value, DType):
+            value = to_expr(value, self.span(node.value), declared.value)
+        self.assign(node.target, value, self.span(node))
+
+    def _settled(self, value: Operand) -> Operand:
+        """The value held apart from the variables it was made of (for swaps, and tuples with a name)."""
+        if isinstance(value, Items):
+            return Items(tuple(self._settled(item) for item in value.items))
+        if not hold(value):
+            return value
+        assert not isinstance(value, (Static, BufferRef))
+        return self.temporary(value)
+
+    def assign(self, target: ast.expr, value: Operand, span: Span) -> None:
+        match target:
+            case ast.Name(id=name):
+                self.bind_name(name, value, span)
+            case ast.Tuple(elts=targets) | ast.List(elts=targets):
+                if not isinstance(value, Items) or len(value.items) != len(targets):
+                    given = f"a tuple of {len(value.items)}" if isinstance(value, Items) else describe(value)
+                    raise fail("E206", f"{len(targets)} names cannot be given the values of {given}", span)
+                for part, item in zip(targets, value.items, strict=True):
+                    self.assign(part, item, span)
+            case ast.Subscript():
+                self.store(target, value, span)
+            case _:
+                raise fail("E208", "only names and elements of tensors can be assigned", self.span(target))
+
+    def bind_name(self, name: str, value: Operand, span: Span) -> None:
+        """`name = value`."""
+        param = self.params.get(name)
+        if (
+            param is not None
+            and self.frame is self.kernel_frame
+            and self.frame.env.get(name) == BufferRef(param)
+            and not isinstance(value, BufferRef)
+        ):
+            raise fail(
+                "E208",
+                f"`{name}` is a tensor parameter and cannot be bound to {describe(value)}",
+                span,
+                f"store to its elements: {name}[...] = ...",
+            )
+        if isinstance(value, Items):
+            value = self._settled(value)
+        if not hold(value):
+            assert isinstance(value, (Static, BufferRef, Items))
+            self.frame.env[name] = value
+            return
+        assert not isinstance(value, (Static, BufferRef, Items))
+        var = Var(self.frame.prefix + name, Elem(value.type.dtype, value.type.varying or self.varying))
+        self.out.append(Assign(var, value, span))
+        self.frame.env[name] = Bound(var, pure(value))
+
+    def store(self, target: ast.Subscript, value: Operand, span: Span) -> None:
+        """`x[i] = value`."""
+        buffer = self._target(target)
+        self._store(buffer, self.indices(buffer, target), value, span)
+
+    def _target(self, target: ast.Subscript) -> Buffer:
+        base = self.expr(target.value)
+        if not isinstance(base, BufferRef):
+            raise fail(
+                "E208",
+                f"{describe(base)} has no elements to store to",
+                self.span(target),
+                "tensors are declared as parameters, shared memory with ts.tile.alloc_shared",
+            )
+        if base.buffer.name in self.readonly and base.buffer.space == "global":
+            raise fail("E208", f"`{base.buffer.name}` is declared Region[read]", self.span(target))
+        return base.buffer
+
+    def _store(self, buffer: Buffer, indices: tuple[Expr, ...], value: Operand, span: Span) -> None:
+        if not is_expr(value):
+            raise fail("E206", f"an element of `{buffer.name}` cannot be {describe(value)}", span)
+        have, want = held_type(value).dtype, buffer.dtype
+        weak_int = isinstance(value, Static) and not isinstance(value.value, float)
+        if (have.is_float and not want.is_float) or (want.kind == "bool" and have.kind != "bool"):
+            raise fail(
+                "E206",
+                f"`{buffer.name}` holds {want.base}, and the value is {have.base}",
+                span,
+                f"convert it with ts.cast(..., ts.{want.base})",
+            )
+        if have.is_int and want.is_int and not weak_int and want.bits < have.bits and have.name != "i64":
+            raise fail(
+                "E206",
+                f"`{buffer.name}` holds {want.base}, and the value is {have.base}",
+                span,
+                f"convert it with ts.cast(..., ts.{want.base})",
+            )
+        expr = to_expr(value, span, want)
+        varying = self.varying or expr.type.varying or any(i.type.varying for i in indices)
+        self.out.append(Store(buffer, indices, expr, varying, span))
+
+    def do_AugAssign(self, node: ast.AugAssign) -> None:
+        span = self.span(node)
+        if isinstance(node.target, ast.Name):
+            read = ast.copy_location(ast.Name(node.target.id, ast.Load()), node.target)
+            old = self.expr(read)
+            if isinstance(old, BufferRef):
+                raise fail("E208", f"`{node.target.id}` is a tensor: name an element of it", span)
+            self.bind_name(node.target.id, self.binary(type(node.op), old, self.expr(node.value), span), span)
+            return
+        if not isinstance(node.target, ast.Subscript):
+            raise fail("E208", "only names and elements of tensors can be assigned", span)
+        buffer = self._target(node.target)
+        indices = tuple(i if effect_free(i) else self.temporary(i) for i in self.indices(buffer, node.target))
+        old = self.load(buffer, indices, self.span(node.target))
+        self._store(buffer, indices, self.binary(type(node.op), old, self.expr(node.value), span), span)
+
+    def do_Return(self, node: ast.Return) -> None:
+        span = self.span(node)
+        value: Operand | None = None if node.value is None else self.expr(node.value)
+        if isinstance(value, Static) and value.value is None:
+            value = None
+        if self.frame is self.kernel_frame:
+            self.returns.append((span, value))
+        if value is None:
+            return
+        items = value.items if isinstance(value, Items) else (value,)
+        if isinstance(value, Items) or self.frame is self.kernel_frame:
+            self.frame.env["return"] = Static(("tuple", len(items)))
+            for at, item in enumerate(items):
+                if isinstance(item, Items):
+                    raise fail("E213", "a tuple inside a returned tuple is not supported", span)
+                self.bind_name(f"return.{at}", item, span)
+        else:
+            self.bind_name("return", value, span)
+
+    # -- branches --------------------------------------------------------------------------------------------------
+
+    def do_If(self, node: ast.If) -> None:
+        cond = self.truth(self.expr(node.test), self.span(node.test))
+        if isinstance(cond, Static):
+            self.block(node.body if cond.value else node.orelse)
+            return
+        test = to_expr(cond, self.span(node.test))
+        varying = self.varying or test.type.varying
+        env, span, prefix = self.frame.env, self.span(node), self.frame.prefix
+        then, env_then = self.nested(lambda: self.block(node.body), env, varying)
+        orelse, env_else = self.nested(lambda: self.block(node.orelse), env, varying)
+        joined = join_env(env_then, env_else, test.type.varying or self.varying, span, prefix)
+        then += conversions(env_then, joined, span)
+        orelse += conversions(env_else, joined, span)
+        self.frame.env = joined
+        self.out.append(If(test, tuple(then), tuple(orelse), span))
+
+    # -- loops -----------------------------------------------------------------------------------------------------
+
+    def _fixpoint(self, names: set[str], read: Callable[[], bool], span: Span) -> tuple[list[Stmt], Env]:
+        """Reads a loop body until the types at its head settle; returns the body and the bindings at the head.
+
+        `read` reads the loop once and says whether lanes may leave it at different times. Only `names`, those
+        assigned in the loop, can change.
+        """
+        head = dict(self.frame.env)
+        for _ in range(64):
+            mark = self.report.mark()
+            varying = False
+
+            def run() -> None:
+                nonlocal varying
+                varying = read()
+
+            body, back = self.nested(run, head, self.varying)
+            known = {name: back[name] for name in head if name in back}
+            joined = join_env(head, known, varying or self.varying, span, self.frame.prefix)
+            if joined == head:
+                self.out.extend(conversions(self.frame.env, head, span))
+                body += conversions(back, head, span)
+                for name in sorted(names - set(head)):
+                    head[name] = Unset("is assigned only inside a loop that may not run")
+                self.frame.env = head
+                return body, head
+            self.report.back(mark)
+            head = joined
+        raise fail("E206", "the types of this loop's variables do not settle", span)
+
+    def do_While(self, node: ast.While) -> None:
+        self._plain_loop(node)
+        span = self.span(node)
+        test: Expr | None = None
+
+        def read() -> bool:
+            nonlocal test
+            outer, self.out = self.out, []
+            cond = self.truth(self.expr(node.test), self.span(node.test))
+            test = to_expr(cond, self.span(node.test))
+            if self.out:  # statements of an inlined helper belong to the condition
+                test = Block(tuple(self.out), test, self.span(node.test))
+            self.out = outer
+            self.varying = self.varying or test.type.varying
+            self.block(tail_returns(node.body, ast.Continue))
+            return test.type.varying
+
+        body, _ = self._fixpoint(_assigned(node.body), read, span)
+        assert test is not None
+        if isinstance(test, Const) and test.value:
+            raise fail(
+                "E202",
+                "this loop never ends",
+                self.span(node.test),
+                "a kernel has no `break`: put the condition into the `while`",
+            )
+        if not (isinstance(test, Const) and not test.value):
+            self.out.append(While(test, tuple(body), span))
+
+    def _plain_loop(self, node: ast.For | ast.While) -> None:
+        if node.orelse:
+            raise fail("E202", "`else` of a loop is not supported in a kernel", self.span(node.orelse[0]))
+
+    def do_For(self, node: ast.For) -> None:
+        self._plain_loop(node)
+        if not isinstance(node.target, ast.Name):
+            raise fail("E202", "a loop has one variable in a kernel", self.span(node.target))
+        if not isinstance(node.iter, ast.Call):
+            source = self.expr(node.iter)
+            if isinstance(source, Items):
+                self._unroll(node, source.items)
+                return
+            raise fail(
+                "E202",
+                f"a loop runs over ts.tile.range(...) or range(...), not {describe(source)}",
+                self.span(node.iter),
+            )
+        function = self.expr(node.iter.func)
+        word = function.value if isinstance(function, Static) else None
+        if not isinstance(word, Word) or word.name not in ("range", "python_range"):
+            raise fail("E202", "a loop runs over ts.tile.range(...) or range(...)", self.span(node.iter))
+        lo, hi, step = self._range(node.iter, word)
+        tile = word.name == "range"
+        if tile and self.level == 0 and self.frame is self.kernel_frame and self.spread and self._is_work(node):
+            self._work_loop(node, lo, hi, step)
+            return
+        lanes = tile and self._over_lanes(node, lo, hi, step)
+        bounds = [constant_dim(x) for x in (lo, hi, step)]
+        if not tile and all(b is not None for b in bounds):
+            values = range(*bounds)  # type: ignore[arg-type]
+            if len(values) <= _UNROLL:
+                self._unroll(node, tuple(Static(v) for v in values))
+                return
+        self._sequential(node, lo, hi, step, lanes)
+
+    def _range(self, call: ast.Call, word: Word) -> tuple[Operand, Operand, Operand]:
+        span = self.span(call)
+        if any(isinstance(a, ast.Starred) for a in call.args):
+            raise fail("E202", "star arguments are not supported in a kernel", span)
+        args = [self.expr(a) for a in call.args]
+        kwargs = {k.arg: self.expr(k.value) for k in call.keywords if k.arg is not None}
+        kwargs.pop("prefetch", None)  # a hint
+        if not 1 <= len(args) <= 3 or set(kwargs) - {"step"} or (len(args) == 3 and kwargs):
+            raise fail("E218", f"`{word.shown}` takes stop, or start and stop, and a step", span)
+        lo: Operand = Static(0)
+        step: Operand = kwargs.get("step", Static(1))
+        if len(args) == 1:
+            (hi,) = args
+        else:
+            lo, hi = args[:2]
+            step = args[2] if len(args) == 3 else step
+        for value in (lo, hi, step):
+            if not is_expr(value) or held_type(value).dtype.kind not in ("int", "uint"):
+                raise fail("E206", f"the bounds of a range are integers, not {describe(value)}", span)
+        constant = constant_dim(step)
+        if constant is not None and (constant == 0 or (constant < 0 and word.name == "range")):
+            raise fail("E219", f"a range needs a positive step, not {constant}", span)
+        if constant is not None and constant < 0 and not all(constant_dim(x) is not None for x in (lo, hi)):
+            raise fail("E219", "a range with a negative step needs compile-time bounds", span)
+        return lo, hi, step
+
+    def _unroll(self, node: ast.For, items: tuple[Operand, ...]) -> None:
+        """A sequence known while compiling: the body once per item."""
+        assert isinstance(node.target, ast.Name)
+        body = tail_returns(node.body, ast.Continue)
+        for item in items:
+            self.bind_name(node.target.id, item, self.span(node.target))
+            self.block(body)
+
+    def _sequential(self, node: ast.For, lo: Operand, hi: Operand, step: Operand, lanes: bool) -> None:
+        assert isinstance(node.target, ast.Name)
+        name, span = node.target.id, self.span(node)
+        at = self.span(node.iter)
+        first, last, stride = (to_expr(x, at, i64) for x in (lo, hi, step))
+        if lanes:
+            local = Id("local", Elem(i64, True), at)
+            first = to_expr(arithmetic("add", first, arithmetic("mul", local, stride, at), at), at)
+            stride = to_expr(arithmetic("mul", stride, Static(self.group), at), at)
+        first, last, stride = (x if effect_free(x) else self.temporary(x, "bound") for x in (first, last, stride))
+        varying = any(x.type.varying for x in (first, last, stride))
+        var = Var(self.frame.prefix + name, Elem(i64, varying))
+        before = dict(self.frame.env)
+
+        def read() -> bool:
+            self.frame.env[name] = Bound(var)
+            self.varying = self.varying or varying
+            outer, self.spreading = self.spreading, self.spreading or lanes
+            self.block(tail_returns(node.body, ast.Continue))
+            self.spreading = outer
+            self.frame.env.pop(name)
+            if name in before:
+                self.frame.env[name] = before[name]
+            return varying
+
+        assigned = _assigned(node.body)
+        body, head = self._fixpoint(assigned, read, span)
+        head[name] = Unset("is not defined after its loop")
+        if lanes:
+            for other in sorted(assigned):
+                head[other] = Unset("belongs to an iteration of a loop that is spread over the lanes")
+        self.out.append(For(var, first, last, stride, tuple(body), span))
+
+    # -- loops that are spread out (rules R3 and A69) --------------------------------------------------------------
+
+    def _is_work(self, node: ast.For) -> bool:
+        """Whether iterations store elements of a parameter at places that depend on the loop variable."""
+        assert isinstance(node.target, ast.Name)
+        names = tainted_names(node.body, {node.target.id})
+        return any(
+            isinstance(t.value, ast.Name)
+            and self.frame.env.get(t.value.id) in [BufferRef(b) for b in self.params.values()]
+            and mentions(t.slice, names)
+            for t in store_targets(node.body)
+        )
+
+    def _work_loop(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> None:
+        """One group per iteration: the variable is `lo + group_id * step`, the body stands alone (rule R3)."""
+        assert isinstance(node.target, ast.Name)
+        span, name = self.span(node.iter), node.target.id
+        start, stop, stride = static_dim(lo), static_dim(hi), static_dim(step)
+        if start is None or stop is None or not isinstance(stride, int):
+            raise fail(
+                "E211",
+                "the number of iterations of this work loop is not known at launch",
+                span,
+                "its bounds must be dims and compile-time integers; range() makes a sequential loop",
+            )
+        if self.trips is not None:
+            raise fail(
+                "E211",
+                "a kernel has one loop that is spread over the groups, and this would be the second",
+                span,
+                "split the kernel, or use range() for a sequential loop",
+            )
+        for carried, where in carried_names(node.body).items():
+            value = self.frame.env.get(carried)
+            if value is None or isinstance(value, (Unset, Poison, BufferRef, Items)):
+                continue
+            raise fail(
+                "E214",
+                f"`{carried}` is carried from one iteration to the next, but the iterations run in parallel",
+                self.span(where),
+                "give it its first value inside the loop, or use range() for a sequential loop",
+            )
+        self.trips = dim_max(0, ceildiv(stop - start, stride))
+        self.report.note(f"R3: each group runs one iteration of the loop over `{name}` ({self.trips} groups)", span)
+        group = Id("group", Elem(i64), span)
+        self.bind_name(
+            name,
+            arithmetic("add", Static(start), arithmetic("mul", group, Static(stride), span), span),
+            self.span(node.target),
+        )
+        self.parallel = span
+        self.level += 1
+        self.block(tail_returns(node.body, ast.Continue))
+        self.level -= 1
+        self.parallel = None
+
+    def _over_lanes(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> bool:
+        """Whether a range inside a work loop is spread over the lanes of the group (rule A69)."""
+        if self.parallel is None or self.varying or self.spreading or any(held_type(x).varying for x in (lo, hi, step)):
+            return False
+        assert isinstance(node.target, ast.Name)
+        names = tainted_names(node.body, {node.target.id})
+        stores = store_targets(node.body)
+        if not stores or not all(mentions(t.slice, names) for t in stores):
+            return False
+        if any(isinstance(n, ast.Attribute) and n.attr in _COLLECTIVE for stmt in node.body for n in ast.walk(stmt)):
+            return False
+        span = self.span(node.iter)
+        carried = sorted(n for n in carried_names(node.body) if isinstance(self.frame.env.get(n), Bound | Static))
+        if carried:
+            self.report.note(
+                f"the loop over `{node.target.id}` is sequential: `{carried[0]}` passes from one iteration to the next",
+                span,
+            )
+            return False
+        self.report.note(f"A69: the lanes of a group share the iterations of the loop over `{node.target.id}`", span)
+        return True
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def inline(self, function: FunctionType, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+        """A call of a plain Python function: its statements, then its value."""
+        depth, frame = 0, self.frame
+        while frame.caller is not None:
+            depth, frame = depth + 1, frame.caller
+        if depth >= _HELPER_DEPTH:
+            raise fail(
+                "E202",
+                f"`{function.__name__}` calls itself, or calls are nested too deeply",
+                span,
+                "helpers are inlined",
+            )
+        source = function_source(function)
+        self._serial += 1
+        inner = Frame(source, function, f"{self.frame.prefix}{function.__name__}.{self._serial}.", {}, span, self.frame)
+        late = nested_return(source.node.body)
+        outer, self.frame = self.frame, inner
+        outer_out, self.out = self.out, []
+        self.level += 1
+        try:
+            if late is not None:
+                raise self._placed(
+                    fail("E213", "a `return` inside a loop is not supported in a kernel", self.span(late))
+                )
+            self._bind_arguments(inner, args, kwargs, span)
+            before = len(self.report.errors)
+            self.block(tail_returns(source.node.body))
+            if len(self.report.errors) > before:
+                raise Already
+            value = self._returned(inner, span)
+            statements = self.out
+        finally:
+            self.frame, self.out = outer, outer_out
+            self.level -= 1
+        self.out.extend(statements)
+        return value
+
+    def _bind_arguments(self, inner: Frame, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> None:
+        function, node = inner.function, inner.source.node
+        spec = node.args
+        if spec.vararg or spec.kwarg:
+            raise fail("E202", "star parameters are not supported in a kernel", span)
+        positional = [a.arg for a in [*spec.posonlyargs, *spec.args]]
+        names = [*positional, *(a.arg for a in spec.kwonlyargs)]
+        if len(args) > len(positional):
+            raise fail("E218", f"`{function.__name__}` takes {len(positional)} arguments, {len(args)} are given", span)
+        bound = dict(zip(positional, args, strict=False))
+        for key, value in kwargs.items():
+            if key in bound or key not in names:
+                raise fail("E218", f"`{function.__name__}` has no argument `{key}` to give here", span)
+            bound[key] = value
+        defaults = dict(zip(reversed(positional), reversed(function.__defaults__ or ()), strict=False)) | (
+            function.__kwdefaults__ or {}
+        )
+        for name in names:
+            if name not in bound:
+                if name not in defaults:
+                    raise fail("E218", f"`{function.__name__}` needs `{name}`", span)
+                bound[name] = static_operand(defaults[name], name, span)
+            self.bind_name(name, bound[name], span)
+
+    def _returned(self, inner: Frame, span: Span) -> Operand:
+        value = inner.env.get("return")
+        match value:
+            case None:
+                return Static(None)
+            case Unset():
+                raise fail("E213", f"not every path of `{inner.function.__name__}` returns a value", span)
+            case Static(("tuple", int() as count)):
+                return Items(tuple(self._returned_item(inner.env[f"return.{k}"], span) for k in range(count)))
+            case _:
+                return self._returned_item(value, span)
+
+    def _returned_item(self, value: object, span: Span) -> Operand:
+        if isinstance(value, Bound):
+            return Read(value.var, span, value.known)
+        if isinstance(value, (Unset, Poison)):
+            raise Already
+        return value  # type: ignore[return-value]
+
+
+def _assigned(body: Sequence[ast.stmt]) -> set[str]:
+    return {n.id for stmt in body for n in ast.walk(stmt) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def has_word(function: ast.AST, names: set[str]) -> bool:
+    """Whether any attribute or name of these spellings occurs."""
+    return any(
+        (isinstance(n, ast.Attribute) and n.attr in names) or (isinstance(n, ast.Name) and n.id in names)
+        for n in ast.walk(function)
+    )

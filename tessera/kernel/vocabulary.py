@@ -1,0 +1,103 @@
+"""The words of the kernel language: functions on elements, and the operations of `ts.tile`.
+
+Words are found by name, so that `ts.exp`, `ts.tile.exp` and `math.exp` mean the same on an element. The table says
+what each needs; `expressions.py` gives it its meaning.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from dataclasses import dataclass
+from types import ModuleType
+
+from tessera.errors import did_you_mean
+
+__all__ = ["Namespace", "TILE", "Word", "attribute", "known_words", "word_of"]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the language; `shown` is how the user spelled it."""
+
+    name: str
+    shown: str
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """`ts` or `ts.tile` itself."""
+
+    name: str
+
+
+#: functions of one float element: word -> arith operation
+UNARY = {
+    name: name
+    for name in (
+        "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "tanh", "erf", "sin", "cos", "floor", "ceil",
+        "trunc", "round",
+    )
+}  # fmt: skip
+
+#: other functions of elements
+ELEMENT = frozenset({"abs", "maximum", "minimum", "max", "min", "where", "cast", "isnan", "sigmoid", "relu", "pow"})
+
+#: operations that exist in `ts.tile` only
+TILE = frozenset({
+    "linear_id", "group_id", "lane_id", "local_id", "group_size", "range", "alloc_shared", "barrier",
+    "reduce_sum", "reduce_max", "reduce_min",
+})  # fmt: skip
+
+#: Python's own functions
+_BUILTINS: dict[object, str] = {
+    builtins.min: "min", builtins.max: "max", builtins.abs: "abs", builtins.range: "python_range", builtins.len: "len",
+    builtins.pow: "pow", builtins.round: "python_round", builtins.int: "int", builtins.float: "float",
+    builtins.bool: "bool",
+    builtins.isinstance: "unsupported", builtins.print: "unsupported",
+}  # fmt: skip
+_MATH = {
+    "exp": "exp", "expm1": "expm1", "log": "log", "log2": "log2", "log1p": "log1p", "sqrt": "sqrt", "tanh": "tanh",
+    "erf": "erf",
+    "sin": "sin", "cos": "cos", "fabs": "abs", "pow": "pow", "isnan": "isnan", "exp2": "exp2",
+    "floor": "int_floor", "ceil": "int_ceil", "trunc": "int",
+}  # fmt: skip
+_MATH_FUNCTIONS: dict[object, str] = {getattr(math, name): word for name, word in _MATH.items() if hasattr(math, name)}
+
+
+def word_of(value: object) -> Word | None:
+    """The word for a Python function that kernels know: a built-in or one of `math`."""
+    try:
+        if value in _BUILTINS:
+            name = _BUILTINS[value]
+            return Word(name, getattr(value, "__name__", name))
+        if value in _MATH_FUNCTIONS:
+            return Word(_MATH_FUNCTIONS[value], f"math.{value.__name__}")  # type: ignore[attr-defined]
+    except TypeError:  # unhashable
+        return None
+    return None
+
+
+def namespace_of(module: ModuleType) -> Namespace | None:
+    """`ts` or `ts.tile` for the module of that name."""
+    return Namespace(module.__name__) if module.__name__ in ("tessera", "tessera.tile") else None
+
+
+def attribute(space: Namespace, name: str) -> Word | Namespace | None:
+    """What `ts.<name>` or `ts.tile.<name>` is in a kernel; None when it is no word of the kernel language."""
+    if space.name == "tessera":
+        if name == "tile":
+            return Namespace("tessera.tile")
+        return Word(name, f"ts.{name}") if name in UNARY or name in ELEMENT else None
+    return Word(name, f"ts.tile.{name}") if name in TILE or name in UNARY or name in ELEMENT else None
+
+
+def known_words(space: Namespace) -> list[str]:
+    """The words of a namespace, for suggestions."""
+    words = {*UNARY, *ELEMENT}
+    return sorted(words if space.name == "tessera" else words | TILE)
+
+
+def suggestion(space: Namespace, name: str) -> str:
+    """A help line for an unknown word."""
+    return did_you_mean(name, known_words(space)) or f"kernels know {', '.join(known_words(space))}"
