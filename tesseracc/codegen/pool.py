@@ -185,6 +185,17 @@ def prestart(count: int = 1) -> None:
         _idle.append(_Worker())
 
 
+def _take() -> _Worker:
+    """An idle worker, started if there is none. One that was killed while idle (a full machine) is passed over."""
+    prestart()
+    worker = _idle.pop()
+    while worker.version and worker.process.poll() is not None:
+        worker.close()
+        prestart()
+        worker = _idle.pop()
+    return worker
+
+
 @atexit.register
 def shutdown() -> None:
     """End all workers. They start again when needed."""
@@ -195,9 +206,10 @@ def shutdown() -> None:
 
 def llvm_version() -> str:
     """The version of LLVM, for provenance records."""
-    prestart()
-    _idle[0].greet()
-    return _idle[0].version
+    worker = _take()
+    worker.greet()
+    _idle.append(worker)
+    return worker.version
 
 
 def compile_many(requests: Sequence[Request], *, jobs: int = 1, limit: float = TIME_LIMIT) -> list[Response]:
@@ -223,8 +235,7 @@ def compile_outcomes(
             while waiting or busy:
                 while waiting and len(busy) < max(jobs, 1):
                     index, request = waiting.pop()
-                    prestart()
-                    worker = _idle.pop()
+                    worker = _take()
                     busy[index] = worker
                     worker.send(request, limit)
                     selector.register(worker.output, selectors.EVENT_READ, index)
@@ -282,8 +293,7 @@ def _culprit(request: Request, limit: float) -> str | None:
     if request.only is not None or len(functions) == 1:
         return request.only or functions[0]
     for function in functions:
-        prestart()
-        worker = _idle.pop()
+        worker = _take()
         try:
             worker.send(replace(request, only=function), limit)
             worker.receive()

@@ -114,13 +114,29 @@ def test_optimised_ir_and_levels() -> None:
     assert len(texts[1]) < len(texts[0])
 
 
-def test_killed_worker_is_replaced() -> None:
-    pool.prestart()
-    assert pool.llvm_version()
-    victim = pool._idle[-1]
-    os.kill(victim.process.pid, signal.SIGKILL)
-    with pytest.raises(TesseraError, match="without a word"):
-        compile_many([_request(kernel())])
+def test_worker_killed_while_idle_is_replaced() -> None:
+    version = pool.llvm_version()
+    for worker_ in pool._idle:
+        os.kill(worker_.process.pid, signal.SIGKILL)
+        worker_.process.wait()
+    assert compile_many([_request(kernel())])[0].data
+    assert pool.llvm_version() == version
+
+
+def test_worker_killed_at_work_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = pool._Worker.send
+
+    def send_and_die(self: pool._Worker, request: Request, limit: float) -> None:
+        self.greet()
+        os.kill(self.process.pid, signal.SIGSTOP)
+        send(self, request, limit)
+        os.kill(self.process.pid, signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._Worker, "send", send_and_die)
+        with pytest.raises(TesseraError, match="kernel k of module for sm_90a: it ended without a word") as caught:
+            compile_many([_request(kernel())])
+    assert caught.value.code == "E512"
     assert compile_many([_request(kernel())])[0].data
 
 
