@@ -228,7 +228,9 @@ def test_safetensors_refuses(data: bytes) -> None:
 
 
 def test_catalogue_is_sorted_and_complete() -> None:
-    assert list(CATALOGUE) == sorted(CATALOGUE, key=lambda code: (code.lstrip("EW"), code))
+    for letter in "EW":
+        codes = [code for code in CATALOGUE if code[0] == letter]
+        assert codes == sorted(codes)
     for code, entry in CATALOGUE.items():
         assert re.fullmatch(r"[EW][1-9]\d\d", code) and entry.title and entry.explanation.endswith((".", "?"))
         assert entry.exit_code in (0, 2, 3, 4, 5, 6, 7, 70)

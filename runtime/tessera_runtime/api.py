@@ -1,0 +1,177 @@
+"""Loading a bundle and calling its functions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera_runtime import guards
+from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core.dtypes import DTYPES, np_dtype
+from tessera_runtime.core.errors import InputError
+from tessera_runtime.core.manifest import Function, Input, Manifest, Target
+from tessera_runtime.devices import Device, Program, open_device
+from tessera_runtime.plan import Instance, extents, instantiate
+
+__all__ = ["Bundle", "BundleFunction", "load"]
+
+_INSTANCES = 64  # evaluated plans kept per function
+
+
+class BundleFunction:
+    """A function of a loaded bundle: call it with arrays, get an array, a tuple of arrays, or None.
+
+    An in/out parameter is updated in place when the array given is writable and contiguous, else a copy is; either way
+    it is returned where the function returns it. Calls from several threads are safe.
+    """
+
+    def __init__(self, bundle: Bundle, function: Function, index: int) -> None:
+        self._bundle = bundle
+        self.function = function
+        self.name = function.name
+        plan = next(p for p in bundle.target.plans if p.function == function.name)
+        self._plan = plan
+        self._written = bundle.written_params
+        self._from_scalars = {symbol.input for symbol in function.symbols if symbol.axis < 0}
+        self._cache: dict[tuple[Any, ...], tuple[Instance, tuple[tuple[int, ...], ...]]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def signature(self) -> str:
+        """`f(x: f32[B, 64]) -> out: f32[B]`."""
+        return guards.signature(self.function)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the results."""
+        return tuple(output.name for output in self.function.outputs)
+
+    def __repr__(self) -> str:
+        return f"<tessera function {self.signature}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on the bundle's device. E7xx for unsuitable arguments, E9xx when the device fails."""
+        function = self.function
+        arrays: dict[str, NDArray[Any]] = {}
+        scalars: dict[str, int] = {}
+        numbers: dict[str, int] = {}
+        for item, value in zip(function.inputs, guards.arrange(function, args, kwargs), strict=True):
+            if item.kind == "scalar":
+                scalars[item.name] = guards.scalar_bits(function, item, value)
+                if item.name in self._from_scalars:
+                    numbers[item.name] = _signed(scalars[item.name], item)
+            else:
+                arrays[item.name] = guards.tensor(function, item, value)
+        instance, shapes = self._instance(arrays, numbers)
+        _prepare(function, arrays)
+        results: dict[str, NDArray[Any]] = {}
+        for output, shape in zip(function.outputs, shapes, strict=True):
+            if output.alias is not None:
+                results[output.name] = arrays[output.alias]
+                continue
+            try:
+                results[output.name] = np.empty(shape, dtype=np_dtype(output.dtype))
+            except (MemoryError, ValueError) as error:
+                raise InputError("E713", f"{self.name}: no memory for the result '{output.name}' of shape {shape}") from error
+        bound = [
+            arrays[buffer.ref] if buffer.kind == "input" else results[buffer.ref] if buffer.kind == "output" else None
+            for buffer in self._plan.buffers
+        ]
+        self._bundle.program.run(instance, bound, scalars)
+        values = tuple(results.values())
+        return values if len(values) > 1 else values[0] if values else None
+
+    def _instance(
+        self, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, int]
+    ) -> tuple[Instance, tuple[tuple[int, ...], ...]]:
+        """The plan at these extents and the results' shapes. Checked and evaluated once per set of extents."""
+        key = (*(array.shape for array in arrays.values()), *numbers.values())
+        found = self._cache.get(key)
+        if found is None:
+            env = guards.solve(self.function, {name: array.shape for name, array in arrays.items()}, numbers)
+            shapes = tuple(extents(o.shape, env, f"{self.name}: result '{o.name}'") for o in self.function.outputs)
+            found = instantiate(self._plan, self._written, env), shapes
+            with self._lock:
+                if len(self._cache) >= _INSTANCES:
+                    self._cache.pop(next(iter(self._cache)))
+                self._cache[key] = found
+        return found
+
+
+def _signed(bits: int, item: Input) -> int:
+    width = 8 * DTYPES[item.dtype].itemsize
+    return bits - (1 << width) if DTYPES[item.dtype].kind == "i" and bits >> (width - 1) else bits
+
+
+def _prepare(function: Function, arrays: dict[str, NDArray[Any]]) -> None:
+    """Make every array contiguous and aligned, and give written ones memory that no other argument reads."""
+    for item in function.inputs:
+        array = arrays.get(item.name)
+        if array is None:
+            continue
+        usable = array.flags.c_contiguous and array.flags.aligned
+        if not usable or (item.inout and not array.flags.writeable):
+            arrays[item.name] = np.array(array, order="C", copy=True)
+    written = [item.name for item in function.inputs if item.inout]
+    for name in written:
+        for other, array in arrays.items():
+            if other != name and np.may_share_memory(arrays[name], array):
+                if other in written:
+                    raise InputError("E708", f"{function.name}: inputs '{name}' and '{other}' are both written and share memory")
+                arrays[other] = array.copy()
+
+
+class Bundle(Mapping[str, BundleFunction]):
+    """A loaded bundle: `bundle["f"](x)`. A mapping from function names to functions."""
+
+    def __init__(self, file: BundleFile, device: Device) -> None:
+        self.file = file
+        self.device = device
+        self.target: Target = device.select(file.manifest)
+        self.program: Program = device.load(file, self.target)
+        self.written_params = [tuple(p.access != "read" for p in kernel.params) for kernel in self.target.kernels]
+        self._functions = {f.name: BundleFunction(self, f, i) for i, f in enumerate(file.manifest.functions)}
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says about itself."""
+        return self.file.manifest
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """Signatures by name."""
+        return MappingProxyType({name: f.function for name, f in self._functions.items()})
+
+    def __getitem__(self, name: str) -> BundleFunction:
+        function = self._functions.get(name)
+        if function is None:
+            known = ", ".join(self._functions)
+            raise InputError("E714", f"the bundle has no function '{name}'", help=f"its functions: {known}")
+        return function
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._functions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def __repr__(self) -> str:
+        return f"<tessera bundle {', '.join(self._functions)} on {self.device.name} ({self.target.name})>"
+
+
+def load(source: Any, device: str | Device = "cpu", threads: int | None = None, *, verify_weights: bool = False) -> Bundle:
+    """Load and verify a bundle from a path, bytes or a file descriptor, for a device.
+
+    `device` is `cpu`, `cuda`, `cuda:N`, `emulator` (with the compiler installed) or a `Device`; `threads` is for the
+    CPU, by default all that this process may use. Raises TesseraError (E6xx, E8xx, E9xx).
+    """
+    file = BundleFile(source, verify_weights=verify_weights)
+    return Bundle(file, open_device(device, threads) if isinstance(device, str) else device)

@@ -1,0 +1,97 @@
+"""A pool of threads that share out ranges of independent groups. Native code releases the interpreter's lock."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+__all__ = ["Pool", "available_threads"]
+
+_CHUNKS = 64  # a launch is cut into at most so many ranges, whatever the number of threads
+
+Work = Callable[[int, int, int], None]
+
+
+def available_threads() -> int:
+    """How many threads this process may run at once."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return max(1, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+
+
+class _Job:
+    """One range to work off: participants take chunks until none is left."""
+
+    def __init__(self, work: Work, count: int, chunk: int) -> None:
+        self.work, self.count, self.chunk = work, count, chunk
+        self._next = 0
+        self._slots = 0
+        self._running = 0
+        self._lock = threading.Lock()
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+
+    def participate(self) -> None:
+        with self._lock:
+            slot = self._slots
+            self._slots += 1
+        while True:
+            with self._lock:
+                begin = self._next
+                if begin >= self.count:
+                    return
+                self._next = end = min(begin + self.chunk, self.count)
+                self._running += 1
+            try:
+                self.work(begin, end, slot)
+            except BaseException as error:
+                self.error = self.error or error
+            with self._lock:
+                self._running -= 1
+                if self._next >= self.count and not self._running:
+                    self.done.set()
+
+
+class Pool:
+    """`threads` participants, one of which is the caller; the others are started when first needed."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._queue: SimpleQueue[_Job] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._process = 0
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._process == os.getpid():  # a forked child has none of its parent's threads
+                return
+            self._queue = SimpleQueue()
+            for index in range(self.threads - 1):
+                worker = threading.Thread(target=_serve, args=(self._queue,), name=f"tessera-{index}", daemon=True)
+                worker.start()
+            self._process = os.getpid()
+
+    def run(self, work: Work, count: int) -> None:
+        """Call `work(begin, end, slot)` for ranges that cover 0..count; `slot` < threads tells participants apart.
+
+        Ranges depend on `count` alone, so that no result can depend on the number of threads.
+        """
+        if self.threads == 1 or count == 1:
+            work(0, count, 0)
+            return
+        if self._process != os.getpid():
+            self._start()
+        chunk = -(-count // _CHUNKS)
+        job = _Job(work, count, chunk)
+        for _ in range(min(self.threads, -(-count // chunk)) - 1):
+            self._queue.put(job)
+        job.participate()
+        job.done.wait()
+        if job.error is not None:
+            raise job.error
+
+
+def _serve(queue: SimpleQueue[_Job]) -> None:
+    while True:
+        queue.get().participate()

@@ -1,0 +1,108 @@
+"""Where temporaries live: one arena per call, its layout from sizes and lifetimes, its memory kept for later calls."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+from tessera_runtime.core.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ALIGN", "Arena", "ArenaPool", "Span", "assign"]
+
+ALIGN = 64
+_MAX_FREE = 1024
+
+Span = tuple[int, int, int]  # bytes, first step that uses it, last step that does
+
+
+def assign(spans: Sequence[Span], align: int = ALIGN) -> tuple[list[int], int]:
+    """Offsets such that spans alive in a common step never overlap, and the bytes needed in all.
+
+    One sweep over the steps with a list of free ranges, best fit, neighbours joined: deterministic, and the arena is
+    never larger than the sum of the sizes. Zero-size spans lie at offset 0.
+    """
+    offsets = [0] * len(spans)
+    order = sorted((i for i, span in enumerate(spans) if span[0]), key=lambda i: (spans[i][1], -spans[i][0], i))
+    ending: list[tuple[int, int, int]] = []  # heap of (last step, start, stop)
+    free: list[tuple[int, int]] = []  # (start, stop), sorted, none touching the next
+    total = 0
+    for index in order:
+        size, first, last = spans[index]
+        size += -size % align
+        while ending and ending[0][0] < first:
+            _, start, stop = heappop(ending)
+            _release(free, start, stop)
+        fits = [(stop - start, at) for at, (start, stop) in enumerate(free) if stop - start >= size]
+        if fits:
+            at = min(fits)[1]
+            start, stop = free[at]
+            free[at : at + 1] = [(start + size, stop)] if start + size < stop else []
+        else:
+            # Grow the arena, beginning with the free range at its end if there is one.
+            start = free.pop()[0] if free and free[-1][1] == total else total
+            total = start + size
+        offsets[index] = start
+        heappush(ending, (last, start, start + size))
+    return offsets, total
+
+
+def _release(free: list[tuple[int, int]], start: int, stop: int) -> None:
+    """Put a range back, joined with its neighbours. The list is bounded: beyond, the smallest range is given up."""
+    at = bisect(free, (start, stop))
+    if at < len(free) and free[at][0] == stop:
+        stop = free.pop(at)[1]
+    if at and free[at - 1][1] == start:
+        at -= 1
+        start = free.pop(at)[0]
+    free.insert(at, (start, stop))
+    if len(free) > _MAX_FREE:
+        free.remove(min(free, key=lambda item: item[1] - item[0]))
+
+
+class Arena:
+    """Aligned host memory that grows when a call needs more. Contents are undefined."""
+
+    def __init__(self) -> None:
+        self._array: NDArray[Any] | None = None
+        self.address = 0
+        self.size = 0
+
+    def reserve(self, size: int) -> int:
+        """The address of at least `size` bytes; E713 when there is no such memory."""
+        if size > self.size or self._array is None:
+            import numpy as np
+
+            self._array = None
+            try:
+                self._array = np.empty(size + ALIGN, dtype=np.uint8)
+            except (MemoryError, ValueError) as error:
+                self.size = 0
+                raise InputError("E713", f"{size} bytes of temporary memory are not to be had") from error
+            address = self._array.ctypes.data
+            self.address = address + -address % ALIGN
+            self.size = size
+        return self.address
+
+
+class ArenaPool:
+    """Arenas that calls borrow; as many exist as there were calls at one time."""
+
+    def __init__(self) -> None:
+        self._idle: list[Arena] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> Arena:
+        """An arena for one call."""
+        with self._lock:
+            return self._idle.pop() if self._idle else Arena()
+
+    def give(self, arena: Arena) -> None:
+        """Hand an arena back."""
+        with self._lock:
+            self._idle.append(arena)

@@ -1,0 +1,127 @@
+"""A plan at given extents: every size, grid and argument evaluated, the temporaries placed. Done once per set of extents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tessera_runtime.core.dtypes import DTYPES
+from tessera_runtime.core.errors import InputError
+from tessera_runtime.core.manifest import Copy, Dim, Plan
+from tessera_runtime.core.shapeexpr import evaluate
+from tessera_runtime.memory import assign
+
+__all__ = ["CopyStep", "Instance", "LaunchStep", "extents", "instantiate"]
+
+_MAX_BYTES = 1 << 47
+
+
+class LaunchStep(NamedTuple):
+    """A launch: kernel index, grid, and per argument ("buffer", index), ("dim", value) or ("scalar", input name)."""
+
+    kernel: int
+    grid: tuple[int, int, int]
+    groups: int
+    args: tuple[tuple[str, int | str], ...]
+    dynamic_shared: int
+
+
+class CopyStep(NamedTuple):
+    """A copy of `nbytes` between two plan buffers."""
+
+    src: int
+    dst: int
+    nbytes: int
+
+
+class Instance(NamedTuple):
+    """A plan at given extents. `offsets[i]` is a temporary's place in an arena of `arena` bytes, -1 for other buffers.
+
+    `written` are the buffers that some step writes. Steps over empty grids and empty copies are left out.
+    """
+
+    plan: Plan
+    shapes: tuple[tuple[int, ...], ...]
+    nbytes: tuple[int, ...]
+    offsets: tuple[int, ...]
+    arena: int
+    steps: tuple[LaunchStep | CopyStep, ...]
+    written: frozenset[int]
+
+
+def extents(shape: Sequence[Dim], env: Mapping[str, int], what: str) -> tuple[int, ...]:
+    """The shape's extents; E710 for a negative one."""
+    result = tuple(dim if isinstance(dim, int) else evaluate(dim, env) for dim in shape)
+    for extent in result:
+        if extent < 0:
+            raise InputError("E710", f"{what} would have the extent {extent}")
+    return result
+
+
+def nbytes_of(shape: Sequence[int], dtype: str, what: str) -> int:
+    """The bytes of a dense tensor; E713 beyond any real memory."""
+    size = DTYPES[dtype].itemsize
+    for extent in shape:
+        size *= extent
+    if size > _MAX_BYTES:
+        raise InputError("E713", f"{what} would need {size} bytes")
+    return size
+
+
+def instantiate(plan: Plan, written_params: Sequence[Sequence[bool]], env: Mapping[str, int]) -> Instance:
+    """Evaluate a checked plan. `written_params[k]` says which parameters kernel k writes. E710, E713."""
+    shapes, sizes = [], []
+    for index, buffer in enumerate(plan.buffers):
+        what = f"{plan.function}: {buffer.kind} {buffer.ref or index}"
+        shape = extents(buffer.shape, env, what)
+        shapes.append(shape)
+        sizes.append(nbytes_of(shape, buffer.dtype, what))
+    steps: list[LaunchStep | CopyStep] = []
+    written: set[int] = set()
+    for step in plan.steps:
+        if isinstance(step, Copy):
+            if sizes[step.src] != sizes[step.dst]:
+                raise InputError("E710", f"{plan.function}: a copy of {sizes[step.src]} bytes into {sizes[step.dst]}")
+            written.add(step.dst)
+            if sizes[step.src]:
+                steps.append(CopyStep(step.src, step.dst, sizes[step.src]))
+            continue
+        for arg, writes in zip(step.args, written_params[step.kernel], strict=True):
+            if writes and arg.buffer is not None:
+                written.add(arg.buffer)
+        x, y, z = extents(step.grid, env, f"{plan.function}: a grid")
+        (shared,) = extents((step.dynamic_shared,), env, f"{plan.function}: shared memory")
+        if x * y * z == 0:
+            continue
+        if x * y * z >= 1 << 62:
+            raise InputError("E713", f"{plan.function}: a grid of {x} x {y} x {z} groups")
+        args: list[tuple[str, int | str]] = []
+        for arg in step.args:
+            if arg.buffer is not None:
+                args.append(("buffer", arg.buffer))
+            elif arg.dim is not None:
+                args.append(("dim", arg.dim if isinstance(arg.dim, int) else evaluate(arg.dim, env)))
+            else:
+                args.append(("scalar", arg.scalar or ""))
+        steps.append(LaunchStep(step.kernel, (x, y, z), x * y * z, tuple(args), shared))
+    offsets, arena = _place(plan, sizes, steps)
+    return Instance(plan, tuple(shapes), tuple(sizes), tuple(offsets), arena, tuple(steps), frozenset(written))
+
+
+def _place(plan: Plan, sizes: Sequence[int], steps: Sequence[LaunchStep | CopyStep]) -> tuple[list[int], int]:
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, step in enumerate(steps):
+        used = (step.src, step.dst) if isinstance(step, CopyStep) else [v for k, v in step.args if k == "buffer"]
+        for index in used:
+            if isinstance(index, int):
+                first.setdefault(index, number)
+                last[index] = number
+    temps = [i for i, buffer in enumerate(plan.buffers) if buffer.kind == "temp"]
+    places, arena = assign([(sizes[i] if i in first else 0, first.get(i, 0), last.get(i, 0)) for i in temps])
+    offsets = [-1] * len(plan.buffers)
+    for index, place in zip(temps, places, strict=True):
+        offsets[index] = place
+    if arena > _MAX_BYTES:
+        raise InputError("E713", f"{plan.function}: temporaries would need {arena} bytes")
+    return offsets, arena

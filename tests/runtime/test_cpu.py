@@ -1,0 +1,202 @@
+"""Bundles running on the CPU: results, in/out parameters, sizes 0 and 1, threads, concurrent calls."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tessera_runtime
+from tessera_runtime.devices.cpu import CpuDevice
+from tessera_runtime.devices.threads import Pool
+from tests.runtime.support import WEIGHT, bundle_bytes, contents, cpu_target
+from tesseracc.bundle import write
+
+
+@pytest.fixture(scope="module")
+def bundle() -> tessera_runtime.Bundle:
+    return tessera_runtime.load(bundle_bytes(), threads=2)
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 127, 128, 129, 1000, 100_003])
+def test_saxpy(bundle: tessera_runtime.Bundle, n: int) -> None:
+    x, y = normal(n, n), normal(n + 1, n)
+    expected = np.float32(0.37) * x + y
+    result = bundle["saxpy"](0.37, x, y)
+    assert result is y  # in place, and returned
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+def test_inout_of_an_array_that_cannot_be_written(bundle: tessera_runtime.Bundle) -> None:
+    x, y = normal(1, 200), normal(2, 200)
+    kept = y.copy()
+    y.flags.writeable = False
+    result = bundle["saxpy"](a=2.0, x=x, y=y)
+    np.testing.assert_array_equal(y, kept)
+    np.testing.assert_allclose(result, 2 * x + kept, rtol=1e-6)
+    wide = normal(3, 400)
+    kept = wide.copy()
+    result = bundle["saxpy"](2.0, x, wide[::2])
+    np.testing.assert_array_equal(wide, kept)
+    np.testing.assert_allclose(result, 2 * x + kept[::2], rtol=1e-6)
+
+
+def test_one_array_read_and_written(bundle: tessera_runtime.Bundle) -> None:
+    y = normal(4, 501)
+    expected = np.float32(3) * y[:-1] + y[1:]
+    bundle["saxpy"](3.0, y[:-1], y[1:])  # overlapping: the read one is copied first
+    np.testing.assert_allclose(y[1:], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 64, 65, 1001])
+def test_chain_with_a_temporary_a_constant_and_a_copy(bundle: tessera_runtime.Bundle, rows: int) -> None:
+    x = normal(rows, rows, 5)
+    out0, out1 = bundle["chain"](x)
+    np.testing.assert_array_equal(out0, x[:, ::-1] + WEIGHT)
+    np.testing.assert_array_equal(out1, x[:, ::-1])
+
+
+def test_inputs_in_any_layout(bundle: tessera_runtime.Bundle) -> None:
+    x = normal(5, 5, 9).T
+    np.testing.assert_array_equal(bundle["reverse"](x), x[:, ::-1])
+    raw = np.zeros(4 * 6 + 1, dtype=np.uint8)
+    shifted = raw[1:].view(np.float32).reshape(2, 3)  # not aligned to its items
+    shifted[...] = normal(6, 2, 3)
+    np.testing.assert_array_equal(bundle["reverse"](shifted), shifted[:, ::-1])
+
+
+def test_scalars_are_their_bits(bundle: tessera_runtime.Bundle) -> None:
+    bits = bundle["scalars"](-1.5, -3, 1.00390625)
+    assert int(bits[0]) == int(np.float32(-1.5).view(np.uint32))
+    assert int(bits[1]) == 0xFD
+    assert int(bits[2]) == int(np.asarray(1.00390625, dtype=ml_dtypes.bfloat16).view(np.uint16))
+    again = bundle["scalars"](np.float32(-1.5), np.int64(-3), ml_dtypes.bfloat16(1.0))
+    np.testing.assert_array_equal(again, bits)
+
+
+def test_the_same_bits_for_any_number_of_threads() -> None:
+    x = normal(7, 777, 5)
+    results = [tessera_runtime.load(bundle_bytes(), threads=n)["chain"](x)[0] for n in (1, 2, 3, 8)]
+    for result in results:
+        np.testing.assert_array_equal(result, x[:, ::-1] + WEIGHT)
+
+
+def test_concurrent_calls(bundle: tessera_runtime.Bundle) -> None:
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for k in range(40):
+            x = normal(seed * 100 + k, 1 + (seed * 7 + k * 13) % 90, 5)
+            out0, out1 = bundle["chain"](x)
+            if not (np.array_equal(out0, x[:, ::-1] + WEIGHT) and np.array_equal(out1, x[:, ::-1])):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_load_from_path_bytes_and_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "m.tsb"
+    data = write(path, contents())
+    assert path.read_bytes() == data == bundle_bytes()
+    x = normal(8, 3, 5)
+    expected = x[:, ::-1]
+    np.testing.assert_array_equal(tessera_runtime.load(path)["reverse"](x), expected)
+    np.testing.assert_array_equal(tessera_runtime.load(str(path))["reverse"](x), expected)
+    np.testing.assert_array_equal(tessera_runtime.load(bytearray(data))["reverse"](x), expected)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(tessera_runtime.load(file.fileno())["reverse"](x), expected)
+        assert file.read(4) == b"PK\x03\x04"
+
+
+def test_bundle_is_a_mapping(bundle: tessera_runtime.Bundle) -> None:
+    assert list(bundle) == ["saxpy", "chain", "doubled", "reverse", "scalars"] and "chain" in bundle and len(bundle) == 5
+    assert bundle["saxpy"].signature == "saxpy(a: f32, x: f32[N], y: inout f32[N]) -> y: f32[N]"
+    assert bundle.functions["doubled"].inputs[0].dtype == "f32"
+    with pytest.raises(tessera_runtime.InputError) as caught:
+        bundle["nope"]
+    assert caught.value.code == "E714"
+
+
+# --- choosing an image -------------------------------------------------------------------------------------------
+
+
+def levels() -> tessera_runtime.Bundle:
+    v2 = cpu_target("x86-64-v2", machine="x86-64", requires=("sse4_2",), preference=2)
+    v4 = cpu_target("x86-64-v4", machine="x86-64", requires=("avx512f", "avx2"), preference=4)
+    v3 = cpu_target("x86-64-v3", machine="x86-64", requires=("avx2",), preference=3)
+    arm = cpu_target("aarch64", machine="aarch64", requires=("asimd",), preference=9)
+    return tessera_runtime.load(write(None, contents(targets=(v2, v4, v3, arm))), device=_Recorder())
+
+
+class _Recorder(CpuDevice):
+    """Chooses as a CPU does and loads whatever image is there."""
+
+    def select(self, manifest):  # type: ignore[no-untyped-def]
+        return manifest.targets[0]
+
+    def load(self, file, target):  # type: ignore[no-untyped-def]
+        return None
+
+
+@pytest.mark.parametrize(
+    ("features", "machine", "chosen"),
+    [
+        ({"sse4_2", "avx2", "avx512f"}, "x86-64", "x86-64-v4"), ({"sse4_2", "avx2"}, "x86-64", "x86-64-v3"),
+        ({"sse4_2", "avx512f"}, "x86-64", "x86-64-v2"), ({"asimd"}, "aarch64", "aarch64"),
+    ],
+)  # fmt: skip
+def test_best_supported_level_is_chosen(features: set[str], machine: str, chosen: str) -> None:
+    manifest = levels().manifest
+    assert CpuDevice(features=frozenset(features), machine_name=machine).select(manifest).name == chosen
+
+
+def test_no_suitable_level_is_an_error_that_names_what_is_missing() -> None:
+    manifest = levels().manifest
+    for features, machine in ((frozenset({"avx2"}), "x86-64"), (frozenset(), "riscv64")):
+        if machine == "x86-64":
+            features = frozenset({"ssse3"})
+        with pytest.raises(tessera_runtime.DeviceError) as caught:
+            CpuDevice(features=features, machine_name=machine).select(manifest)
+        assert caught.value.code == "E902" and caught.value.exit_code == 6
+        assert "x86-64-v3 needs" in caught.value.message
+
+
+def test_unknown_devices() -> None:
+    for name in ("gpu", "cpu:1", "cuda:x", "", "cuda:-1"):
+        with pytest.raises(tessera_runtime.DeviceError) as caught:
+            tessera_runtime.load(bundle_bytes(), device=name)
+        assert caught.value.code == "E901"
+    with pytest.raises(tessera_runtime.DeviceError):
+        tessera_runtime.load(bundle_bytes(), threads=0)
+
+
+def test_pool_covers_every_group_once_and_passes_errors_on() -> None:
+    for threads in (1, 2, 5):
+        pool = Pool(threads)
+        for count in (1, 2, 63, 64, 65, 1000):
+            seen = np.zeros(count, dtype=np.int64)
+
+            def work(begin: int, end: int, slot: int, seen: np.ndarray = seen, threads: int = threads) -> None:
+                assert 0 <= slot < threads
+                seen[begin:end] += 1
+
+            pool.run(work, count)
+            assert (seen == 1).all()
+
+        def fail(begin: int, end: int, slot: int) -> None:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            pool.run(fail, 10)
