@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tesseracc.arch.arch import Arch
 from tesseracc.codegen.assemble import KernelInfo, assemble_many
 from tesseracc.codegen.elf import link_image
 from tesseracc.codegen.findings import Finding
-from tesseracc.codegen.host import cpu_request
 from tesseracc.codegen.llvm import llvm_text
-from tesseracc.codegen.nvptx import ptx_request, tidy
+from tesseracc.codegen.nvptx import tidy
 from tesseracc.codegen.pool import Request, compile_many
 from tesseracc.ir.value import Module
 
@@ -31,7 +31,9 @@ class Image:
 def request(module: Module, arch: Arch) -> Request:
     """What LLVM is asked for: one module with all kernels of a target."""
     text = llvm_text(module.of_kind("target.func"), arch, debug=arch.kind == "cuda")
-    return ptx_request(text, arch) if arch.kind == "cuda" else cpu_request(text, arch)
+    tool = arch.toolchain
+    emit: Literal["object", "assembly"] = "assembly" if arch.kind == "cuda" else "object"
+    return Request(text, tool.triple, tool.cpu, tool.features, emit, label=f"the kernels for {arch.name}")
 
 
 def build_images(modules: Sequence[tuple[Module, Arch]], *, jobs: int = 2) -> list[Image]:
@@ -46,7 +48,9 @@ def build_images(modules: Sequence[tuple[Module, Arch]], *, jobs: int = 2) -> li
         if i in ptx:
             found = assembled[i]
             data = found.cubin if arch.toolchain.image == "cubin" else ptx[i].encode()
-            images.append(Image(arch, asked.ir, data, ptx[i], found.kernels, found.findings))
+            findings = (*response.findings, *found.findings)
+            images.append(Image(arch, asked.ir, data, ptx[i], found.kernels, findings))
         else:
-            images.append(Image(arch, asked.ir, link_image([response.data], arch.toolchain.machine)))
+            data = link_image([response.data], arch.toolchain.machine)
+            images.append(Image(arch, asked.ir, data, findings=tuple(response.findings)))
     return images

@@ -1,0 +1,208 @@
+"""The compiler from end to end, as named stages: front end, graph, schedule, tile, target, images, bundle.
+
+    build = Build(load("model.py"), archs)            what is to be built
+    build.tile(arch), build.target(arch)              the module at a level, computed once
+    build.bundle()                                    the bundle's bytes
+
+A stage takes a module of an earlier level and gives one of its own; passes leave functions of other levels alone, so a
+build can start from the text of any level.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tessera_runtime.core.manifest import Provenance
+
+from tessera import types as lang
+from tessera.decorators import Function, Kernel
+from tesseracc.arch.arch import Arch, load
+from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
+from tesseracc.ir.printer import module_text
+from tesseracc.ir.value import Module
+from tesseracc.ir.verify import verify
+from tesseracc.passes import pipelines
+
+#: levels of IR and code that can be shown, in order
+LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
+DEFAULT_TARGETS = ("cpu", "sm_90")
+
+Observer = Callable[[str, str, Module], None]  # (level, pass, module after it)
+Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Log:
+    """What a build has to tell: notes of passes, seconds per stage, and what the assembler found."""
+
+    notes: list[Note] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    findings: list[object] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class Build:
+    """One module on its way to a bundle. Every level is computed when it is first asked for."""
+
+    def __init__(
+        self,
+        module: Module,
+        archs: Sequence[Arch],
+        *,
+        jobs: int = 2,
+        verify_each: bool = True,
+        observe: Observer | None = None,
+        progress: Progress | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.module = module
+        self.archs = tuple(archs)
+        self.jobs = jobs
+        self.verify_each = verify_each
+        self.observe = observe
+        self.progress = progress or (lambda _: None)
+        self.provenance = provenance or Provenance()
+        self.log = Log()
+        self._levels: dict[tuple[str, str], Module] = {}
+
+    # -- levels --------------------------------------------------------------------------------------------------
+
+    def _run(self, level: str, steps: Sequence[Step], module: Module, arch: Arch | None) -> Module:
+        context = Context(arch, notes=self.log.notes)
+        name = f"{level}.{arch.name}" if arch else level
+
+        def observe(step: Step, after: Module) -> None:
+            if self.observe is not None:
+                self.observe(name, step.name, after)
+
+        self.progress(f"{level} {arch.name}" if arch else level)
+        with self.log.timed(level):
+            return run_pipeline(steps, module, context, verify_each=self.verify_each, observe=observe)
+
+    @cached_property
+    def graph(self) -> Module:
+        """After the graph passes."""
+        return self._run("graph", pipelines.GRAPH, self.module, None)
+
+    @cached_property
+    def schedule(self) -> Module:
+        """After fusion: groups of loop nests, for any target."""
+        return self._run("schedule", pipelines.SCHEDULE, self.graph, None)
+
+    def _per_arch(self, level: str, arch: Arch, make: Callable[[], Module]) -> Module:
+        key = (level, arch.name)
+        if key not in self._levels:
+            self._levels[key] = make()
+        return self._levels[key]
+
+    def tile(self, arch: Arch) -> Module:
+        """Kernels and programs for one target."""
+        return self._per_arch("tile", arch, lambda: self._run("tile", pipelines.TILE, self.schedule, arch))
+
+    def target(self, arch: Arch) -> Module:
+        """Machine-near functions for one target."""
+        steps = pipelines.TARGET[arch.kind]
+        return self._per_arch("target", arch, lambda: self._run("target", steps, self.tile(arch), arch))
+
+    # -- code ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def images(self) -> tuple[object, ...]:
+        """The code of every target. Raises E5xx, also for findings of the assembler that are errors."""
+        from tesseracc.codegen.image import build_images
+
+        lowered = [(self.target(arch), arch) for arch in self.archs]
+        self.progress("code " + ", ".join(arch.name for arch in self.archs))
+        with self.log.timed("code"):
+            images = build_images(lowered, jobs=self.jobs)
+        for image in images:
+            for finding in image.findings:
+                if finding.is_error:
+                    raise finding.error()
+            self.log.findings += image.findings
+        return tuple(images)
+
+    def bundle(self) -> bytes:
+        """The bundle's bytes."""
+        from tesseracc.bundle import plan
+        from tesseracc.bundle.write import Contents, write
+        from tesseracc.codegen.image import Image
+
+        images = self.images
+        self.progress("bundle")
+        with self.log.timed("bundle"):
+            targets, entries = [], {}
+            for image in images:
+                assert isinstance(image, Image)
+                record, files = plan.target(self.tile(image.arch), self.target(image.arch), image)
+                targets.append(record)
+                entries.update(files)
+            tile = [self.tile(arch) for arch in self.archs]
+            used = plan.constants_used(tile)
+            constants = {name: array for name, array in self.module.constants.items() if name in used}
+            functions = plan.functions(tile[0])
+            return write(None, Contents(functions, targets, entries, constants, provenance=self.provenance))
+
+    # -- text ----------------------------------------------------------------------------------------------------
+
+    def text(self, level: str, arch: Arch | None = None, *, locations: bool = False) -> str:
+        """The text of a level; from `tile` on for one target."""
+        if level == "graph":
+            return module_text(self.graph, locations=locations)
+        if level == "schedule":
+            return module_text(self.schedule, locations=locations)
+        arch = arch or self.archs[0]
+        if level in ("tile", "target"):
+            return module_text(self.tile(arch) if level == "tile" else self.target(arch), locations=locations)
+        from tesseracc.codegen import image as images
+
+        if level == "llvm":
+            return images.request(self.target(arch), arch).ir
+        (found,) = images.build_images([(self.target(arch), arch)])
+        if level == "ptx":
+            return found.ptx if arch.kind == "cuda" else images.assembly(self.target(arch), arch)
+        return images.listing(found)
+
+
+# -- the front end -------------------------------------------------------------------------------------------------------
+
+
+def front(entries: Mapping[str, Function | Kernel], specs: Mapping[str, Mapping[str, lang.TensorType]] | None = None) -> Module:
+    """The module of all entries: functions traced to graphs, kernels lowered to tiles.
+
+    `specs` gives types of parameters without annotation, by entry and parameter name.
+    """
+    from tesseracc.frontend import kernel as kernels
+    from tesseracc.frontend import trace
+
+    parts = []
+    for name, entry in entries.items():
+        if isinstance(entry, Kernel):
+            parts.append(kernels.lower(entry, name))
+        else:
+            parts.append(trace.trace(entry, (specs or {}).get(name, {}), name=name))
+    return verify(join(parts))
+
+
+def join(parts: Sequence[Module]) -> Module:
+    """One module of several. Equal constants become one; different ones of the same name get names of their own."""
+    from tesseracc.frontend.merge import merge
+
+    return merge(parts)
+
+
+def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None) -> str:
+    """The text of one function at one level (`fn.inspect_ir("tile")`)."""
+    targets = (load(arch),) if arch else (load("sm_90"),)
+    return Build(front({entry.name: entry}), targets).text(level)
