@@ -37,7 +37,7 @@ class Debug:
             return ""
         file = self._file(loc.file)
         if self.unit is None:
-            kinds = 'producer: "tesseracc", isOptimized: true, runtimeVersion: 0, emissionKind: LineTablesOnly'
+            kinds = 'producer: "tesseracc", isOptimized: true, runtimeVersion: 0, emissionKind: DebugDirectivesOnly'
             self.unit = self._node("unit", f"distinct !DICompileUnit(language: DW_LANG_C99, file: !{file}, {kinds})")
         kind = self._node("type", "!DISubroutineType(types: !{null})")
         self.scope_file, self.start = loc.file, loc.line
