@@ -18,7 +18,7 @@ from tessera.numerics import Policy, bad_text, combine, parse_policy
 from tessera_runtime.core import dtypes as core
 
 __all__ = [
-    "DTYPES", "DType", "as_dtype", "bf16", "bfloat16", "bool_", "f16", "f32", "f64", "float16", "float32", "float64",
+    "DTYPES", "DType", "as_dtype", "bf16", "bfloat16", "bool_", "dtype", "f16", "f32", "f64", "float16", "float32", "float64",
     "fp16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2", "i16", "i32", "i64", "i8", "int16", "int32", "int64", "int8",
     "parse_dtype", "promote", "u16", "u32", "u64", "u8", "uint16", "uint32", "uint64", "uint8",
 ]
@@ -170,6 +170,10 @@ def as_dtype(value: object) -> DType:
     except (TypeError, ValueError, TesseraError):
         raise SourceError("E301", f"{value!r} is not an element type",
                           help="element types are " + ", ".join(core.DTYPES)) from None
+
+
+dtype = as_dtype
+"""Another name of `as_dtype`: ts.dtype("bf16 @accum(f32)")."""
 
 
 def promote(*dtypes: DType) -> DType:

@@ -18,7 +18,7 @@ from tessera.types import TensorType
 if TYPE_CHECKING:
     from tessera.tensor import Tensor
 
-__all__ = ["Case", "Cotangents", "Operator", "Types", "lookup", "register", "registry", "rule_table"]
+__all__ = ["Case", "Cotangents", "Operator", "REGISTRY", "Types", "lookup", "register", "registry", "rule_table"]
 
 Types = Union[TensorType, "tuple[TensorType, ...]"]
 Cotangents = tuple["Tensor | None", ...]
@@ -109,15 +109,17 @@ class Operator:
         return f"{self.name}{{{shown}}}" if shown else self.name
 
 
-_REGISTRY: dict[str, type[Operator]] = {}
+REGISTRY: dict[str, type[Operator]] = {}
+"""Operators by name, in order of definition; importing `tessera` fills it."""
+
 _O = TypeVar("_O", bound=type[Operator])
 
 
 def register(cls: _O) -> _O:
     """Class decorator: make an operator known under its `name`."""
-    if cls.name in _REGISTRY and _REGISTRY[cls.name].__qualname__ != cls.__qualname__:
+    if cls.name in REGISTRY and REGISTRY[cls.name].__qualname__ != cls.__qualname__:
         raise ValueError(f"two operators are called {cls.name!r}")
-    _REGISTRY[cls.name] = cls
+    REGISTRY[cls.name] = cls
     return cls
 
 
@@ -125,7 +127,7 @@ def registry() -> dict[str, type[Operator]]:
     """All operators by name, sorted."""
     import tessera.ops  # noqa: F401  (registers the built-in ones)
 
-    return {name: _REGISTRY[name] for name in sorted(_REGISTRY)}
+    return {name: REGISTRY[name] for name in sorted(REGISTRY)}
 
 
 def lookup(name: str) -> type[Operator]:

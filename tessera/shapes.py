@@ -11,7 +11,11 @@ without symbols is always a plain `int`, never an `Expr`.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
 
 from tessera.errors import SourceError, dim_is_symbolic
@@ -20,8 +24,9 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
 __all__ = [
-    "Dim", "Expr", "UnifyError", "ceildiv", "dim_max", "dim_min", "divisible", "known_equal", "parse_dim", "product",
-    "substitute", "symbol", "symbols_of", "unify",
+    "Dim", "Divisible", "Expr", "UnifyError", "assume", "ceildiv", "collect_assumptions", "dim_max", "dim_min",
+    "divisible", "equal_if_divisible", "known_equal", "parse_dim", "product", "substitute", "symbol", "symbols_of",
+    "unify",
 ]
 
 
@@ -283,6 +288,12 @@ def _split_by(a: Dim, k: int) -> tuple[Dim, Dim]:
     return _build(quotient, atoms), _build(rest, atoms)
 
 
+def _lowest(a: Expr, k: int) -> tuple[Dim, Dim]:
+    """The fraction a / k in lowest terms."""
+    common = math.gcd(k, *(c for _, c in a.terms))
+    return _split_by(a, common)[0], k // common
+
+
 def _exact(a: Dim, b: Dim) -> Dim | None:
     """a / b when the division of polynomials by the single term b leaves nothing (b is then taken to be non-zero)."""
     divisor, _ = _parts(b)
@@ -308,8 +319,8 @@ def _floordiv(a: Dim, b: Dim) -> Dim:
         if b == 0:
             raise ZeroDivisionError(f"({a}) // 0")
         quotient, rest = _split_by(a, b)
-        # (q*k + r) // k == q + r // k for every integer q.
-        return quotient + (rest // b if isinstance(rest, int) else _atom_expr(_Opaque("floordiv", (rest, b))))
+        # (q*k + r) // k == q + r // k for every integer q, and (c*r) // (c*k) == r // k.
+        return quotient + (rest // b if isinstance(rest, int) else _atom_expr(_Opaque("floordiv", _lowest(rest, b))))
     if a == 0:
         return 0
     exact = _exact(a, b)
@@ -333,7 +344,8 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
         if b == 0:
             raise ZeroDivisionError(f"ceildiv({a}, 0)")
         quotient, rest = _split_by(a, b)
-        return quotient + (-(-rest // b) if isinstance(rest, int) else _atom_expr(_Opaque("ceildiv", (rest, b))))
+        return quotient + (
+            -(-rest // b) if isinstance(rest, int) else _atom_expr(_Opaque("ceildiv", _lowest(rest, b))))
     if a == 0:
         return 0
     exact = _exact(a, b)
@@ -364,7 +376,19 @@ def dim_max(a: Dim, b: Dim) -> Dim:
 
 
 def _nonnegative(value: Dim) -> bool:
-    return value >= 0 if isinstance(value, int) else value.is_nonnegative
+    if isinstance(value, int):
+        return value >= 0
+    if value.is_nonnegative:
+        return True
+    # a // k <= a / k for a >= 0: with the atom q = a // k at coefficient c < 0, k*value >= k*(value - c*q) + c*a.
+    for mono, coeff in value.terms:
+        if coeff < 0 and len(mono) == 1 and mono[0][1] == 1:
+            atom = value._atoms[mono[0][0]]
+            if isinstance(atom, _Opaque) and atom.op == "floordiv" and isinstance(atom.args[1], int):
+                a, k = atom.args
+                if k > 0 and _nonnegative(a):
+                    return _nonnegative((value - _atom_expr(atom) * coeff) * k + a * coeff)
+    return False
 
 
 def _atom_nonnegative(atom: _Atom) -> bool:
@@ -492,6 +516,67 @@ def divisible(a: Dim, k: int) -> bool | None:
     if any(c % k for m, c in terms.items() if m):
         return None
     return terms.get((), 0) % k == 0
+
+
+@dataclass(frozen=True)
+class Divisible:
+    """The assumption that `divisor` divides `value`."""
+
+    value: Dim
+    divisor: Dim
+
+    def __str__(self) -> str:
+        return f"{_operand(self.value)} % {_operand(self.divisor)} == 0"
+
+
+def equal_if_divisible(a: Dim, b: Dim) -> tuple[Divisible, ...] | None:
+    """The divisibility assumptions under which the sizes are equal: () when they always are, None when none suffices.
+
+    16 * (D // 16) equals D if 16 divides D.
+    """
+    if a == b:
+        return ()
+    needed: list[Divisible] = []
+    difference = a - b
+    for _ in range(16):
+        if not isinstance(difference, Expr):
+            break
+        atom = next((x for x in difference._atoms.values() if isinstance(x, _Opaque) and x.op == "floordiv"
+                     and _is_symbol(x.args[0])), None)
+        if atom is None:
+            break
+        numerator, divisor = atom.args
+        # With D = k*q the quotient D // k is q; `_q` cannot clash, for it is not an identifier.
+        quotient = _atom_expr(_Symbol(f"{atom.key}'"))
+        needed.append(Divisible(numerator, divisor))
+        difference = difference.substitute({str(numerator): divisor * quotient})
+    return tuple(needed) if difference == 0 else None
+
+
+class _Collectors(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[list[Divisible]] = []
+
+
+_COLLECTORS = _Collectors()
+
+
+@contextmanager
+def collect_assumptions() -> Iterator[list[Divisible]]:
+    """Collects, while active, what operators assume of symbolic sizes; a compiler turns it into guards."""
+    found: list[Divisible] = []
+    _COLLECTORS.stack.append(found)
+    try:
+        yield found
+    finally:
+        _COLLECTORS.stack.remove(found)
+
+
+def assume(assumptions: Iterable[Divisible]) -> None:
+    """Record assumptions with the innermost collector, each once; without a collector they are dropped."""
+    if _COLLECTORS.stack:
+        found = _COLLECTORS.stack[-1]
+        found.extend(a for a in assumptions if a not in found)
 
 
 class UnifyError(Exception):

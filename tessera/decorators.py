@@ -1,0 +1,326 @@
+"""The decorators: @ts.function, @ts.jit, @ts.kernel. They record what was meant; nothing is compiled by them.
+
+A Function runs eagerly; its annotations are checked at each call. With `jit` it runs compiled, where the compiler is
+installed. A Kernel is never executed as Python: its source is parsed when it is first needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+
+from tessera.dtypes import DType
+from tessera.errors import SourceError, did_you_mean, marks_entry, user_calls
+from tessera.interpreters import is_tracing
+from tessera.pytree import flatten, tree_map
+from tessera.shapes import Dim
+from tessera.tensor import EagerTensor, Tensor, tensor
+from tessera.types import RegionSpec, TensorSpec, check_spec
+
+__all__ = ["Function", "Kernel", "Parameter", "function", "jit", "kernel"]
+
+LEVELS = ("graph", "schedule", "tile", "target")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter: its name, what its annotation records, its default.
+
+    `spec` is a TensorSpec, a DType (a scalar), another annotation as it is, or None. `default` is
+    inspect.Parameter.empty when there is none.
+    """
+
+    name: str
+    spec: Any
+    default: Any
+    kind: Any
+
+    @property
+    def tensor(self) -> TensorSpec | None:
+        """The tensor annotation: a TensorSpec, that of a Region, or the one of a scalar DType."""
+        return _tensor_spec(self.spec)
+
+
+def _tensor_spec(spec: Any) -> TensorSpec | None:
+    if isinstance(spec, RegionSpec):
+        return spec.inner
+    if isinstance(spec, DType):
+        return TensorSpec((), spec)
+    if isinstance(spec, type) and issubclass(spec, Tensor):
+        return TensorSpec()
+    return spec if isinstance(spec, TensorSpec) else None
+
+
+class _Entry:
+    """What functions and kernels have in common: the Python function, its place, its signature."""
+
+    def __init__(self, python: Callable[..., Any], compiled: bool = False) -> None:
+        functools.update_wrapper(self, python)
+        self.python = python
+        self.name: str = python.__name__
+        self.compiled = compiled
+        code = getattr(python, "__code__", None)
+        self.file: str = code.co_filename if code else "<unknown>"
+        self.line: int = code.co_firstlineno if code else 0
+        self._runner: Callable[..., Any] | None = None
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The Python signature, with annotations evaluated. Raises SourceError E305 when one cannot be."""
+        try:
+            hints = inspect.get_annotations(self.python, eval_str=True)
+        except SourceError:
+            raise
+        except Exception as err:
+            raise SourceError("E305", f"an annotation of `{self.name}` cannot be evaluated: {err}") from None
+        plain = inspect.signature(self.python)
+        parameters = [p.replace(annotation=hints.get(p.name, p.empty)) for p in plain.parameters.values()]
+        return plain.replace(parameters=parameters, return_annotation=hints.get("return", plain.empty))
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters in order."""
+        return tuple(
+            Parameter(p.name, None if p.annotation is p.empty else p.annotation, p.default, p.kind)
+            for p in self.signature.parameters.values())
+
+    @property
+    def returns(self) -> Any:
+        """What the return annotation records, or None."""
+        annotation = self.signature.return_annotation
+        return None if annotation is inspect.Signature.empty else annotation
+
+    def inspect_ir(self, level: str = "graph", **options: Any) -> str:
+        """The function's IR text at `level`: graph, schedule, tile or target. Needs the compiler (E318)."""
+        if level not in LEVELS:
+            raise SourceError("E305", f"there is no IR level {level!r}",
+                              help=did_you_mean(level, LEVELS) or f"levels are {', '.join(LEVELS)}")
+        driver = _driver()
+        if driver is None:
+            raise SourceError("E318", "inspect_ir needs the compiler, which is not installed",
+                              help="install the package tesseracc")
+        text: str = driver.inspect_ir(self, level, **options)
+        return text
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lower()} {self.name}>"
+
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as err:
+            raise SourceError("E314", f"`{self.name}` was called wrongly: {err}",
+                              help=f"its signature is {self.name}({', '.join(self.signature.parameters)})") from None
+        bound.apply_defaults()
+        return bound
+
+
+class Function(_Entry):
+    """A function made of operators. Calling it runs it; see the module."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.compiled and not is_tracing() and _is_eager((args, kwargs)):
+            driver = _driver()
+            if driver is not None:
+                if self._runner is None:
+                    self._runner = driver.jit(self)
+                return tree_map(_as_tensor, self._runner(*args, **kwargs))
+            _notice()
+        return self.invoke(*args, **kwargs)
+
+    def invoke(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the Python body on eager or traced values, with arguments and result checked against the annotations."""
+        try:
+            bound = self._bind(args, kwargs)
+            env: dict[str, Dim] = {}
+            for name, parameter in self.signature.parameters.items():
+                spec = _tensor_spec(parameter.annotation)
+                value = tree_map(_as_tensor, bound.arguments[name])
+                if spec is not None:
+                    value = self._tensor(name, spec, value)
+                    env = check_spec(f"`{self.name}`", name, spec, value.type, env)
+                bound.arguments[name] = value
+        except SourceError as err:
+            raise _placed(err)
+        result = self.python(*bound.args, **bound.kwargs)
+        try:
+            self._check_result(result, env)
+        except SourceError as err:
+            raise _placed(err)
+        return result
+
+    def _tensor(self, name: str, spec: TensorSpec, value: Any) -> Tensor:
+        if isinstance(value, (int, float)) and spec.dims == ():
+            return tensor(value, spec.dtype)
+        if not isinstance(value, Tensor):
+            raise SourceError("E311", f"`{name}` of `{self.name}` needs a tensor, got {type(value).__name__}",
+                              help=f"it is declared {spec}")
+        return value
+
+    def _check_result(self, result: Any, env: Mapping[str, Dim]) -> None:
+        spec = _tensor_spec(self.returns)
+        if spec is None:
+            return
+        if not isinstance(result, Tensor):
+            raise SourceError("E317", f"`{self.name}` is declared to return {spec}, but returns {type(result).__name__}")
+        try:
+            check_spec(f"`{self.name}`", "result", spec, result.type, env)
+        except SourceError as err:
+            raise SourceError("E317", err.message, help=err.help) from None
+
+
+marks_entry(Function.invoke.__code__)
+
+
+class Kernel(_Entry):
+    """A program for the lanes of a group, in the kernel language. `group` lanes form a group; `grid` fixes the groups."""
+
+    def __init__(self, python: Callable[..., Any], compiled: bool = False, *, group: int = 128, grid: Any = None,
+                 space: Mapping[str, Sequence[Any]] | None = None) -> None:
+        super().__init__(python, compiled)
+        self.group = group
+        self.grid = grid
+        # What an autotuner may choose from: name -> values. The first of each is the default.
+        self.space: dict[str, tuple[Any, ...]] = {k: tuple(v) for k, v in (space or {}).items()}
+
+    @functools.cached_property
+    def definition(self) -> Any:
+        """The parsed kernel (tessera.kernel.KernelDef). Raises SourceError E2xx."""
+        from tessera.kernel import parse
+
+        return parse(self.python, group=self.group, grid=self.grid)  # type: ignore[arg-type]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Launch it. A tensor that the kernel writes has the new elements afterwards; NumPy arrays change in place."""
+        if is_tracing() or not _is_eager((args, kwargs)):
+            raise _placed(SourceError(
+                "E316", f"kernel `{self.name}` is called inside a traced or differentiated function",
+                help="call it from the host program, or write this part with ts operators"))
+        run: Callable[..., Any]
+        if self.compiled and _driver() is not None:
+            if self._runner is None:
+                self._runner = _driver().jit(self)
+            run = self._runner
+        else:
+            if self.compiled:
+                _notice()
+            run = self._evaluate
+        try:
+            return self._launch(run, self._bind(args, kwargs))
+        except SourceError as err:
+            raise _placed(err)
+
+    def _evaluate(self, *args: Any) -> Any:
+        from tessera.kernel import evaluate
+
+        return evaluate(self.definition, args)
+
+    def _launch(self, run: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
+        written = self.definition.written
+        arrays: list[Any] = []
+        owners: dict[int, Tensor] = {}
+        for name, value in bound.arguments.items():
+            if isinstance(value, EagerTensor):
+                array = value.numpy() if name in written else value._data
+                owners[id(array)] = value
+                value = array
+            arrays.append(value)
+        result = run(*arrays)
+        for array, (name, value) in zip(arrays, bound.arguments.items(), strict=True):
+            if name in written and isinstance(value, EagerTensor):
+                value._data = array
+        return tree_map(lambda v: owners.get(id(v)) if id(v) in owners else _as_tensor(v), result)
+
+
+def _as_tensor(value: Any) -> Any:
+    """NumPy arrays and NumPy numbers as tensors; everything else unchanged."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return tensor(value)
+    return value
+
+
+def _is_eager(values: Any) -> bool:
+    return all(not isinstance(v, Tensor) or v.interpreter is None for v in flatten(values)[0])
+
+
+def _placed(err: SourceError) -> SourceError:
+    if err.span is None:
+        calls = user_calls()
+        err.at(calls[0].span if calls else None, calls)
+    return err
+
+
+# The compiler, where it is installed ----------------------------------------------------------------------------------
+
+_NOTICED: list[bool] = []
+
+
+def _driver() -> Any:
+    """The compiler's driver module, or None where it is not installed."""
+    try:
+        import tesseracc.driver
+    except ModuleNotFoundError as err:
+        if err.name is not None and err.name.startswith("tesseracc"):
+            return None
+        raise
+    return tesseracc.driver
+
+
+def _notice() -> None:
+    if not _NOTICED:
+        _NOTICED.append(True)
+        print("tessera: the compiler is not installed, so ts.jit runs functions eagerly", file=sys.stderr)
+
+
+# The decorators -------------------------------------------------------------------------------------------------------
+
+
+def function(python: Callable[..., Any]) -> Function:
+    """Mark a function as one of the module's entries; it runs eagerly until it is compiled."""
+    return python if isinstance(python, Function) else Function(python)
+
+
+@overload
+def jit(python: Kernel, **options: Any) -> Kernel: ...
+@overload
+def jit(python: Callable[..., Any], **options: Any) -> Function: ...
+@overload
+def jit(python: None = None, **options: Any) -> Callable[[Callable[..., Any]], Function]: ...
+def jit(python: Any = None, **options: Any) -> Any:
+    """A compiled form of a function or kernel: as a decorator, with options or without, or as a call.
+
+    `capture_graph` is accepted as a hint. Without the compiler it runs eagerly, with one notice.
+    """
+    unknown = sorted(set(options) - {"capture_graph"})
+    if unknown:
+        raise SourceError("E305", f"jit has no option `{unknown[0]}`", help=did_you_mean(unknown[0], ["capture_graph"]))
+    if python is None:
+        return lambda fn: jit(fn, **options)
+    if isinstance(python, Kernel):
+        return Kernel(python.python, True, group=python.group, grid=python.grid, space=python.space)
+    return Function(python.python if isinstance(python, Function) else python, True)
+
+
+class _KernelDecorator:
+    """`@ts.kernel`, `@ts.kernel(group=64)`, `@ts.kernel.autotune(space={...})`."""
+
+    def __call__(self, python: Any = None, *, group: int = 128, grid: Any = None) -> Any:
+        if python is None:
+            return lambda fn: Kernel(fn, group=group, grid=grid)
+        return Kernel(python, group=group, grid=grid)
+
+    def autotune(self, python: Any = None, *, space: Mapping[str, Sequence[Any]] | None = None, group: int = 128,
+                 grid: Any = None) -> Any:
+        """A kernel whose schedule parameters are chosen from `space`."""
+        if python is None:
+            return lambda fn: Kernel(fn, group=group, grid=grid, space=space)
+        return Kernel(python, group=group, grid=grid, space=space)
+
+
+kernel = _KernelDecorator()

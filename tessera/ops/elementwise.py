@@ -1,0 +1,1034 @@
+"""Elementwise arithmetic and functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tessera.arrays import Array, convert, exactly
+from tessera.dtypes import DType, as_dtype, bool_, promote
+from tessera.elements import Element, Elements, Index, Read
+from tessera.errors import SourceError
+from tessera.families import Partial, Pointwise, floating
+from tessera.interpreters import apply
+from tessera.operator import Case, Cotangents, Operator, register
+from tessera.tensor import Tensor, TensorLike, as_tensor, operands
+from tessera.types import TensorType
+
+__all__ = [
+    "abs", "add", "cast", "ceil", "clip", "cos", "div", "divide", "erf", "exp", "exp2", "expm1", "floor", "floordiv",
+    "gelu", "isnan", "log", "log1p", "log2", "maximum", "minimum", "mod", "mul", "multiply", "neg", "negative", "pow",
+    "power", "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "silu", "sin", "softplus", "sqrt", "square",
+    "sub", "subtract", "swish", "tanh", "trunc", "where",
+]
+
+T = TensorType.parse
+
+
+def _full(value: float, like: Tensor) -> Tensor:
+    return operands(value, like)[0]
+
+
+# Arithmetic -----------------------------------------------------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class Add(Pointwise):
+    """x + y."""
+
+    name = "add"
+    arity = 2
+    accepts = "float int uint"
+    tested = ("f32", "f64", "bf16", "i32", "u8", "fp8_e4m3")
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] + x[1]
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(x[0] + x[1])
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return 1.0, 1.0
+
+
+@register
+@dataclass(frozen=True)
+class Sub(Pointwise):
+    """x - y."""
+
+    name = "sub"
+    arity = 2
+    accepts = "float int uint"
+    tested = ("f32", "f64", "f16", "i64")
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] - x[1]
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(x[0] - x[1])
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return 1.0, -1.0
+
+
+@register
+@dataclass(frozen=True)
+class Mul(Pointwise):
+    """x * y."""
+
+    name = "mul"
+    arity = 2
+    accepts = "float int uint"
+    tested = ("f32", "f64", "bf16", "i32", "fp8_e5m2")
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] * x[1]
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(x[0] * x[1])
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return primals[1], primals[0]
+
+
+@register
+@dataclass(frozen=True)
+class Div(Pointwise):
+    """x / y, correctly rounded; ints are divided as f32."""
+
+    name = "div"
+    arity = 2
+    accepts = "float int uint"
+    domain = (None, (0.5, 2.0))
+    tested = ("f32", "f64", "bf16", "i32")
+
+    def result(self, *dtypes: DType) -> DType:
+        return floating(promote(*dtypes))
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] / x[1]
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(x[0] / x[1])
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        inverse = 1.0 / cast(primals[1], out.dtype)
+        return inverse, -(out * inverse)
+
+
+@register
+@dataclass(frozen=True)
+class FloorDiv(Pointwise):
+    """x // y: the quotient rounded down. Ints give 0 for y = 0; floats give floor(x / y)."""
+
+    name = "floordiv"
+    arity = 2
+    accepts = "float int uint"
+    domain = (None, (0.7, 2.0))
+    tested = ("f32", "i32", "u8", "bf16", "i64")
+    smooth = False
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.floor(x[0] / x[1]) if as_dtype(x[0].dtype).is_float else x[0] // x[1]
+
+    def numpy(self, *x: Array) -> Array:
+        if x[0].dtype.kind == "f":
+            return np.floor(x[0] / x[1])
+        return np.where(x[1] == 0, 0, np.floor_divide(x[0], x[1])).astype(x[0].dtype)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return None, None
+
+
+@register
+@dataclass(frozen=True)
+class Mod(Pointwise):
+    """x % y with the sign of y. Ints give 0 for y = 0; floats give x - floor(x / y) * y, corrected by y to that sign."""
+
+    name = "mod"
+    arity = 2
+    accepts = "float int uint"
+    domain = ((-2.0, 2.0), (0.7, 2.0))
+    tested = ("f32", "i32", "u8", "i64")
+    smooth = False
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        a, b = x
+        if not as_dtype(a.dtype).is_float:
+            return a % b
+        r = a - e.floor(a / b) * b
+        wrong = (r != 0.0) & ((r < 0.0) ^ (b < 0.0))
+        return e.select(wrong, r + b, r)
+
+    def numpy(self, *x: Array) -> Array:
+        a, b = x
+        if a.dtype.kind != "f":
+            return np.where(b == 0, 0, np.mod(a, b)).astype(a.dtype)
+        r = a - np.floor(a / b) * b
+        return np.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return 1.0, -floordiv(primals[0], primals[1])
+
+
+@register
+@dataclass(frozen=True)
+class Pow(Pointwise):
+    """x ** y for floats. Powers with a constant integer exponent are `ipow`."""
+
+    name = "pow"
+    arity = 2
+    domain = ((0.2, 3.0), (-2.0, 2.0))
+
+    def result(self, *dtypes: DType) -> DType:
+        return floating(promote(*dtypes))
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.pow(x[0], x[1])
+
+    def numpy(self, *x: Array) -> Array:
+        return exactly(np.power, *x)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        x, y = primals
+        # The derivative by y is taken as 0 where log x does not exist: x <= 0, where y is not differentiable anyway.
+        safe = where(x > 0.0, x, 1.0)
+        return y * pow(x, y - 1.0), out * log(safe)
+
+
+@register
+@dataclass(frozen=True)
+class IntPow(Pointwise):
+    """x ** n for a constant n, by repeated squaring from the lowest bit; a negative n inverts the power."""
+
+    n: int
+    name = "ipow"
+    accepts = "float int uint"
+    domain = ((0.3, 2.0),)
+    tested = ("f32", "f64", "bf16")
+
+    def infer(self, *ins: TensorType) -> TensorType:
+        if self.n < 0 and ins[0].dtype.is_int:
+            raise SourceError("E305", f"{ins[0].dtype} ** {self.n} is not an integer",
+                              help="cast the tensor to a float first")
+        return super().infer(*ins)
+
+    def _power(self, x: Any, one: Any) -> Any:
+        n, result = -self.n if self.n < 0 else self.n, None
+        while n:
+            if n & 1:
+                result = x if result is None else result * x
+            n >>= 1
+            if n:
+                x = x * x
+        result = one if result is None else result
+        return one / result if self.n < 0 else result
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        result: Element = self._power(x[0], e.const(1, x[0].dtype))
+        return result
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(self._power(x[0], np.ones_like(x[0])))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (None if self.n == 0 else float(self.n) * pow(primals[0], self.n - 1),)
+
+    @classmethod
+    def samples(cls) -> Iterable[Operator]:
+        return cls(2), cls(3), cls(7), cls(0), cls(-1), cls(-2)
+
+
+class _Extremum(Pointwise):
+    arity = 2
+    tested = ("f32", "f64", "bf16", "i32", "u8", "bool")
+
+    def _half(self, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        # 1 where x is the result, 1/2 where both are: the two partial derivatives always add to 1.
+        one, half, none = _full(1.0, out), _full(0.5, out), _full(0.0, out)
+        return where(x == y, half, where(x == out, one, none))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        x, y = (cast(p, out.dtype) for p in primals)
+        return self._half(x, y, out), self._half(y, x, out)
+
+
+@register
+@dataclass(frozen=True)
+class Maximum(_Extremum):
+    """The larger of x and y; NaN if either is."""
+
+    name = "maximum"
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] | x[1] if x[0].dtype == "bool" else e.max(x[0], x[1])
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(np.maximum(x[0], x[1]))
+
+
+@register
+@dataclass(frozen=True)
+class Minimum(_Extremum):
+    """The smaller of x and y; NaN if either is."""
+
+    name = "minimum"
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] & x[1] if x[0].dtype == "bool" else e.min(x[0], x[1])
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(np.minimum(x[0], x[1]))
+
+
+@register
+@dataclass(frozen=True)
+class Neg(Pointwise):
+    """-x."""
+
+    name = "neg"
+    accepts = "float int uint"
+    tested = ("f32", "f64", "fp8_e4m3", "i8", "u8")
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return -x[0]
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(-x[0])
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (-1.0,)
+
+
+@register
+@dataclass(frozen=True)
+class Abs(Pointwise):
+    """|x|; the least int stays as it is."""
+
+    name = "abs"
+    accepts = "float int uint"
+    tested = ("f32", "f64", "bf16", "i8", "u8")
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] if as_dtype(x[0].dtype).kind == "uint" else e.abs(x[0])
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(np.abs(x[0]))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (sign(primals[0]),)
+
+
+@register
+@dataclass(frozen=True)
+class Sign(Pointwise):
+    """-1, 0 or 1; NaN for NaN."""
+
+    name = "sign"
+    accepts = "float int uint"
+    tested = ("f32", "bf16", "i32", "u8")
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        zero, one = e.const(0, x[0].dtype), e.const(1, x[0].dtype)
+        if as_dtype(x[0].dtype).kind == "uint":
+            return e.select(x[0] > zero, one, zero)
+        return e.select(x[0] > zero, one, e.select(x[0] < zero, -one, x[0]))
+
+    def numpy(self, *x: Array) -> Array:
+        return np.where(x[0] == 0, x[0], np.sign(x[0]))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (None,)
+
+
+# Rounding -------------------------------------------------------------------------------------------------------------
+
+
+class _Round(Pointwise):
+    accepts = "float int uint"
+    tested = ("f32", "f64", "bf16", "i32")
+    domain = ((-40.0, 40.0),)
+    smooth = False
+    function: ClassVar[Any]
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.unary(self.name, x[0]) if as_dtype(x[0].dtype).is_float else x[0]
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(type(self).function(x[0])) if x[0].dtype.kind == "f" else x[0]
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (None,)
+
+
+@register
+@dataclass(frozen=True)
+class Round(_Round):
+    """The nearest integer, ties to even."""
+
+    name = "round"
+    function = np.rint
+
+
+@register
+@dataclass(frozen=True)
+class Floor(_Round):
+    """The largest integer <= x."""
+
+    name = "floor"
+    function = np.floor
+
+
+@register
+@dataclass(frozen=True)
+class Ceil(_Round):
+    """The smallest integer >= x."""
+
+    name = "ceil"
+    function = np.ceil
+
+
+@register
+@dataclass(frozen=True)
+class Trunc(_Round):
+    """The integer part."""
+
+    name = "trunc"
+    function = np.trunc
+
+
+# Functions of one float -----------------------------------------------------------------------------------------------
+
+
+class _Function(Pointwise):
+    """A function of floats; ints and bools are taken as f32. `function` is the NumPy form, evaluated in f64 for f32."""
+
+    function: ClassVar[Any]
+    tested = ("f32", "f64", "bf16", "f16", "i32")
+
+    def result(self, *dtypes: DType) -> DType:
+        return floating(dtypes[0])
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.unary(self.name, x[0])
+
+    def numpy(self, *x: Array) -> Array:
+        return exactly(type(self).function, *x)
+
+
+@register
+@dataclass(frozen=True)
+class Exp(_Function):
+    """e ** x."""
+
+    name = "exp"
+    function = np.exp
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (out,)
+
+
+@register
+@dataclass(frozen=True)
+class Exp2(_Function):
+    """2 ** x."""
+
+    name = "exp2"
+    function = np.exp2
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (out * math.log(2.0),)
+
+
+@register
+@dataclass(frozen=True)
+class Expm1(_Function):
+    """e ** x - 1, accurate near 0."""
+
+    name = "expm1"
+    function = np.expm1
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (out + 1.0,)
+
+
+@register
+@dataclass(frozen=True)
+class Log(_Function):
+    """The natural logarithm; NaN below 0, -inf at 0."""
+
+    name = "log"
+    function = np.log
+    domain = ((0.1, 5.0),)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (1.0 / primals[0],)
+
+
+@register
+@dataclass(frozen=True)
+class Log2(_Function):
+    """The logarithm to base 2."""
+
+    name = "log2"
+    function = np.log2
+    domain = ((0.1, 5.0),)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (1.0 / (primals[0] * math.log(2.0)),)
+
+
+@register
+@dataclass(frozen=True)
+class Log1p(_Function):
+    """log(1 + x), accurate near 0."""
+
+    name = "log1p"
+    function = np.log1p
+    domain = ((-0.8, 4.0),)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (1.0 / (primals[0] + 1.0),)
+
+
+@register
+@dataclass(frozen=True)
+class Sqrt(_Function):
+    """The square root, correctly rounded; NaN below 0."""
+
+    name = "sqrt"
+    function = np.sqrt
+    domain = ((0.1, 5.0),)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (0.5 / out,)
+
+
+@register
+@dataclass(frozen=True)
+class Rsqrt(_Function):
+    """1 / sqrt(x)."""
+
+    name = "rsqrt"
+    domain = ((0.1, 5.0),)
+
+    @staticmethod
+    def function(x: Array) -> Array:  # type: ignore[override]
+        return np.asarray(1.0 / np.sqrt(x))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (-0.5 * out / primals[0],)
+
+
+@register
+@dataclass(frozen=True)
+class Tanh(_Function):
+    """The hyperbolic tangent."""
+
+    name = "tanh"
+    function = np.tanh
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (1.0 - out * out,)
+
+
+@register
+@dataclass(frozen=True)
+class Sin(_Function):
+    """The sine of an angle in radians."""
+
+    name = "sin"
+    function = np.sin
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (cos(primals[0]),)
+
+
+@register
+@dataclass(frozen=True)
+class Cos(_Function):
+    """The cosine of an angle in radians."""
+
+    name = "cos"
+    function = np.cos
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (-sin(primals[0]),)
+
+
+def _erf(x: Array) -> Array:
+    return np.fromiter((math.erf(v) for v in x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
+
+
+@register
+@dataclass(frozen=True)
+class Erf(_Function):
+    """The error function."""
+
+    name = "erf"
+    function = staticmethod(_erf)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        x = primals[0]
+        return (exp(-(x * x)) * (2.0 / math.sqrt(math.pi)),)
+
+
+# Activations ----------------------------------------------------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class Relu(Pointwise):
+    """max(x, 0)."""
+
+    name = "relu"
+    accepts = "float int uint"
+    tested = ("f32", "f64", "bf16", "i32", "fp8_e4m3")
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.max(x[0], e.const(0, x[0].dtype))
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(np.maximum(x[0], 0)).astype(x[0].dtype)
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (cast(primals[0] > 0.0, out.dtype),)
+
+
+@register
+@dataclass(frozen=True)
+class Sigmoid(_Function):
+    """1 / (1 + exp(-x))."""
+
+    name = "sigmoid"
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return 1.0 / (e.exp(-x[0]) + 1.0)
+
+    @staticmethod
+    def function(x: Array) -> Array:  # type: ignore[override]
+        return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (out * (1.0 - out),)
+
+
+@register
+@dataclass(frozen=True)
+class Silu(_Function):
+    """x * sigmoid(x)."""
+
+    name = "silu"
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return x[0] / (e.exp(-x[0]) + 1.0)
+
+    @staticmethod
+    def function(x: Array) -> Array:  # type: ignore[override]
+        return np.asarray(x / (1.0 + np.exp(-x)))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        x = primals[0]
+        s = sigmoid(x)
+        return (s * (1.0 + x * (1.0 - s)),)
+
+
+@register
+@dataclass(frozen=True)
+class Softplus(_Function):
+    """log(1 + exp(x)), as max(x, 0) + log1p(exp(-|x|)), which does not overflow."""
+
+    name = "softplus"
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.max(x[0], e.const(0.0, x[0].dtype)) + e.log1p(e.exp(-e.abs(x[0])))
+
+    @staticmethod
+    def function(x: Array) -> Array:  # type: ignore[override]
+        return np.asarray(np.logaddexp(x, 0.0))
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        return (sigmoid(primals[0]),)
+
+
+_C, _A = math.sqrt(2.0 / math.pi), 0.044715
+
+
+@register
+@dataclass(frozen=True)
+class Gelu(_Function):
+    """x * Phi(x), Phi the normal distribution: by erf, or with approximate="tanh" 0.5 x (1 + tanh(c (x + a x^3)))."""
+
+    approximate: str = "none"
+    name = "gelu"
+
+    def infer(self, *ins: TensorType) -> TensorType:
+        if self.approximate not in ("none", "tanh"):
+            raise SourceError("E305", f"gelu has no form approximate={self.approximate!r}", help="use 'none' or 'tanh'")
+        return super().infer(*ins)
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        (v,) = x
+        if self.approximate == "tanh":
+            # (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), which keeps its accuracy for u << 0.
+            return v / (e.exp((v + v * v * v * _A) * (-2.0 * _C)) + 1.0)
+        return (e.erf(v * math.sqrt(0.5)) + 1.0) * (v * 0.5)
+
+    def numpy(self, *x: Array) -> Array:
+        if self.approximate == "tanh":
+            return exactly(lambda v: 0.5 * v * (1.0 + np.tanh(_C * (v + _A * v**3))), x[0])
+        return exactly(lambda v: 0.5 * v * (1.0 + _erf(v * math.sqrt(0.5))), x[0])
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        x = primals[0]
+        if self.approximate == "tanh":
+            t = tanh((x + x * x * x * _A) * _C)
+            return (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * (_C * (1.0 + 3.0 * _A * x * x)),)
+        return (0.5 * (1.0 + erf(x * math.sqrt(0.5))) + x * exp(x * x * -0.5) * (1.0 / math.sqrt(2.0 * math.pi)),)
+
+    @classmethod
+    def samples(cls) -> Iterable[Operator]:
+        return cls(), cls("tanh")
+
+
+# Selection and conversion ---------------------------------------------------------------------------------------------
+
+
+@register
+@dataclass(frozen=True)
+class Where(Pointwise):
+    """x where the bool condition holds, else y."""
+
+    name = "where"
+    arity = 3
+    nondiff = (0,)
+
+    def result(self, *dtypes: DType) -> DType:
+        return promote(*dtypes[1:])
+
+    def compute(self, *dtypes: DType) -> tuple[DType, ...]:
+        # Selecting changes no value: no widening is needed, and 64-bit ints must not pass through floats.
+        chosen = self.result(*dtypes)
+        return bool_, chosen, chosen
+
+    def infer(self, *ins: TensorType) -> TensorType:
+        if len(ins) == 3 and ins[0].dtype != bool_:
+            raise SourceError("E303", f"where needs a bool condition, got {ins[0].dtype}",
+                              help="compare first, as in ts.where(x > 0, x, y)")
+        return super().infer(*ins)
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.select(x[0], x[1], x[2])
+
+    def numpy(self, *x: Array) -> Array:
+        return np.where(x[0], x[1], x[2])
+
+    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
+        chosen = cast(primals[0], out.dtype)
+        return None, chosen, 1.0 - chosen
+
+    def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
+        from tessera.families import unbroadcast
+
+        condition, x, y = primals
+        zero = _full(0.0, cts[0])
+        return (
+            None,
+            unbroadcast(where(condition, cts[0], zero), x.type) if x.dtype.is_float else None,
+            unbroadcast(where(condition, zero, cts[0]), y.type) if y.dtype.is_float else None,
+        )
+
+    def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
+        from tessera.ops.views import broadcast_to
+
+        if tangents[1] is None and tangents[2] is None:
+            return None
+        zero = _full(0.0, outs[0])
+        x, y = (zero if t is None else t for t in tangents[1:])
+        return broadcast_to(cast(where(primals[0], x, y), outs[0].dtype), *outs[0].shape)
+
+    @classmethod
+    def cases(cls) -> Iterable[Case]:
+        for dtype in ("f32", "f64", "bf16", "i64", "bool"):
+            yield Case(cls(), (T("bool[A, B]"), T(f"{dtype}[A, B]"), T(f"{dtype}[A, B]")))
+        yield Case(cls(), (T("bool[A, 1]"), T("f32[B]"), T("f32[]")))
+        yield Case(cls(), (T("bool[N]"), T("bf16[N]"), T("f32[N]")))
+
+
+@register
+@dataclass(frozen=True)
+class Cast(Pointwise):
+    """The value in another element type, rounded once; see specs/language.md for floats to ints."""
+
+    dtype: str
+    name = "cast"
+
+    def result(self, *dtypes: DType) -> DType:
+        return as_dtype(self.dtype).base
+
+    def compute(self, *dtypes: DType) -> tuple[DType, ...]:
+        return (dtypes[0].base,)
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.cast(x[0], self.dtype)
+
+    def numpy(self, *x: Array) -> Array:
+        return convert(x[0], as_dtype(self.dtype))
+
+    def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
+        ok = primals[0].dtype.is_float and outs[0].dtype.is_float
+        return (cast(cts[0], primals[0].dtype) if ok else None,)
+
+    def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
+        return None if tangents[0] is None or not outs[0].dtype.is_float else cast(tangents[0], self.dtype)
+
+    @classmethod
+    def cases(cls) -> Iterable[Case]:
+        wide = (-300.0, 300.0)
+        for source, target in (("f32", "bf16"), ("f32", "f64"), ("f64", "f32"), ("bf16", "f32"), ("f32", "fp8_e4m3"),
+                               ("fp8_e5m2", "f16"), ("f64", "bf16"), ("f32", "i8"), ("f32", "u8"), ("i32", "bf16"),
+                               ("i64", "i8"), ("f32", "bool"), ("bool", "f32"), ("i8", "f32"), ("f16", "i32")):
+            narrow = source == "fp8_e5m2" or target in ("fp8_e4m3", "bool")
+            yield Case(cls(target), (T(f"{source}[A, B]"),), () if narrow else (wide,),
+                       smooth=target in ("f64", "f32") and source[0] == "f")
+
+
+@register
+@dataclass(frozen=True)
+class IsNan(Pointwise):
+    """Whether x is NaN."""
+
+    name = "isnan"
+    accepts = "float"
+    differentiable = False
+    tested = ("f32", "bf16", "f64")
+
+    def result(self, *dtypes: DType) -> DType:
+        return bool_
+
+    def compute(self, *dtypes: DType) -> tuple[DType, ...]:
+        return (dtypes[0].wide,)
+
+    def body(self, e: Elements, *x: Element) -> Element:
+        return e.isnan(x[0])
+
+    def numpy(self, *x: Array) -> Array:
+        return np.asarray(np.isnan(x[0]))
+
+
+# The functions --------------------------------------------------------------------------------------------------------
+
+
+def add(x: TensorLike, y: TensorLike) -> Tensor:
+    """x + y, broadcast."""
+    return apply(Add(), *operands(x, y))
+
+
+def sub(x: TensorLike, y: TensorLike) -> Tensor:
+    """x - y, broadcast."""
+    return apply(Sub(), *operands(x, y))
+
+
+def mul(x: TensorLike, y: TensorLike) -> Tensor:
+    """x * y, broadcast."""
+    return apply(Mul(), *operands(x, y))
+
+
+def div(x: TensorLike, y: TensorLike) -> Tensor:
+    """x / y, broadcast; of ints in f32."""
+    return apply(Div(), *operands(x, y))
+
+
+def floordiv(x: TensorLike, y: TensorLike) -> Tensor:
+    """x // y, rounded down."""
+    return apply(FloorDiv(), *operands(x, y))
+
+
+def mod(x: TensorLike, y: TensorLike) -> Tensor:
+    """x % y, with the sign of y."""
+    return apply(Mod(), *operands(x, y))
+
+
+def pow(x: TensorLike, y: TensorLike) -> Tensor:
+    """x ** y. A Python int exponent up to 64 in size multiplies (exact for ints); other exponents are for floats."""
+    if isinstance(y, int) and not isinstance(y, bool) and -64 <= y <= 64 and isinstance(x, Tensor):
+        base = x if x.dtype.kind != "bool" else cast(x, "i64")
+        return base if y == 1 else apply(IntPow(y), base)
+    if isinstance(y, float) and y == 0.5:
+        return sqrt(x)
+    a, b = operands(x, y)
+    if a.dtype.is_int and b.dtype.is_int:
+        raise SourceError("E303", f"pow of {a.dtype} needs a constant exponent from -64 to 64",
+                          help="cast the base to a float")
+    return apply(Pow(), a, b)
+
+
+def maximum(x: TensorLike, y: TensorLike) -> Tensor:
+    """The larger element; NaN if either is."""
+    return apply(Maximum(), *operands(x, y))
+
+
+def minimum(x: TensorLike, y: TensorLike) -> Tensor:
+    """The smaller element; NaN if either is."""
+    return apply(Minimum(), *operands(x, y))
+
+
+def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
+    """min(max(x, low), high); a bound of None is absent."""
+    result = as_tensor(x)
+    result = result if low is None else maximum(result, low)
+    return result if high is None else minimum(result, high)
+
+
+def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
+    """x where the bool condition holds, else y; broadcast."""
+    return apply(Where(), as_tensor(condition), *operands(x, y))
+
+
+def cast(x: TensorLike, dtype: Any) -> Tensor:
+    """x in another element type; x itself when it has that type."""
+    value, target = as_tensor(x), as_dtype(dtype).base
+    return value if value.dtype.base == target else apply(Cast(target.name), value)
+
+
+def isnan(x: TensorLike) -> Tensor:
+    """Whether each element is NaN."""
+    return apply(IsNan(), as_tensor(x))
+
+
+def neg(x: TensorLike) -> Tensor:
+    """-x."""
+    return apply(Neg(), as_tensor(x))
+
+
+def abs(x: TensorLike) -> Tensor:
+    """|x|."""
+    return apply(Abs(), as_tensor(x))
+
+
+def sign(x: TensorLike) -> Tensor:
+    """-1, 0 or 1."""
+    return apply(Sign(), as_tensor(x))
+
+
+def round(x: TensorLike) -> Tensor:
+    """The nearest integer, ties to even, in x's type."""
+    return apply(Round(), as_tensor(x))
+
+
+def floor(x: TensorLike) -> Tensor:
+    """The largest integer <= x, in x's type."""
+    return apply(Floor(), as_tensor(x))
+
+
+def ceil(x: TensorLike) -> Tensor:
+    """The smallest integer >= x, in x's type."""
+    return apply(Ceil(), as_tensor(x))
+
+
+def trunc(x: TensorLike) -> Tensor:
+    """The integer part, in x's type."""
+    return apply(Trunc(), as_tensor(x))
+
+
+def exp(x: TensorLike) -> Tensor:
+    """e ** x."""
+    return apply(Exp(), as_tensor(x))
+
+
+def exp2(x: TensorLike) -> Tensor:
+    """2 ** x."""
+    return apply(Exp2(), as_tensor(x))
+
+
+def expm1(x: TensorLike) -> Tensor:
+    """e ** x - 1."""
+    return apply(Expm1(), as_tensor(x))
+
+
+def log(x: TensorLike) -> Tensor:
+    """The natural logarithm."""
+    return apply(Log(), as_tensor(x))
+
+
+def log2(x: TensorLike) -> Tensor:
+    """The logarithm to base 2."""
+    return apply(Log2(), as_tensor(x))
+
+
+def log1p(x: TensorLike) -> Tensor:
+    """log(1 + x)."""
+    return apply(Log1p(), as_tensor(x))
+
+
+def sqrt(x: TensorLike) -> Tensor:
+    """The square root."""
+    return apply(Sqrt(), as_tensor(x))
+
+
+def rsqrt(x: TensorLike) -> Tensor:
+    """1 / sqrt(x)."""
+    return apply(Rsqrt(), as_tensor(x))
+
+
+def square(x: TensorLike) -> Tensor:
+    """x * x."""
+    return pow(as_tensor(x), 2)
+
+
+def reciprocal(x: TensorLike) -> Tensor:
+    """1 / x."""
+    return div(1.0, as_tensor(x))
+
+
+def tanh(x: TensorLike) -> Tensor:
+    """The hyperbolic tangent."""
+    return apply(Tanh(), as_tensor(x))
+
+
+def sin(x: TensorLike) -> Tensor:
+    """The sine."""
+    return apply(Sin(), as_tensor(x))
+
+
+def cos(x: TensorLike) -> Tensor:
+    """The cosine."""
+    return apply(Cos(), as_tensor(x))
+
+
+def erf(x: TensorLike) -> Tensor:
+    """The error function."""
+    return apply(Erf(), as_tensor(x))
+
+
+def sigmoid(x: TensorLike) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return apply(Sigmoid(), as_tensor(x))
+
+
+def relu(x: TensorLike) -> Tensor:
+    """max(x, 0)."""
+    return apply(Relu(), as_tensor(x))
+
+
+def gelu(x: TensorLike, approximate: str = "none") -> Tensor:
+    """x * Phi(x) by erf; approximate="tanh" gives the tanh form."""
+    return apply(Gelu(approximate), as_tensor(x))
+
+
+def silu(x: TensorLike) -> Tensor:
+    """x * sigmoid(x)."""
+    return apply(Silu(), as_tensor(x))
+
+
+def softplus(x: TensorLike) -> Tensor:
+    """log(1 + exp(x))."""
+    return apply(Softplus(), as_tensor(x))
+
+
+subtract, multiply, divide, power, negative, swish = sub, mul, div, pow, neg, silu

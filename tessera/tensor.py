@@ -1,0 +1,438 @@
+"""Tensor values. `Tensor` holds what every kind of tensor can do; `EagerTensor` wraps a NumPy array.
+
+A traced tensor is a subclass that has a type and an interpreter but no data: all arithmetic and all methods are shared.
+Tensors are immutable values.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+from tessera.arrays import Array, convert, dtype_of, widen
+from tessera.dtypes import DType, as_dtype, bool_, f32, i64, promote
+from tessera.errors import SourceError
+from tessera.shapes import Dim, Expr
+from tessera.types import TensorType, tensor_spec
+
+if TYPE_CHECKING:
+    from tessera.interpreters import Interpreter
+
+__all__ = ["EagerTensor", "Tensor", "TensorLike", "array", "as_tensor", "load", "operands", "tensor"]
+
+Scalar = Union[int, float, bool, Expr]
+TensorLike = Union["Tensor", int, float, bool, Expr, "np.ndarray[Any, Any]", Sequence[Any]]
+
+
+def _ops() -> Any:
+    # The operators are built on this module; they are looked up when used.
+    from tessera import ops
+
+    return ops
+
+
+class Tensor:
+    """An array value of the language. As an annotation, `ts.Tensor["B", "3*D", ts.bf16]` describes a parameter."""
+
+    __slots__ = ()
+    # NumPy must not take over `array + tensor`.
+    __array_ufunc__ = None
+
+    def __class_getitem__(cls, items: object) -> Any:
+        return tensor_spec(items)
+
+    # What a subclass provides -------------------------------------------------------------------------------------
+
+    @property
+    def type(self) -> TensorType:
+        """Shape and element type."""
+        raise TypeError("abstract")
+
+    @property
+    def interpreter(self) -> Interpreter | None:
+        """The interpreter that owns the value; None for eager tensors."""
+        return None
+
+    def numpy(self) -> Array:
+        """The elements as a NumPy array (a copy); only an eager tensor has them."""
+        raise SourceError("E309", f"the elements of a tensor {self.type} are not known while tracing",
+                          help="a compiled function is traced once for all inputs; compute with ts operators instead")
+
+    # Type ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """The sizes: ints, or symbolic sizes while tracing."""
+        return self.type.dims
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.type.dims)
+
+    rank = ndim
+
+    @property
+    def size(self) -> Any:
+        """The number of elements."""
+        return self.type.size
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise SourceError("E304", "a tensor of rank 0 has no length")
+        return int(self.shape[0])
+
+    # Conversion to Python -----------------------------------------------------------------------------------------
+
+    def item(self) -> Any:
+        """The one element as a Python number."""
+        if self.size != 1:
+            raise SourceError("E304", f"item() needs one element, not {self.type}")
+        return widen(self.numpy()).reshape(()).item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return widen(self.numpy()).tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        data = self.numpy()
+        return data if dtype is None else data.astype(dtype)
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.is_float:
+            raise SourceError("E303", f"a tensor of {self.dtype} cannot be an index")
+        return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    # Operators ----------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: TensorLike) -> Tensor:
+        return _ops().add(self, other)
+
+    def __radd__(self, other: TensorLike) -> Tensor:
+        return _ops().add(other, self)
+
+    def __sub__(self, other: TensorLike) -> Tensor:
+        return _ops().sub(self, other)
+
+    def __rsub__(self, other: TensorLike) -> Tensor:
+        return _ops().sub(other, self)
+
+    def __mul__(self, other: TensorLike) -> Tensor:
+        return _ops().mul(self, other)
+
+    def __rmul__(self, other: TensorLike) -> Tensor:
+        return _ops().mul(other, self)
+
+    def __truediv__(self, other: TensorLike) -> Tensor:
+        return _ops().div(self, other)
+
+    def __rtruediv__(self, other: TensorLike) -> Tensor:
+        return _ops().div(other, self)
+
+    def __floordiv__(self, other: TensorLike) -> Tensor:
+        return _ops().floordiv(self, other)
+
+    def __rfloordiv__(self, other: TensorLike) -> Tensor:
+        return _ops().floordiv(other, self)
+
+    def __mod__(self, other: TensorLike) -> Tensor:
+        return _ops().mod(self, other)
+
+    def __rmod__(self, other: TensorLike) -> Tensor:
+        return _ops().mod(other, self)
+
+    def __pow__(self, other: TensorLike) -> Tensor:
+        return _ops().pow(self, other)
+
+    def __rpow__(self, other: TensorLike) -> Tensor:
+        return _ops().pow(other, self)
+
+    def __matmul__(self, other: TensorLike) -> Tensor:
+        return _ops().matmul(self, other)
+
+    def __rmatmul__(self, other: TensorLike) -> Tensor:
+        return _ops().matmul(other, self)
+
+    def __and__(self, other: TensorLike) -> Tensor:
+        return _ops().bitwise_and(self, other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: TensorLike) -> Tensor:
+        return _ops().bitwise_or(self, other)
+
+    __ror__ = __or__
+
+    def __xor__(self, other: TensorLike) -> Tensor:
+        return _ops().bitwise_xor(self, other)
+
+    __rxor__ = __xor__
+
+    def __lshift__(self, other: TensorLike) -> Tensor:
+        return _ops().shift_left(self, other)
+
+    def __rshift__(self, other: TensorLike) -> Tensor:
+        return _ops().shift_right(self, other)
+
+    def __neg__(self) -> Tensor:
+        return _ops().neg(self)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __abs__(self) -> Tensor:
+        return _ops().abs(self)
+
+    def __invert__(self) -> Tensor:
+        return _ops().logical_not(self)
+
+    def __lt__(self, other: TensorLike) -> Tensor:
+        return _ops().less(self, other)
+
+    def __le__(self, other: TensorLike) -> Tensor:
+        return _ops().less_equal(self, other)
+
+    def __gt__(self, other: TensorLike) -> Tensor:
+        return _ops().greater(self, other)
+
+    def __ge__(self, other: TensorLike) -> Tensor:
+        return _ops().greater_equal(self, other)
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        return _ops().equal(self, other)
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        return _ops().not_equal(self, other)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return _ops().getitem(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise SourceError("E312", "a tensor is a value: its elements cannot be assigned",
+                          help="make a new one with ts.where or ts.concat, or assign inside a @ts.kernel")
+
+    # Methods ------------------------------------------------------------------------------------------------------
+
+    @property
+    def T(self) -> Tensor:
+        """All axes reversed."""
+        return _ops().transpose(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes swapped."""
+        return _ops().transpose(self, -2, -1)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return _ops().reshape(self, *shape)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        return _ops().transpose(self, *axes)
+
+    def permute(self, *axes: Any) -> Tensor:
+        return _ops().permute(self, *axes)
+
+    def flatten(self) -> Tensor:
+        return _ops().reshape(self, -1)
+
+    def squeeze(self, axis: Any = None) -> Tensor:
+        return _ops().squeeze(self, axis)
+
+    def expand_dims(self, axis: Any) -> Tensor:
+        return _ops().expand_dims(self, axis)
+
+    unsqueeze = expand_dims
+
+    def broadcast_to(self, *shape: Any) -> Tensor:
+        return _ops().broadcast_to(self, *shape)
+
+    def split(self, sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+        return _ops().split(self, sections, dim)
+
+    def take(self, indices: TensorLike, axis: int = 0) -> Tensor:
+        return _ops().take(self, indices, axis)
+
+    def astype(self, dtype: Any) -> Tensor:
+        return _ops().cast(self, dtype)
+
+    cast = astype
+    to = astype
+
+    def sum(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
+        return _ops().sum(self, axis, keepdims, dim=dim)
+
+    def prod(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
+        return _ops().prod(self, axis, keepdims, dim=dim)
+
+    def mean(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
+        return _ops().mean(self, axis, keepdims, dim=dim)
+
+    def max(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
+        return _ops().max(self, axis, keepdims, dim=dim)
+
+    def min(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
+        return _ops().min(self, axis, keepdims, dim=dim)
+
+    def any(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
+        return _ops().any(self, axis, keepdims, dim=dim)
+
+    def all(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
+        return _ops().all(self, axis, keepdims, dim=dim)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False, dim: int | None = None) -> Tensor:
+        return _ops().argmax(self, axis, keepdims, dim=dim)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False, dim: int | None = None) -> Tensor:
+        return _ops().argmin(self, axis, keepdims, dim=dim)
+
+    def softmax(self, axis: int = -1) -> Tensor:
+        return _ops().softmax(self, axis)
+
+    def exp(self) -> Tensor:
+        return _ops().exp(self)
+
+    def log(self) -> Tensor:
+        return _ops().log(self)
+
+    def sqrt(self) -> Tensor:
+        return _ops().sqrt(self)
+
+    def tanh(self) -> Tensor:
+        return _ops().tanh(self)
+
+    def sigmoid(self) -> Tensor:
+        return _ops().sigmoid(self)
+
+    def relu(self) -> Tensor:
+        return _ops().relu(self)
+
+    def abs(self) -> Tensor:
+        return _ops().abs(self)
+
+    def clip(self, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
+        return _ops().clip(self, low, high)
+
+    def __repr__(self) -> str:
+        return f"<{self.type}>"
+
+
+class EagerTensor(Tensor):
+    """A tensor whose elements are there, in a NumPy array."""
+
+    __slots__ = ("_data", "_type")
+
+    def __init__(self, data: Array) -> None:
+        self._data = data
+        self._type: TensorType | None = None
+
+    @property
+    def type(self) -> TensorType:
+        if self._type is None:
+            self._type = TensorType(self._data.shape, dtype_of(self._data))
+        return self._type
+
+    def numpy(self) -> Array:
+        return self._data.copy()
+
+    def __repr__(self) -> str:
+        text = np.array2string(widen(self._data), separator=", ", threshold=100, precision=6)
+        return f"tensor({text}, dtype={self.dtype})"
+
+    __str__ = __repr__
+
+
+# Making tensors -------------------------------------------------------------------------------------------------------
+
+
+def tensor(data: Any, dtype: Any = None) -> Tensor:
+    """A tensor from numbers, nested sequences, a NumPy array or a tensor, with the elements copied.
+
+    Arrays keep their element type; Python floats give f32, ints i64, bools bool; `dtype` converts.
+    """
+    if isinstance(data, Tensor):
+        return data if dtype is None else data.astype(dtype)
+    value: Array = np.array(data)
+    if not isinstance(data, (np.ndarray, np.generic)) and value.dtype == np.float64:
+        target = f32 if dtype is None else as_dtype(dtype)
+        return EagerTensor(convert(value, target))
+    if not isinstance(data, (np.ndarray, np.generic)) and value.size == 0 and value.dtype.kind == "f":
+        value = value.astype(np.float32)
+    try:
+        source = dtype_of(value)
+    except Exception:
+        raise SourceError("E311", f"{_short(data)} is not a tensor",
+                          help="tensors hold numbers: use arrays, numbers or nested lists of numbers") from None
+    return EagerTensor(np.ascontiguousarray(value).reshape(value.shape) if dtype is None or as_dtype(dtype).base == source
+                       else convert(value, as_dtype(dtype)))
+
+
+array = tensor
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def as_tensor(x: TensorLike) -> Tensor:
+    """`x` as a tensor; a Python number gets its default type (f32, i64, bool). SourceError E311 if it is none."""
+    return x if isinstance(x, Tensor) else operands(x)[0]
+
+
+def operands(*xs: TensorLike) -> tuple[Tensor, ...]:
+    """Operands of one operator as tensors. A Python number is weak: it takes the element type of the tensors beside it,
+    but a float beside ints gives f32, and an int beside bools gives i64."""
+    if all(isinstance(x, Tensor) for x in xs):
+        return xs  # type: ignore[return-value]
+    ready = [x if isinstance(x, (Tensor, int, float, Expr)) else tensor(x) for x in xs]
+    types = [x.dtype for x in ready if isinstance(x, Tensor)]
+    beside = promote(*types) if types else None
+    return tuple(x if isinstance(x, Tensor) else _scalar(x, beside) for x in ready)
+
+
+def _scalar(value: Scalar, beside: DType | None) -> Tensor:
+    if isinstance(value, bool):
+        dtype = beside or bool_
+    elif isinstance(value, float):
+        dtype = beside if beside is not None and beside.is_float else f32
+    else:
+        dtype = beside if beside is not None and beside.kind != "bool" else i64
+    if dtype.is_int and isinstance(value, int) and not dtype.min_value <= value <= dtype.max_value:
+        raise SourceError("E303", f"the number {value} does not fit {dtype}",
+                          help="cast the tensor to a wider type first")
+    result: Tensor = _ops().full((), value, dtype)
+    return result
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The tensor in a `.npy` file, or a dict of the tensors in a `.safetensors` or `.npz` file, by name.
+
+    Raises TesseraError E802 when the file cannot be read, E640 or E712 when it is malformed.
+    """
+    from tessera.files import load_file
+
+    return load_file(path)
