@@ -1,7 +1,6 @@
 # Needs make and Python >= 3.10 with its venv module; the rest comes through pip. `make help` lists the targets.
 
 PYTHON ?= python3
-DEVICE ?= cpu
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -48,7 +47,7 @@ test-full: $(VENV)/.stamp ## Run every test that needs no GPU, the slow ones too
 
 demo: $(DEMO)/compiler/.stamp $(DEMO)/runtime/.stamp ## Compile samples/digits.py and read real handwritten digits with the bundle
 	$(DEMO)/compiler/bin/tesseracc build samples/digits.py --arch cpu --arch sm_90 -o $(DEMO)/digits.tsb
-	$(DEMO)/runtime/bin/python samples/demo.py $(DEMO)/digits.tsb --device $(DEVICE) --at-least 96
+	$(DEMO)/runtime/bin/python samples/demo.py $(DEMO)/digits.tsb --at-least 96
 
 $(DEMO)/compiler/.stamp: $(DIST)/.stamp
 	$(PYTHON) -m venv $(DEMO)/compiler

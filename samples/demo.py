@@ -8,6 +8,8 @@ Exits with 1 when the accuracy, computed from the file that `tessera-run` wrote,
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -28,8 +30,10 @@ def tessera_run(bundle: Path, images: NDArray[np.uint8], device: str) -> dict[st
     """The results of `classify`, through files, as any program would use them; the files lie beside the bundle."""
     folder = bundle.parent
     np.save(folder / "images.npy", images)
-    command = [str(Path(sysconfig.get_path("scripts")) / "tessera-run"), str(bundle), "--function", "classify",
-               "--device", device, "--input", f"images=@{folder / 'images.npy'}"]
+    search = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    program = shutil.which("tessera-run", path=search) or "tessera-run"
+    command = [program, str(bundle), "--function", "classify", "--device", device,
+               "--input", f"images=@{folder / 'images.npy'}"]
     for name in ("label", "probability"):
         (folder / f"{name}.npy").unlink(missing_ok=True)
         command += ["--output", f"{name}=@{folder / name}.npy"]
