@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tesseracc.arch.arch import Arch
@@ -54,3 +54,16 @@ def build_images(modules: Sequence[tuple[Module, Arch]], *, jobs: int = 2) -> li
             data = link_image([response.data], arch.toolchain.machine)
             images.append(Image(arch, asked.ir, data, findings=tuple(response.findings)))
     return images
+
+
+def assembly(module: Module, arch: Arch) -> str:
+    """The assembly text of a CPU target."""
+    asked = replace(request(module, arch), emit="assembly")
+    return compile_many([asked])[0].data.decode()
+
+
+def listing(image: Image) -> str:
+    """The machine code of a cubin as text (SASS). Raises E534, E535."""
+    from tesseracc.codegen.disassemble import disassemble
+
+    return disassemble(image.data, image.arch)
