@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ class Import(NamedTuple):
     line: int
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every module of the three packages by its dotted name."""
     result = {}
@@ -81,7 +83,8 @@ def targets(statement: ast.Import | ast.ImportFrom) -> list[str]:
     return [f"{statement.module}.{alias.name}" for alias in statement.names]
 
 
-def imports(nested: bool = True) -> list[Import]:
+@functools.cache
+def imports(nested: bool = True) -> tuple[Import, ...]:
     """All imports between modules of the project."""
     known = modules()
     result = []
@@ -91,4 +94,4 @@ def imports(nested: bool = True) -> list[Import]:
                 found = target if target in known else target.rpartition(".")[0]
                 if found in known and found != importer:
                     result.append(Import(importer, found, statement.lineno))
-    return result
+    return tuple(result)
