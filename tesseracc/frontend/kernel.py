@@ -1,0 +1,93 @@
+"""Kernels to Tile IR: the typed tree of `tessera.kernel` becomes one `tile.kernel` and the `tile.program` that launches it.
+
+The tree's variables become SSA values: a branch yields, and a loop carries, the variables that it assigns. Varying
+conditions and bounds give `tile.if`, `tile.for`, `tile.while`; uniform ones `scf`. A range that is spread over lanes
+keeps its bounds as `lo + local_id * step` and `group * step`. The program has the kernel's tensors and scalars as
+parameters; it yields what the kernel returns, then what it writes without returning it. A returned scalar is a
+buffer of rank 0 behind the kernel's parameters.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tesseracc.frontend.kernel_body import Body
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.pipeline import Note
+from tesseracc.ir.rewrite import remove_dead
+from tesseracc.ir.types import BufType, ScalarType
+from tesseracc.ir.value import Func, Loc, Module, Value
+from tesseracc.ir.verify import verify
+from tessera.errors import Span
+from tessera.kernel import KernelDef
+from tessera.kernel.tree import Buffer
+
+__all__ = ["location", "lower", "notes"]
+
+
+def location(span: Span, root: str | None) -> Loc:
+    """The place in the user's source, relative to the module's folder."""
+    file = os.path.relpath(span.file, root) if root is not None else os.path.basename(span.file)
+    same = span.end_line == span.line
+    return Loc(file.replace(os.sep, "/"), span.line, span.col, span.end_col if same else 0)
+
+
+def notes(kernel: KernelDef, root: str | None = None) -> list[Note]:
+    """What the rules of the language decided, for `--notes`; a warning carries its code in front."""
+    return [
+        Note(n.message if n.code is None else f"{n.code}: {n.message}", location(n.span, root)) for n in kernel.notes
+    ]
+
+
+def _buf(buffer: Buffer) -> BufType:
+    return BufType(buffer.dims, buffer.dtype.name, "global")
+
+
+def lower(kernel: KernelDef, root: str | None = None) -> Module:
+    """A verified module with the functions `<name>__0` (the kernel) and `<name>` (the program).
+
+    `root` is the folder that locations are relative to.
+    """
+    loc = location(kernel.span, root)
+    name = f"{kernel.name}__0"
+    outs = [r for r in kernel.results if r.param is None]
+    params: list[Value] = []
+    body = Body(Builder(loc), kernel.group, lambda span: location(span, root))
+    access: list[str] = []
+    for param in kernel.params:
+        if param.buffer is not None:
+            params.append(body.buffer(param.buffer, Value(_buf(param.buffer), param.name)))
+        elif param.var is not None:
+            params.append(Value(ScalarType(param.var.type.dtype.name), param.name))
+            body.env[param.var] = params[-1]
+        else:
+            continue
+        access.append(kernel.access(param.name))
+    for result in outs:
+        params.append(body.buffer(result.buffer, Value(_buf(result.buffer), result.name)))
+        access.append("write")
+    body.block(kernel.body)
+    attrs = {
+        "access": tuple(access),
+        "grid": kernel.grid,
+        "group": kernel.group,
+        "symbols": kernel.symbols,
+    }
+    func = Func("tile.kernel", name, remove_dead(body.b.region(params)), attrs, loc)
+    return verify(Module((func, _program(kernel, func, loc))))
+
+
+def _program(kernel: KernelDef, func: Func, loc: Loc) -> Func:
+    b = Builder(loc)
+    count = sum(1 for p in kernel.params if not p.constant)
+    params = [Value(p.type, p.name) for p in func.params[:count]]
+    temps = [b.op("tile.temp", types=p.type) for p in func.params[count:]]
+    b.emit("tile.launch", *params, *temps, kernel=func.name)
+    by_name = {p.name: p for p in params}
+    fresh = iter(temps)
+    yields = {r.name: by_name[r.param] if r.param is not None else next(fresh) for r in kernel.results}
+    inout = tuple(p.name for p in kernel.buffers if p.name in kernel.written)
+    for written in inout:
+        yields.setdefault(written, by_name[written])
+    attrs = {"inout": inout, "outputs": tuple(yields)}
+    return Func("tile.program", kernel.name, b.region(params, list(yields.values())), attrs, loc)
