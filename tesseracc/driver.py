@@ -10,6 +10,7 @@ build can start from the text of any level.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -183,15 +184,17 @@ def front(entries: Mapping[str, Function | Kernel], specs: Mapping[str, Mapping[
 
     `specs` gives types of parameters without annotation, by entry and parameter name.
     """
-    from tesseracc.frontend import kernel as kernels
-    from tesseracc.frontend import trace
-
     parts = []
     for name, entry in entries.items():
+        root = os.path.dirname(entry.file)
         if isinstance(entry, Kernel):
-            parts.append(kernels.lower(entry, name))
+            from tesseracc.frontend import kernel as kernels
+
+            parts.append(kernels.lower(entry.definition, root))
         else:
-            parts.append(trace.trace(entry, (specs or {}).get(name, {}), name=name))
+            from tesseracc.frontend import trace
+
+            parts.append(trace.trace(entry, (specs or {}).get(name, {}), root))
     return verify(join(parts))
 
 

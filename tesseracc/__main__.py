@@ -1,0 +1,5 @@
+"""`python -m tesseracc`."""
+
+from tesseracc.cli.main import main
+
+main()

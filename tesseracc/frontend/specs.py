@@ -1,0 +1,60 @@
+"""Types of parameters that have no annotation, as `--input-spec` gives them: `x=f32[B,64]` or `f.x=f32[B,64]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tessera_runtime.core.errors import UsageError
+
+from tessera.decorators import Function, Kernel
+from tessera.errors import SourceError, did_you_mean
+from tessera.types import TensorType
+
+Specs = dict[str, dict[str, TensorType]]
+
+
+def parse_specs(texts: Sequence[str], entries: Mapping[str, Function | Kernel]) -> Specs:
+    """The types by entry and parameter. Raises E801 for a spec that fits no parameter or is not a type."""
+    found: Specs = {}
+    for text in texts:
+        target, eq, type_text = text.partition("=")
+        entry, dot, name = target.strip().rpartition(".")
+        if not eq or not name:
+            raise UsageError("E801", f"cannot read the input spec {text!r}", help="write x=f32[B,64] or f.x=f32[B,64]")
+        try:
+            type_ = TensorType.parse(type_text)
+        except SourceError as error:
+            raise UsageError("E801", f"cannot read the type in {text!r}: {error.message}", help=error.help) from None
+        owners = [entry] if dot else list(entries)
+        fitting = [e for e in owners if e in entries and name in _parameters(entries[e])]
+        if not fitting:
+            known = sorted({p for e in entries for p in _parameters(entries[e])})
+            raise UsageError("E801", f"no parameter fits the input spec {text!r}", help=did_you_mean(name, known) or f"parameters: {', '.join(known)}")
+        for owner in fitting:
+            found.setdefault(owner, {})[name] = type_
+    return found
+
+
+def _parameters(entry: Function | Kernel) -> list[str]:
+    return [p.name for p in entry.parameters]
+
+
+def without_types(entries: Mapping[str, Function | Kernel], specs: Specs) -> list[str]:
+    """Entries with a parameter whose type nothing gives: they cannot be built on their own."""
+    missing = []
+    for name, entry in entries.items():
+        if isinstance(entry, Kernel):
+            continue
+        for parameter in entry.parameters:
+            spec = parameter.tensor
+            open_ = spec is None or spec.dims is None or spec.dtype is None
+            if open_ and parameter.name not in specs.get(name, {}) and parameter.default is _empty():
+                missing.append(name)
+                break
+    return missing
+
+
+def _empty() -> object:
+    import inspect
+
+    return inspect.Parameter.empty
