@@ -1,0 +1,339 @@
+"""Loads, stores and atomics on every state space, with all checks: bounds, alignment, initialisation, races.
+
+Accesses that fail a check are reported and left out: such lanes load zero and store nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tesseracc.emulator.findings import ASYNC_HAZARD, MISALIGNED, OUT_OF_BOUNDS, UNINITIALISED
+from tesseracc.emulator.memory import (
+    CONST_BASE, LOCAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_BASE, WINDOW_BITS, Segment,
+)  # fmt: skip
+from tesseracc.emulator.races import Shadow
+from tesseracc.emulator.types import Array, container
+
+if TYPE_CHECKING:
+    from tesseracc.emulator.wave import Wave
+
+__all__ = ["atomic", "load", "resolve_shared", "store"]
+
+_WINDOWS = {SHARED_BASE >> WINDOW_BITS: "shared", LOCAL_BASE >> WINDOW_BITS: "local",
+            PARAM_BASE >> WINDOW_BITS: "param", CONST_BASE >> WINDOW_BITS: "const"}  # fmt: skip
+_BASES = {"shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "const": CONST_BASE}
+
+
+class _Place:
+    """Where the lanes of one access go: all of them into one segment, at byte `offset` [n]; `at` their positions."""
+
+    __slots__ = ("at", "lanes", "offset", "segment", "space")
+
+    def __init__(self, space: str, segment: Segment, lanes: Array, offset: Array, at: Array | None) -> None:
+        self.space, self.segment, self.lanes, self.offset, self.at = space, segment, lanes, offset, at
+
+    def keep(self, mask: Array) -> None:
+        at = np.flatnonzero(mask)
+        self.at = at if self.at is None else self.at[at]
+        self.lanes, self.offset = self.lanes[at], self.offset[at]
+
+
+def _places(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
+    """Split an access by segments; report lanes that are misaligned or out of bounds."""
+    address = w.spread(address)
+    lanes = w.lanes
+    if space == "generic":
+        return _generic(w, address, lanes, width)
+    if space == "global":
+        return _global(w, address, lanes, None, width)
+    segment, offset, fits = _windowed(w, space, address, lanes, width)
+    place = _Place(space, segment, lanes, offset, None)
+    if not fits.all():
+        bad = np.flatnonzero(~fits)
+        size = w.launch.space_size(space)
+        w.log.add(OUT_OF_BOUNDS, f"{width}-byte access at {space} address {int(address[bad[0]]):#x} by "
+                  f"{w.launch.who(w, int(lanes[bad[0]]))}; the space has {size} bytes", w.code[w.pc], count=len(bad))  # fmt: skip
+        place.keep(fits)
+    _aligned(w, place, width)
+    return [place] if len(place.offset) else []
+
+
+def _aligned(w: Wave, place: _Place, width: int) -> None:
+    wrong = place.offset & (width - 1)
+    if wrong.any():
+        bad = np.flatnonzero(wrong)
+        w.log.add(MISALIGNED, f"{width}-byte access to {place.space} memory at a multiple of "
+                  f"{int(wrong[bad[0]] & -wrong[bad[0]])} by {w.launch.who(w, int(place.lanes[bad[0]]))}",
+                  w.code[w.pc], count=len(bad))  # fmt: skip
+        place.keep(wrong == 0)
+
+
+def resolve_shared(w: Wave, address: Array, lanes: Array) -> tuple[Array, Array]:
+    """(CTA within the batch, byte offset) of shared::cluster addresses of `lanes`; CTA -1 where there is none."""
+    address = address.astype(np.int64)
+    rank = address >> RANK_SHIFT
+    offset = address & ((1 << RANK_SHIFT) - 1)
+    own = w.cta[lanes]
+    size = w.launch.cluster_size
+    cta = np.where(rank == 0, own, own // size * size + rank - 1)
+    return np.where((rank >= 0) & (rank <= size), cta, -1), offset
+
+
+def _windowed(w: Wave, space: str, address: Array, lanes: Array, width: int) -> tuple[Segment, Array, Array]:
+    launch = w.launch
+    if space == "shared":
+        cta, offset = resolve_shared(w, address, lanes)
+        fits = (offset + width <= launch.shared_size) & (cta >= 0)
+        return launch.shared, cta * launch.shared_stride + offset, fits
+    offset = address.astype(np.int64)
+    if space == "local":
+        fits = (offset >= 0) & (offset + width <= launch.local_size)
+        return launch.local, lanes * launch.local_stride + offset, fits
+    segment = launch.const if space == "const" else launch.params
+    return segment, offset, (offset >= 0) & (offset + width <= segment.size)
+
+
+def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int) -> list[_Place]:
+    """Places in global memory, one per allocation touched."""
+    low, high = int(address.min()), int(address.max())
+    memory = w.launch.memory
+    segment = memory.find(low, 1)
+    out: list[_Place] = []
+    if segment is not None and high + width <= segment.base + segment.size:
+        out.append(_Place("global", segment, lanes, (address - np.uint64(segment.base)).astype(np.int64), at))
+    else:
+        segments = memory.segments
+        bases = np.array([s.base for s in segments], np.uint64)
+        index = np.searchsorted(bases, address, side="right") - 1
+        missed = np.ones(len(address), np.bool_)
+        for k in np.unique(index[index >= 0]):
+            s = segments[int(k)]
+            inside = (index == k) & (address + np.uint64(width) <= np.uint64(s.base + s.size))
+            missed &= ~inside
+            if inside.any():
+                place = _Place("global", s, lanes, (address - np.uint64(s.base)).astype(np.int64), at)
+                place.keep(inside)
+                out.append(place)
+        if missed.any():
+            bad = np.flatnonzero(missed)
+            a = int(address[bad[0]])
+            w.log.add(OUT_OF_BOUNDS, f"{width}-byte access at global address {a:#x} by "
+                      f"{w.launch.who(w, int(lanes[bad[0]]))}{w.launch.nearest(a)}", w.code[w.pc], count=len(bad))  # fmt: skip
+    for place in out:
+        _aligned(w, place, width)
+    return [p for p in out if len(p.offset)]
+
+
+def _generic(w: Wave, address: Array, lanes: Array, width: int) -> list[_Place]:
+    window = (address >> np.uint64(WINDOW_BITS)).astype(np.int64)
+    out: list[_Place] = []
+    for number in np.unique(window):
+        space = _WINDOWS.get(int(number))
+        chosen = np.flatnonzero(window == number)
+        at = None if len(chosen) == len(window) else chosen
+        sub, who = (address, lanes) if at is None else (address[at], lanes[at])
+        if space is None:
+            out.extend(_global(w, sub, who, at, width))
+            continue
+        local = sub - np.uint64(_BASES[space])
+        kept = w.sel
+        w.select(who)
+        for place in _places(w, space, local, width):
+            if at is not None:
+                place.at = at if place.at is None else at[place.at]
+            out.append(place)
+        w.select(kept)
+    return out
+
+
+# --- checks of accepted accesses -------------------------------------------------------------------------------------
+
+
+def _shadow(w: Wave, space: str, segment: Segment) -> Shadow:
+    shadows = w.launch.shadows
+    shadow = shadows.get((space, segment.base))
+    if shadow is None:
+        shadow = shadows[space, segment.base] = Shadow(len(segment.data) // w.launch.granule[space] + 1)
+    return shadow
+
+
+def _observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values: list[Array] | None) -> None:
+    """Counters, initialisation, races for an access of `width` bytes; `kind` is read, write or both."""
+    space, counters = place.space, w.counters
+    if kind != "write":
+        counters.bytes_read[space] += width * len(place.offset)
+    if kind != "read":
+        counters.bytes_written[space] += width * len(place.offset)
+    if w.launch.counting:
+        if space == "global":
+            counters.count_global(place.lanes, place.offset.astype(np.uint64) + np.uint64(place.segment.base), width)
+        elif space == "shared":
+            counters.count_shared(place.lanes, place.offset, width)
+    if not w.launch.detect or space in ("param", "const"):
+        return
+    launch = w.launch
+    if space in ("shared", "local"):
+        if kind != "write":
+            _initialised(w, place, width)
+        if kind != "read":
+            mark_initialised(launch.written[space], place.offset, width)
+    if space == "local":
+        return
+    if space == "shared" and launch.asynchronous.busy:
+        _in_flight(w, place, width, kind)
+    granule = min(launch.granule[space], width)
+    shadow = _shadow(w, space, place.segment)
+    step = launch.granule[space]
+    for k in range(max(1, width // granule)):
+        granules = (place.offset + k * granule) // step
+        if kind == "read":
+            launch.races.read(shadow, granules, place.lanes, w.pc, strong, space)
+            continue
+        changed = None
+        if values is not None:
+            size = width // len(values)
+            part = values[k * granule // size]
+            now = place.segment.view(container(8 * size))[(place.offset + k * granule) // size]
+            changed = now != part
+        launch.races.write(shadow, granules, place.lanes, w.pc, strong, space, changed)
+
+
+def _initialised(w: Wave, place: _Place, width: int) -> None:
+    known = w.launch.written[place.space]
+    size = min(width, 8)
+    good = np.ones(len(place.offset), np.bool_)
+    full = container(8 * size)(0x0101010101010101 & ((1 << (8 * size)) - 1))
+    view = known.view(container(8 * size))
+    for k in range(width // size):
+        good &= view[(place.offset + k * size) // size] == full
+    if not good.all():
+        bad = np.flatnonzero(~good)
+        lane = int(place.lanes[bad[0]])
+        base = w.launch.stride(place.space) if place.space != "global" else 1
+        w.log.add(UNINITIALISED, f"read of {place.space} memory at offset {int(place.offset[bad[0]]) % base} that nobody "
+                  f"has written, by {w.launch.who(w, lane)}", w.code[w.pc], count=len(bad))  # fmt: skip
+
+
+def mark_initialised(known: Array, offset: Array, width: int) -> None:
+    """Bytes [offset, offset + width) hold values now."""
+    size = min(width, 8)
+    view = known.view(container(8 * size))
+    ones = container(8 * size)(0x0101010101010101 & ((1 << (8 * size)) - 1))
+    for k in range(width // size):
+        view[(offset + k * size) // size] = ones
+
+
+def _in_flight(w: Wave, place: _Place, width: int, kind: str) -> None:
+    """An access to shared bytes that an unfinished asynchronous operation reads or writes."""
+    state = w.launch.asynchronous
+    for k in range(0, width, 4):
+        granule = (place.offset + k) // 4
+        owner = state.writing[granule]
+        if kind != "read":
+            owner = np.where(owner == 0, state.reading[granule], owner)
+        if owner.any():
+            bad = np.flatnonzero(owner)
+            other = state.origin(int(owner[bad[0]]))
+            w.log.add(ASYNC_HAZARD, f"{kind} of shared memory by {w.launch.who(w, int(place.lanes[bad[0]]))} that an "
+                      "asynchronous operation still uses: no wait orders them", w.code[w.pc], other, len(bad))  # fmt: skip
+            return
+
+
+# --- the accesses ----------------------------------------------------------------------------------------------------
+
+
+def load(w: Wave, space: str, address: Array, size: int, count: int, strong: bool = False) -> list[Array]:
+    """`count` consecutive elements of `size` bytes per lane, as unsigned arrays."""
+    dtype = container(8 * size)
+    width = size * count
+    if address.ndim == 0 and space in ("const", "param"):
+        segment = w.launch.const if space == "const" else w.launch.params
+        at = int(address)
+        if at + width <= segment.size and at % width == 0:
+            view = segment.view(dtype)
+            return [view[at // size + k] for k in range(count)]
+    places = _places(w, space, address, width)
+    results: list[Array] = []
+    for place in places:
+        _observe(w, place, width, "read", strong, None)
+    if len(places) == 1 and places[0].at is None:
+        view, index = places[0].segment.view(dtype), places[0].offset // size
+        return [view[index + k] if k else view[index] for k in range(count)]
+    for k in range(count):
+        out = np.zeros(w.n, dtype)
+        for place in places:
+            where = slice(None) if place.at is None else place.at
+            out[where] = place.segment.view(dtype)[place.offset // size + k]
+        results.append(out)
+    return results
+
+
+def store(w: Wave, space: str, address: Array, size: int, values: list[Array], strong: bool = False) -> None:
+    """Store consecutive unsigned elements of `size` bytes per lane. Of lanes that collide the last one wins."""
+    dtype = container(8 * size)
+    values = [w.spread(v) for v in values]
+    w.progress += 1
+    for place in _places(w, space, address, size * len(values)):
+        mine = values if place.at is None else [v[place.at] for v in values]
+        _observe(w, place, size * len(values), "write", strong, mine)
+        view, index = place.segment.view(dtype), place.offset // size
+        for k, v in enumerate(mine):
+            view[index + k] = v
+        if w.launch.detect and not strong and place.space in ("shared", "global"):
+            for k, v in enumerate(mine):
+                lost = view[index + k] != v
+                if lost.any():
+                    _collision(w, place, index + k, lost)
+
+
+def _collision(w: Wave, place: _Place, index: Array, lost: Array) -> None:
+    losers = np.flatnonzero(lost)
+    last = {int(a): int(lane) for a, lane in zip(index, place.lanes)}
+    winners = np.array([last[int(index[k])] for k in losers])
+    w.launch.races.same_step(place.lanes[losers], winners, w.pc, place.space)
+
+
+def atomic(w: Wave, space: str, address: Array, size: int, update: Callable[[Array, Array], Array], need_old: bool,
+           together: Callable[[Array, Array, Array], None] | None = None) -> Array:  # fmt: skip
+    """Read-modify-write per lane, in lane order where lanes collide. Returns the old values (zeros if not needed).
+
+    `update(old, positions)` gives the new values of the lanes at `positions` among the executing ones.
+    `together(view, index, positions)` applies all of them at once in lane order, for reductions without a result.
+    """
+    dtype = container(8 * size)
+    old = np.zeros(w.n, dtype)
+    for place in _places(w, space, address, size):
+        _observe(w, place, size, "both", True, None)
+        view, index = place.segment.view(dtype), place.offset // size
+        positions = np.arange(w.n) if place.at is None else place.at
+        if together is not None and not need_old:
+            together(view, index, positions)
+            w.progress += 1
+            continue
+        for chosen in _rounds(index):
+            before = view[index[chosen]]
+            after = update(before, positions[chosen])
+            if (after != before).any():
+                w.progress += 1
+            view[index[chosen]] = after
+            old[positions[chosen]] = before
+    return old
+
+
+def _rounds(index: Array) -> list[Array]:
+    """Positions split so that no address occurs twice in a round and colliding lanes keep their order."""
+    order = np.argsort(index, kind="stable")
+    ordered = index[order]
+    fresh = np.ones(len(index), np.bool_)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    start = np.maximum.accumulate(np.where(fresh, np.arange(len(index)), 0))
+    rank = np.arange(len(index)) - start
+    deepest = int(rank.max(initial=0))
+    if deepest == 0:
+        return [np.arange(len(index))]
+    by_rank = np.argsort(rank, kind="stable")
+    bounds = np.searchsorted(rank[by_rank], np.arange(deepest + 2))
+    return [order[by_rank[bounds[r] : bounds[r + 1]]] for r in range(deepest + 1)]

@@ -1,0 +1,131 @@
+"""What a launch did: instructions, memory traffic, bank conflicts. Meanings follow the usual profiler metrics.
+
+A *request* is one memory instruction of one warp. Global traffic is counted in 32-byte sectors: the distinct sectors
+that the active lanes of a request touch. Shared requests are served in *wavefronts*: a 4-byte access takes as many
+as the largest number of distinct words in one of the 32 banks; 8-byte accesses go by half warps, 16-byte by quarters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tesseracc.emulator.types import Array
+
+__all__ = ["Counters"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Sums over a launch. `instructions` and `threads` are warp and thread executions by opcode with modifiers."""
+
+    instructions: Counter[str] = field(default_factory=Counter)
+    threads: Counter[str] = field(default_factory=Counter)
+    bytes_read: Counter[str] = field(default_factory=Counter)
+    bytes_written: Counter[str] = field(default_factory=Counter)
+    global_requests: int = 0
+    global_sectors: int = 0
+    global_ideal_sectors: int = 0
+    shared_requests: int = 0
+    shared_wavefronts: int = 0
+    shared_ideal_wavefronts: int = 0
+    barriers: int = 0
+    barrier_waits: int = 0
+    mma: Counter[str] = field(default_factory=Counter)
+    async_copies: Counter[str] = field(default_factory=Counter)
+    async_bytes: Counter[str] = field(default_factory=Counter)
+    mbarrier_arrivals: int = 0
+    mbarrier_polls: int = 0
+
+    @property
+    def warp_instructions(self) -> int:
+        """Instructions executed, counted once per warp."""
+        return sum(self.instructions.values())
+
+    @property
+    def coalescing_efficiency(self) -> float:
+        """Sectors that the requested bytes would fill when packed, over sectors moved; 1.0 without global traffic."""
+        return self.global_ideal_sectors / self.global_sectors if self.global_sectors else 1.0
+
+    @property
+    def bank_conflicts(self) -> int:
+        """Wavefronts beyond those that a conflict-free access of the same width takes."""
+        return self.shared_wavefronts - self.shared_ideal_wavefronts
+
+    def to_json(self) -> dict[str, object]:
+        """All counters as a JSON object, keys sorted."""
+        return {
+            "instructions": dict(sorted(self.instructions.items())),
+            "warp_instructions": self.warp_instructions,
+            "bytes_read": dict(sorted(self.bytes_read.items())),
+            "bytes_written": dict(sorted(self.bytes_written.items())),
+            "global_requests": self.global_requests,
+            "global_sectors": self.global_sectors,
+            "coalescing_efficiency": self.coalescing_efficiency,
+            "shared_requests": self.shared_requests,
+            "shared_wavefronts": self.shared_wavefronts,
+            "bank_conflicts": self.bank_conflicts,
+            "barriers": self.barriers,
+            "barrier_waits": self.barrier_waits,
+            "mma": dict(sorted(self.mma.items())),
+            "async_copies": dict(sorted(self.async_copies.items())),
+            "async_bytes": dict(sorted(self.async_bytes.items())),
+            "mbarrier_arrivals": self.mbarrier_arrivals,
+            "mbarrier_polls": self.mbarrier_polls,
+        }
+
+    def count_global(self, lanes: Array, address: Array, width: int) -> None:
+        """One global memory instruction: `address` [n] of accesses of `width` bytes by `lanes` [n]."""
+        rows = _rows(lanes, (address >> np.uint64(5)).astype(np.int64))
+        distinct = _distinct(rows)
+        self.global_requests += len(rows)
+        self.global_sectors += int(distinct.sum())
+        words = _distinct(_rows(lanes, (address // np.uint64(width)).astype(np.int64)))
+        self.global_ideal_sectors += int(np.minimum(-(-words * width // 32), distinct).sum())
+
+    def count_shared(self, lanes: Array, offset: Array, width: int) -> None:
+        """One shared memory instruction: byte `offset` [n] of accesses of `width` bytes by `lanes` [n]."""
+        parts = max(1, width // 4)  # lanes are served in `parts` groups of 32 / parts
+        group = 32 // parts if parts <= 4 else 8
+        rows = _rows(lanes, offset.astype(np.int64) >> 2)
+        self.shared_requests += len(rows)
+        rows = rows.reshape(-1, group)
+        waves = _wavefronts(rows, min(parts, 4))
+        self.shared_wavefronts += int(waves.sum())
+        self.shared_ideal_wavefronts += int(np.count_nonzero(waves))
+
+
+def _rows(lanes: Array, keys: Array) -> Array:
+    """Keys as [warps, 32], -1 where a lane is inactive."""
+    n = len(lanes)
+    if n % 32 == 0 and n and lanes[0] % 32 == 0 and lanes[-1] - lanes[0] == n - 1:
+        return keys.reshape(-1, 32)
+    warps, row = np.unique(lanes >> 5, return_inverse=True)
+    out = np.full((len(warps), 32), -1, np.int64)
+    out[row, lanes & 31] = keys
+    return out
+
+
+def _distinct(rows: Array) -> Array:
+    """Distinct non-negative keys per row."""
+    step = rows[:, 1:] != rows[:, :-1]
+    if not (rows[:, 1:] >= rows[:, :-1]).all():
+        rows = np.sort(rows, axis=1)
+        step = rows[:, 1:] != rows[:, :-1]
+    return (step & (rows[:, 1:] >= 0)).sum(axis=1) + (rows[:, 0] >= 0)
+
+
+def _wavefronts(words: Array, span: int) -> Array:
+    """Per row of first words [rows, lanes]: the largest number of distinct words in one bank; 0 for an empty row."""
+    n = len(words)
+    words = np.sort(words, axis=1)
+    fresh = words >= 0
+    fresh[:, 1:] &= words[:, 1:] != words[:, :-1]
+    count = np.zeros((n, 32), np.int64)
+    row = np.broadcast_to(np.arange(n)[:, None], words.shape)[fresh]
+    first = words[fresh]
+    for k in range(span):
+        np.add.at(count, (row, (first + k) & 31), 1)
+    return count.max(axis=1)

@@ -1,0 +1,232 @@
+"""`launch`: run one kernel of a module over a grid, on memory, and report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tesseracc.emulator import operations  # fills the table of instructions
+from tesseracc.emulator.asynchronous import AsyncEngine
+from tesseracc.emulator.barriers import Barriers
+from tesseracc.emulator.clusters import ClusterBarriers
+from tesseracc.emulator.counters import Counters
+from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.findings import EmulatorError, FindingLog, Report, StopLaunch
+from tesseracc.emulator.layout import Layout, cluster_order, granules, polls
+from tesseracc.emulator.memory import GlobalMemory, Segment
+from tesseracc.emulator.parser import parse_ptx
+from tesseracc.emulator.program import lay_out
+from tesseracc.emulator.ptx import Module, Param
+from tesseracc.emulator.races import RaceDetector, Shadow
+from tesseracc.emulator.table import build_step
+from tesseracc.emulator.types import Array
+from tesseracc.emulator.wave import Wave
+
+__all__ = ["Emulator", "Launch", "launch"]
+
+_ = operations
+_BATCH_LANES = 1 << 16
+_BATCH_BYTES = 1 << 26
+
+
+class Launch:
+    """Everything that lives for one launch: the laid-out program, memory, and per batch the state in shared memory."""
+
+    def __init__(self, module: Module, kernel: str, grid: Sequence[int], block: Sequence[int], memory: GlobalMemory,
+                 dynamic_shared: int, seed: int, detect: bool, counting: bool, max_steps: int,
+                 cluster: Sequence[int] | None) -> None:  # fmt: skip
+        self.program = lay_out(module, kernel)
+        self.memory, self.seed, self.detect, self.counting, self.max_steps = memory, seed, detect, counting, max_steps
+        self.grid, self.block = _dims(grid, "grid"), _dims(block, "block")
+        self.cluster = _dims(cluster or self.program.kernel.cluster or (1, 1, 1), "cluster")
+        self.cluster_size = int(np.prod(self.cluster))
+        self.threads = int(np.prod(self.block))
+        self.warps_per_cta = -(-self.threads // 32)
+        self._check_shape()
+        self.dynamic_shared = dynamic_shared
+        self.log = FindingLog()
+        self.counters = Counters()
+        self.printed: list[str] = []
+        self.layout = Layout(self.program, memory, dynamic_shared)
+        self.shared_size, self.local_size = self.layout.shared_size, self.layout.local_size
+        self.shared_stride = -(-self.shared_size // 128) * 128 + 128
+        self.local_stride = -(-self.local_size // 16) * 16
+        self.const = self.layout.const
+        self.params = Segment.new(0, sum(p.size for p in self.program.kernel.params[-1:]) + max(
+            (p.offset for p in self.program.kernel.params), default=0))  # fmt: skip
+        self.decoder = Decoder(self.program, self.layout.symbols)
+        self.granule = granules(self.program)
+        self.steps = [build_step(i, self.decoder) for i in self.program.code]
+        self.warp_counts = [0] * len(self.steps)
+        self.thread_counts = [0] * len(self.steps)
+        ctas = int(np.prod(self.grid))
+        self.shadows: dict[tuple[str, int], Shadow] = {}
+        self.released = np.zeros(ctas * self.warps_per_cta + 1, np.int64)
+        self.acquired = np.zeros(ctas + 1, np.bool_)
+
+    def _check_shape(self) -> None:
+        kernel = self.program.kernel
+        if self.threads > 1024:
+            raise EmulatorError("E942", f"a block of {self.threads} threads: at most 1024")
+        if kernel.reqntid is not None and kernel.reqntid != self.block:
+            raise EmulatorError("E942", f"`{kernel.name}` requires blocks of {kernel.reqntid}, got {self.block}")
+        if kernel.maxntid is not None and self.threads > int(np.prod(kernel.maxntid)):
+            raise EmulatorError("E942", f"`{kernel.name}` allows {int(np.prod(kernel.maxntid))} threads, got {self.threads}")
+        for g, c in zip(self.grid, self.cluster):
+            if g % c:
+                raise EmulatorError("E942", f"grid {self.grid} is not a multiple of the cluster {self.cluster}")
+
+    # --- batches -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the grid in batches of CTAs; kernels that poll memory run in one batch, since CTAs may wait for others."""
+        order = cluster_order(self.grid, self.cluster)
+        if not len(order):
+            return
+        lanes = self.warps_per_cta * 32
+        limit = 16 * _BATCH_LANES if polls(self.program) else _BATCH_LANES
+        per_cta = max(1, (self.shared_stride if self.shared_size else 0) + lanes * self.local_stride)
+        count = max(1, min(limit // lanes, _BATCH_BYTES * (16 if limit > _BATCH_LANES else 1) // per_cta))
+        count = max(self.cluster_size, count // self.cluster_size * self.cluster_size)
+        with np.errstate(all="ignore"):
+            try:
+                for first in range(0, len(order), count):
+                    wave = Wave(self, order[first : first + count], first * lanes)
+                    wave.run()
+                    self.asynchronous.finish(wave)
+            except StopLaunch:
+                pass
+        self._count()
+
+    def attach(self, w: Wave, first_thread: int) -> None:
+        """Give a new batch its shared and local memory, barriers, clocks."""
+        self.shadows.pop(("shared", 0), None)
+        self.shared = Segment.new(0, w.ctas * self.shared_stride if self.shared_size else 0)
+        self.local = Segment.new(0, w.size * self.local_stride)
+        self.written = {"shared": np.zeros_like(self.shared.data), "local": np.zeros_like(self.local.data)}
+        for offset, data in self.layout.shared_init:
+            for cta in range(w.ctas):
+                self.shared.data[cta * self.shared_stride + offset :][: len(data)] = np.frombuffer(data, np.uint8)
+        self.barriers = Barriers(self)
+        self.cluster_barriers = ClusterBarriers(self)
+        self.asynchronous = AsyncEngine(self, w)
+        self.races = RaceDetector(
+            self.program.code, self.log, w.size >> 5, w.warps_per_cta * self.cluster_size, first_thread,
+            self.released, self.acquired, w.warps_per_cta,
+        )  # fmt: skip
+
+    def _count(self) -> None:
+        for i, warps, threads in zip(self.program.code, self.warp_counts, self.thread_counts):
+            if warps and not i.opcode.startswith("%"):
+                self.counters.instructions[i.text] += warps
+                self.counters.threads[i.text] += threads
+
+    # --- words for messages ------------------------------------------------------------------------------------------
+
+    def who(self, w: Wave, lane: int) -> str:
+        """`thread 3 of CTA 7`, by linear numbers."""
+        return f"thread {int(w.thread[lane])} of CTA {int(w.cta_number[w.cta[lane]])}"
+
+    def space_size(self, space: str) -> int:
+        """Bytes of a windowed state space."""
+        sizes = {"shared": self.shared_size, "local": self.local_size, "const": self.const.size}
+        return sizes.get(space, self.params.size)
+
+    def stride(self, space: str) -> int:
+        """Distance between the copies of a per-CTA or per-thread space."""
+        return self.shared_stride if space == "shared" else self.local_stride
+
+    def nearest(self, address: int) -> str:
+        """Where `address` lies relative to the closest allocation below it."""
+        for segment in reversed(self.memory.segments):
+            if segment.base <= address:
+                past = address - segment.base
+                return f", {past} bytes into an allocation of {segment.size} bytes"
+        return ""
+
+
+def _dims(values: Sequence[int], what: str) -> tuple[int, int, int]:
+    dims = (*(int(v) for v in values), 1, 1, 1)[:3]
+    if min(dims) < (0 if what == "grid" else 1):
+        raise EmulatorError("E942", f"{what} {tuple(values)} has a dimension that is not positive")
+    return dims[0], dims[1], dims[2]
+
+
+def launch(
+    module: Module | str, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any] = (),
+    dynamic_shared: int = 0, seed: int = 0, detect: bool = True, memory: GlobalMemory | None = None, *,
+    counting: bool = True, max_steps: int = 20_000_000, cluster: Sequence[int] | None = None,
+) -> Report:  # fmt: skip
+    """Run `kernel` and return findings and counters.
+
+    An array argument is a buffer: copied to a fresh allocation and back in place (unless it is read-only). Scalars,
+    ints, floats take the parameter's width; bytes fill a parameter of the same size; a uint64 is an address for the
+    given `memory`. `detect` turns checks of races and initialisation on, `counting` traffic counters; `seed` chooses
+    the order in which asynchronous copies land; `cluster` overrides the kernel's own cluster shape.
+    """
+    if isinstance(module, str):
+        module = parse_ptx(module)
+    memory = memory if memory is not None else GlobalMemory()
+    state = Launch(module, kernel, grid, block, memory, dynamic_shared, seed, detect, counting, max_steps, cluster)
+    params = state.program.kernel.params
+    if len(args) != len(params):
+        raise EmulatorError("E942", f"`{kernel}` takes {len(params)} arguments, got {len(args)}")
+    buffers: list[tuple[Array, int]] = []
+    for param, arg in zip(params, args):
+        if isinstance(arg, np.ndarray) and arg.ndim + arg.size > 0 and not (arg.ndim == 0):
+            address = memory.alloc(arg.nbytes)
+            memory.write(address, arg)
+            buffers.append((arg, address))
+            arg = np.uint64(address)
+        raw = np.frombuffer(_param_bytes(param, arg), np.uint8)
+        state.params.data[param.offset : param.offset + param.size] = raw
+    state.run()
+    for array, address in buffers:
+        if array.flags.writeable and array.size:
+            array[...] = np.frombuffer(memory.read(address, array.nbytes), array.dtype).reshape(array.shape)
+        memory.free(address)
+    state.layout.release(memory)
+    return Report(list(state.log.found.values()), state.counters, "".join(state.printed))
+
+
+def _param_bytes(param: Param, arg: Any) -> bytes:
+    """The bytes of a by-value argument."""
+    if isinstance(arg, (bytes, bytearray, memoryview)):
+        raw = bytes(arg)
+    elif isinstance(arg, (np.generic, np.ndarray)):
+        raw = arg.tobytes()
+        if isinstance(arg, (np.integer, np.bool_)) and len(raw) != param.size:
+            raw = (int(arg) & ((1 << (8 * param.size)) - 1)).to_bytes(param.size, "little")
+    elif isinstance(arg, float):
+        dtype = {2: np.float16, 4: np.float32, 8: np.float64}.get(param.size)
+        if dtype is None:
+            raise EmulatorError("E942", f"a float does not fit parameter `{param.name}` of {param.size} bytes")
+        raw = dtype(arg).tobytes()
+    elif isinstance(arg, int):
+        raw = (
+            np.float32(arg).tobytes() if param.type == "f32" else np.float64(arg).tobytes() if param.type == "f64"
+            else (arg & ((1 << (8 * param.size)) - 1)).to_bytes(param.size, "little")
+        )  # fmt: skip
+    else:
+        raise EmulatorError("E942", f"argument for `{param.name}` is a {type(arg).__name__}")
+    if len(raw) != param.size:
+        raise EmulatorError("E942", f"parameter `{param.name}` has {param.size} bytes, the argument {len(raw)}")
+    return raw
+
+
+class Emulator:
+    """A device: parsed modules and memory that lives between launches."""
+
+    def __init__(self, seed: int = 0, detect: bool = True) -> None:
+        self.memory = GlobalMemory()
+        self.seed, self.detect = seed, detect
+
+    def launch(self, module: Module, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any] = (),
+               dynamic_shared: int = 0, cluster: Sequence[int] | None = None) -> Report:  # fmt: skip
+        """`launch` on this device's memory."""
+        return launch(module, kernel, grid, block, args, dynamic_shared, self.seed, self.detect, self.memory,
+                      cluster=cluster)  # fmt: skip
+
+

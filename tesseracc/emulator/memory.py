@@ -1,0 +1,111 @@
+"""Device memory between launches, and the address windows of the other state spaces.
+
+Global memory is a set of allocations at distinct aligned addresses with unmapped gaps between them, so that running
+over the end of a buffer never lands in the next one. A generic address says its space by its window.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tesseracc.emulator.findings import EmulatorError
+from tesseracc.emulator.types import Array
+
+__all__ = [
+    "CONST_BASE", "GlobalMemory", "LOCAL_BASE", "PARAM_BASE", "RANK_SHIFT", "SHARED_BASE", "Segment", "WINDOW_BITS",
+]  # fmt: skip
+
+# Windows of the generic address space: 2^40 bytes each.
+WINDOW_BITS = 40
+SHARED_BASE = 0x7F << WINDOW_BITS
+LOCAL_BASE = 0x7E << WINDOW_BITS
+PARAM_BASE = 0x7D << WINDOW_BITS
+CONST_BASE = 0x7C << WINDOW_BITS
+# A shared::cluster address of CTA rank r is (r + 1) << RANK_SHIFT | offset; rank field 0 is the executing CTA itself.
+RANK_SHIFT = 24
+
+_FIRST = 0x10_0000_0000
+_GAP = 4096
+
+
+@dataclass(slots=True)
+class Segment:
+    """Bytes at an address range. `size` bytes are mapped; `data` is padded so that wide views exist."""
+
+    base: int
+    size: int
+    data: Array
+
+    @staticmethod
+    def new(base: int, size: int) -> Segment:
+        padded = np.zeros(-(-size // 16) * 16 + 16, np.uint8)
+        return Segment(base, size, padded)
+
+    def view(self, dtype: Any) -> Array:
+        """The bytes as elements of `dtype`."""
+        return self.data.view(dtype)
+
+
+class GlobalMemory:
+    """The global memory of a device: alloc, free, read, write by address. Addresses are never reused."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST
+        self._bases: list[int] = []
+        self._segments: list[Segment] = []
+
+    def alloc(self, nbytes: int, align: int = 256) -> int:
+        """Map `nbytes` zeroed bytes; the address is a multiple of `align` (at least 256)."""
+        if nbytes < 0:
+            raise EmulatorError("E943", f"cannot allocate {nbytes} bytes")
+        align = max(align, 256)
+        base = -(-self._next // align) * align
+        segment = Segment.new(base, nbytes)
+        self._next = base + nbytes + _GAP
+        self._bases.append(base)
+        self._segments.append(segment)
+        return base
+
+    def free(self, address: int) -> None:
+        """Unmap the allocation that starts at `address`."""
+        at = bisect.bisect_left(self._bases, address)
+        if at == len(self._bases) or self._bases[at] != address:
+            raise EmulatorError("E943", f"no allocation starts at {address:#x}")
+        del self._bases[at], self._segments[at]
+
+    def find(self, address: int, nbytes: int = 1) -> Segment | None:
+        """The allocation that holds all of [address, address + nbytes), or None."""
+        at = bisect.bisect_right(self._bases, address) - 1
+        if at < 0:
+            return None
+        segment = self._segments[at]
+        return segment if address + nbytes <= segment.base + segment.size else None
+
+    def _range(self, address: int, nbytes: int) -> Array:
+        segment = self.find(address, nbytes)
+        if segment is None:
+            raise EmulatorError("E943", f"[{address:#x}, +{nbytes}) is not inside one allocation")
+        return segment.data[address - segment.base : address - segment.base + nbytes]
+
+    def write(self, address: int, data: bytes | bytearray | memoryview | Array) -> None:
+        """Copy bytes (or a contiguous array's bytes) to `address`."""
+        raw = np.frombuffer(data, np.uint8) if not isinstance(data, np.ndarray) else _raw(data)
+        if raw.size:
+            self._range(address, raw.size)[:] = raw
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        """`nbytes` bytes at `address`."""
+        return bytes(self._range(address, nbytes).tobytes()) if nbytes else b""
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Live allocations by ascending address."""
+        return self._segments
+
+
+def _raw(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

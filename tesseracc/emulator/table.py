@@ -1,0 +1,63 @@
+"""The table of instructions: opcode -> section of the PTX ISA, operand types, and a builder.
+
+A builder turns one parsed instruction into a *step*: a function of the wave that executes it for all active lanes.
+A step returns True when it has sent every active lane elsewhere (a branch, a wait), else None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tesseracc.emulator.findings import EmulatorError
+from tesseracc.emulator.ptx import Instruction
+
+if TYPE_CHECKING:
+    from tesseracc.emulator.decode import Decoder
+    from tesseracc.emulator.wave import Wave
+
+__all__ = ["TABLE", "Builder", "Entry", "Step", "build_step", "instruction"]
+
+Step = Callable[["Wave"], "bool | None"]
+Builder = Callable[[Instruction, "Decoder"], Step]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`control` instructions handle their guard themselves: they decide where lanes go."""
+
+    opcode: str
+    section: str
+    types: str
+    meaning: str
+    build: Builder
+    control: bool
+
+
+TABLE: dict[str, Entry] = {}
+
+
+def instruction(opcodes: str, section: str, types: str = "", control: bool = False) -> Callable[[Builder], Builder]:
+    """Register a builder for the space-separated `opcodes`; its docstring is the meaning."""
+
+    def register(build: Builder) -> Builder:
+        for opcode in opcodes.split():
+            if opcode in TABLE:
+                raise ValueError(f"instruction {opcode} is defined twice")
+            TABLE[opcode] = Entry(opcode, section, types, (build.__doc__ or "").strip(), build, control)
+        return build
+
+    return register
+
+
+def build_step(i: Instruction, decoder: Decoder) -> Step:
+    """The step of `i`. E941 with the line if the instruction, a modifier or an operand form is unknown."""
+    entry = TABLE.get(i.opcode)
+    if entry is None:
+        raise EmulatorError("E941", f"unknown instruction `{i.text}`", line=i.line)
+    try:
+        step = entry.build(i, decoder)
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise EmulatorError("E941", f"form of `{i.text}` is not modelled ({error})", line=i.line) from error
+    return step if entry.control or i.guard is None else decoder.guarded(i.guard, step)
