@@ -246,6 +246,11 @@ def arithmetic(op: str, a: Operand, b: Operand, span: Span) -> Operand:
             return Static(left // right if op == "floordiv" else left % right)
     if op == "pow":
         return _power(a, b, span)
+    for side, other in ((a, b), (b, a)):
+        # of integers: x + 0 = x, x * 1 = x, x - 0 = x
+        neutral = {"add": 0, "mul": 1, "sub": 0 if side is b else None}.get(op)
+        if neutral is not None and constant_dim(side) == neutral and held_type(other).dtype.is_int:
+            return other
     dtype = common(a, b)
     if op == "div" and not dtype.is_float:
         dtype = f32

@@ -10,10 +10,10 @@ from types import FunctionType
 from tessera.dtypes import DType, as_dtype
 from tessera.errors import SourceError, Span
 from tessera.kernel.launch import check_grid, check_group, groups_for, lanes_needed, uses_id
+from tessera.kernel.loops import Reader, has_word
 from tessera.kernel.operands import BufferRef, Static, held_type, is_expr, to_expr
 from tessera.kernel.report import Report, fail
 from tessera.kernel.scope import Bound, Frame, Poison, Unset
-from tessera.kernel.statements import Statements, has_word
 from tessera.kernel.syntax import Source, function_source, nested_return, tail_returns
 from tessera.kernel.tree import Alloc, Buffer, KernelDef, Load, Param, Read, Result, Store, Var, walk, walk_exprs
 from tessera.kernel.tree import Elem as ElemType
@@ -165,7 +165,7 @@ def _read(
             frame.env[param.name] = Bound(param.var)
         else:
             frame.env[param.name] = Static(param.default)
-    reader = Statements(frame, report, signature.buffers, signature.dims, group, spread)
+    reader = Reader(frame, report, signature.buffers, signature.dims, group, spread)
     reader.readonly = frozenset(signature.readonly)
     late = nested_return(node.body)
     if late is not None:
@@ -205,7 +205,7 @@ def _read(
     )  # fmt: skip
 
 
-def _grid(reader: Statements, body: tuple[object, ...], group: int, report: Report, span: Span) -> tuple[Dim, ...]:
+def _grid(reader: Reader, body: tuple[object, ...], group: int, report: Report, span: Span) -> tuple[Dim, ...]:
     statements = tuple(reader.out)
     linear, by_group = uses_id(statements, "linear"), uses_id(statements, "group")
     if any(value is not None and not isinstance(value, BufferRef) for value in _values(reader)):
@@ -226,7 +226,7 @@ def _grid(reader: Statements, body: tuple[object, ...], group: int, report: Repo
     return (1,)
 
 
-def _values(reader: Statements) -> list[object]:
+def _values(reader: Reader) -> list[object]:
     count = reader.kernel_frame.env.get("return")
     if not isinstance(count, Static):
         return []
@@ -234,7 +234,7 @@ def _values(reader: Statements) -> list[object]:
     return [reader.kernel_frame.env.get(f"return.{k}") for k in range(count.value[1])]
 
 
-def _results(reader: Statements, signature: _Signature, report: Report, source: Source) -> tuple[Result, ...]:
+def _results(reader: Reader, signature: _Signature, report: Report, source: Source) -> tuple[Result, ...]:
     """The results, and the stores of returned scalars to their buffers. Raises SourceError E213."""
     if not reader.returns:
         if isinstance(signature.returns, (DType, TensorSpec)):
@@ -284,7 +284,7 @@ def _results(reader: Statements, signature: _Signature, report: Report, source: 
                 if isinstance(want, TensorSpec):
                     raise fail(
                         "E213",
-                        f"the kernel declares a tensor as its result and returns a scalar of type {held_type(expr).dtype}",
+                        f"the kernel declares a tensor and returns a scalar of type {held_type(expr).dtype}",
                         span,
                     )
                 if expr.type.varying:

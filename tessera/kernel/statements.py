@@ -10,41 +10,33 @@ import ast
 from collections.abc import Callable, Sequence
 from types import FunctionType
 
-from tessera.dtypes import DType, i64
+from tessera.dtypes import DType
 from tessera.errors import Call, SourceError, Span
-from tessera.kernel.expressions import Expressions, effect_free
+from tessera.kernel.expressions import effect_free
 from tessera.kernel.operands import (
     BufferRef,
     Items,
     Operand,
     Static,
-    arithmetic,
-    constant_dim,
     describe,
     held_type,
     is_expr,
     pure,
-    static_dim,
     to_expr,
 )  # fmt: skip
 from tessera.kernel.report import Already, Report, fail
 from tessera.kernel.scope import Bound, Env, Frame, Poison, Unset, conversions, hold, join_env, static_operand
 from tessera.kernel.syntax import (
-    carried_names,
     function_source,
-    mentions,
     nested_return,
-    store_targets,
     tail_returns,
-    tainted_names,
 )
-from tessera.kernel.tree import Assign, Block, Buffer, Const, Elem, Expr, For, Id, If, Read, Stmt, Store, Var, While
-from tessera.kernel.vocabulary import Word
-from tessera.shapes import Dim, ceildiv, dim_max
+from tessera.kernel.tree import Assign, Buffer, Elem, Expr, If, Read, Stmt, Store, Var
+from tessera.kernel.words import Words
+from tessera.shapes import Dim
 
-__all__ = ["Statements", "has_word"]
+__all__ = ["Statements"]
 
-_UNROLL = 32
 _HELPER_DEPTH = 24
 _UNSUPPORTED = {
     ast.FunctionDef: "a nested function", ast.AsyncFunctionDef: "a nested function", ast.ClassDef: "a class",
@@ -60,11 +52,9 @@ _HELP = {
     ast.FunctionDef: "define helpers beside the kernel; they are inlined",
     ast.Assert: "check arguments before the kernel is called",
 }
-#: calls that keep a range from being spread over lanes: the body is a program of the group, or spreads work itself
-_COLLECTIVE = {"barrier", "alloc_shared", "reduce_sum", "reduce_max", "reduce_min", "local_id", "lane_id"}
 
 
-class Statements(Expressions):
+class Statements(Words):
     """Reads the statements of one kernel, helpers inlined.
 
     `spread` says whether the kernel may have a work loop (rule R3): it uses no ids of the grid, has no explicit grid,
@@ -314,247 +304,6 @@ class Statements(Expressions):
         self.frame.env = joined
         self.out.append(If(test, tuple(then), tuple(orelse), span))
 
-    # -- loops -----------------------------------------------------------------------------------------------------
-
-    def _fixpoint(self, names: set[str], read: Callable[[], bool], span: Span) -> tuple[list[Stmt], Env]:
-        """Reads a loop body until the types at its head settle; returns the body and the bindings at the head.
-
-        `read` reads the loop once and says whether lanes may leave it at different times. Only `names`, those
-        assigned in the loop, can change.
-        """
-        head = dict(self.frame.env)
-        for _ in range(64):
-            mark = self.report.mark()
-            varying = False
-
-            def run() -> None:
-                nonlocal varying
-                varying = read()
-
-            body, back = self.nested(run, head, self.varying)
-            known = {name: back[name] for name in head if name in back}
-            joined = join_env(head, known, varying or self.varying, span, self.frame.prefix)
-            if joined == head:
-                self.out.extend(conversions(self.frame.env, head, span))
-                body += conversions(back, head, span)
-                for name in sorted(names - set(head)):
-                    head[name] = Unset("is assigned only inside a loop that may not run")
-                self.frame.env = head
-                return body, head
-            self.report.back(mark)
-            head = joined
-        raise fail("E206", "the types of this loop's variables do not settle", span)
-
-    def do_While(self, node: ast.While) -> None:
-        self._plain_loop(node)
-        span = self.span(node)
-        test: Expr | None = None
-
-        def read() -> bool:
-            nonlocal test
-            outer, self.out = self.out, []
-            cond = self.truth(self.expr(node.test), self.span(node.test))
-            test = to_expr(cond, self.span(node.test))
-            if self.out:  # statements of an inlined helper belong to the condition
-                test = Block(tuple(self.out), test, self.span(node.test))
-            self.out = outer
-            self.varying = self.varying or test.type.varying
-            self.block(tail_returns(node.body, ast.Continue))
-            return test.type.varying
-
-        body, _ = self._fixpoint(_assigned(node.body), read, span)
-        assert test is not None
-        if isinstance(test, Const) and test.value:
-            raise fail(
-                "E202",
-                "this loop never ends",
-                self.span(node.test),
-                "a kernel has no `break`: put the condition into the `while`",
-            )
-        if not (isinstance(test, Const) and not test.value):
-            self.out.append(While(test, tuple(body), span))
-
-    def _plain_loop(self, node: ast.For | ast.While) -> None:
-        if node.orelse:
-            raise fail("E202", "`else` of a loop is not supported in a kernel", self.span(node.orelse[0]))
-
-    def do_For(self, node: ast.For) -> None:
-        self._plain_loop(node)
-        if not isinstance(node.target, ast.Name):
-            raise fail("E202", "a loop has one variable in a kernel", self.span(node.target))
-        if not isinstance(node.iter, ast.Call):
-            source = self.expr(node.iter)
-            if isinstance(source, Items):
-                self._unroll(node, source.items)
-                return
-            raise fail(
-                "E202",
-                f"a loop runs over ts.tile.range(...) or range(...), not {describe(source)}",
-                self.span(node.iter),
-            )
-        function = self.expr(node.iter.func)
-        word = function.value if isinstance(function, Static) else None
-        if not isinstance(word, Word) or word.name not in ("range", "python_range"):
-            raise fail("E202", "a loop runs over ts.tile.range(...) or range(...)", self.span(node.iter))
-        lo, hi, step = self._range(node.iter, word)
-        tile = word.name == "range"
-        if tile and self.level == 0 and self.frame is self.kernel_frame and self.spread and self._is_work(node):
-            self._work_loop(node, lo, hi, step)
-            return
-        lanes = tile and self._over_lanes(node, lo, hi, step)
-        bounds = [constant_dim(x) for x in (lo, hi, step)]
-        if not tile and all(b is not None for b in bounds):
-            values = range(*bounds)  # type: ignore[arg-type]
-            if len(values) <= _UNROLL:
-                self._unroll(node, tuple(Static(v) for v in values))
-                return
-        self._sequential(node, lo, hi, step, lanes)
-
-    def _range(self, call: ast.Call, word: Word) -> tuple[Operand, Operand, Operand]:
-        span = self.span(call)
-        if any(isinstance(a, ast.Starred) for a in call.args):
-            raise fail("E202", "star arguments are not supported in a kernel", span)
-        args = [self.expr(a) for a in call.args]
-        kwargs = {k.arg: self.expr(k.value) for k in call.keywords if k.arg is not None}
-        kwargs.pop("prefetch", None)  # a hint
-        if not 1 <= len(args) <= 3 or set(kwargs) - {"step"} or (len(args) == 3 and kwargs):
-            raise fail("E218", f"`{word.shown}` takes stop, or start and stop, and a step", span)
-        lo: Operand = Static(0)
-        step: Operand = kwargs.get("step", Static(1))
-        if len(args) == 1:
-            (hi,) = args
-        else:
-            lo, hi = args[:2]
-            step = args[2] if len(args) == 3 else step
-        for value in (lo, hi, step):
-            if not is_expr(value) or held_type(value).dtype.kind not in ("int", "uint"):
-                raise fail("E206", f"the bounds of a range are integers, not {describe(value)}", span)
-        constant = constant_dim(step)
-        if constant is not None and (constant == 0 or (constant < 0 and word.name == "range")):
-            raise fail("E219", f"a range needs a positive step, not {constant}", span)
-        if constant is not None and constant < 0 and not all(constant_dim(x) is not None for x in (lo, hi)):
-            raise fail("E219", "a range with a negative step needs compile-time bounds", span)
-        return lo, hi, step
-
-    def _unroll(self, node: ast.For, items: tuple[Operand, ...]) -> None:
-        """A sequence known while compiling: the body once per item."""
-        assert isinstance(node.target, ast.Name)
-        body = tail_returns(node.body, ast.Continue)
-        for item in items:
-            self.bind_name(node.target.id, item, self.span(node.target))
-            self.block(body)
-
-    def _sequential(self, node: ast.For, lo: Operand, hi: Operand, step: Operand, lanes: bool) -> None:
-        assert isinstance(node.target, ast.Name)
-        name, span = node.target.id, self.span(node)
-        at = self.span(node.iter)
-        first, last, stride = (to_expr(x, at, i64) for x in (lo, hi, step))
-        if lanes:
-            local = Id("local", Elem(i64, True), at)
-            first = to_expr(arithmetic("add", first, arithmetic("mul", local, stride, at), at), at)
-            stride = to_expr(arithmetic("mul", stride, Static(self.group), at), at)
-        first, last, stride = (x if effect_free(x) else self.temporary(x, "bound") for x in (first, last, stride))
-        varying = any(x.type.varying for x in (first, last, stride))
-        var = Var(self.frame.prefix + name, Elem(i64, varying))
-        before = dict(self.frame.env)
-
-        def read() -> bool:
-            self.frame.env[name] = Bound(var)
-            self.varying = self.varying or varying
-            outer, self.spreading = self.spreading, self.spreading or lanes
-            self.block(tail_returns(node.body, ast.Continue))
-            self.spreading = outer
-            self.frame.env.pop(name)
-            if name in before:
-                self.frame.env[name] = before[name]
-            return varying
-
-        assigned = _assigned(node.body)
-        body, head = self._fixpoint(assigned, read, span)
-        head[name] = Unset("is not defined after its loop")
-        if lanes:
-            for other in sorted(assigned):
-                head[other] = Unset("belongs to an iteration of a loop that is spread over the lanes")
-        self.out.append(For(var, first, last, stride, tuple(body), span))
-
-    # -- loops that are spread out (rules R3 and A69) --------------------------------------------------------------
-
-    def _is_work(self, node: ast.For) -> bool:
-        """Whether iterations store elements of a parameter at places that depend on the loop variable."""
-        assert isinstance(node.target, ast.Name)
-        names = tainted_names(node.body, {node.target.id})
-        return any(
-            isinstance(t.value, ast.Name)
-            and self.frame.env.get(t.value.id) in [BufferRef(b) for b in self.params.values()]
-            and mentions(t.slice, names)
-            for t in store_targets(node.body)
-        )
-
-    def _work_loop(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> None:
-        """One group per iteration: the variable is `lo + group_id * step`, the body stands alone (rule R3)."""
-        assert isinstance(node.target, ast.Name)
-        span, name = self.span(node.iter), node.target.id
-        start, stop, stride = static_dim(lo), static_dim(hi), static_dim(step)
-        if start is None or stop is None or not isinstance(stride, int):
-            raise fail(
-                "E211",
-                "the number of iterations of this work loop is not known at launch",
-                span,
-                "its bounds must be dims and compile-time integers; range() makes a sequential loop",
-            )
-        if self.trips is not None:
-            raise fail(
-                "E211",
-                "a kernel has one loop that is spread over the groups, and this would be the second",
-                span,
-                "split the kernel, or use range() for a sequential loop",
-            )
-        for carried, where in carried_names(node.body).items():
-            value = self.frame.env.get(carried)
-            if value is None or isinstance(value, (Unset, Poison, BufferRef, Items)):
-                continue
-            raise fail(
-                "E214",
-                f"`{carried}` is carried from one iteration to the next, but the iterations run in parallel",
-                self.span(where),
-                "give it its first value inside the loop, or use range() for a sequential loop",
-            )
-        self.trips = dim_max(0, ceildiv(stop - start, stride))
-        self.report.note(f"R3: each group runs one iteration of the loop over `{name}` ({self.trips} groups)", span)
-        group = Id("group", Elem(i64), span)
-        self.bind_name(
-            name,
-            arithmetic("add", Static(start), arithmetic("mul", group, Static(stride), span), span),
-            self.span(node.target),
-        )
-        self.parallel = span
-        self.level += 1
-        self.block(tail_returns(node.body, ast.Continue))
-        self.level -= 1
-        self.parallel = None
-
-    def _over_lanes(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> bool:
-        """Whether a range inside a work loop is spread over the lanes of the group (rule A69)."""
-        if self.parallel is None or self.varying or self.spreading or any(held_type(x).varying for x in (lo, hi, step)):
-            return False
-        assert isinstance(node.target, ast.Name)
-        names = tainted_names(node.body, {node.target.id})
-        stores = store_targets(node.body)
-        if not stores or not all(mentions(t.slice, names) for t in stores):
-            return False
-        if any(isinstance(n, ast.Attribute) and n.attr in _COLLECTIVE for stmt in node.body for n in ast.walk(stmt)):
-            return False
-        span = self.span(node.iter)
-        carried = sorted(n for n in carried_names(node.body) if isinstance(self.frame.env.get(n), Bound | Static))
-        if carried:
-            self.report.note(
-                f"the loop over `{node.target.id}` is sequential: `{carried[0]}` passes from one iteration to the next",
-                span,
-            )
-            return False
-        self.report.note(f"A69: the lanes of a group share the iterations of the loop over `{node.target.id}`", span)
-        return True
-
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     def inline(self, function: FunctionType, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
@@ -636,15 +385,3 @@ class Statements(Expressions):
         if isinstance(value, (Unset, Poison)):
             raise Already
         return value  # type: ignore[return-value]
-
-
-def _assigned(body: Sequence[ast.stmt]) -> set[str]:
-    return {n.id for stmt in body for n in ast.walk(stmt) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
-def has_word(function: ast.AST, names: set[str]) -> bool:
-    """Whether any attribute or name of these spellings occurs."""
-    return any(
-        (isinstance(n, ast.Attribute) and n.attr in names) or (isinstance(n, ast.Name) and n.id in names)
-        for n in ast.walk(function)
-    )

@@ -57,7 +57,7 @@ def function_source(function: FunctionType) -> Source:
     lines = linecache.getlines(file, function.__globals__)
     missing = SourceError(
         "E201", f"the source of `{function.__name__}` cannot be read",
-        help="define kernels and their helpers with `def` in a file", 
+        help="define kernels and their helpers with `def` in a file",
         span=Span(file, code.co_firstlineno) if lines else None,
     )  # fmt: skip
     if not lines:

@@ -1,4 +1,4 @@
-"""Kernels to Tile IR: the typed tree of `tessera.kernel` becomes one `tile.kernel` and the `tile.program` that launches it.
+"""Kernels to Tile IR: the typed tree of `tessera.kernel` becomes a `tile.kernel` and the `tile.program` launching it.
 
 The tree's variables become SSA values: a branch yields, and a loop carries, the variables that it assigns. Varying
 conditions and bounds give `tile.if`, `tile.for`, `tile.while`; uniform ones `scf`. A range that is spread over lanes
@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import os
 
+from tessera.errors import Span
+from tessera.kernel import KernelDef
+from tessera.kernel.tree import Buffer
 from tesseracc.frontend.kernel_body import Body
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Note
@@ -18,9 +21,6 @@ from tesseracc.ir.rewrite import remove_dead
 from tesseracc.ir.types import BufType, ScalarType
 from tesseracc.ir.value import Func, Loc, Module, Value
 from tesseracc.ir.verify import verify
-from tessera.errors import Span
-from tessera.kernel import KernelDef
-from tessera.kernel.tree import Buffer
 
 __all__ = ["location", "lower", "notes"]
 

@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tesseracc.ir.builder import Builder
-from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, Type
-from tesseracc.ir.value import Loc, Region, Value
 from tessera.dtypes import f64
 from tessera.errors import Span
 from tessera.kernel import values
@@ -41,6 +38,9 @@ from tessera.kernel.tree import (
     parts,
     walk,
 )
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, Type
+from tesseracc.ir.value import Loc, Region, Value
 
 __all__ = ["Body"]
 
@@ -136,9 +136,15 @@ class Body:
         self._flow("if", [cond], [], known, regions, cond.type != BOOL)
 
     def _flow(
-        self, name: str, operands: list[Value], inits: list[Value], results: list[Var], regions: list[Region], varying: bool
+        self,
+        name: str,
+        operands: list[Value],
+        inits: list[Value],
+        results: list[Var],
+        regions: list[Region],
+        varying: bool,
     ) -> None:
-        args = (*operands, inits) if name != "if" else tuple(operands)
+        args: list[Value | Sequence[Value]] = [*operands] if name == "if" else [*operands, inits]
         op = self.b.emit(
             f"{'tile' if varying else 'scf'}.{name}", *args, types=[ir_type(v.type) for v in results], regions=regions
         )

@@ -91,8 +91,6 @@ _ENTRIES = (
           "group= is a power of two up to 1024; grid= is one to three sizes made of dims of the signature."),
     Entry("E222", "wrong arguments of a kernel", 3,
           "A kernel was called with arguments that it does not have, or with memory that it cannot use."),
-    Entry("E223", "kernel operation outside of a kernel", 3,
-          "ts.tile.* has a meaning only in a function decorated with @ts.kernel."),
     Entry("W201", "returned parameter never written", 3, "The kernel returns a parameter that it does not store to."),
     Entry("W202", "shared memory not used", 3, "Shared memory is allocated and never read."),
     Entry("W203", "dim hides a name", 3,
