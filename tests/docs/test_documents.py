@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "specs").glob("*.md")), ROOT / "samples/data/README.md"]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "specs").glob("*.md")), ROOT / "samples/data/README.md", ROOT / "runtime/README.md"]
 COMMANDS = {"tesseracc": "tesseracc.cli.main", "tessera-run": "tessera_runtime.cli"}
 
 
