@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "specs").glob("*.md")), ROOT / "samples/data/README.md", ROOT / "runtime/README.md"]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "specs").glob("*.md")),
+             ROOT / "samples/data/README.md", ROOT / "runtime/README.md"]
 COMMANDS = {"tesseracc": "tesseracc.cli.main", "tessera-run": "tessera_runtime.cli"}
 
 
@@ -88,7 +89,7 @@ def test_make_targets_and_links_exist(document: Path) -> None:
     text = document.read_text()
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
     assert named <= targets() | {"help"}
-    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+    for link in re.findall(r"\[[^]\"]+\]\((?!https?://|#)([^)#]+)", text):
         assert (document.parent / link).exists(), link
 
 
