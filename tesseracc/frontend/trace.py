@@ -1,0 +1,202 @@
+"""Traces a function: its Python body runs once on values that have types and no elements; every operator becomes a
+`graph` operation.
+
+Sizes stay symbolic. Python control flow is decided by Python; a tensor that the body takes from outside becomes a
+constant of the module, named by the module-level variable that holds it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tessera import types as lang
+from tessera.decorators import Function
+from tessera.errors import SourceError, Span
+from tessera.interpreters import Interpreter, interpret
+from tessera.operator import Operator
+from tessera.ops.create import Full
+from tessera.pytree import flatten_with_names
+from tessera.shapes import symbols_of
+from tessera.tensor import EagerTensor, Tensor
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.dialects.graph import attrs_of, from_lang, to_lang
+from tesseracc.ir.rewrite import remove_dead
+from tesseracc.ir.value import Func, Loc, Module, Value
+from tesseracc.ir.verify import verify
+
+__all__ = ["trace"]
+
+#: a tensor from outside with at most this many elements is written into the IR when all its elements are equal
+INLINE_ELEMENTS = 1
+
+
+class TracedTensor(Tensor):
+    """A value of the graph under construction."""
+
+    __slots__ = ("_interpreter", "value")
+
+    def __init__(self, value: Value, interpreter: Tracer) -> None:
+        self.value = value
+        self._interpreter = interpreter
+
+    @property
+    def type(self) -> lang.TensorType:
+        return to_lang(self.value.type)
+
+    @property
+    def interpreter(self) -> Interpreter:
+        return self._interpreter
+
+    def __repr__(self) -> str:
+        return f"<traced {self.type}>"
+
+
+class Tracer(Interpreter):
+    """Builds one `graph.func`."""
+
+    dynamic = True
+    located = True
+
+    def __init__(self, names: Mapping[int, str], root: str | None) -> None:
+        self.b = Builder()
+        self.names = names
+        self.root = root
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self._held: dict[int, tuple[Tensor, Value]] = {}
+
+    def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
+        self.b.loc = self.location(loc)
+        results = self.b.emit(f"graph.{op.name}", *(self.value(x) for x in args), **attrs_of(op)).results
+        found = tuple(TracedTensor(value, self) for value in results)
+        return found[0] if isinstance(op.infer(*(x.type for x in args)), lang.TensorType) else found
+
+    def value(self, x: Tensor) -> Value:
+        """The graph's value of a tensor; one from outside becomes a constant, each only once."""
+        if isinstance(x, TracedTensor):
+            return x.value
+        assert isinstance(x, EagerTensor)
+        if id(x) not in self._held:
+            self._held[id(x)] = (x, self._constant(x))
+        return self._held[id(x)][1]
+
+    def _constant(self, x: EagerTensor) -> Value:
+        data = x.numpy()
+        name = self.names.get(id(x))
+        if name is None and data.size <= INLINE_ELEMENTS and data.ndim == 0:
+            return self.b.op("graph.full", **attrs_of(Full((), data.item(), x.dtype.name)))
+        name = name or f"const{len(self.constants)}"
+        self.constants[name] = data
+        return self.b.op("graph.constant", types=from_lang(x.type), name=name)
+
+    def location(self, span: Span | None) -> Loc | None:
+        """A place relative to the module's folder."""
+        if span is None:
+            return None
+        file = os.path.relpath(span.file, self.root) if self.root else os.path.basename(span.file)
+        if file.startswith(".."):
+            file = os.path.basename(span.file)
+        same_line = span.end_line == span.line
+        return Loc(file.replace(os.sep, "/"), span.line, span.col, span.end_col if same_line else 0)
+
+
+def trace(fn: Function, types: Mapping[str, lang.TensorType] | None = None, root: str | None = None, *, name: str = "") -> Module:
+    """A verified module with one `graph.func`.
+
+    `types` gives the types of parameters by name, where annotations leave them open; `root` is the folder that
+    locations are relative to. Attributes of the function: `outputs` (the names of the results), `doc`.
+    Raises SourceError E3xx at the user's line.
+    """
+    root = root if root is not None else os.path.dirname(fn.file)
+    tracer = Tracer(_global_names(fn), root)
+    place = Span(fn.file, fn.line)
+    args: dict[str, Any] = {}
+    params: list[Value] = []
+    for parameter in fn.parameters:
+        given = (types or {}).get(parameter.name)
+        type_ = given or _declared(fn, parameter, place)
+        if type_ is None:
+            args[parameter.name] = parameter.default
+            continue
+        value = Value(from_lang(type_), parameter.name)
+        params.append(value)
+        args[parameter.name] = TracedTensor(value, tracer)
+    with interpret(tracer):
+        result = fn.invoke(**args)
+        leaves, _ = flatten_with_names(result)
+        yields = [_output(tracer, fn, leaf, place) for _, leaf in leaves]
+    outputs = _output_names([path for path, _ in leaves])
+    _check_sizes(fn, params, yields, place)
+    attrs = {"doc": " ".join((fn.__doc__ or "").split()), "outputs": outputs}
+    region = remove_dead(tracer.b.region(params, yields))
+    func = Func("graph.func", name or fn.name, region, attrs, tracer.location(place))
+    used = {op.attrs["name"] for op in func.walk() if op.name == "graph.constant"}
+    return verify(Module((func,), constants={k: v for k, v in tracer.constants.items() if k in used}))
+
+
+def _declared(fn: Function, parameter: Any, place: Span) -> lang.TensorType | None:
+    """A parameter's type by its annotation; None for one that keeps its default. Raises E307 where neither says."""
+    import inspect
+
+    spec = parameter.tensor
+    if spec is not None and spec.dims is not None and spec.dtype is not None:
+        type_: lang.TensorType = spec.type(parameter.name)
+        return type_
+    if parameter.default is not inspect.Parameter.empty:
+        return None
+    raise SourceError(
+        "E307",
+        f"the type of parameter `{parameter.name}` of `{fn.name}` is not known",
+        help=f"annotate it ({parameter.name}: ts.Tensor[\"N\", ts.f32]) or build with --input-spec {parameter.name}=f32[N]",
+        span=place,
+    )
+
+
+def _output(tracer: Tracer, fn: Function, leaf: Any, place: Span) -> Value:
+    if isinstance(leaf, Tensor):
+        return tracer.value(leaf)
+    if isinstance(leaf, (bool, int, float, np.ndarray, np.generic)):
+        from tessera.tensor import as_tensor
+
+        return tracer.value(as_tensor(leaf))
+    raise SourceError("E317", f"`{fn.name}` returns a {type(leaf).__name__}, which is not a tensor", span=place)
+
+
+def _output_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """`out` for one result, `out0`, .. for several; the keys of a dict keep their names, nested ones joined by `_`."""
+    if list(paths) == [""]:
+        return ("out",)
+    names = []
+    for path in paths:
+        name = re.sub(r"[^0-9A-Za-z_]", "_", path)
+        names.append(f"out{name}" if name[:1].isdigit() else name)
+    return tuple(names)
+
+
+def _check_sizes(fn: Function, params: Sequence[Value], yields: Sequence[Value], place: Span) -> None:
+    """Every symbol of a result must be a symbol of a parameter: otherwise nothing says how large it is."""
+    known = {s for p in params for dim in to_lang(p.type).dims for s in symbols_of(dim)}
+    for value in yields:
+        for dim in to_lang(value.type).dims:
+            free = symbols_of(dim) - known
+            if free:
+                raise SourceError("E307", f"the size `{dim}` of a result of `{fn.name}` does not follow from its inputs", span=place)
+
+
+def _global_names(fn: Function) -> dict[int, str]:
+    """Names of tensors that module-level variables (or dicts, lists and tuples in them) hold, by identity."""
+    names: dict[int, str] = {}
+    for variable, held in list(fn.python.__globals__.items()):
+        if isinstance(held, (Tensor, dict, list, tuple)):
+            try:
+                leaves, _ = flatten_with_names(held, variable)
+            except (TypeError, RecursionError):
+                continue  # a dict with other keys, or a structure that contains itself: nothing to name in there
+            for path, leaf in leaves:
+                if isinstance(leaf, Tensor):
+                    names.setdefault(id(leaf), path)
+    return names
