@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tessera_runtime.core import container, manifest, safetensors
 from tessera_runtime.core.check import check
 from tessera_runtime.core.dtypes import DTYPES, dtype_of, np_dtype
-from tessera_runtime.core.errors import UsageError
+from tessera_runtime.core.files import write_atomic
 from tesseracc.bundle.weights import WEIGHTS, pack_weights
 
 __all__ = ["Contents", "TestCase", "image_entry", "write"]
@@ -67,7 +66,7 @@ def write(path: str | os.PathLike[str] | None, contents: Contents) -> bytes:
     """
     data = _assemble(contents)
     if path is not None:
-        _write_file(os.fspath(path), data)
+        write_atomic(os.fspath(path), data)
     return data
 
 
@@ -141,28 +140,3 @@ def _test_data(case: TestCase, function: manifest.Function | None) -> bytes:
         dtypes[f"out/{name}"] = results.get(name) or dtype_of(array.dtype)
     assert all(kind in DTYPES for kind in dtypes.values())
     return safetensors.save(tensors, dtypes)
-
-
-def _write_file(path: str, data: bytes) -> None:
-    """Write beside the target and rename, so that nobody ever sees a part of the file."""
-    folder = os.path.dirname(path) or "."
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".tsb-", dir=folder)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UsageError("E803", f"cannot write '{path}': {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            try:
-                os.unlink(temporary)
-            except OSError:
-                pass

@@ -1,0 +1,116 @@
+"""`tessera-run`: runs a function of a bundle and shows, stores or compares its results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from tessera_runtime.core.errors import TesseraError, UsageError
+from tessera_runtime.core.exitcodes import Exit
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+inputs:
+  x=@x.npy  x=@f.npz:key  x=@f.safetensors:key   from a file
+  x=4x64xf32=1  x=2x2xf32=[[1 2][3 4]]           every element, or all elements
+  x=randn:4x64xbf16                              normal samples, fixed by --seed
+  alpha=3.5                                      a scalar
+
+examples:
+  tessera-run m.tsb                                        run the embedded tests, or show the functions
+  tessera-run m.tsb --function mlp --input x=randn:4x64xf32
+  tessera-run m.tsb --input x=@x.npy --output out=@y.npy
+  tessera-run m.tsb --input x=@x.npy --expected out=@y.npy --rtol 1e-5
+
+exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 input or guard, 70 internal error
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("E801", message, help="see tessera-run --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = _Parser(
+        prog="tessera-run", description="Run a function of a Tessera bundle.", epilog=_EXAMPLES, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    p.add_argument("bundle", help="the bundle, a .tsb file")
+    p.add_argument("--function", metavar="NAME", help="which function; may be left out when there is one")
+    p.add_argument("--input", metavar="SPEC", action="append", default=[], help="an input, as NAME=VALUE or in order")
+    p.add_argument("--output", metavar="NAME=@FILE", action="append", default=[], help="store a result as .npy or .safetensors")
+    p.add_argument("--expected", metavar="NAME=VALUE", action="append", default=[], help="compare a result; VALUE as for --input")
+    p.add_argument("--atol", type=float, default=1e-6, help="absolute tolerance of --expected for floats (default 1e-6)")
+    p.add_argument("--rtol", type=float, default=1e-5, help="relative tolerance of --expected for floats (default 1e-5)")
+    p.add_argument("--seed", type=int, default=0, help="seed of randn: inputs (default 0)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda:N or emulator (default cpu)")
+    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    p.add_argument("--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)")
+    p.add_argument("--list", action="store_true", help="show functions and targets, run nothing")
+    p.add_argument("--verify", action="store_true", help="verify every byte of the bundle, weights included, before anything else")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument("--version", action="store_true", help="print the version")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code; never lets an exception out."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(args)
+        sys.stdout.flush()
+        return code
+    except TesseraError as error:
+        if "--json" in args:
+            print(json.dumps({"errors": [error.to_json()], "exit_code": error.exit_code}, sort_keys=True))
+        else:
+            print(error.render(), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as error:  # argparse's --help
+        return error.code if isinstance(error.code, int) else 0
+    except Exception as error:
+        if os.environ.get("TESSERA_DEBUG"):
+            raise
+        print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  help: this is a fault of the runtime; TESSERA_DEBUG=1 shows where", file=sys.stderr)
+        return int(Exit.INTERNAL)
+
+
+def _main(args: list[str]) -> int:
+    if "--version" in args:
+        from tessera_runtime import __version__
+
+        print(f"tessera-run {__version__}")
+        return 0
+    options = parser().parse_args(args)
+    from tessera_runtime.api import load
+    from tessera_runtime.run import Runner
+
+    # Inputs and outputs are understood before the bundle is read, so that a slip costs no time.
+    runner = Runner(options)
+    bundle = load(options.bundle, options.device, options.threads, verify_weights=options.verify)
+    report, code = runner.run(bundle)
+    if options.json:
+        print(json.dumps({**report, "exit_code": code}, sort_keys=True, allow_nan=False, default=_plain))
+    return code
+
+
+def _plain(value: Any) -> Any:
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Comparing results with what is expected: one rule for the command line and for embedded tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tessera_runtime.core.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Difference", "compare", "number"]
+
+
+class Difference(NamedTuple):
+    """How two arrays differ: a message, and for values the first index, both values there, and the extent of it."""
+
+    message: str
+    index: tuple[int, ...] | None = None
+    expected: Any = None
+    actual: Any = None
+    count: int = 0
+    largest: float = 0.0
+
+
+def compare(actual: NDArray[Any], expected: NDArray[Any], dtype: str, atol: float, rtol: float) -> Difference | None:
+    """None when |actual - expected| <= atol + rtol |expected| everywhere, in float64; integers and bool exactly.
+
+    NaN equals NaN; infinities equal themselves only.
+    """
+    import numpy as np
+
+    if actual.shape != expected.shape:
+        return Difference(f"expected shape {list(expected.shape)}, actual {list(actual.shape)}")
+    if DTYPES[dtype].kind != "f":
+        wrong = np.not_equal(actual, expected)
+        distance = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+    else:
+        a, e = actual.astype(np.float64), expected.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            distance = np.abs(a - e)
+            close = (a == e) | (np.isnan(a) & np.isnan(e)) | (np.isfinite(a) & np.isfinite(e) & (distance <= atol + rtol * np.abs(e)))
+        wrong = ~close
+    if not wrong.any():
+        return None
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    count = int(np.count_nonzero(wrong))
+    finite = distance[wrong & np.isfinite(distance)]
+    largest = float(finite.max()) if finite.size else float("inf")
+    want, got = number(expected[index]), number(actual[index])
+    return Difference(
+        f"at {list(index)}: expected {want}, actual {got}; {count} of {wrong.size} elements differ, the largest by {largest:.6g}",
+        index, want, got, count, largest,
+    )  # fmt: skip
+
+
+def number(value: Any) -> Any:
+    """A Python number for an array element, in the shortest digits that give the element back."""
+    if value.dtype.kind in "iub":
+        return value.item()
+    return float(str(value.astype("float32") if value.dtype.kind == "V" else value))

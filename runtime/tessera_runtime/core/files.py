@@ -1,0 +1,41 @@
+"""Writing files so that nobody ever sees a part of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from tessera_runtime.core.errors import UsageError
+
+__all__ = ["write_atomic"]
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """Write beside the target and rename. E803 when that is not possible; then nothing is left behind."""
+    folder = os.path.dirname(path) or "."
+    temporary: str | None = None
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(21, "Is a directory")
+        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe cannot be replaced
+            with open(path, "wb") as file:
+                file.write(data)
+            return
+        descriptor, temporary = tempfile.mkstemp(prefix=".tessera-", dir=folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UsageError("E803", f"cannot write '{path}': {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass

@@ -1,0 +1,265 @@
+"""What `tessera-run` does with a loaded bundle: choose a function, run it, store, compare, time and print."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera_runtime.api import Bundle, BundleFunction
+from tessera_runtime.compare import compare, number
+from tessera_runtime.core import safetensors
+from tessera_runtime.core.dtypes import DTYPES, np_dtype
+from tessera_runtime.core.errors import InputError, UsageError
+from tessera_runtime.core.exitcodes import Exit
+from tessera_runtime.core.files import write_atomic
+from tessera_runtime.core.inputspec import GRAMMAR, InputSpec, cast_f64, load_array, parse
+from tessera_runtime.core.manifest import Input, Output
+from tessera_runtime.guards import signature
+
+__all__ = ["Runner"]
+
+Report = dict[str, Any]
+_SHOWN = 1000  # results with more elements are shortened; --json then leaves the values out
+
+
+class Runner:
+    """One command line, understood; `run` carries it out."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.inputs = [parse(text) for text in options.input]
+        self.expected = [_named(text, "--expected") for text in options.expected]
+        self.outputs = dict(_output(text) for text in options.output)
+        if len(self.outputs) != len(options.output):
+            raise UsageError("E801", "one result is stored twice by --output")
+        if not (0 <= options.atol < math.inf and 0 <= options.rtol < math.inf):
+            raise UsageError("E801", "--atol and --rtol must be finite and not negative")
+        if options.benchmark is not None and options.benchmark < 0:
+            raise UsageError("E801", "--benchmark takes a positive number of calls")
+        self.say = (lambda *_: None) if options.json else print
+
+    def run(self, bundle: Bundle) -> tuple[Report, int]:
+        """The report for --json, and the exit code."""
+        report: Report = {
+            "bundle": bundle.file.digest, "device": bundle.device.name, "target": bundle.target.name,
+        }  # fmt: skip
+        if self.options.verify:
+            self.say(f"verified sha256:{bundle.file.digest}")
+        if self.options.list:
+            self._list(bundle, report)
+            return report, int(Exit.OK)
+        bare = not (self.inputs or self.outputs or self.expected or self.options.function)
+        if bare and self.options.benchmark is None:
+            if bundle.manifest.tests:
+                return self._tests(bundle, report)
+            callable_ = [f for f in bundle.values() if not f.function.inputs]
+            if len(callable_) != 1:
+                if self.options.verify:
+                    return report, int(Exit.OK)
+                self._list(bundle, report)
+                self.say(f"choose one with --function, and give its inputs: --input {GRAMMAR}")
+                return report, int(Exit.USAGE)
+            return self._call(callable_[0], report)
+        return self._call(self._choose(bundle), report)
+
+    def _choose(self, bundle: Bundle) -> BundleFunction:
+        if self.options.function:
+            return bundle[self.options.function]
+        if len(bundle) == 1:
+            return next(iter(bundle.values()))
+        raise UsageError("E804", f"the bundle has {len(bundle)} functions: {', '.join(bundle)}", help="choose one with --function")
+
+    def _list(self, bundle: Bundle, report: Report) -> None:
+        report["functions"] = [{"name": f.name, "signature": signature(f), "doc": f.doc} for f in bundle.functions.values()]
+        report["targets"] = [target.name for target in bundle.manifest.targets]
+        self.say("functions:")
+        for function in bundle.functions.values():
+            self.say(f"  {signature(function)}")
+            for line in function.doc.strip().splitlines()[:1]:
+                self.say(f"      {line}")
+        self.say(f"targets: {', '.join(target.name for target in bundle.manifest.targets)}")
+
+    def _call(self, function: BundleFunction, report: Report) -> tuple[Report, int]:
+        report["function"] = function.name
+        declared = {output.name: output for output in function.function.outputs}
+        for name in (*self.outputs, *(spec.name or "" for spec in self.expected)):
+            if name not in declared:
+                known = ", ".join(declared) or "none"
+                raise UsageError("E801", f"{function.name} has no result '{name}'", help=f"its results: {known}")
+        arguments = self._arguments(function)
+        start = time.perf_counter()
+        results = _results(function, function(**arguments))
+        report["first_call_ms"] = round((time.perf_counter() - start) * 1e3, 6)
+        if self.options.benchmark is not None:
+            results = {name: array.copy() for name, array in results.items()}
+            report["benchmark"] = self._benchmark(function, arguments)
+        report["outputs"] = [self._show(declared[name], array) for name, array in results.items()]
+        return report, self._compare(declared, results, report)
+
+    def _arguments(self, function: BundleFunction) -> dict[str, Any]:
+        items = {item.name: item for item in function.function.inputs}
+        free = [item.name for item in function.function.inputs]
+        for spec in self.inputs:
+            if spec.name is not None:
+                if spec.name not in items:
+                    known = ", ".join(items) or "none"
+                    raise InputError("E701", f"{function.name}: has no input '{spec.name}'", help=f"its inputs: {known}")
+                if spec.name not in free:
+                    raise InputError("E701", f"{function.name}: input '{spec.name}' is given twice")
+                free.remove(spec.name)
+        arguments: dict[str, Any] = {}
+        for index, spec in enumerate(self.inputs):
+            name = spec.name
+            if name is None:
+                if not free:
+                    raise InputError("E701", f"{function.name}: takes {len(items)} inputs, got more", help=f"its signature is {function.signature}")
+                name = free.pop(0)
+            # Each input draws from its own stream, so that two of one shape differ.
+            arguments[name] = _suited(load_array(spec._replace(name=name), seed=self.options.seed + (index << 32)), spec, items[name])
+        return arguments
+
+    def _benchmark(self, function: BundleFunction, arguments: Mapping[str, Any]) -> Report:
+        times: list[float] = []
+        limit, count = time.perf_counter() + 1.0, self.options.benchmark
+        while len(times) < (count or 3) or (not count and time.perf_counter() < limit and len(times) < 100_000):
+            start = time.perf_counter()
+            function(**arguments)
+            times.append((time.perf_counter() - start) * 1e3)
+        result = {
+            "calls": len(times), "median_ms": round(statistics.median(times), 6), "min_ms": round(min(times), 6),
+            "mean_ms": round(statistics.fmean(times), 6), "max_ms": round(max(times), 6),
+        }  # fmt: skip
+        self.say(
+            f"benchmark: {result['calls']} calls, median {result['median_ms']:.4f} ms, min {result['min_ms']:.4f} ms, "
+            f"mean {result['mean_ms']:.4f} ms, max {result['max_ms']:.4f} ms"
+        )
+        return result
+
+    def _show(self, output: Output, array: NDArray[Any]) -> Report:
+        kind = f"{output.dtype}[{', '.join(map(str, array.shape))}]"
+        entry: Report = {"name": output.name, "dtype": output.dtype, "shape": list(array.shape)}
+        path = self.outputs.get(output.name)
+        if path is not None:
+            _store(path, output, array)
+            entry["file"] = path
+            self.say(f"{output.name}: {kind} -> {path}")
+            return entry
+        if array.size <= _SHOWN:
+            entry["values"] = _nested(array)
+        shown = array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
+        text = np.array2string(shown, threshold=64, precision=6, max_line_width=110)
+        self.say(f"{output.name}: {kind}")
+        self.say("  " + text.replace("\n", "\n  "))
+        return entry
+
+    def _compare(self, declared: Mapping[str, Output], results: Mapping[str, NDArray[Any]], report: Report) -> int:
+        code = Exit.OK
+        report["comparisons"] = comparisons = []
+        for spec in self.expected:
+            name = spec.name or ""
+            output = declared[name]
+            item = Input(name, "tensor", output.dtype, output.shape)
+            expected = _suited(load_array(spec, seed=self.options.seed), spec, item)
+            expected = _as_array(expected, output.dtype, results[name])
+            found = compare(results[name], expected, output.dtype, self.options.atol, self.options.rtol)
+            comparisons.append({"name": name, "equal": found is None, **({} if found is None else found._asdict())})
+            if found is None:
+                self.say(f"{name}: as expected")
+            else:
+                self.say(f"mismatch: {name} {found.message}")
+                code = Exit.MISMATCH
+        return int(code)
+
+    def _tests(self, bundle: Bundle, report: Report) -> tuple[Report, int]:
+        """Run the embedded test vectors."""
+        report["tests"] = []
+        failed = 0
+        for test in bundle.manifest.tests:
+            function = bundle[test.function]
+            tensors = safetensors.load(bundle.file.entry(test.entry))
+            inputs = {key[3:]: value for key, value in tensors.items() if key.startswith("in/")}
+            results = _results(function, function(**{name: array.copy() for name, array in inputs.items()}))
+            messages = []
+            for output in function.function.outputs:
+                expected = tensors.get(f"out/{output.name}")
+                if expected is None:
+                    continue
+                found = compare(results[output.name], expected, output.dtype, float(test.atol), float(test.rtol))
+                if found is not None:
+                    messages.append(f"{output.name} {found.message}")
+            report["tests"].append({"name": test.name, "function": test.function, "passed": not messages, "messages": messages})
+            self.say(f"{'FAIL' if messages else 'pass'} {test.name}")
+            for message in messages:
+                self.say(f"     {message}")
+            failed += bool(messages)
+        count = len(bundle.manifest.tests)
+        self.say(f"{count - failed} of {count} embedded tests passed on {bundle.device.name} ({bundle.target.name})")
+        return report, int(Exit.MISMATCH if failed else Exit.OK)
+
+
+def _named(text: str, option: str) -> InputSpec:
+    spec = parse(text)
+    return spec if spec.name is not None else spec._replace(name="out")
+
+
+def _output(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        name, value = "out", text
+    if not value.startswith("@") or not value[1:].lower().endswith((".npy", ".safetensors")):
+        raise UsageError("E801", f"--output {text[:80]}: write NAME=@file.npy or NAME=@file.safetensors")
+    return name, value[1:]
+
+
+def _suited(value: Any, spec: InputSpec, item: Input) -> Any:
+    """Narrow floats come from .npy files as raw integers; a one-element array serves as a scalar."""
+    if isinstance(value, np.ndarray):
+        entry = DTYPES[item.dtype]
+        raw = spec.kind == "file" and entry.numpy != entry.raw and value.dtype == np.dtype(entry.raw)
+        if raw:
+            value = value.view(np_dtype(item.dtype))
+        if item.kind == "scalar" and value.size == 1:
+            return value.reshape(())[()]
+    return value
+
+
+def _as_array(value: Any, dtype: str, result: NDArray[Any]) -> NDArray[Any]:
+    """What a result is compared with; a number stands for every element."""
+    if isinstance(value, np.ndarray):
+        return value
+    if DTYPES[dtype].kind == "f":
+        return np.full(result.shape, cast_f64(np.array([float(value)]), dtype)[0])
+    return np.full(result.shape, int(value))
+
+
+def _results(function: BundleFunction, values: Any) -> dict[str, NDArray[Any]]:
+    if values is None:
+        return {}
+    return dict(zip(function.outputs, values if isinstance(values, tuple) else (values,), strict=True))
+
+
+def _nested(array: NDArray[Any]) -> Any:
+    """Nested lists for JSON; what JSON has no number for is text (`"nan"`, `"inf"`)."""
+    if array.ndim == 0:
+        value = number(array[()])
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return [_nested(item if isinstance(item, np.ndarray) else np.asarray(item)) for item in array]
+
+
+def _store(path: str, output: Output, array: NDArray[Any]) -> None:
+    if path.lower().endswith(".safetensors"):
+        data = safetensors.save({output.name: array}, {output.name: output.dtype})
+    else:
+        import io
+
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        data = buffer.getvalue()
+    write_atomic(path, data)
