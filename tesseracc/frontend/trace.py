@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tessera.errors import SourceError, Span
 from tessera.interpreters import Interpreter, interpret
 from tessera.operator import Operator
 from tessera.ops.create import Full
-from tessera.pytree import flatten_with_names
+from tessera.pytree import Tree, flatten_with_names
 from tessera.shapes import symbols_of
 from tessera.tensor import EagerTensor, Tensor
 from tesseracc.ir.builder import Builder
@@ -29,7 +30,7 @@ from tesseracc.ir.rewrite import remove_dead
 from tesseracc.ir.value import Func, Loc, Module, Value
 from tesseracc.ir.verify import verify
 
-__all__ = ["trace"]
+__all__ = ["Traced", "trace"]
 
 #: a tensor from outside with at most this many elements is written into the IR when all its elements are equal
 INLINE_ELEMENTS = 1
@@ -104,8 +105,16 @@ class Tracer(Interpreter):
         return Loc(file.replace(os.sep, "/"), span.line, span.col, span.end_col if same_line else 0)
 
 
-def trace(fn: Function, types: Mapping[str, lang.TensorType] | None = None, root: str | None = None, *, name: str = "") -> Module:
-    """A verified module with one `graph.func`.
+@dataclass(frozen=True)
+class Traced:
+    """A traced function, and the structure of its result (`tessera.pytree`)."""
+
+    module: Module
+    tree: Tree
+
+
+def trace(fn: Function, types: Mapping[str, lang.TensorType] | None = None, root: str | None = None) -> Traced:
+    """A verified module with one `graph.func`, and the structure of what it returns.
 
     `types` gives the types of parameters by name, where annotations leave them open; `root` is the folder that
     locations are relative to. Attributes of the function: `outputs` (the names of the results), `doc`.
@@ -127,15 +136,16 @@ def trace(fn: Function, types: Mapping[str, lang.TensorType] | None = None, root
         args[parameter.name] = TracedTensor(value, tracer)
     with interpret(tracer):
         result = fn.invoke(**args)
-        leaves, _ = flatten_with_names(result)
+        leaves, tree = flatten_with_names(result)
         yields = [_output(tracer, fn, leaf, place) for _, leaf in leaves]
     outputs = _output_names([path for path, _ in leaves])
     _check_sizes(fn, params, yields, place)
     attrs = {"doc": " ".join((fn.__doc__ or "").split()), "outputs": outputs}
     region = remove_dead(tracer.b.region(params, yields))
-    func = Func("graph.func", name or fn.name, region, attrs, tracer.location(place))
+    func = Func("graph.func", fn.name, region, attrs, tracer.location(place))
     used = {op.attrs["name"] for op in func.walk() if op.name == "graph.constant"}
-    return verify(Module((func,), constants={k: v for k, v in tracer.constants.items() if k in used}))
+    constants = {key: array for key, array in tracer.constants.items() if key in used}
+    return Traced(verify(Module((func,), constants=constants)), tree)
 
 
 def _declared(fn: Function, parameter: Any, place: Span) -> lang.TensorType | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tessera.shapes import known_equal, product
+from tessera.shapes import equal_if_divisible, product
 from tesseracc.ir.define import define
 from tesseracc.ir.types import BOOL, I64, ScalarType, TensorType, Type
 from tesseracc.ir.value import Attr, Op, Value
@@ -63,7 +63,7 @@ def _check_view(op: Op) -> str | None:
     source, result = op["tensor"].type, op.result.type
     if not isinstance(source, TensorType) or not isinstance(result, TensorType) or source.dtype != result.dtype:
         return "source and result must be tensors of one element type"
-    if not known_equal(product(source.dims), product(result.dims)):
+    if equal_if_divisible(product(source.dims), product(result.dims)) is None:
         return f"{source} and {result} are not known to have equally many elements"
     return None
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tesseracc.ir.builder import Builder, make
 from tesseracc.ir.rewrite import inline_region
-from tesseracc.ir.types import I64, element, kind_of
+from tesseracc.ir.types import I64, TensorType, element, kind_of
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.passes.schedule.groups import with_region, writes_of
 
@@ -24,12 +24,17 @@ def pulled_value(group: Op) -> Value | None:
 
 
 def _is_point(group: Op, write: Op) -> bool:
+    """Whether a write's indices are the domain's, in order; axes of extent 1 may be written at 0 instead."""
     made = {result: op for op in group.regions[0].ops for result in op.results}
-    for index, arg, size in zip(write.group("indices"), group.regions[0].args, group.attrs["domain"], strict=True):
+    type_ = group.results[write.attrs["result"]].type
+    assert isinstance(type_, TensorType)
+    rest = []
+    for index, size in zip(write.group("indices"), type_.dims, strict=True):
         zero = index in made and made[index].name == "arith.constant" and made[index].attrs["value"] == 0
-        if index is not arg and not (zero and size == 1):
-            return False
-    return True
+        if not (zero and size == 1):
+            rest.append(index)
+    args = zip(group.regions[0].args, group.attrs["domain"], strict=True)
+    return rest == [arg for arg, size in args if size != 1 or arg in rest]
 
 
 def instantiate(producer: Op, read: Op) -> tuple[list[Op], Value]:

@@ -1,0 +1,83 @@
+"""`decompose`: operators defined by `compose` are expanded until only those defined by `element` remain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tessera import types as lang
+from tessera.errors import Span
+from tessera.interpreters import Interpreter, interpret
+from tessera.operator import Operator
+from tessera.tensor import Tensor
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.dialects.graph import attrs_of, from_lang, operator_of, to_lang
+from tesseracc.ir.pipeline import Context, register
+from tesseracc.ir.rewrite import map_funcs, substitute
+from tesseracc.ir.value import Func, Module, Op, Region, Value
+
+
+class _Part(Tensor):
+    """A value inside a composition."""
+
+    __slots__ = ("_interpreter", "_type", "value")
+
+    def __init__(self, interpreter: _Expander, type_: lang.TensorType, value: Value) -> None:
+        self._interpreter = interpreter
+        self._type = type_
+        self.value = value
+
+    @property
+    def type(self) -> lang.TensorType:
+        return self._type
+
+    @property
+    def interpreter(self) -> _Expander:
+        return self._interpreter
+
+
+class _Expander(Interpreter):
+    """Emits the operators of a composition, compositions in it expanded in turn."""
+
+    dynamic = True
+
+    def __init__(self, b: Builder) -> None:
+        self.b = b
+
+    def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
+        if not op.has("element"):
+            return op.compose(*args)
+        types = op.infer(*(x.type for x in args))
+        results = types if isinstance(types, tuple) else (types,)
+        values = [x.value for x in args if isinstance(x, _Part)]
+        assert len(values) == len(args), f"{op}: a composition uses a tensor that is not made of its operands"
+        made = self.b.emit(f"graph.{op.name}", values, types=[from_lang(t) for t in results], **attrs_of(op))
+        parts = tuple(_Part(self, t, v) for t, v in zip(results, made.results, strict=True))
+        return parts if isinstance(types, tuple) else parts[0]
+
+
+def expand(op: Op, b: Builder) -> tuple[Value, ...]:
+    """Emits what a composed operation stands for; returns the values of its results."""
+    b.loc = op.loc
+    with interpret(_Expander(b)) as expander:
+        found = operator_of(op).compose(*(_Part(expander, to_lang(v.type), v) for v in op.operands))
+    parts = found if isinstance(found, tuple) else (found,)
+    return tuple(part.value for part in parts)
+
+
+def decompose(func: Func) -> Func:
+    """The function in terms of operators that have an `element` rule."""
+    b = Builder(func.loc)
+    same: dict[Value, Value] = {}
+    for op in func.body.ops:
+        (op,) = substitute(Region((), (op,)), same).ops
+        if op.name == "graph.constant" or operator_of(op).has("element"):
+            b.append(op)
+        else:
+            same.update(zip(op.results, expand(op, b), strict=True))
+    return func.with_(body=b.region(func.params, [same.get(v, v) for v in func.body.yields]))
+
+
+@register("decompose", level="graph")
+def run(module: Module, context: Context) -> Module:
+    """Expands composed operators into those with an element rule."""
+    return module.with_(funcs=map_funcs(module.funcs, "graph.func", decompose))
