@@ -12,8 +12,10 @@ from __future__ import annotations
 from math import e, inf, nan, pi
 from typing import Dict, List, Tuple
 
+# The package tessera.kernel is imported before the decorator of that name is bound, which would else be overwritten.
+import tessera.kernel
 from tessera import nn, random, tile
-from tessera.autodiff import autodiff, grad, jvp, value_and_grad, vjp
+from tessera.derivatives import autodiff, grad, jvp, value_and_grad, vjp
 from tessera.decorators import Function, Kernel, function, jit, kernel
 from tessera.dtypes import *  # noqa: F403
 from tessera.dtypes import bool_ as bool  # noqa: A004

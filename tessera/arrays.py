@@ -31,6 +31,8 @@ def widen(array: Array) -> Array:
     dtype = dtype_of(array)
     if not dtype.is_narrow:
         return array
+    if dtype.name == "f16":
+        return array.astype(np.float32)
     return core.decode(dtype.name, _bits(array, dtype)).reshape(array.shape)
 
 

@@ -320,15 +320,15 @@ class Composed(Operator):
         raise self.missing("infer")
 
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
-        from tessera import autodiff
+        from tessera import derivatives
 
-        _, pullback = autodiff.vjp(self.compose, *primals)
+        _, pullback = derivatives.vjp(self.compose, *primals)
         return tuple(pullback(cts[0] if len(cts) == 1 else cts))
 
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Any:
-        from tessera import autodiff
+        from tessera import derivatives
 
-        return autodiff.jvp(self.compose, primals, tangents)[1]
+        return derivatives.jvp(self.compose, primals, tangents)[1]
 
 
 Rule = Callable[..., Any]

@@ -7,15 +7,18 @@ execution, tracing, derivatives, lowering, tests, the table in the specification
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
 from tessera.arrays import Array
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError, did_you_mean
+from tessera.shapes import Dim, Expr
 from tessera.types import TensorType
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from tessera.tensor import Tensor
 
 __all__ = ["Case", "Cotangents", "Operator", "REGISTRY", "Types", "lookup", "register", "registry", "rule_table"]
@@ -104,9 +107,19 @@ class Operator:
         """The fields by name, in order: what IR text prints and what makes the operator again."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
+    def substitute(self, env: Mapping[str, Dim]) -> Self:
+        """The operator with the symbols of `env` replaced in its attributes."""
+        return replace(self, **{k: _substituted(v, env) for k, v in self.attributes.items()})  # type: ignore[type-var]
+
     def __str__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" if isinstance(v, str) else f"{k}={v}" for k, v in self.attributes.items())
         return f"{self.name}{{{shown}}}" if shown else self.name
+
+
+def _substituted(value: Any, env: Mapping[str, Dim]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_substituted(v, env) for v in value)
+    return value.substitute(env) if isinstance(value, Expr) else value
 
 
 REGISTRY: dict[str, type[Operator]] = {}
