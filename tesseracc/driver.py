@@ -17,11 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Provenance
 
 from tessera import types as lang
-from tessera.decorators import Function, Kernel
-from tesseracc.arch.arch import Arch, load
+from tessera.decorators import Function, Kernel, Parameter
+from tessera.dtypes import DType
+from tessera.pytree import Tree, unflatten
+from tessera.tensor import Tensor, as_tensor
+from tesseracc.arch.arch import Arch, load, resolve
 from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
 from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
@@ -194,7 +198,7 @@ def front(entries: Mapping[str, Function | Kernel], specs: Mapping[str, Mapping[
         else:
             from tesseracc.frontend import trace
 
-            parts.append(trace.trace(entry, (specs or {}).get(name, {}), root))
+            parts.append(trace.trace(entry, (specs or {}).get(name, {}), root).module)
     return verify(join(parts))
 
 
@@ -206,6 +210,75 @@ def join(parts: Sequence[Module]) -> Module:
 
 
 def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None) -> str:
-    """The text of one function at one level (`fn.inspect_ir("tile")`)."""
-    targets = (load(arch),) if arch else (load("sm_90"),)
-    return Build(front({entry.name: entry}), targets).text(level)
+    """The text of one function at one level (`fn.inspect_ir("tile")`), for sm_90 or another target."""
+    return Build(front({entry.name: entry}), (load(arch or "sm_90"),)).text(level)
+
+
+def jit(entry: Function | Kernel) -> Callable[..., object]:
+    """A compiled form of a function or kernel, run through the runtime on this machine's CPU.
+
+    Parameters without annotations take the types of the arguments, and every combination of types is compiled once.
+    """
+    return _Jit(entry)
+
+
+class _Jit:
+    def __init__(self, entry: Function | Kernel) -> None:
+        self.entry = entry
+        self._compiled: dict[tuple[str, ...], tuple[Callable[..., object], Tree | None]] = {}
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        bound = self.entry.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        types = {name: _type_of(value) for name, value in bound.arguments.items() if not isinstance(value, (bool, int, float))}
+        open_ = {p.name: types[p.name] for p in self.entry.parameters if p.name in types and _is_open(p)}
+        key = tuple(f"{name}={type_}" for name, type_ in open_.items())
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(open_)
+        run, tree = self._compiled[key]
+        given = [_plain(value) for name, value in bound.arguments.items() if name in types or not self._is_static(name)]
+        found = run(*given)
+        if tree is None:
+            return found
+        return unflatten(tree, found if isinstance(found, tuple) else (found,))
+
+    def _is_static(self, name: str) -> bool:
+        parameter = next(p for p in self.entry.parameters if p.name == name)
+        return parameter.tensor is None and not isinstance(parameter.spec, DType)
+
+    def _compile(self, types: Mapping[str, lang.TensorType]) -> tuple[Callable[..., object], Tree | None]:
+        from tessera_runtime import load as load_bundle
+
+        from tesseracc.frontend import trace
+
+        tree = None
+        if isinstance(self.entry, Kernel):
+            module = front({self.entry.name: self.entry})
+        else:
+            traced = trace.trace(self.entry, types)
+            module, tree = traced.module, traced.tree
+        data = Build(module, (host_level(),)).bundle()
+        return load_bundle(data, device="cpu")[self.entry.name], tree
+
+
+def host_level() -> Arch:
+    """The most preferred CPU level that this machine runs."""
+    from tessera_runtime.devices.cpu import cpu_features, machine
+
+    fitting = [a for a in resolve(["cpu"]) if a.toolchain.machine == machine() and set(a.requires) <= cpu_features()]
+    if not fitting:
+        raise DeviceError("E902", f"no CPU level of the compiler runs on this {machine()} machine")
+    return max(fitting, key=lambda a: a.preference)
+
+
+def _type_of(value: object) -> lang.TensorType:
+    return as_tensor(value).type
+
+
+def _is_open(parameter: Parameter) -> bool:
+    spec = parameter.tensor
+    return spec is None or spec.dims is None or spec.dtype is None
+
+
+def _plain(value: object) -> object:
+    return value.numpy() if isinstance(value, Tensor) else value
