@@ -123,8 +123,8 @@ def new_tile(k: Kernel, shape: tuple[int, ...], dtype: str, *, panels: bool = Fa
 
 def element_offset(k: Kernel, tile: Tile, row: Int, column: Int) -> Int:
     """Where element (row, column) lies; in panels, for a column that starts a panel."""
-    if tile.panel:  # (column / panel) * rows * panel = column * rows
-        return k.add(k.mul(column, tile.shape[0]), k.mul(row, tile.panel))
+    if tile.panel:  # (column / panel) * (rows + 1) * panel
+        return k.add(k.mul(column, tile.shape[0] + 1), k.mul(row, tile.panel))
     return k.add(k.mul(row, tile.row), column)
 
 

@@ -76,7 +76,8 @@ class Tile:
         rows = 1
         for size in self.shape[:-1]:
             rows *= size
-        return -(-self.shape[-1] // self.panel) * self.panel * rows if self.panel else rows * self.row
+        # a panel has one row more than it needs: else all panels would begin in the same cache set
+        return -(-self.shape[-1] // self.panel) * self.panel * (rows + 1) if self.panel else rows * self.row
 
 
 Lane: TypeAlias = Affine | Splat | Range | Vec

@@ -15,7 +15,7 @@ from tesseracc.interpret.binding import evaluate_dim
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
 from tesseracc.ir.value import Func, Module
-from tesseracc.passes.target import lower_cpu  # noqa: F401 - registers the pass
+from tesseracc.passes.target import expand_fma, lower_cpu  # noqa: F401 - registers the passes
 
 _FLAGS = {
     "x86-64-v2": {"sse4.2", "popcnt"},
