@@ -9,21 +9,50 @@
 
 from __future__ import annotations
 
-from math import e, inf, nan, pi
-from typing import Dict, List, Tuple
+from math import e as e
+from math import inf as inf
+from math import nan as nan
+from math import pi as pi
+from typing import Dict as Dict  # noqa: UP035
 
 # The package tessera.kernel is imported before the decorator of that name is bound, which would else be overwritten.
-import tessera.kernel
-from tessera import nn, random, tile
-from tessera.derivatives import autodiff, grad, jvp, value_and_grad, vjp
-from tessera.decorators import Function, Kernel, function, jit, kernel
+import tessera.kernel as _kernel  # noqa: F401
+from tessera import nn as nn
+from tessera import random as random
+from tessera import tile as tile
+from tessera.decorators import Function as Function
+from tessera.decorators import Kernel as Kernel
+from tessera.decorators import function as function
+from tessera.decorators import jit as jit
+from tessera.decorators import kernel as kernel
+from tessera.derivatives import autodiff as autodiff
+from tessera.derivatives import grad as grad
+from tessera.derivatives import jvp as jvp
+from tessera.derivatives import value_and_grad as value_and_grad
+from tessera.derivatives import vjp as vjp
 from tessera.dtypes import *  # noqa: F403
-from tessera.dtypes import bool_ as bool  # noqa: A004
-from tessera.errors import SourceError, Span, TesseraError
-from tessera.numerics import accum, loss_scale, stochastic_round
+from tessera.dtypes import bool_ as bool
+from tessera.errors import SourceError as SourceError
+from tessera.errors import Span as Span
+from tessera.errors import TesseraError as TesseraError
+from tessera.numerics import accum as accum
+from tessera.numerics import loss_scale as loss_scale
+from tessera.numerics import stochastic_round as stochastic_round
 from tessera.ops import *  # noqa: F403
-from tessera.random import rand, randint, randn
-from tessera.tensor import Tensor, array, load, tensor
-from tessera.types import Region, TensorType, Tile, read, reduce_max, reduce_min, reduce_sum, write
+from tessera.random import rand as rand
+from tessera.random import randint as randint
+from tessera.random import randn as randn
+from tessera.tensor import Tensor as Tensor
+from tessera.tensor import array as array
+from tessera.tensor import load as load
+from tessera.tensor import tensor as tensor
+from tessera.types import Region as Region
+from tessera.types import TensorType as TensorType
+from tessera.types import Tile as Tile
+from tessera.types import read as read
+from tessera.types import reduce_max as reduce_max
+from tessera.types import reduce_min as reduce_min
+from tessera.types import reduce_sum as reduce_sum
+from tessera.types import write as write
 
 __version__ = "0.1.0"

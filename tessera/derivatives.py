@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tessera.errors import SourceError, Span
-from tessera.interpreters import Interpreter, apply, interpret
+from tessera.interpreters import Interpreter, execute, interpret
 from tessera.operator import Operator
 from tessera.pytree import flatten, unflatten
 from tessera.tensor import Tensor, as_tensor
@@ -28,7 +28,7 @@ def _tuple(value: Any) -> tuple[Any, ...]:
 class _Wrapped(Tensor):
     """A tensor that belongs to a derivative interpreter and stands for `primal` one level below."""
 
-    __slots__ = ("primal", "_interpreter")
+    __slots__ = ("_interpreter", "primal")
 
     def __init__(self, primal: Tensor, interpreter: Interpreter) -> None:
         self.primal = primal
@@ -71,7 +71,7 @@ class _Tape(Interpreter):
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
         nodes = tuple(x.node if isinstance(x, _Taped) and x.interpreter is self else None for x in args)
         primals = tuple(x.primal if isinstance(x, _Taped) and x.interpreter is self else x for x in args)
-        result = apply(op, *primals)
+        result = execute(op, *primals)
         outs = _tuple(result)
         if not op.differentiable or not any(out.dtype.is_float for out in outs):
             return result
@@ -154,7 +154,7 @@ class _Forward(Interpreter):
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
         duals = [x if isinstance(x, _Dual) and x.interpreter is self else None for x in args]
         primals = tuple(x if d is None else d.primal for x, d in zip(args, duals, strict=True))
-        result = apply(op, *primals)
+        result = execute(op, *primals)
         if not op.differentiable or all(d is None for d in duals):
             return result
         outs = _tuple(result)

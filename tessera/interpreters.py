@@ -1,8 +1,8 @@
 """Who executes an operator. Transformations are interpreters: NumPy, a tracer, forward and reverse derivatives.
 
-`apply(op, *xs)` hands the operator to the highest interpreter that owns one of its operands, or to the innermost
+`execute(op, *xs)` hands the operator to the highest interpreter that owns one of its operands, or to the innermost
 `dynamic` one (a tracer, which must see everything that happens while it is active), else to NumPy. An interpreter does
-its work by calling `apply` on the values below it, so they nest.
+its work by calling `execute` on the values below it, so they nest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tessera.types import TensorType
 if TYPE_CHECKING:
     from tessera.tensor import Tensor
 
-__all__ = ["Interpreter", "active", "apply", "interpret"]
+__all__ = ["Interpreter", "active", "apply", "execute", "interpret", "is_tracing"]
 
 
 class Interpreter:
@@ -70,8 +70,14 @@ def is_tracing() -> bool:
     return any(interpreter.dynamic for interpreter in _STACK.entries)
 
 
-def apply(op: Operator, *xs: Tensor) -> Any:
-    """Execute `op` on tensors: a Tensor, or a tuple of them. Errors get the user's place."""
+def apply(op: Operator, *xs: Tensor) -> Tensor:
+    """Execute an operator of one result on tensors."""
+    result: Tensor = execute(op, *xs)
+    return result
+
+
+def execute(op: Operator, *xs: Tensor) -> Any:
+    """Execute any operator: a Tensor, or a tuple of them for several results. Errors get the user's place."""
     try:
         top = _owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
         if top is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.ops.elementwise import gelu, relu, sigmoid, silu, softplus, swish, tanh
+from tessera.ops.functions import gelu, relu, sigmoid, silu, softplus, swish, tanh
 from tessera.ops.indexing import embedding
 from tessera.ops.linalg import linear
 from tessera.ops.nn import cross_entropy, layer_norm, log_softmax, logsumexp, mse, rms_norm, softmax

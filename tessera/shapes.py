@@ -46,7 +46,7 @@ class _Symbol:
 class _Opaque:
     """An atom that is an operator the polynomial form cannot look into: floordiv, ceildiv, mod, min, max."""
 
-    __slots__ = ("op", "args", "key")
+    __slots__ = ("args", "key", "op")
 
     def __init__(self, op: str, args: tuple[Dim, ...]) -> None:
         self.op = op
@@ -66,7 +66,7 @@ _Mono = tuple[tuple[str, int], ...]
 class Expr:
     """An immutable size expression. Build it with `symbol`, `parse_dim` and arithmetic, not by the constructor."""
 
-    __slots__ = ("_terms", "_atoms", "_str", "_hash")
+    __slots__ = ("_atoms", "_hash", "_str", "_terms")
 
     def __init__(self, terms: Mapping[_Mono, int], atoms: Mapping[str, _Atom]) -> None:
         # Higher degree first, then by name: the order in which people write polynomials.
@@ -226,7 +226,7 @@ class Expr:
         return out
 
 
-Dim: TypeAlias = Union[int, Expr]
+Dim: TypeAlias = int | Expr
 
 
 # Construction and canonical arithmetic --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from tessera.arrays import Array, convert, dtype_of, widen
 from tessera.dtypes import DType, as_dtype, bool_, f32, i64, promote
 from tessera.errors import SourceError
-from tessera.shapes import Dim, Expr
+from tessera.shapes import Expr
 from tessera.types import TensorType, tensor_spec
 
 if TYPE_CHECKING:

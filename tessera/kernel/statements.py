@@ -84,10 +84,10 @@ class Statements(Words):
             try:
                 self.statement(stmt)
             except Already:
-                self._poison(stmt)
+                self._recover(stmt)
             except SourceError as error:
                 self.report.error(self._placed(error))
-                self._poison(stmt)
+                self._recover(stmt)
 
     def statement(self, node: ast.stmt) -> None:
         method: Callable[[ast.stmt], None] | None = getattr(self, "do_" + type(node).__name__, None)
@@ -109,8 +109,17 @@ class Statements(Words):
             error.calls = tuple(calls)
         return error
 
-    def _poison(self, stmt: ast.stmt) -> None:
+    def _recover(self, stmt: ast.stmt) -> None:
+        """After an error: looks for errors inside a compound statement; what it assigns is not to be relied on."""
         if isinstance(stmt, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For, ast.While, ast.If)):
+            if isinstance(stmt, ast.For) and isinstance(stmt.target, ast.Name):
+                self.frame.env[stmt.target.id] = Poison()
+            if isinstance(stmt, (ast.For, ast.While, ast.If)):
+                for body in (stmt.body, stmt.orelse):
+                    kind = ast.Return if isinstance(stmt, ast.If) else ast.Continue
+                    self.nested(
+                        lambda body=body, kind=kind: self.block(tail_returns(body, kind)), self.frame.env, self.varying
+                    )  # type: ignore[misc]
             for node in ast.walk(stmt):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                     self.frame.env[node.id] = Poison()

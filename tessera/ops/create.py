@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Full(Operator):
     """Every element is `value`, a number or a size."""
 
     shape: tuple[Dim, ...]
-    value: Union[int, float, bool, Expr]
+    value: int | float | bool | Expr
     dtype: str = "f32"
     name = "full"
     differentiable = False

@@ -15,7 +15,8 @@ from tessera.families import Composed, check_arity, check_axes, check_kind
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, register
 from tessera.ops.create import full, one_hot
-from tessera.ops.elementwise import cast, exp, log, rsqrt
+from tessera.ops.elementwise import cast
+from tessera.ops.functions import exp, log, rsqrt
 from tessera.ops.indexing import take_along
 from tessera.ops.reduce import Axis, Mean, axes_of, max, mean, sum
 from tessera.shapes import known_equal, product

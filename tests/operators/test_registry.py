@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.operators.scalars import ScalarInterpreter, SymbolicInterpreter, SymbolicTensor, evaluate
 from tessera import derivatives
 from tessera.arrays import convert, dtype_of, widen
 from tessera.dtypes import DType, f64
 from tessera.errors import SourceError
 from tessera.families import View
-from tessera.interpreters import apply, interpret
+from tessera.interpreters import execute, interpret
 from tessera.operator import Case, Operator, Types, lookup, registry, rule_table
 from tessera.tensor import EagerTensor, Tensor
 from tessera.types import TensorType
+from tests.operators.scalars import ScalarInterpreter, SymbolicInterpreter, SymbolicTensor, evaluate
 
 CASES = [case for cls in registry().values() for case in cls.cases()]
 IDS = [f"{i}-{case}".replace(" ", "") for i, case in enumerate(CASES)]
@@ -217,7 +217,7 @@ def moving(case: Case) -> Iterator[tuple[Operator, list[np.ndarray[Any, Any]], l
 def along(op: Operator, arrays: list[np.ndarray[Any, Any]], directions: list[Any]) -> tuple[Any, Any]:
     """(results, tangents) by the operator's jvp rule."""
     xs = tuple(EagerTensor(a) for a in arrays)
-    outs = each(apply(op, *xs))
+    outs = each(execute(op, *xs))
     moved = op.jvp(xs, outs, tuple(None if d is None else EagerTensor(d) for d in directions))
     tangents = [np.zeros(o.shape) if m is None else m.numpy() for m, o in zip(each(moved), outs, strict=True)]
     return outs, tangents
@@ -277,7 +277,7 @@ def test_derivatives_of_derivatives(case: Case) -> None:
             xs: list[Any] = [EagerTensor(a) for a in arrays]
             for i, x in zip(floats, inner):
                 xs[i] = x
-            return apply(op, *xs)
+            return execute(op, *xs)
 
         out, pullback = derivatives.vjp(forward, *chosen)
         cts = tuple(EagerTensor(w) for w in weights)
