@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-
-from tessera_runtime.core.errors import DeviceError
-from tessera_runtime.core.manifest import Provenance
+from typing import Any
 
 from tessera import types as lang
 from tessera.decorators import Function, Kernel, Parameter
 from tessera.dtypes import DType
 from tessera.pytree import Tree, unflatten
 from tessera.tensor import Tensor, as_tensor
+from tessera_runtime.core.errors import DeviceError
+from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
 from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
 from tesseracc.ir.printer import module_text
@@ -180,10 +180,12 @@ class Build:
         return images.listing(found)
 
 
-# -- the front end -------------------------------------------------------------------------------------------------------
+# -- the front end -----------------------------------------------------------------------------------------------
 
 
-def front(entries: Mapping[str, Function | Kernel], specs: Mapping[str, Mapping[str, lang.TensorType]] | None = None) -> Module:
+def front(
+    entries: Mapping[str, Function | Kernel], specs: Mapping[str, Mapping[str, lang.TensorType]] | None = None
+) -> Module:
     """The module of all entries: functions traced to graphs, kernels lowered to tiles.
 
     `specs` gives types of parameters without annotation, by entry and parameter name.
@@ -230,7 +232,11 @@ class _Jit:
     def __call__(self, *args: object, **kwargs: object) -> object:
         bound = self.entry.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        types = {name: _type_of(value) for name, value in bound.arguments.items() if not isinstance(value, (bool, int, float))}
+        types = {
+            name: _type_of(value)
+            for name, value in bound.arguments.items()
+            if not isinstance(value, (bool, int, float))
+        }
         open_ = {p.name: types[p.name] for p in self.entry.parameters if p.name in types and _is_open(p)}
         key = tuple(f"{name}={type_}" for name, type_ in open_.items())
         if key not in self._compiled:
@@ -248,7 +254,6 @@ class _Jit:
 
     def _compile(self, types: Mapping[str, lang.TensorType]) -> tuple[Callable[..., object], Tree | None]:
         from tessera_runtime import load as load_bundle
-
         from tesseracc.frontend import trace
 
         tree = None
@@ -271,7 +276,7 @@ def host_level() -> Arch:
     return max(fitting, key=lambda a: a.preference)
 
 
-def _type_of(value: object) -> lang.TensorType:
+def _type_of(value: Any) -> lang.TensorType:
     return as_tensor(value).type
 
 

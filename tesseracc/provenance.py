@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from tessera_runtime.core.manifest import Provenance
-
 from tesseracc import __version__
 from tesseracc.arch.arch import Arch
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tessera_runtime.core.errors import UsageError
 
 Array = np.ndarray[Any, Any]

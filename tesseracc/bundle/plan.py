@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tessera_runtime.core import manifest as M
-
 from tessera.shapes import Dim, Expr, symbols_of
+from tessera_runtime.core import manifest as M
 from tesseracc.bundle.write import image_entry
 from tesseracc.codegen.image import Image
 from tesseracc.ir.types import BufType, Type, element
@@ -129,7 +128,9 @@ def plan(program: Func, kernels: Mapping[str, tuple[int, Func]]) -> M.Plan:
     return M.Plan(program.name, tuple(buffers), tuple(steps))
 
 
-def _launch(op: Op, kernels: Mapping[str, tuple[int, Func]], index: Mapping[Value, int], scalars: Mapping[Value, str]) -> M.Launch:
+def _launch(
+    op: Op, kernels: Mapping[str, tuple[int, Func]], index: Mapping[Value, int], scalars: Mapping[Value, str]
+) -> M.Launch:
     number, kernel = kernels[str(op.attrs["kernel"])]
     args = [M.Arg(scalar=scalars[v]) if v in scalars else M.Arg(buffer=index[v]) for v in op.operands]
     args += [M.Arg(dim=(name,)) for name in kernel.attrs["symbols"]]
@@ -195,4 +196,10 @@ def functions(tile: Module) -> tuple[M.Function, ...]:
 
 def constants_used(modules: Sequence[Module]) -> set[str]:
     """Names of the arrays that any program refers to."""
-    return {str(op.attrs["name"]) for m in modules for f in m.of_kind("tile.program") for op in f.body.ops if op.name == "tile.constant"}
+    return {
+        str(op.attrs["name"])
+        for m in modules
+        for f in m.of_kind("tile.program")
+        for op in f.body.ops
+        if op.name == "tile.constant"
+    }

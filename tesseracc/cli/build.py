@@ -22,10 +22,16 @@ LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
 @click.option("--arch", "archs", multiple=True, metavar="NAME", help="A target; repeats. Default: cpu and sm_90.")
 @click.option("--entry", "entries", multiple=True, metavar="NAME", help="Build only this function; repeats.")
 @click.option(
-    "--input-spec", "specs", multiple=True, metavar="[F.]X=TYPE", help="Type of an unannotated parameter: x=f32[B,64]; repeats."
+    "--input-spec",
+    "specs",
+    multiple=True,
+    metavar="[F.]X=TYPE",
+    help="Type of an unannotated parameter: x=f32[B,64]; repeats.",
 )
 @click.option("--emit", type=click.Choice(LEVELS), help="Print this level instead of writing a bundle.")
-@click.option("--dump-dir", type=click.Path(file_okay=False), help="Write the IR after every pass, numbered, to this folder.")
+@click.option(
+    "--dump-dir", type=click.Path(file_okay=False), help="Write the IR after every pass, numbered, to this folder."
+)
 @click.option("--constants", type=click.Path(), help="Safetensors file with the named arrays of IR text.")
 @click.option("--locations", is_flag=True, help="Print source locations in IR.")
 @click.option("--notes", is_flag=True, help="Say which rules were applied and what was decided.")
@@ -93,7 +99,9 @@ def _check_writable(output: str) -> None:
     if Path(output).is_dir():
         raise UsageError("E803", f"cannot write {output}: it is a folder")
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError("E803", f"cannot write {output}: {'no such folder' if not folder.is_dir() else 'permission denied'}")
+        raise UsageError(
+            "E803", f"cannot write {output}: {'no such folder' if not folder.is_dir() else 'permission denied'}"
+        )
 
 
 def _progress(as_json: bool) -> Any:
@@ -152,7 +160,10 @@ def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...]) -> tuple
     if not entries:
         skipped = without_types(chosen, given)
         for name in skipped:
-            click.echo(f"note: `{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)", err=True)
+            click.echo(
+                f"note: `{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)",
+                err=True,
+            )
         chosen = {name: entry for name, entry in chosen.items() if name not in skipped} or chosen
     return front(chosen, given), loaded.digest
 
@@ -160,7 +171,6 @@ def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...]) -> tuple
 def _dumper(folder: str, module: Module) -> Any:
     """Writes `NN.level.pass.tir` after every pass, and the constants once."""
     from tessera_runtime.core.errors import UsageError
-
     from tesseracc.ir.printer import module_text
     from tesseracc.textio import constants_bytes, write_bytes, write_text
 
@@ -185,7 +195,11 @@ def _emit(build: Build, level: str, targets: tuple[Arch, ...], locations: bool) 
     if level in ("graph", "schedule"):
         sys.stdout.write(build.text(level, locations=locations))
         return
-    shown = [a for a in targets if a.kind == "cuda"] if level in ("ptx", "sass") and any(a.kind == "cuda" for a in targets) else targets
+    shown = (
+        [a for a in targets if a.kind == "cuda"]
+        if level in ("ptx", "sass") and any(a.kind == "cuda" for a in targets)
+        else targets
+    )
     for arch in shown:
         if len(shown) > 1:
             sys.stdout.write(f"// {level} for {arch.name}\n")
@@ -207,7 +221,9 @@ def _summary(build: Build, output: str, size: int, as_json: bool) -> None:
             "bytes": size,
             "functions": functions,
             "kernels": kernels,
-            "warnings": [{"target": name, "code": f.code, "subject": f.subject, "message": f.text} for name, f in findings],
+            "warnings": [
+                {"target": name, "code": f.code, "subject": f.subject, "message": f.text} for name, f in findings
+            ],
             "seconds": {stage: round(value, 4) for stage, value in build.log.seconds.items()},
             "notes": [note.message for note in build.log.notes],
         }

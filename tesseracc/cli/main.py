@@ -36,7 +36,9 @@ class _Lazy(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
@@ -103,5 +105,7 @@ def report(error: Exception, *, as_json: bool = False) -> int:
         document: dict[str, Any] = {"code": "internal", "message": summary, "exit_code": 70}
         click.echo(json.dumps({"errors": [document]}, sort_keys=True))
     else:
-        click.echo(f"internal error: {summary}\n  help: this is a fault of the compiler; TESSERA_DEBUG=1 shows where", err=True)
+        click.echo(
+            f"internal error: {summary}\n  help: this is a fault of the compiler; TESSERA_DEBUG=1 shows where", err=True
+        )
     return 70

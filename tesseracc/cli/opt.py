@@ -16,7 +16,9 @@ import click
 @click.option("--verify-each/--no-verify-each", default=True, help="Verify after every pass.")
 @click.option("--print-after-all", is_flag=True, help="Print the module after every pass, to stderr.")
 @click.option("--locations", is_flag=True, help="Print source locations.")
-@click.option("--list", "list_passes", is_flag=True, is_eager=True, help="List the passes.", callback=lambda c, p, v: _list(c, v))
+@click.option(
+    "--list", "list_passes", is_flag=True, is_eager=True, help="List the passes.", callback=lambda c, p, v: _list(c, v)
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write here instead of printing.")
 @click.option("--json", "as_json", is_flag=True, help="Errors as JSON.")
 def command(

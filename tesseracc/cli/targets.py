@@ -15,7 +15,9 @@ def command(as_json: bool) -> None:
 
     found = [load(name) for name in names()]
     if as_json:
-        rows = [{"name": a.name, "kind": a.kind, "aliases": list(a.aliases), "description": a.description} for a in found]
+        rows = [
+            {"name": a.name, "kind": a.kind, "aliases": list(a.aliases), "description": a.description} for a in found
+        ]
         click.echo(json.dumps(rows, sort_keys=True))
         return
     width = max(len(a.name) for a in found)

@@ -12,7 +12,13 @@ import numpy as np
 
 from tesseracc.emulator.findings import ASYNC_HAZARD, MISALIGNED, OUT_OF_BOUNDS, UNINITIALISED
 from tesseracc.emulator.memory import (
-    CONST_BASE, LOCAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_BASE, WINDOW_BITS, Segment,
+    CONST_BASE,
+    LOCAL_BASE,
+    PARAM_BASE,
+    RANK_SHIFT,
+    SHARED_BASE,
+    WINDOW_BITS,
+    Segment,
 )  # fmt: skip
 from tesseracc.emulator.races import Shadow
 from tesseracc.emulator.types import Array, container

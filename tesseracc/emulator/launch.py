@@ -73,7 +73,9 @@ class Launch:
         if kernel.reqntid is not None and kernel.reqntid != self.block:
             raise EmulatorError("E942", f"`{kernel.name}` requires blocks of {kernel.reqntid}, got {self.block}")
         if kernel.maxntid is not None and self.threads > int(np.prod(kernel.maxntid)):
-            raise EmulatorError("E942", f"`{kernel.name}` allows {int(np.prod(kernel.maxntid))} threads, got {self.threads}")
+            raise EmulatorError(
+                "E942", f"`{kernel.name}` allows {int(np.prod(kernel.maxntid))} threads, got {self.threads}"
+            )
         for g, c in zip(self.grid, self.cluster):
             if g % c:
                 raise EmulatorError("E942", f"grid {self.grid} is not a multiple of the cluster {self.cluster}")
@@ -228,5 +230,3 @@ class Emulator:
         """`launch` on this device's memory."""
         return launch(module, kernel, grid, block, args, dynamic_shared, self.seed, self.detect, self.memory,
                       cluster=cluster)  # fmt: skip
-
-

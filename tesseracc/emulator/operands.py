@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from tesseracc.emulator.findings import EmulatorError
 from tesseracc.emulator.lexer import Token
 from tesseracc.emulator.ptx import (
-    Address, Function, Imm, Label, Module, Operand, Pair, Reg, Special, SymbolRef, Vector,
+    Address,
+    Function,
+    Imm,
+    Label,
+    Module,
+    Operand,
+    Pair,
+    Reg,
+    Special,
+    SymbolRef,
+    Vector,
 )  # fmt: skip
 
 __all__ = ["OperandParser", "Scope"]
@@ -198,7 +208,7 @@ class OperandParser:
         reg = self._lookup(name)
         if reg is not None:
             return reg
-        if name.startswith("%") and name[1:].split(".")[0] in _SPECIAL or name.startswith("%envreg"):
+        if (name.startswith("%") and name[1:].split(".")[0] in _SPECIAL) or name.startswith("%envreg"):
             return Special(name[1:])
         symbol = self._symbol(name)
         if symbol is None and name in self.module.symbols:

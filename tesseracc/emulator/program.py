@@ -35,7 +35,9 @@ def lay_out(module: Module, kernel: str) -> Program:
     """The program of entry `kernel`: callees first, blocks in convergence order."""
     if kernel not in module.functions or not module.functions[kernel].is_entry:
         raise EmulatorError(
-            "E942", f"the module has no kernel `{kernel}`", help=f"kernels: {', '.join(sorted(module.entries)) or 'none'}"
+            "E942",
+            f"the module has no kernel `{kernel}`",
+            help=f"kernels: {', '.join(sorted(module.entries)) or 'none'}",
         )
     program = Program(module, module.functions[kernel])
     for function in _call_order(module, program.kernel):
@@ -107,7 +109,7 @@ def _components(nodes: set[int], successors: list[list[int]]) -> list[list[int]]
         work = [(root, 0)]
         while work:
             node, k = work.pop()
-            if k == 0:
+            if node not in index:
                 index[node] = low[node] = len(index)
                 stack.append(node)
                 on_stack.add(node)

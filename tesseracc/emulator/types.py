@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TYPES", "Array", "PtxType", "container", "type_of"]
+__all__ = ["TYPES", "Array", "PtxType", "container", "type_of", "where"]
 
 Array = Any  # a NumPy array over the active lanes, or a NumPy scalar for a value that all lanes share
 
@@ -36,7 +36,12 @@ _UNSIGNED = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint
 
 def container(bits: int) -> Any:
     """The unsigned NumPy type of `bits` bits (128-bit values are pairs of uint64)."""
-    return _UNSIGNED[bits] if bits in _UNSIGNED else np.uint64
+    return _UNSIGNED.get(bits, np.uint64)
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """`np.where` that keeps scalars scalar."""
+    return np.where(condition, a, b)[()]
 
 
 def _table() -> dict[str, PtxType]:

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tesseracc.emulator.findings import (
-    BAD_STATE, DEADLOCK, DIVERGENT_BARRIER, STEP_LIMIT, FindingLog, StopLaunch,
+    BAD_STATE,
+    DEADLOCK,
+    DIVERGENT_BARRIER,
+    STEP_LIMIT,
+    FindingLog,
+    StopLaunch,
 )  # fmt: skip
 from tesseracc.emulator.types import Array
 
@@ -275,7 +280,9 @@ class Wave:
             if self.n != before:
                 count_warps = self._count_warps()
         if self.steps_done > budget:
-            self.log.add(STEP_LIMIT, f"the launch is not finished after {budget} steps: an endless loop?", self.code[pc])
+            self.log.add(
+                STEP_LIMIT, f"the launch is not finished after {budget} steps: an endless loop?", self.code[pc]
+            )
             raise StopLaunch
         self.forced = False
 

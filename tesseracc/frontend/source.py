@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessera_runtime.core.errors import TesseraError, UsageError
-
 from tessera.decorators import Function, Kernel
 from tessera.errors import Call, SourceError, Span, did_you_mean
+from tessera_runtime.core.errors import TesseraError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,13 @@ def load(path: str | os.PathLike[str]) -> Source:
     try:
         code = compile(text, str(file.absolute()), "exec", dont_inherit=True)
     except SyntaxError as error:
-        span = Span(str(file), error.lineno or 1, max((error.offset or 1) - 1, 0), error.end_lineno or 0, max((error.end_offset or 1) - 1, 0))
+        span = Span(
+            str(file),
+            error.lineno or 1,
+            max((error.offset or 1) - 1, 0),
+            error.end_lineno or 0,
+            max((error.end_offset or 1) - 1, 0),
+        )
         raise SourceError("E101", f"the module is not valid Python: {error.msg}", span=span) from None
     except ValueError as error:
         raise SourceError("E101", f"the module is not valid Python: {error}", span=Span(str(file), 1)) from None
@@ -58,7 +63,9 @@ def load(path: str | os.PathLike[str]) -> Source:
         except TesseraError:
             raise
         except SystemExit:
-            raise SourceError("E103", "the module ends the process while it is loaded", span=Span(str(file), 1)) from None
+            raise SourceError(
+                "E103", "the module ends the process while it is loaded", span=Span(str(file), 1)
+            ) from None
         except Exception as error:
             raise _user_error(error, file) from error
     return Source(name, file, hashlib.sha256(data).hexdigest(), _entries(module), module.__dict__)
@@ -94,17 +101,24 @@ def _importable(name: str, module: types.ModuleType, folder: Path) -> Iterator[N
 def _user_error(error: Exception, file: Path) -> SourceError:
     """An exception of the module's own code, at the innermost line that stands in the module's folder."""
     inside = str(file.absolute().parent)
-    calls = [
-        Call(frame.name, Span(frame.filename, frame.lineno or 1, frame.colno or 0, frame.end_lineno or 0, frame.end_colno or 0))
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.startswith(inside)
-    ]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(inside)]
+    calls = [Call(frame.name, _span_of(frame)) for frame in frames]
     calls.reverse()
     span = calls[0].span if calls else Span(str(file), 1)
     if isinstance(error, ImportError):
         return SourceError("E102", f"an import fails: {error}", span=span, calls=tuple(calls))
-    help = did_you_mean(error.name, dir(error.obj)) if isinstance(error, AttributeError) and error.name and error.obj is not None else None
+    help = (
+        did_you_mean(error.name, dir(error.obj))
+        if isinstance(error, AttributeError) and error.name and error.obj is not None
+        else None
+    )
     return SourceError("E103", f"{type(error).__name__}: {error}", span=span, calls=tuple(calls), help=help)
+
+
+def _span_of(frame: traceback.FrameSummary) -> Span:
+    """The place of a frame; Python 3.10 knows the line only."""
+    col, end_line, end_col = (getattr(frame, name, None) or 0 for name in ("colno", "end_lineno", "end_colno"))
+    return Span(frame.filename, frame.lineno or 1, col, end_line, end_col)
 
 
 def _entries(module: types.ModuleType) -> dict[str, Function | Kernel]:
@@ -126,5 +140,9 @@ def choose(source: Source, wanted: tuple[str, ...]) -> dict[str, Function | Kern
                 help=did_you_mean(name, source.entries) or f"it defines {', '.join(source.entries) or 'none'}",
             )
     if not source.entries:
-        raise SourceError("E104", f"{source.path.name} defines no function or kernel", help="mark a function with @ts.function or @ts.kernel")
+        raise SourceError(
+            "E104",
+            f"{source.path.name} defines no function or kernel",
+            help="mark a function with @ts.function or @ts.kernel",
+        )
     return {name: source.entries[name] for name in wanted} if wanted else dict(source.entries)

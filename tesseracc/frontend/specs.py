@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tessera_runtime.core.errors import UsageError
-
 from tessera.decorators import Function, Kernel
 from tessera.errors import SourceError, did_you_mean
 from tessera.types import TensorType
+from tessera_runtime.core.errors import UsageError
 
 Specs = dict[str, dict[str, TensorType]]
 
@@ -29,7 +28,11 @@ def parse_specs(texts: Sequence[str], entries: Mapping[str, Function | Kernel]) 
         fitting = [e for e in owners if e in entries and name in _parameters(entries[e])]
         if not fitting:
             known = sorted({p for e in entries for p in _parameters(entries[e])})
-            raise UsageError("E801", f"no parameter fits the input spec {text!r}", help=did_you_mean(name, known) or f"parameters: {', '.join(known)}")
+            raise UsageError(
+                "E801",
+                f"no parameter fits the input spec {text!r}",
+                help=did_you_mean(name, known) or f"parameters: {', '.join(known)}",
+            )
         for owner in fitting:
             found.setdefault(owner, {})[name] = type_
     return found

@@ -161,7 +161,7 @@ def _declared(fn: Function, parameter: Any, place: Span) -> lang.TensorType | No
     raise SourceError(
         "E307",
         f"the type of parameter `{parameter.name}` of `{fn.name}` is not known",
-        help=f"annotate it ({parameter.name}: ts.Tensor[\"N\", ts.f32]) or build with --input-spec {parameter.name}=f32[N]",
+        help=f'annotate it (ts.Tensor["N", ts.f32]) or build with --input-spec {parameter.name}=f32[N]',
         span=place,
     )
 
@@ -172,7 +172,7 @@ def _output(tracer: Tracer, fn: Function, leaf: Any, place: Span) -> Value:
     if isinstance(leaf, (bool, int, float, np.ndarray, np.generic)):
         from tessera.tensor import as_tensor
 
-        return tracer.value(as_tensor(leaf))
+        return tracer.value(as_tensor(np.asarray(leaf)))
     raise SourceError("E317", f"`{fn.name}` returns a {type(leaf).__name__}, which is not a tensor", span=place)
 
 
@@ -194,7 +194,9 @@ def _check_sizes(fn: Function, params: Sequence[Value], yields: Sequence[Value],
         for dim in to_lang(value.type).dims:
             free = symbols_of(dim) - known
             if free:
-                raise SourceError("E307", f"the size `{dim}` of a result of `{fn.name}` does not follow from its inputs", span=place)
+                raise SourceError(
+                    "E307", f"the size `{dim}` of a result of `{fn.name}` does not follow from its inputs", span=place
+                )
 
 
 def _global_names(fn: Function) -> dict[int, str]:

@@ -153,7 +153,7 @@ def _element(op: Operator, types: tuple[lang.TensorType, ...], inputs: Sequence[
     reads = [e.reader(x, t.dtype.name) for x, t in zip(inputs, types, strict=True)]
     value = op.element(e, types, tuple(points), *reads, out=out)
     assert value.dtype == type_.dtype.name, f"{op}: element gives {value.dtype}, infer says {type_}"
-    return np.ascontiguousarray(np.broadcast_to(value.value, shape))
+    return np.array(np.broadcast_to(value.value, shape))
 
 
 class _Array(Tensor):

@@ -8,51 +8,21 @@ nobody wrote, and conflicting accesses of different lanes inside one barrier int
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tessera_runtime.core.dtypes import np_dtype
-from tessera_runtime.core.errors import TesseraError
 
 from tessera.shapes import Dim
+from tessera_runtime.core.dtypes import np_dtype
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
+from tesseracc.interpret.tile_memory import MANY, Memory, Shadow
 from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, Type, element
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 Array = np.ndarray[Any, Any]
 MAX_STEPS = 50_000_000
-
-
-@dataclass(slots=True)
-class Shadow:
-    """Who touched each element last, for the race check: epoch and lane of the last write and the last read."""
-
-    write_epoch: Array
-    write_lane: Array
-    read_epoch: Array
-    read_lane: Array  # MANY when several lanes read in that epoch
-    initialised: Array
-
-    @classmethod
-    def of(cls, count: int, initialised: bool) -> Shadow:
-        def fill(value: int) -> Array:
-            return np.full(count, value, np.int64)
-
-        return cls(fill(-1), fill(-1), fill(-1), fill(-1), np.full(count, initialised))
-
-
-MANY = -2
-
-
-@dataclass(slots=True)
-class Memory:
-    """A buffer: its array (any shape, C order) and its shadow (None for what only the program touches)."""
-
-    array: Array
-    shadow: Shadow | None
-    per_lane: bool = False
 
 
 def _where(op: Op) -> str:
@@ -182,7 +152,9 @@ class _Group:
             if bad.any():
                 lane = int(np.argmax(bad))
                 raise TesseraError(
-                    "E921", f"@{self.kernel.name}{_where(op)}: index {int(index[lane])} of axis {axis} is outside 0..{shape[axis] - 1} (lane {lane})"
+                    "E921",
+                    f"@{self.kernel.name}{_where(op)}: index {int(index[lane])} of axis {axis} is outside "
+                    f"0..{shape[axis] - 1} (lane {lane})",
                 )
             flat = flat * shape[axis] + np.where(active, index, 0)
         if memory.per_lane:
@@ -272,7 +244,8 @@ class _Group:
     def _race(self, op: Op, lane: int, other: int) -> None:
         whom = f"lane {other}" if other >= 0 else "another lane"
         raise TesseraError(
-            "E923", f"@{self.kernel.name}{_where(op)}: lane {lane} and {whom} touch one element without a barrier between"
+            "E923",
+            f"@{self.kernel.name}{_where(op)}: lane {lane} and {whom} touch one element without a barrier between",
         )
 
     # -- control flow --------------------------------------------------------------------------------------------
@@ -343,7 +316,11 @@ class _Group:
         extents = [min(max(int(self.values[v]), 0), n) for v, n in zip(op.group("extents"), shape, strict=True)]
         box = tuple(slice(0, n) for n in extents)
         count = int(np.prod(extents))
-        coordinates = [c.reshape(-1).astype(np.int64) for c in np.indices(extents)] if count else [np.zeros(0, np.int64)] * len(shape)
+        coordinates = (
+            [c.reshape(-1).astype(np.int64) for c in np.indices(extents)]
+            if count
+            else [np.zeros(0, np.int64)] * len(shape)
+        )
         tiles = [self.values[t][box].reshape(-1) for t in op.group("tiles")]
         saved = self.lanes, self.mask, self.in_map
         self.lanes, self.mask, self.in_map = count, np.ones(count, bool), True
@@ -365,7 +342,9 @@ class _Group:
         a, b = (scalar.cast(x, element(v.type), dtype) for x, v in zip((a, b), op.operands[:2], strict=True))
         total = acc
         for k in range(limit):
-            total = scalar.fma(np.broadcast_to(a[:, k : k + 1], acc.shape), np.broadcast_to(b[k : k + 1], acc.shape), total, dtype)
+            total = scalar.fma(
+                np.broadcast_to(a[:, k : k + 1], acc.shape), np.broadcast_to(b[k : k + 1], acc.shape), total, dtype
+            )
         return total
 
 

@@ -1,9 +1,9 @@
 """Builds operations in order; nested regions are built by calling back.
 
-    b = Builder()
-    total = b.op("arith.add", x, y)
-    (last,) = b.for_(lo, hi, step, [zero], lambda b, i, accs: [b.op("arith.add", accs[0], i)])
-    region = b.region(args, yields=[total])
+b = Builder()
+total = b.op("arith.add", x, y)
+(last,) = b.for_(lo, hi, step, [zero], lambda b, i, accs: [b.op("arith.add", accs[0], i)])
+region = b.region(args, yields=[total])
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tessera_runtime.core.errors import TesseraError
-
 from tesseracc.ir.define import OpDef, lookup
 from tesseracc.ir.types import BOOL, I64, ScalarType, Type
 from tesseracc.ir.value import Attr, Loc, Op, Region, Value
@@ -61,7 +60,11 @@ def make(
     """One operation. Result types are inferred where the definition can; else `types` states them."""
     defn = lookup(name)
     operands, segments = pack(defn, args)
-    full = {key: attrs[key] if key in attrs else spec.default for key, spec in defn.attrs.items() if key in attrs or not spec.required}
+    full = {
+        key: attrs.get(key, spec.default)
+        for key, spec in defn.attrs.items()
+        if key in attrs or not spec.required
+    }
     for key in attrs:
         if key not in defn.attrs:
             raise TesseraError("E402", f"`{name}` has no attribute `{key}`")
@@ -86,7 +89,15 @@ class Builder:
         self.ops: list[Op] = []
         self.loc = loc
 
-    def emit(self, name: str, /, *args: Arg, types: Sequence[Type] | Type | None = None, regions: Sequence[Region] = (), **attrs: Attr) -> Op:
+    def emit(
+        self,
+        name: str,
+        /,
+        *args: Arg,
+        types: Sequence[Type] | Type | None = None,
+        regions: Sequence[Region] = (),
+        **attrs: Attr,
+    ) -> Op:
         """Appends an operation and returns it."""
         op = make(name, *args, types=types, regions=regions, loc=self.loc, **attrs)
         self.ops.append(op)
@@ -111,7 +122,12 @@ class Builder:
         """Closes what was built so far as a region."""
         return Region(tuple(args), tuple(self.ops), tuple(yields))
 
-    def nested(self, arg_types: Sequence[Type], body: Callable[[Builder, list[Value]], Sequence[Value]], names: Sequence[str] = ()) -> Region:
+    def nested(
+        self,
+        arg_types: Sequence[Type],
+        body: Callable[[Builder, list[Value]], Sequence[Value]],
+        names: Sequence[str] = (),
+    ) -> Region:
         """A region with fresh arguments, filled by `body(builder, arguments) -> yields`."""
         inner = Builder(self.loc)
         args = [Value(type_, names[i] if i < len(names) else "") for i, type_ in enumerate(arg_types)]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera_runtime.core.errors import TesseraError
-
 from tesseracc.ir.types import Type
 from tesseracc.ir.value import Attr, Op, Value
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn, TypeVar
 
 import numpy as np
-from tessera_runtime.core.errors import TesseraError
 
 from tessera.shapes import Dim, parse_dim
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.builder import make
 from tesseracc.ir.define import OpDef, lookup
 from tesseracc.ir.types import (
@@ -40,7 +40,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 DTYPES = frozenset(
-    "f64 f32 f16 bf16 fp8_e4m3 fp8_e5m2 i8 i16 i32 i64 u8 u16 u32 u64 bool".split()
+    ["f64", "f32", "f16", "bf16", "fp8_e4m3", "fp8_e5m2", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool"]
 )
 MAX_DEPTH = 200
 T = TypeVar("T")
@@ -87,7 +87,9 @@ class Parser:
         end = self.text.find("\n", at)
         source = self.text[start : end if end >= 0 else len(self.text)]
         raise TesseraError(
-            "E403", f"{message}\n  --> {self.filename}:{line}:{at - start + 1}\n{line:4d} | {source}\n     | {' ' * (at - start)}^"
+            "E403",
+            f"{message}\n  --> {self.filename}:{line}:{at - start + 1}\n"
+            f"{line:4d} | {source}\n     | {' ' * (at - start)}^",
         )
 
     @property
@@ -276,7 +278,12 @@ class Parser:
             self.expect("(")
             results = self.list_of(self.type, ")")
         # `{key = ..}` are attributes, any other `{` opens the body
-        attrs = self.attrs() if self.tokens[min(self.next + 2, len(self.tokens) - 1)].text == "=" and self.tokens[self.next + 1].kind == "word" else {}
+        attrs = (
+            self.attrs()
+            if self.tokens[min(self.next + 2, len(self.tokens) - 1)].text == "="
+            and self.tokens[self.next + 1].kind == "word"
+            else {}
+        )
         self.expect("{")
         region = self.region(args, scope)
         if [value.type for value in region.yields] != results:

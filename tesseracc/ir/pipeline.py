@@ -1,9 +1,9 @@
 """Passes and pipelines. A pass is a function Module -> Module in a file of its own; a pipeline is data.
 
-    @register("fuse-elementwise", level="schedule")
-    def run(module: Module, context: Context, *, limit: int = 8) -> Module: ...
+@register("fuse-elementwise", level="schedule")
+def run(module: Module, context: Context, *, limit: int = 8) -> Module: ...
 
-    run_pipeline(parse_pipeline("fuse-elementwise{limit=4},remove-dead"), module, Context(arch))
+run_pipeline(parse_pipeline("fuse-elementwise{limit=4},remove-dead"), module, Context(arch))
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tessera_runtime.core.errors import TesseraError
-
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.value import Attr, Loc, Module
 from tesseracc.ir.verify import verify
@@ -92,7 +91,7 @@ def parse_pipeline(text: str) -> tuple[Step, ...]:
     while at < len(text):
         match = _STEP.match(text, at)
         if match is None:
-            raise TesseraError("E405", f"cannot read the pass list at `{text[at:at + 20]}`", help="write a,b{n=2}")
+            raise TesseraError("E405", f"cannot read the pass list at `{text[at : at + 20]}`", help="write a,b{n=2}")
         options: dict[str, Attr] = {}
         for item in filter(None, (match.group(2) or "").split(",")):
             key, _, value = item.partition("=")
@@ -115,7 +114,12 @@ Observer = Callable[[Step, Module], None]
 
 
 def run_pipeline(
-    steps: Sequence[Step], module: Module, context: Context, *, verify_each: bool = True, observe: Observer | None = None
+    steps: Sequence[Step],
+    module: Module,
+    context: Context,
+    *,
+    verify_each: bool = True,
+    observe: Observer | None = None,
 ) -> Module:
     """Runs the passes in order, verifying after each; `observe` sees the module after each pass."""
     for step in steps:
@@ -124,7 +128,9 @@ def run_pipeline(
             from difflib import get_close_matches
 
             near = get_close_matches(step.name, PASSES, 1)
-            raise TesseraError("E405", f"unknown pass `{step.name}`", help=f"did you mean `{near[0]}`?" if near else None)
+            raise TesseraError(
+                "E405", f"unknown pass `{step.name}`", help=f"did you mean `{near[0]}`?" if near else None
+            )
         start = time.perf_counter()
         try:
             module = found.run(module, context, **_checked(found, step))

@@ -28,7 +28,9 @@ def clone_region(region: Region, subst: Subst) -> Region:
     return Region(args, ops, tuple(subst.get(v, v) for v in region.yields))
 
 
-def inline_region(region: Region, args: Sequence[Value], subst: Subst | None = None) -> tuple[list[Op], tuple[Value, ...]]:
+def inline_region(
+    region: Region, args: Sequence[Value], subst: Subst | None = None
+) -> tuple[list[Op], tuple[Value, ...]]:
     """The operations of a region with its arguments bound, and what it yields."""
     subst = dict(subst or {})
     subst.update(zip(region.args, args, strict=True))
@@ -91,7 +93,9 @@ def has_effect(op: Op) -> bool:
 
 def remove_dead(region: Region) -> Region:
     """Drops operations without effect whose results nobody uses, inner regions first."""
-    cleaned = [replace(op, regions=tuple(remove_dead(r) for r in op.regions)) if op.regions else op for op in region.ops]
+    cleaned = [
+        replace(op, regions=tuple(remove_dead(r) for r in op.regions)) if op.regions else op for op in region.ops
+    ]
     live: Counter[Value] = uses(Region(region.args, tuple(cleaned), region.yields))
     kept: list[Op] = []
     for op in reversed(cleaned):

@@ -1,12 +1,12 @@
 """Types of every IR level: immutable, compared by value, spelled the same in text, messages and the command line.
 
-    f32                      scalar held once by the whole group ("uniform")
-    lanes<f32>               one element per lane of a group ("varying")
-    vec<16xf32>              a machine vector (Target IR)
-    tensor<f32[B, 64]>       a value of the Graph and Schedule levels; dims may be symbolic
-    buf<f32[N, D], global>   memory; `global`, `shared` (per group) or `local` (per lane)
-    tile<f32[64, 64]>        a matrix held by a group, static shape
-    ptr<global>              an address (Target IR)
+f32                      scalar held once by the whole group ("uniform")
+lanes<f32>               one element per lane of a group ("varying")
+vec<16xf32>              a machine vector (Target IR)
+tensor<f32[B, 64]>       a value of the Graph and Schedule levels; dims may be symbolic
+buf<f32[N, D], global>   memory; `global`, `shared` (per group) or `local` (per lane)
+tile<f32[64, 64]>        a matrix held by a group, static shape
+ptr<global>              an address (Target IR)
 """
 
 from __future__ import annotations

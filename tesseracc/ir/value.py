@@ -27,7 +27,6 @@ def no_attrs() -> Attrs:
     return MappingProxyType({})
 
 
-
 @dataclass(frozen=True, slots=True)
 class Loc:
     """A place in the user's source; `file` is relative to the built module's folder, never absolute."""

@@ -5,9 +5,8 @@ The verifier is run between passes under `--verify-each`, on everything parsed, 
 
 from __future__ import annotations
 
-from tessera_runtime.core.errors import TesseraError
-
 from tessera.shapes import Expr
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.printer import op_text
 from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
 
@@ -47,12 +46,12 @@ def _check_op(op: Op, func: Func, visible: set[Value]) -> None:
     for value in op.operands:
         if value not in visible:
             _fail(op, func, f"operand {value!r} is not defined before its use")
-    for key, spec in defn.attrs.items():
+    for key, attr in defn.attrs.items():
         if key not in op.attrs:
-            if spec.required:
+            if attr.required:
                 _fail(op, func, f"attribute `{key}` is missing")
-        elif not (op.attrs[key] is None and not spec.required) and not _kind_ok(op.attrs[key], spec.kinds):
-            _fail(op, func, f"attribute `{key}` is {op.attrs[key]!r}, expected {' or '.join(spec.kinds)}")
+        elif not (op.attrs[key] is None and not attr.required) and not _kind_ok(op.attrs[key], attr.kinds):
+            _fail(op, func, f"attribute `{key}` is {op.attrs[key]!r}, expected {' or '.join(attr.kinds)}")
     for key in op.attrs:
         if key not in defn.attrs:
             _fail(op, func, f"unknown attribute `{key}`")

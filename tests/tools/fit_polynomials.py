@@ -1,8 +1,8 @@
 """Derives the coefficients in tesseracc/passes/target/polynomials.py (needs mpmath; not run by the tests).
 
-Each function g is interpolated at the Chebyshev nodes of its interval in 60-digit arithmetic, which is within a small factor
-of the minimax polynomial. The measured relative error of the polynomial itself (before rounding of coefficients) is printed
-beside the coefficients, lowest power first.
+Each function g is interpolated at the Chebyshev nodes of its interval in 60-digit arithmetic, which is within a small
+factor of the minimax polynomial. The measured relative error of the polynomial itself (before rounding of coefficients)
+is printed beside the coefficients, lowest power first.
 
     python tests/tools/fit_polynomials.py
 """

@@ -2,14 +2,34 @@
 
 from tesseracc.emulator.operations import (
     arithmetic as arithmetic,
+)
+from tesseracc.emulator.operations import (
     atomics as atomics,
+)
+from tesseracc.emulator.operations import (
     bits as bits,
+)
+from tesseracc.emulator.operations import (
     compare as compare,
+)
+from tesseracc.emulator.operations import (
     control as control,
+)
+from tesseracc.emulator.operations import (
     convert as convert,
+)
+from tesseracc.emulator.operations import (
     floating as floating,
+)
+from tesseracc.emulator.operations import (
     memory as memory,
+)
+from tesseracc.emulator.operations import (
     moves as moves,
+)
+from tesseracc.emulator.operations import (
     synchronize as synchronize,
+)
+from tesseracc.emulator.operations import (
     warp as warp,
 )

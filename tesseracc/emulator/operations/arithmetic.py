@@ -10,7 +10,7 @@ from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.operations import floating as fl
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array
+from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 _INT = "9.7.1 Integer Arithmetic"
@@ -122,7 +122,7 @@ def high_product(a: Array, b: Array, bits: int, signed: bool) -> Array:
     high = xh * yh + (middle >> s) + (other >> s)
     if signed:
         zero = np.uint64(0)
-        high = high - np.where(a < 0, y, zero) - np.where(b < 0, x, zero)
+        high = high - where(a < 0, y, zero) - where(b < 0, x, zero)
     return high.view(a.dtype)
 
 
@@ -195,7 +195,7 @@ def _mad_carry(i: Instruction, d: Decoder, carry_in: bool) -> Step:
 
 def _sign_extend_24(x: Array, signed: bool) -> Array:
     wide = x.astype(np.int64) & 0xFFFFFF
-    return np.where(wide >> 23 & 1, wide - (1 << 24), wide) if signed else wide
+    return where(wide >> 23 & 1, wide - (1 << 24), wide) if signed else wide
 
 
 @instruction("mul24 mad24", _INT, "u32 s32 .lo .hi, mad24.hi.sat.s32")
@@ -223,12 +223,12 @@ def mul24(i: Instruction, d: Decoder) -> Step:
 def divide(a: Array, b: Array) -> Array:
     """Quotient truncated toward zero; all ones where b is 0 (the value that hardware gives; PTX leaves it open)."""
     zero = b == 0
-    safe = np.where(zero, b.dtype.type(1), b)
+    safe = where(zero, b.dtype.type(1), b)
     q = a // safe
     if np.issubdtype(a.dtype, np.signedinteger):
         q = q + ((a % safe != 0) & ((a < 0) != (safe < 0))).astype(a.dtype)
-        return np.where(zero, a.dtype.type(-1), q)[()]
-    return np.where(zero, ~a.dtype.type(0), q)[()]
+        return where(zero, a.dtype.type(-1), q)[()]
+    return where(zero, ~a.dtype.type(0), q)[()]
 
 
 @instruction("div", _INT + ", Floating Point: div", "u16 s16 u32 s32 u64 s64; f32 f64")
@@ -244,7 +244,7 @@ def rem(i: Instruction, d: Decoder) -> Step:
     """a - b * (a / b): the sign of a; a itself where b is 0."""
 
     def remainder(a: Array, b: Array) -> Array:
-        return np.where(b == 0, a, a - b * divide(a, b))[()]
+        return where(b == 0, a, a - b * divide(a, b))[()]
 
     return binary(i, d, _type(i), remainder)
 
@@ -288,7 +288,7 @@ def sad(i: Instruction, d: Decoder) -> Step:
 
     def run(w: Wave) -> None:
         x, y = a(w), b(w)
-        put(w, c(w) + np.where(x < y, y - x, x - y)[()])
+        put(w, c(w) + where(x < y, y - x, x - y)[()])
 
     return run
 
@@ -303,7 +303,7 @@ def dot(i: Instruction, d: Decoder) -> Step:
 
     def element(x: Array, k: int, bits: int, kind: str) -> Array:
         part = (x >> np.uint32(k * bits) & np.uint32((1 << bits) - 1)).astype(np.int64)
-        return np.where(part >> (bits - 1) & 1, part - (1 << bits), part) if kind == "s32" else part
+        return where(part >> (bits - 1) & 1, part - (1 << bits), part) if kind == "s32" else part
 
     def run(w: Wave) -> None:
         x, y = a(w), b(w)

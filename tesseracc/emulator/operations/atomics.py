@@ -12,7 +12,7 @@ from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.operations.memory import space_of, vector_width
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array
+from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 _SECTION = "9.7.13 Parallel Synchronization and Communication: atom, red"
@@ -29,11 +29,11 @@ def _float_update(op: str, fmt: str, ftz: bool) -> Update:
             if fmt == "f64":
                 return (x + y).view(np.uint64)
             if ftz:
-                x, y = (np.where(np.abs(v) < 2.0**-126, np.copysign(0.0, v), v) for v in (x, y))
+                x, y = (where(np.abs(v) < 2.0**-126, np.copysign(0.0, v), v) for v in (x, y))
             out = nm.narrow(nm.sum_odd(x, y), fmt)
             return nm.flush(out.view(np.float32)).view(np.uint32) if ftz else out
         first = (x < y) | np.isnan(y) if op == "min" else (x > y) | np.isnan(y)
-        return np.where(first, old, b)
+        return where(first, old, b)
 
     return run
 
@@ -60,9 +60,9 @@ def _update(op: str, kind: str, space: str) -> Update:
         "or": lambda x, b, c: x | b,
         "xor": lambda x, b, c: x ^ b,
         "exch": lambda x, b, c: b,
-        "cas": lambda x, b, c: np.where(x == b, c, x),
-        "inc": lambda x, b, c: np.where(x >= b, x.dtype.type(0), x + x.dtype.type(1)),
-        "dec": lambda x, b, c: np.where((x == 0) | (x > b), b, x - x.dtype.type(1)),
+        "cas": lambda x, b, c: where(x == b, c, x),
+        "inc": lambda x, b, c: where(x >= b, x.dtype.type(0), x + x.dtype.type(1)),
+        "dec": lambda x, b, c: where((x == 0) | (x > b), b, x - x.dtype.type(1)),
         "min": lambda x, b, c: np.minimum(x.view(t.dtype), b.view(t.dtype)).view(t.container),
         "max": lambda x, b, c: np.maximum(x.view(t.dtype), b.view(t.dtype)).view(t.container),
     }

@@ -8,7 +8,7 @@ from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.operations.arithmetic import binary
 from tesseracc.emulator.ptx import Imm, Instruction
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array
+from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 _LOGIC = "9.7.8 Logic and Shift"
@@ -57,7 +57,7 @@ def shift_left(x: Array, amount: Array, bits: int) -> Array:
     """Shifts of the width or more give 0."""
     t = x.dtype.type
     safe = np.minimum(amount, np.uint32(bits - 1)).astype(t)
-    return np.where(amount >= bits, t(0), x << safe)[()]
+    return where(amount >= bits, t(0), x << safe)[()]
 
 
 def shift_right(x: Array, amount: Array, bits: int) -> Array:
@@ -66,7 +66,7 @@ def shift_right(x: Array, amount: Array, bits: int) -> Array:
     safe = np.minimum(amount, np.uint32(bits - 1)).astype(t)
     if np.issubdtype(x.dtype, np.signedinteger):
         return x >> safe
-    return np.where(amount >= bits, t(0), x >> safe)[()]
+    return where(amount >= bits, t(0), x >> safe)[()]
 
 
 @instruction("shl shr", _LOGIC, "b16 b32 b64; shr also u and s")
@@ -143,10 +143,10 @@ def bfind(i: Instruction, d: Decoder) -> Step:
     def run(w: Wave) -> None:
         x = a(w)
         if t.kind == "s":
-            x = np.where(x < 0, ~x, x)[()]
+            x = where(x < 0, ~x, x)[()]
         found = highest_bit(x.view(t.container), t.bits)
         if "shiftamt" in i.mods:
-            found = np.where(found >= 0, t.bits - 1 - found, -1)
+            found = where(found >= 0, t.bits - 1 - found, -1)
         put(w, found.astype(np.int32).view(np.uint32))
 
     return run
@@ -166,11 +166,11 @@ def bfe(i: Instruction, d: Decoder) -> Step:
         field = shift_right(x, p, t.bits) & ~shift_left(np.full_like(x, ~raw(0)), n, t.bits)
         if t.kind == "s":
             at = np.minimum(p.astype(np.int64) + n - 1, t.bits - 1)
-            sign = np.where(n == 0, 0, x.astype(np.uint64) >> np.maximum(at, 0).astype(np.uint64) & np.uint64(1))
+            sign = where(n == 0, 0, x.astype(np.uint64) >> np.maximum(at, 0).astype(np.uint64) & np.uint64(1))
             # Bits of the field beyond the top of x, and all bits above the field, take the sign.
             have = np.minimum(n.astype(np.int64), np.maximum(t.bits - p.astype(np.int64), 0)).astype(np.uint32)
             fill = shift_left(np.full_like(x, ~raw(0)), have, t.bits)
-            field = np.where(sign != 0, field | fill, field)
+            field = where(sign != 0, field | fill, field)
         put(w, field[()].view(t.dtype))
 
     return run
@@ -228,7 +228,7 @@ def szext(i: Instruction, d: Decoder) -> Step:
         n = np.minimum(n, np.uint32(32)) if "clamp" in i.mods else n & np.uint32(31)
         gap = np.uint32(32) - n
         shifted = shift_left(a(w).view(np.uint32), gap, 32).view(TYPES[kind].dtype)
-        put(w, np.where(n == 0, TYPES[kind].dtype(0), shift_right(shifted, gap, 32))[()])
+        put(w, where(n == 0, TYPES[kind].dtype(0), shift_right(shifted, gap, 32))[()])
 
     return run
 
@@ -248,7 +248,9 @@ def bmsk(i: Instruction, d: Decoder) -> Step:
     return run
 
 
-@instruction("prmt", _LOGIC.replace("9.7.8 Logic and Shift", "9.7.9 Data Movement: prmt"), "b32, .f4e .b4e .rc8 .ecl .ecr .rc16")
+@instruction(
+    "prmt", _LOGIC.replace("9.7.8 Logic and Shift", "9.7.9 Data Movement: prmt"), "b32, .f4e .b4e .rc8 .ecl .ecr .rc16"
+)
 def prmt(i: Instruction, d: Decoder) -> Step:
     """Four bytes picked from the eight of {b, a}; bit 3 of a selector replicates the byte's sign."""
     put = d.sink(i.operands[0], "b32")
@@ -270,7 +272,7 @@ def prmt(i: Instruction, d: Decoder) -> Step:
         for k in range(4):
             s = selector(c0, k)
             byte = (pair >> ((s & np.uint32(7)).astype(np.uint64) * np.uint64(8)) & np.uint64(0xFF)).astype(np.uint32)
-            byte = np.where(s & np.uint32(8), np.where(byte & np.uint32(0x80), np.uint32(0xFF), np.uint32(0)), byte)
+            byte = where(s & np.uint32(8), where(byte & np.uint32(0x80), np.uint32(0xFF), np.uint32(0)), byte)
             r = r | byte << np.uint32(8 * k)
         put(w, r)
 

@@ -11,7 +11,7 @@ from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.operations.floating import is_float
 from tesseracc.emulator.ptx import Instruction, Pair
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array
+from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 _SECTION = "9.7.6 Comparison and Selection"
@@ -122,7 +122,7 @@ def set_(i: Instruction, d: Decoder) -> Step:
         r = test(a(w), b(w))
         if extra is not None and combine is not None:
             r = _BOOL[combine](r, extra(w))
-        put(w, np.where(r, true, raw(0))[()])
+        put(w, where(r, true, raw(0))[()])
 
     return run
 
@@ -139,7 +139,7 @@ def _set_packed(i: Instruction, d: Decoder, result: str, kind: str, op: str) -> 
         for shift in (0, 16):
             p, q = ((v >> np.uint32(shift)).astype(np.uint16) for v in (x, y))
             r = test(nm.decode(p, element), nm.decode(q, element))
-            out = out | np.where(r, true, np.uint16(0))[()].astype(np.uint32) << np.uint32(shift)
+            out = out | where(r, true, np.uint16(0))[()].astype(np.uint32) << np.uint32(shift)
         put(w, out)
 
     return run
@@ -153,7 +153,7 @@ def selp(i: Instruction, d: Decoder) -> Step:
     literal = i.mods[-1] if TYPES[i.mods[-1]].kind == "f" else kind
     a, b = d.source(i.operands[1], literal), d.source(i.operands[2], literal)
     p = d.source(i.operands[3], "pred")
-    return lambda w: put(w, np.where(p(w), a(w), b(w))[()])
+    return lambda w: put(w, where(p(w), a(w), b(w))[()])
 
 
 @instruction("slct", _SECTION, ".dtype.s32 or .dtype.f32")
@@ -162,4 +162,4 @@ def slct(i: Instruction, d: Decoder) -> Step:
     kind = i.mods[-2]
     put = d.sink(i.operands[0], kind)
     a, b, c = d.source(i.operands[1], kind), d.source(i.operands[2], kind), _values(d, i, 3, i.mods[-1])
-    return lambda w: put(w, np.where(c(w) >= 0, a(w), b(w))[()])
+    return lambda w: put(w, where(c(w) >= 0, a(w), b(w))[()])

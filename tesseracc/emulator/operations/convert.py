@@ -8,7 +8,7 @@ from tesseracc.emulator import numeric as nm
 from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array, container
+from tesseracc.emulator.types import TYPES, Array, container, where
 from tesseracc.emulator.wave import Wave
 
 _SECTION = "9.7.9 Data Movement and Conversion: cvt"
@@ -59,11 +59,11 @@ def _int_to_float(i: Instruction, d: Decoder, target: str, source: str) -> Step:
         near = x.astype(np.float64)
         if TYPES[source].bits < 64:
             return near
-        back = np.where(np.abs(near) < 2.0**63, near, 0.0).astype(x.dtype)
+        back = where(np.abs(near) < 2.0**63, near, 0.0).astype(x.dtype)
         if TYPES[source].kind != "s":
-            back = np.where(near < 2.0**64, near, 0.0).astype(x.dtype)
+            back = where(near < 2.0**64, near, 0.0).astype(x.dtype)
         gap = (x - back).view(np.int64)  # exact modulo 2^64, and small
-        return nm.round_odd(near, np.where(gap != 0, np.sign(gap), 0).astype(np.float64))
+        return nm.round_odd(near, where(gap != 0, np.sign(gap), 0).astype(np.float64))
 
     def run(w: Wave) -> None:
         x = a(w)
@@ -96,13 +96,13 @@ def _float_to_int(i: Instruction, d: Decoder, target: str, source: str) -> Step:
     def run(w: Wave) -> None:
         x = nm.decode(a(w), source)
         if "ftz" in i.mods and source == "f32":
-            x = np.where(np.abs(x) < 2.0**-126, 0.0, x)
+            x = where(np.abs(x) < 2.0**-126, 0.0, x)
         r = away(x)
         low, high = float(info.min), float(info.max)  # float(2^64 - 1) is 2^64
         inside = (r >= low) & (r < high if t.bits == 64 else r <= high)
-        value = np.where(inside, r, 0.0).astype(t.dtype)
-        value = np.where(inside, value, np.where(r < 0, t.dtype(info.min), t.dtype(info.max)))
-        put(w, np.where(np.isnan(x), invalid, value)[()])
+        value = where(inside, r, 0.0).astype(t.dtype)
+        value = where(inside, value, where(r < 0, t.dtype(info.min), t.dtype(info.max)))
+        put(w, where(np.isnan(x), invalid, value)[()])
 
     return run
 
@@ -120,7 +120,7 @@ def _float_to_float(i: Instruction, d: Decoder, target: str, source: str) -> Ste
             return
         x = nm.decode(raw, source)
         if "ftz" in i.mods and source == "f32":
-            x = np.where(np.abs(x) < 2.0**-126, np.copysign(0.0, x), x)
+            x = where(np.abs(x) < 2.0**-126, np.copysign(0.0, x), x)
         if integral is not None:
             x = np.copysign(integral(x), x)
         x = _clamp(i, x)
@@ -137,9 +137,9 @@ def _float_to_float(i: Instruction, d: Decoder, target: str, source: str) -> Ste
 
 def _clamp(i: Instruction, x: Array) -> Array:
     if "sat" in i.mods:
-        x = np.where(x > 0, np.minimum(x, 1.0), 0.0)
+        x = where(x > 0, np.minimum(x, 1.0), 0.0)
     if "relu" in i.mods:
-        x = np.where(x < 0, 0.0, np.where(x == 0, 0.0, x))
+        x = where(x < 0, 0.0, where(x == 0, 0.0, x))
     return x
 
 
@@ -152,7 +152,7 @@ def _ue8m0_encode(x: Array, mode: str) -> Array:
     m, e = np.frexp(np.abs(x))
     e = e - 1 + ((m > 0.5) if mode == "rp" else 0)
     out = np.clip(e + 127, 0, 254)
-    return np.where(np.isnan(x), 255, np.where(np.isinf(x), 254, np.where(x == 0, 0, out))).astype(np.uint8)
+    return where(np.isnan(x), 255, where(np.isinf(x), 254, where(x == 0, 0, out))).astype(np.uint8)
 
 
 def _narrow_packed(i: Instruction, d: Decoder, target: str, source: str) -> Step:
@@ -182,7 +182,7 @@ def _narrow_packed(i: Instruction, d: Decoder, target: str, source: str) -> Step
             t = x.dtype.type
             pieces = [(x >> t(k * have) & t((1 << have) - 1)).astype(container(max(8, have))) for k in range(count)]
             if origin == "ue8m0":
-                return [np.where(p == 255, np.nan, np.ldexp(1.0, p.astype(np.int32) - 127)) for p in pieces]
+                return [where(p == 255, np.nan, np.ldexp(1.0, p.astype(np.int32) - 127)) for p in pieces]
             return [nm.decode(p, origin) for p in pieces]
 
     def run(w: Wave) -> None:

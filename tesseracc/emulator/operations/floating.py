@@ -15,7 +15,7 @@ from tesseracc.emulator import numeric as nm
 from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array
+from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 __all__ = ["add_step", "div_step", "fma_step", "is_float", "min_max_step", "mul_step", "rounding", "sign_step"]
@@ -78,17 +78,17 @@ def _finish(i: Instruction, fmt: str, bits: Array) -> Array:
         if fmt == "f32":
             bits = nm.flush(bits.view(np.float32)).view(np.uint32)
         else:
-            bits = np.where(bits & np.uint16(0x7C00) == 0, bits & np.uint16(0x8000), bits)[()]
+            bits = where(bits & np.uint16(0x7C00) == 0, bits & np.uint16(0x8000), bits)[()]
     if "sat" in i.mods or "relu" in i.mods:
         x = nm.decode(bits, fmt)
         keep = (x > 0) if "relu" in i.mods else (x > 0) & (x < 1)
         raw = bits.dtype.type
         nan = np.isnan(x)
         if "relu" in i.mods:
-            bits = np.where(keep | nan, bits, raw(0))[()]
+            bits = where(keep | nan, bits, raw(0))[()]
         else:
             one = nm.encode(np.float64(1), fmt)
-            bits = np.where(keep, bits, np.where(x >= 1, one, raw(0)))[()]
+            bits = where(keep, bits, where(x >= 1, one, raw(0)))[()]
     return bits
 
 
@@ -98,7 +98,7 @@ def _inputs(i: Instruction, fmt: str, values: tuple[Array, ...]) -> list[Array]:
         return [nm.flush(v.view(np.float32)).astype(F64) for v in values]
     out = [nm.decode(v, fmt) for v in values]
     if "ftz" in i.mods and fmt == "f16":
-        out = [np.where(np.abs(v) < 2.0**-14, np.copysign(0.0, v), v) for v in out]
+        out = [where(np.abs(v) < 2.0**-14, np.copysign(0.0, v), v) for v in out]
     return out
 
 
@@ -111,7 +111,7 @@ def _signed_zero(total: Array, a: Array, b: Array, mode: str) -> Array:
     """An exact zero sum of opposite terms is -0 when rounding toward minus infinity."""
     if mode != "rm":
         return total
-    return np.where((total == 0) & (a == -b) & ~((a == 0) & (np.signbit(a) == np.signbit(b))), -0.0, total)
+    return where((total == 0) & (a == -b) & ~((a == 0) & (np.signbit(a) == np.signbit(b))), -0.0, total)
 
 
 def _mixed(i: Instruction) -> list[str] | None:
@@ -232,7 +232,7 @@ def _sticky(q: Array, y: Array, x: Array) -> Array:
     """The f64 quotient of f32 values rounded to odd: the remainder's sign says on which side the exact value lies."""
     p, e = nm.two_product(q, y.astype(F64))
     rest = (x.astype(F64) - p) - e
-    return nm.round_odd(q, np.where(np.isfinite(rest), rest * np.sign(y.astype(F64)), 0.0))
+    return nm.round_odd(q, where(np.isfinite(rest), rest * np.sign(y.astype(F64)), 0.0))
 
 
 def sign_step(i: Instruction, d: Decoder, what: str) -> Step:
@@ -263,13 +263,13 @@ def min_max_step(i: Instruction, d: Decoder) -> Step:
             a, b = a & ~top, b & ~top
         x, y = nm.decode(a, fmt), nm.decode(b, fmt)
         first = (x < y) | ((x == y) & np.signbit(x)) if smaller else (x > y) | ((x == y) & ~np.signbit(x))
-        out = np.where(first, a, b)
+        out = where(first, a, b)
         bad_x, bad_y = np.isnan(x), np.isnan(y)
         if "NaN" in i.mods:
-            out = np.where(bad_x | bad_y, raw(nan), out)
+            out = where(bad_x | bad_y, raw(nan), out)
         else:
-            out = np.where(bad_x, b, np.where(bad_y, a, out))
-            out = np.where(bad_x & bad_y, raw(nan), out)
+            out = where(bad_x, b, where(bad_y, a, out))
+            out = where(bad_x & bad_y, raw(nan), out)
         return (out | sign if "xorsign" in i.mods else out)[()]
 
     if len(i.operands) == 4:
@@ -283,7 +283,7 @@ def _f64_root(x: Array, mode: str) -> Array:
         return r
     p, e = nm.two_product(r, r)
     error = (x - p) - e  # sign of sqrt(x) - r
-    return np.where(np.isfinite(r) & (r > 0), nm._direct(r, error, mode), r)
+    return where(np.isfinite(r) & (r > 0), nm._direct(r, error, mode), r)
 
 
 @instruction("sqrt rcp", _FP + ": sqrt, rcp", "f32 f64; .approx .rn .rz .rm .rp .ftz")
@@ -295,7 +295,7 @@ def root_or_reciprocal(i: Instruction, d: Decoder) -> Step:
     def f64(a: Array) -> Array:
         x = a.view(F64)
         if "ftz" in i.mods:  # rcp.approx.ftz.f64 and rsqrt drop the low word's precision; modelled as rounded
-            x = np.where(np.abs(x) < 2.0**-1022, np.copysign(0.0, x), x)[()]
+            x = where(np.abs(x) < 2.0**-1022, np.copysign(0.0, x), x)[()]
         if root:
             return np.asarray(_f64_root(x, mode))[()].view(np.uint64)
         one = np.ones_like(x)
@@ -310,7 +310,7 @@ def root_or_reciprocal(i: Instruction, d: Decoder) -> Step:
             wide = np.sqrt(x.astype(F64))
             p, e = nm.two_product(wide, wide)
             rest = (x.astype(F64) - p) - e
-            r = nm.round_f32(nm.round_odd(wide, np.where(np.isfinite(rest), rest, 0.0)), mode)
+            r = nm.round_f32(nm.round_odd(wide, where(np.isfinite(rest), rest, 0.0)), mode)
         else:
             one = np.ones_like(x)
             r = nm.round_f32(_sticky(1.0 / x.astype(F64), x, one), mode)
@@ -320,7 +320,7 @@ def root_or_reciprocal(i: Instruction, d: Decoder) -> Step:
 
 
 def _flush16(x: Array, i: Instruction, fmt: str) -> Array:
-    return np.where(np.abs(x) < 2.0**-14, np.copysign(0.0, x), x) if "ftz" in i.mods and fmt == "f16" else x
+    return where(np.abs(x) < 2.0**-14, np.copysign(0.0, x), x) if "ftz" in i.mods and fmt == "f16" else x
 
 
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
@@ -338,7 +338,7 @@ def approximate(i: Instruction, d: Decoder) -> Step:
         (x,) = _inputs(i, fmt, (a,))
         y = fn(_flush16(x, i, fmt))
         if negative_zero:
-            y = np.where(x == 0, np.copysign(np.inf, x), y)
+            y = where(x == 0, np.copysign(np.inf, x), y)
         if fmt == "f64":
             return np.asarray(y)[()].view(np.uint64)
         return _finish(i, fmt, nm.narrow(y, fmt))

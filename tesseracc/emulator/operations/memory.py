@@ -31,7 +31,9 @@ def vector_width(i: Instruction) -> int:
     return next((int(m[1]) for m in i.mods if m in ("v2", "v4", "v8")), 1)
 
 
-@instruction("ld ldu", _SECTION + ": ld, ld.global.nc, ldu", "b8..b128 u s f16 f32 f64; .v2 .v4 .v8; cache, order, scope")
+@instruction(
+    "ld ldu", _SECTION + ": ld, ld.global.nc, ldu", "b8..b128 u s f16 f32 f64; .v2 .v4 .v8; cache, order, scope"
+)
 def ld(i: Instruction, d: Decoder) -> Step:
     """Load. Cache hints do nothing; volatile, relaxed and acquire loads are strong; acquire orders."""
     kind = i.mods[-1]

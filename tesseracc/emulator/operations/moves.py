@@ -6,11 +6,16 @@ import numpy as np
 
 from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.memory import (
-    CONST_BASE, LOCAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_BASE, WINDOW_BITS,
+    CONST_BASE,
+    LOCAL_BASE,
+    PARAM_BASE,
+    RANK_SHIFT,
+    SHARED_BASE,
+    WINDOW_BITS,
 )  # fmt: skip
 from tesseracc.emulator.ptx import Instruction, Reg, Vector
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array
+from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 _SECTION = "9.7.9 Data Movement and Conversion"
@@ -99,6 +104,6 @@ def getctarank(i: Instruction, d: Decoder) -> Step:
         address = a(w).astype(np.uint64) & np.uint64((1 << WINDOW_BITS) - 1)
         rank: Array = (address >> np.uint64(RANK_SHIFT)).astype(np.int64) - 1
         own = w.cta[w.lanes] % w.launch.cluster_size
-        put(w, np.where(rank < 0, own, rank).astype(np.uint32))
+        put(w, where(rank < 0, own, rank).astype(np.uint32))
 
     return run

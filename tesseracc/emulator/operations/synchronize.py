@@ -14,7 +14,9 @@ from tesseracc.emulator.wave import Wave
 _SYNC = "9.7.13 Parallel Synchronization and Communication"
 
 
-@instruction("bar barrier", _SYNC + ": bar, barrier", ".sync .arrive .red (.popc .and .or), .warp.sync, .cluster", control=True)
+@instruction(
+    "bar barrier", _SYNC + ": bar, barrier", ".sync .arrive .red (.popc .and .or), .warp.sync, .cluster", control=True
+)
 def bar(i: Instruction, d: Decoder) -> Step:
     """Wait for (or only announce) the threads of the CTA, a given number of them, the warp, or the cluster."""
     if "warp" in i.mods:
@@ -99,7 +101,9 @@ def _cluster(i: Instruction, d: Decoder) -> Step:
     return run
 
 
-@instruction("membar fence", _SYNC + ": membar, fence", ".cta .gl .sys, .sc .acq_rel .acquire .release; .proxy; .mbarrier_init")
+@instruction(
+    "membar fence", _SYNC + ": membar, fence", ".cta .gl .sys, .sc .acq_rel .acquire .release; .proxy; .mbarrier_init"
+)
 def fence(i: Instruction, d: Decoder) -> Step:
     """Order memory accesses. gpu and sys scope order CTAs; .proxy.async orders with asynchronous copies."""
     proxy = "proxy" in i.mods

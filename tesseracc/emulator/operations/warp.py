@@ -11,7 +11,7 @@ from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.findings import UNINITIALISED
 from tesseracc.emulator.ptx import Imm, Instruction, Operand, Pair
 from tesseracc.emulator.table import Step, instruction
-from tesseracc.emulator.types import TYPES, Array
+from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 _SYNC = "9.7.13 Parallel Synchronization and Communication"
@@ -110,7 +110,7 @@ def shfl(i: Instruction, d: Decoder) -> Step:
         else:
             source = lowest | (n & ~segment)
             inside = source <= highest
-        source = np.where(inside, source, lane) & 31
+        source = where(inside, source, lane) & 31
         missing = ~rows.here[rows.row, source]
         if missing.any():
             w.log.add(UNINITIALISED, "shfl.sync reads the register of a lane that does not take part", i,
@@ -162,13 +162,15 @@ def match(i: Instruction, d: Decoder) -> Step:
             put(w, mine)
             return
         same = mine == (members & ballot(rows.here)[rows.row])
-        put(w, np.where(same, mine, np.uint32(0)))
+        put(w, where(same, mine, np.uint32(0)))
         put_p(w, same)
 
     return member_wait(d, i, i.operands[2], step)
 
 
-@instruction("redux", _SYNC + ": redux.sync", ".add .min .max u32 s32, .and .or .xor b32, .min .max f32 .abs .NaN", control=True)
+@instruction(
+    "redux", _SYNC + ": redux.sync", ".add .min .max u32 s32, .and .or .xor b32, .min .max f32 .abs .NaN", control=True
+)
 def redux(i: Instruction, d: Decoder) -> Step:
     """A reduction over the member lanes, the result in all of them."""
     kind = i.mods[-1]

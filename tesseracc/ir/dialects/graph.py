@@ -69,7 +69,7 @@ def _resolve(name: str) -> OpDef | None:
     if cls is None:
         return None
     attrs: dict[str, AttrSpec] = {}
-    for f in fields(cls):
+    for f in fields(cls):  # type: ignore[arg-type]
         required = f.default is MISSING and f.default_factory is MISSING
         attrs[f.name] = AttrSpec(("any",), required, None if required else f.default)
     doc = (cls.__doc__ or name).strip().splitlines()[0]

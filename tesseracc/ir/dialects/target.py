@@ -1,7 +1,7 @@
 """`target`: machine-near operations, one LLVM instruction or intrinsic each; printed to LLVM without decisions.
 
-Types are scalars, `vec<NxT>` and `ptr<space>`; `bool` is i1 in registers and a byte in memory. Control flow is `scf`, arithmetic `arith`.
-A `target.func` is one kernel for one arch.
+Types are scalars, `vec<NxT>` and `ptr<space>`; `bool` is i1 in registers and a byte in memory. Control flow is `scf`,
+arithmetic `arith`. A `target.func` is one kernel for one arch.
 
 CPU kernels have the parameters (args: ptr<global>, begin: i64, end: i64, scratch: ptr<global>); GPU kernels have
 one parameter per slot: ptr<global>, i64 dims, scalars. Function attributes: group:int, shared:int (bytes of static
@@ -16,7 +16,7 @@ from tesseracc.ir.define import define
 from tesseracc.ir.types import I64, PtrType, Type, VecType, element, with_element
 from tesseracc.ir.value import Attr, Value
 
-SREGS = tuple(f"{reg}.{axis}" for reg in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz") + ("laneid", "warpid")
+SREGS = (*(f"{reg}.{axis}" for reg in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"), "laneid", "warpid")
 
 
 def _same(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type, ...]:
@@ -35,18 +35,70 @@ def _concat(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type,
     return (VecType(len(attrs["lanes"]), type_.dtype),)
 
 
-define("target.offset", "ptr index", "dtype:str", infer=_same, doc="ptr + index * size of dtype (getelementptr); index: i64.")
+define(
+    "target.offset",
+    "ptr index",
+    "dtype:str",
+    infer=_same,
+    doc="ptr + index * size of dtype (getelementptr); index: i64.",
+)
 define("target.load", "ptr", "align:int volatile:bool=false", effect="read", doc="A scalar or a contiguous vec.")
-define("target.store", "value ptr", "align:int volatile:bool=false nontemporal:bool=false", effect="write", doc="A scalar or a contiguous vec.")
-define("target.masked_load", "ptr mask other", "align:int", infer=lambda v, a: (v[2].type,), effect="read", doc="Contiguous; `other` where false.")
-define("target.masked_store", "value ptr mask", "align:int", effect="write", doc="Contiguous; only where the mask is true.")
-define("target.gather", "ptr index mask other", "dtype:str", infer=lambda v, a: (v[3].type,), effect="read", doc="ptr[index] per element.")
-define("target.scatter", "value ptr index mask", "dtype:str", effect="write", doc="ptr[index] = value per element, in lane order.")
-define("target.alloca", attrs="bytes:int align:int=64", infer=lambda v, a: (PtrType("local"),), doc="Stack memory of the thread.")
-define("target.shared", attrs="offset:int", infer=lambda v, a: (PtrType("shared"),), doc="Address in the CTA's static shared memory.")
+define(
+    "target.store",
+    "value ptr",
+    "align:int volatile:bool=false nontemporal:bool=false",
+    effect="write",
+    doc="A scalar or a contiguous vec.",
+)
+define(
+    "target.masked_load",
+    "ptr mask other",
+    "align:int",
+    infer=lambda v, a: (v[2].type,),
+    effect="read",
+    doc="Contiguous; `other` where false.",
+)
+define(
+    "target.masked_store", "value ptr mask", "align:int", effect="write", doc="Contiguous; only where the mask is true."
+)
+define(
+    "target.gather",
+    "ptr index mask other",
+    "dtype:str",
+    infer=lambda v, a: (v[3].type,),
+    effect="read",
+    doc="ptr[index] per element.",
+)
+define(
+    "target.scatter",
+    "value ptr index mask",
+    "dtype:str",
+    effect="write",
+    doc="ptr[index] = value per element, in lane order.",
+)
+define(
+    "target.alloca",
+    attrs="bytes:int align:int=64",
+    infer=lambda v, a: (PtrType("local"),),
+    doc="Stack memory of the thread.",
+)
+define(
+    "target.shared",
+    attrs="offset:int",
+    infer=lambda v, a: (PtrType("shared"),),
+    doc="Address in the CTA's static shared memory.",
+)
 define("target.cast_ptr", "ptr", "space:str", infer=lambda v, a: (PtrType(a["space"]),), doc="Address space cast.")
-define("target.splat", "a", "count:int", infer=lambda v, a: (VecType(a["count"], element(v[0].type)),), doc="Scalar to vec.")
-define("target.iota", "", "count:int dtype:str", infer=lambda v, a: (VecType(a["count"], a["dtype"]),), doc="0, 1, 2, ..")
+define(
+    "target.splat",
+    "a",
+    "count:int",
+    infer=lambda v, a: (VecType(a["count"], element(v[0].type)),),
+    doc="Scalar to vec.",
+)
+define(
+    "target.iota", "", "count:int dtype:str", infer=lambda v, a: (VecType(a["count"], a["dtype"]),), doc="0, 1, 2, .."
+)
 define("target.extract", "vec", "lane:int", infer=_element, doc="One element.")
 define("target.insert", "vec a", "lane:int", infer=_same, doc="The vec with one element replaced.")
 define("target.shuffle", "a b", "lanes:tuple", infer=_concat, doc="Elements of a ++ b by number (shufflevector).")
@@ -54,6 +106,13 @@ define("target.any", "mask", infer=_element, doc="Whether any element is true.")
 define("target.all", "mask", infer=_element, doc="Whether all elements are true.")
 define("target.sreg", attrs="name:str", infer=lambda v, a: (with_element(I64, "i32"),), doc="A special register (GPU).")
 define("target.barrier", effect="sync", doc="CTA barrier (GPU).")
-define("target.shfl", "a offset", "mode:str", infer=_same, effect="sync", doc="Warp shuffle of a 32-bit value: down, up, bfly, idx (GPU).")
+define(
+    "target.shfl",
+    "a offset",
+    "mode:str",
+    infer=_same,
+    effect="sync",
+    doc="Warp shuffle of a 32-bit value: down, up, bfly, idx (GPU).",
+)
 define("target.ballot", "a", infer=lambda v, a: (with_element(I64, "i32"),), effect="sync", doc="Warp vote (GPU).")
 define("target.prefetch", "ptr", "locality:int=3", effect="sync", doc="Prefetch for reading (CPU).")

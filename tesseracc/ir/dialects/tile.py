@@ -3,7 +3,8 @@
 A group has `group` lanes (an attribute of the kernel). Scalar types are *uniform*: one value for the group.
 `lanes<T>` is *varying*: one element per lane. `buf` is memory. `tile<T[m, n]>` is a matrix that the group holds.
 All lanes run in step: an operation on lanes is complete for every lane before the next one starts (so program
-order is the memory order inside a group), except that element stores of different lanes to one address inside one barrier interval are an error.
+order is the memory order inside a group), except that conflicting element accesses of different lanes to one address
+inside one barrier interval are an error.
 A `tile.if` with a varying condition and a `tile.for`/`tile.while` with varying bounds run their region for the
 lanes that take part; the others keep their values and cause no access.
 
@@ -126,7 +127,11 @@ define(
     verify=_check_store,
     doc="Stores elements; a uniform store (value, indices and `where` uniform) happens once per group.",
 )
-define("tile.alloc", effect="write", doc="A fresh buffer of the group (`shared`) or of each lane (`local`); contents undefined.")
+define(
+    "tile.alloc",
+    effect="write",
+    doc="A fresh buffer of the group (`shared`) or of each lane (`local`); contents undefined.",
+)
 define("tile.barrier", effect="sync", doc="Group barrier; only in uniform control flow.")
 define(
     "tile.reduce",
@@ -134,7 +139,7 @@ define(
     "kind:str",
     infer=lambda v, a: (ScalarType(element(v[0].type)),),
     effect="sync",
-    doc="Uniform reduction over all lanes: a balanced tree, lane l with lane l + group/2, halving. Uniform control flow only.",
+    doc="Uniform reduction over all lanes: lane l with lane l + group/2, halving. Uniform control flow only.",
 )
 define("tile.if", "cond", regions=2, effect="nest", verify=_check_if, doc="Per lane: then-region or else-region.")
 define(
@@ -166,11 +171,18 @@ define(
     verify=_check_mma,
     doc=(
         "acc + a x b; a: m x k, b: k x n. Elements are widened to the accumulator's type; the sum over k is "
-        "sequential in k per element, one fma a step where operands are f32 or f64. `extents` (m, n, k: i64, optional) bound what is not 0."
+        "sequential in k per element, one fma a step where operands are f32 or f64. `extents` (m, n, k: i64, optional) "
+        "bound what is not 0."
     ),
 )
 define("tile.temp", doc="(program) A temporary buffer with symbolic dims, undefined contents.")
 define("tile.constant", attrs="name:str", doc="(program) A named array of the module.")
 define("tile.view", "buf", doc="(program) The same memory under another shape, row-major.")
-define("tile.launch", "args*", "kernel:str", effect="write", doc="(program) Runs a kernel on its grid with these buffers and scalars.")
+define(
+    "tile.launch",
+    "args*",
+    "kernel:str",
+    effect="write",
+    doc="(program) Runs a kernel on its grid with these buffers and scalars.",
+)
 define("tile.copy", "src dst", effect="write", doc="(program) Copies a whole buffer to another of the same type.")

@@ -99,6 +99,11 @@ def places(reader: Op, tensor: Value) -> list[tuple[Op, tuple[Value, ...], bool]
     return found
 
 
+def dims_of(tensor: Value) -> tuple[Dim, ...]:
+    assert isinstance(tensor.type, TensorType)
+    return tensor.type.dims
+
+
 def extents(group: Op) -> dict[Value, Dim]:
     """The extent of every loop in a group."""
     found: dict[Value, Dim] = dict(zip(group.regions[0].args, group.attrs["domain"], strict=True))
@@ -113,10 +118,10 @@ def decide(
 ) -> Move | None:
     """How to move a producer, or None. `stays`: its tensor must exist; `made_here`: tensors that
     groups produce, `contractions`: those of them that are contractions."""
-    if pulled_value(producer) is None:
+    tensor = producer.result
+    if pulled_value(producer) is None or len(producer.attrs["domain"]) != len(dims_of(tensor)):
         return None
     cost = cost_of(producer)
-    tensor = producer.result
     if cost.is_free and all(_may_repeat(producer, cost, reader, tensor, made_here) for reader in readers):
         return Move(everywhere=True)
     must_write = stays or len(readers) > 1

@@ -1,8 +1,8 @@
 """`expand-narrow`: narrow floats become integers of their width, and their casts become integer arithmetic.
 
 After this pass no value has type f16, bf16, fp8_e4m3 or fp8_e5m2: memory holds the bit patterns as u16 or u8, and
-`arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even. f16 and bf16 overflow to infinity,
-fp8 saturates to its largest finite value; NaN stays NaN.
+`arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even. f16 and bf16 overflow
+to infinity, fp8 saturates to its largest finite value; NaN stays NaN.
 
 With E, M the widths of exponent and mantissa and bias = 2^(E-1) - 1:
     widen:  |x| = bits_as_f32(magnitude << (23 - M)) * 2^(127 - bias)     exact, subnormals included
@@ -16,8 +16,8 @@ import struct
 from dataclasses import replace
 
 import numpy as np
-from tessera_runtime.core.dtypes import encode, info
 
+from tessera_runtime.core.dtypes import encode, info
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.types import PtrType, Type, element, kind_of, with_element
@@ -104,7 +104,11 @@ def narrow(m: _Math, value: Value, name: str) -> Value:
         # beyond the range: infinity for f16, the largest finite value for fp8; infinity itself is a huge magnitude
         found = m.op("min", found, largest)
         found = m.select(m.cmp("ge", magnitude, 0x7F800000), m.const(largest, "u32"), found)
-        quiet = m.op("or", m.op("shr", m.op("and", magnitude, 0x7FFFFF), shift), 0x7E00) if name == "f16" else m.const(0x7F, "u32")
+        quiet = (
+            m.op("or", m.op("shr", m.op("and", magnitude, 0x7FFFFF), shift), 0x7E00)
+            if name == "f16"
+            else m.const(0x7F, "u32")
+        )
     found = m.select(is_nan, quiet, found)
     sign = m.op("shl", m.op("shr", bits, 31), width - 1)
     return m.cast(m.op("or", found, sign), raw)
@@ -164,7 +168,9 @@ class _Rewriter:
                     self.subst[op.result] = _cast(b, op, operands[0], source, target)
                 else:
                     source, target = NARROW.get(source, source), NARROW.get(target, target)
-                    self.subst[op.result] = operands[0] if source == target else b.op("arith.bitcast", operands[0], to=target)
+                    self.subst[op.result] = (
+                        operands[0] if source == target else b.op("arith.bitcast", operands[0], to=target)
+                    )
                 return
         attrs = dict(op.attrs)
         if op.name == "arith.constant" and element(op.result.type) in NARROW:
@@ -185,9 +191,9 @@ def _storage(type_: Type) -> Type:
 def _uses_narrow(func: Func) -> bool:
     if any(not isinstance(p.type, PtrType) and element(p.type) in NARROW for p in func.params):
         return True
-    return any(
-        attr in NARROW for op in func.walk() for attr in (op.attrs.get("dtype"), op.attrs.get("to"))
-    ) or any(not isinstance(r.type, PtrType) and element(r.type) in NARROW for op in func.walk() for r in op.results)
+    return any(attr in NARROW for op in func.walk() for attr in (op.attrs.get("dtype"), op.attrs.get("to"))) or any(
+        not isinstance(r.type, PtrType) and element(r.type) in NARROW for op in func.walk() for r in op.results
+    )
 
 
 @register("expand-narrow", level="target")

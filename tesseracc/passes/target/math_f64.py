@@ -131,7 +131,9 @@ def _log2_pair(m: Ops, x: Value) -> Pair:
     s_low = m.div(m.sub(m.fma(m.neg(s), d, f), m.mul(s, d_low)), d)
     # 2 atanh(s) = 2 s + s^3 (2/3 + z ..), the cube and its factor as pairs too
     z, z_low = _two_product(m, s, s)
-    factor, factor_low = _two_sum(m, m.const(P.TWO_THIRDS[0], "f64"), m.fma(z, m.horner(z, P.ATANH_F64[1:]), P.TWO_THIRDS[1]))
+    factor, factor_low = _two_sum(
+        m, m.const(P.TWO_THIRDS[0], "f64"), m.fma(z, m.horner(z, P.ATANH_F64[1:]), P.TWO_THIRDS[1])
+    )
     cube, cube_low = _two_product(m, s, z)
     cube_low = m.add(cube_low, m.fma(s, z_low, m.mul(m.mul(z, 3.0), s_low)))
     third, third_low = _two_product(m, cube, factor)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from tesseracc.arch.arch import load
 from tesseracc.interpret import scalar
 from tesseracc.ir.builder import Builder
@@ -29,7 +30,9 @@ def expand(pipeline: str, name: str, dtypes: Sequence[str], *, arch: str = "x86-
     return module.funcs[0]
 
 
-def evaluate(pipeline: str, name: str, values: Array | Sequence[Array], *dtypes: str, arch: str = "x86-64-v4", **attrs: Any) -> Array:
+def evaluate(
+    pipeline: str, name: str, values: Array | Sequence[Array], *dtypes: str, arch: str = "x86-64-v4", **attrs: Any
+) -> Array:
     """The expanded operation on whole arrays; `dtypes` names the operands' types."""
     arrays = [values] if isinstance(values, np.ndarray) else list(values)
     func = expand(pipeline, name, dtypes[: len(arrays)], arch=arch, **attrs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.passes.target.straight import evaluate
 
 Array = np.ndarray[Any, Any]
@@ -43,7 +44,9 @@ def points(low: float, high: float, dtype: Any, rng: np.random.Generator) -> Arr
     tiny = np.finfo(dtype).smallest_subnormal
     exponents = rng.uniform(math.log2(float(tiny)), math.log2(min(high, 1e300)), 8000)
     spread = np.exp2(exponents)
-    found = np.concatenate([uniform, spread, -spread, 1 + rng.standard_normal(3000) * 1e-3, 1 + rng.standard_normal(2000) * 1e-7])
+    found = np.concatenate(
+        [uniform, spread, -spread, 1 + rng.standard_normal(3000) * 1e-3, 1 + rng.standard_normal(2000) * 1e-7]
+    )
     found = found[(found >= low) & (found <= high)]
     with np.errstate(over="ignore", under="ignore"):
         return np.unique(found.astype(dtype))
@@ -63,7 +66,9 @@ def test_within_bound(name: str, dtype: Any) -> None:
     error = ulps(found, exact)
     worst = int(np.argmax(error))
     bound = bound32 if dtype == np.float32 else bound64
-    assert error[worst] <= bound, f"{name}({x[worst]!r}) = {found[worst]!r}, exact {exact[worst]!r}: {float(error[worst]):.3f} ulp"
+    assert error[worst] <= bound, (
+        f"{name}({x[worst]!r}) = {found[worst]!r}, exact {exact[worst]!r}: {float(error[worst]):.3f} ulp"
+    )
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 2.0), (np.float64, 3.0)])

@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
 from tests.passes.target.straight import evaluate
 
 REFERENCE: dict[str, Any] = {
@@ -49,7 +50,9 @@ def test_rounding_at_and_around_every_midpoint(name: str, source: str) -> None:
     points = np.concatenate([finite, middle]).astype(np_source)
     rng = np.random.default_rng(7)
     spread = (rng.standard_normal(20000) * 10.0 ** rng.uniform(-9, 9, 20000)).astype(np_source)
-    points = np.concatenate([points, np.nextafter(points, np_source(np.inf)), np.nextafter(points, np_source(-np.inf)), spread])
+    points = np.concatenate(
+        [points, np.nextafter(points, np_source(np.inf)), np.nextafter(points, np_source(-np.inf)), spread]
+    )
     if name in LARGEST:
         points = points[np.abs(points) <= LARGEST[name]]
     with np.errstate(over="ignore", under="ignore"):
@@ -95,6 +98,8 @@ def test_integers_and_bool_go_through_one_rounding() -> None:
     raw = patterns("fp8_e5m2")
     with np.errstate(invalid="ignore"):
         values = raw.view(ml_dtypes.float8_e5m2).astype(np.float64)
-    expected = np.where(np.isnan(values), 0, np.clip(np.nan_to_num(values, posinf=2**31 - 1, neginf=-(2**31)), -(2**31), 2**31 - 1))
+    expected = np.where(
+        np.isnan(values), 0, np.clip(np.nan_to_num(values, posinf=2**31 - 1, neginf=-(2**31)), -(2**31), 2**31 - 1)
+    )
     np.testing.assert_array_equal(cast(raw, "fp8_e5m2", "i32"), np.trunc(expected).astype(np.int32))
     np.testing.assert_array_equal(cast(raw, "fp8_e5m2", "bool"), values != 0)

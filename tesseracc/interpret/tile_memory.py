@@ -1,0 +1,40 @@
+"""Buffers of the Tile interpreter, and who touched each element: what the race check remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True)
+class Shadow:
+    """Who touched each element last, for the race check: epoch and lane of the last write and the last read."""
+
+    write_epoch: Array
+    write_lane: Array
+    read_epoch: Array
+    read_lane: Array  # MANY when several lanes read in that epoch
+    initialised: Array
+
+    @classmethod
+    def of(cls, count: int, initialised: bool) -> Shadow:
+        def fill(value: int) -> Array:
+            return np.full(count, value, np.int64)
+
+        return cls(fill(-1), fill(-1), fill(-1), fill(-1), np.full(count, initialised))
+
+
+MANY = -2
+
+
+@dataclass(slots=True)
+class Memory:
+    """A buffer: its array (any shape, C order) and its shadow (None for what only the program touches)."""
+
+    array: Array
+    shadow: Shadow | None
+    per_lane: bool = False
