@@ -6,6 +6,7 @@ A pipeline is a sequence of steps. Every pass leaves functions of other levels a
 from __future__ import annotations
 
 from tesseracc.ir.pipeline import Step, parse_pipeline
+from tesseracc.passes.graph import decompose as _decompose
 from tesseracc.passes.graph import to_schedule as _to_schedule
 from tesseracc.passes.schedule import choose_strategy as _choose_strategy
 from tesseracc.passes.schedule import to_tile as _to_tile
@@ -16,9 +17,9 @@ from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
 
 # importing a pass registers it
-_PASSES = (_to_schedule, _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu)
+_PASSES = (_decompose, _to_schedule, _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu)
 
-GRAPH: tuple[Step, ...] = parse_pipeline("")
+GRAPH: tuple[Step, ...] = parse_pipeline("decompose")
 
 SCHEDULE: tuple[Step, ...] = parse_pipeline("graph-to-schedule")
 
