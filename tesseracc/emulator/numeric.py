@@ -17,7 +17,7 @@ import numpy as np
 from tesseracc.emulator.types import Array
 
 __all__ = [
-    "FORMATS", "Format", "canonical", "decode", "encode", "exact_f64", "flush", "fma64", "fma_odd", "narrow",
+    "FORMATS", "Format", "canonical", "decode", "directed", "encode", "exact_f64", "flush", "fma64", "fma_odd", "narrow",
     "quantise", "round_f32", "round_odd", "sum_odd", "two_product", "two_sum",
 ]  # fmt: skip
 
@@ -262,15 +262,18 @@ def fma64(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:
     uh, ul = two_sum(c, pl)
     th, tl = two_sum(ph, uh)
     v = sum_odd(tl, ul)
-    z, error = two_sum(th, v)
-    z = _direct(z, error, mode)
+    z = th + v
+    if mode != "rn":
+        z = exact_f64(lambda p, q, r: p * q + r, mode, _fma_special(a, b, c), a, b, c)
+        cancelled = (z == 0) & (a * b == -c) & (a != 0) & (b != 0) & (mode == "rm")
+        return np.where(cancelled, -0.0, z)[()]
     low, high = 2.0**-450, 2.0**450
     safe = np.ones(np.shape(z), np.bool_)
     for x in (a, b):
         safe &= (np.abs(x) > low) & (np.abs(x) < high)
     safe &= ((np.abs(c) > 2.0**-900) | (c == 0)) & (np.abs(c) < 2.0**900) & (z != 0)
     special = ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c)
-    z = np.where(special, a * b + c, z)
+    z = np.where(special, _fma_special(a, b, c), z)
     rest = ~safe & ~special
     if rest.any():
         z = np.array(z)
@@ -280,8 +283,13 @@ def fma64(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:
     return np.asarray(z)[()]
 
 
-def _direct(z: Array, error: Array, mode: str) -> Array:
-    """A nearest f64 with its error sign to another rounding mode."""
+def _fma_special(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c where an operand is infinite or NaN: a product that overflows does not meet an infinite c."""
+    return np.where(np.isinf(c) & np.isfinite(a) & np.isfinite(b), c, a * b + c)
+
+
+def directed(z: Array, error: Array, mode: str) -> Array:
+    """A nearest f64 with its error sign to another rounding mode. `error` must be exact; see `exact_f64`."""
     if mode == "rn":
         return z
     if mode == "rz":
@@ -294,7 +302,7 @@ def _direct(z: Array, error: Array, mode: str) -> Array:
 def _rational(exact: Fraction, mode: str, zero: float) -> float:
     """A rational rounded to f64; `zero` has the sign to use if the exact value is zero."""
     if exact == 0:
-        return 0.0 if zero != 0 or mode != "rm" else zero
+        return zero if zero == 0 else 0.0
     try:
         near = exact.numerator / exact.denominator
     except OverflowError:

@@ -41,7 +41,8 @@ def container(bits: int) -> Any:
 
 def where(condition: Array, a: Array, b: Array) -> Array:
     """`np.where` that keeps scalars scalar."""
-    return np.where(condition, a, b)[()]
+    out: Array = np.where(condition, a, b)
+    return out[()]
 
 
 def _table() -> dict[str, PtxType]:

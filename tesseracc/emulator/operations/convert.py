@@ -75,7 +75,7 @@ def _int_to_float(i: Instruction, d: Decoder, target: str, source: str) -> Step:
             near = x.astype(np.float64)
             wide = np.asarray(near)
             error = [int(p) - int(q) for p, q in zip(np.ravel(x), np.ravel(wide))]
-            fixed = nm._direct(np.ravel(wide), np.array(error, np.float64), mode)
+            fixed = nm.directed(np.ravel(wide), np.array(error, np.float64), mode)
             put(w, fixed.reshape(np.shape(x))[()].view(np.uint64))
         else:
             put(w, nm.narrow(exact(x), target, mode))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from math import isqrt
 
 import numpy as np
 
@@ -133,8 +134,8 @@ def add_step(i: Instruction, d: Decoder, negate: bool) -> Step:
             y = -y
         if mode == "rn":
             return (x + y).view(np.uint64)
-        s, e = nm.two_sum(x, y)
-        return _signed_zero(nm._direct(s, e, mode), x, y, mode)[()].view(np.uint64)
+        total = nm.exact_f64(lambda p, q: p + q, mode, x + y, x, y)
+        return np.asarray(_signed_zero(total, x, y, mode))[()].view(np.uint64)
 
     def f32(a: Array, b: Array) -> Array:
         x, y = _f32(i, (a, b))
@@ -277,13 +278,14 @@ def min_max_step(i: Instruction, d: Decoder) -> Step:
     return lanewise(i, d, two)
 
 
-def _f64_root(x: Array, mode: str) -> Array:
-    r = np.sqrt(x)
-    if mode == "rn":
-        return r
-    p, e = nm.two_product(r, r)
-    error = (x - p) - e  # sign of sqrt(x) - r
-    return where(np.isfinite(r) & (r > 0), nm._direct(r, error, mode), r)
+def _square_root(x: Fraction) -> Fraction | None:
+    """The root to 128 bits, off by less than the last of them if it is not exact."""
+    if x <= 0:
+        return None
+    shift = 256 + 2 * max(0, x.denominator.bit_length() - x.numerator.bit_length())
+    product = x.numerator * x.denominator << 2 * shift
+    r = isqrt(product)
+    return Fraction(2 * r + (r * r != product), x.denominator << (shift + 1))
 
 
 @instruction("sqrt rcp", _FP + ": sqrt, rcp", "f32 f64; .approx .rn .rz .rm .rp .ftz")
@@ -297,7 +299,8 @@ def root_or_reciprocal(i: Instruction, d: Decoder) -> Step:
         if "ftz" in i.mods:  # rcp.approx.ftz.f64 and rsqrt drop the low word's precision; modelled as rounded
             x = where(np.abs(x) < 2.0**-1022, np.copysign(0.0, x), x)[()]
         if root:
-            return np.asarray(_f64_root(x, mode))[()].view(np.uint64)
+            r = np.sqrt(x)
+            return (r if mode == "rn" else nm.exact_f64(_square_root, mode, r, x)).view(np.uint64)
         one = np.ones_like(x)
         r = 1.0 / x
         return (r if mode == "rn" else nm.exact_f64(_quotient, mode, r, one, x)).view(np.uint64)
