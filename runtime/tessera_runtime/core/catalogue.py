@@ -108,6 +108,8 @@ _ENTRIES = (
     # --- E5xx: toolchain -------------------------------------------------------------------------------------------
     Entry("E501", "target description invalid", 70,
           "A file of tesseracc/arch misses a field, has an unknown one, or contradicts itself. This is a fault of the compiler."),
+    Entry("E502", "no machine instruction", 70,
+          "An operation reached code generation that the machine has no instruction for; a pass should have expanded it."),
     Entry("E510", "LLVM worker did not start", 4,
           "The process that runs LLVM ended before it was ready. Usually llvmlite is missing or was built for another Python."),
     Entry("E511", "LLVM refused the IR", 4,
