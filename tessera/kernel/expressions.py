@@ -324,8 +324,9 @@ class Expressions:
     def on_Call(self, node: ast.Call) -> Operand:
         span = self.span(node)
         function = self.expr(node.func)
-        if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
-            raise fail("E202", "star arguments are not supported in a kernel", span)
+        stars = [a for a in node.args if isinstance(a, ast.Starred)] + [k.value for k in node.keywords if k.arg is None]
+        if stars:
+            raise fail("E202", "star arguments are not supported in a kernel", self.span(stars[0]))
         args = [self.expr(a) for a in node.args]
         kwargs = {k.arg: self.expr(k.value) for k in node.keywords if k.arg is not None}
         match function:
