@@ -26,7 +26,7 @@ from tesseracc.ir.types import (
 from tesseracc.ir.value import Attr, Func, Loc, Module, Op, Region, Value
 
 _TOKEN = re.compile(
-    r"""(?P<space>(?:\s|//[^\n]*)+)
+    r"""(?P<space>(?:\s|(?<!\S)//[^\n]*)+)
       | (?P<value>%[A-Za-z0-9_]+)
       | (?P<symbol>@[A-Za-z_][\w.]*)
       | (?P<string>"(?:[^"\\]|\\.)*")

@@ -12,7 +12,7 @@ from tesseracc.ir.dialects.arith import TRANSCENDENTAL
 from tesseracc.ir.types import TensorType
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.schedule.groups import reads_of, tensors_read
-from tesseracc.passes.schedule.inline import nest, point_of, pulled_value
+from tesseracc.passes.schedule.inline import inline, nest, point_of, pulled_value
 from tesseracc.passes.schedule.tidy import tidy
 
 COSTLY = TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
@@ -126,8 +126,9 @@ def decide(
         return Move(everywhere=True)
     must_write = stays or len(readers) > 1
     if cost.loops:
-        return _move_reduction(producer, readers[0], must_write, contractions)
-    return _move_pointwise(producer, cost, readers[0], must_write)
+        return _move_to_point(producer, readers[0], must_write, contractions)
+    # a function of row values (rsqrt of a variance) is like a reduction: wanted once per row, not per element
+    return _move_pointwise(producer, cost, readers[0], must_write) or _move_to_point(producer, readers[0], must_write, contractions)
 
 
 def _may_repeat(producer: Op, cost: Cost, reader: Op, tensor: Value, made_here: Collection[Value]) -> bool:
@@ -169,7 +170,8 @@ def _same_extents(point: Sequence[Value], sizes: dict[Value, Dim], dims: Sequenc
     return len(long) == len(used) and all(known_equal(a, b) for a, b in zip(long, used, strict=True))
 
 
-def _move_reduction(producer: Op, reader: Op, must_write: bool, contractions: Collection[Value]) -> Move | None:
+def _move_to_point(producer: Op, reader: Op, must_write: bool, contractions: Collection[Value]) -> Move | None:
+    """The `point` rule: the producer's element is computed once per point of the reader, cut into rows if need be."""
     contraction = is_contraction(producer) is not None
     loops = [op for op in reader.regions[0].ops if op.regions]
     if is_contraction(reader) is not None or (contraction and loops):
@@ -179,6 +181,8 @@ def _move_reduction(producer: Op, reader: Op, must_write: bool, contractions: Co
     if axes is None:
         return None
     full = tuple(axis for axis, size in enumerate(domain) if size != 1)
+    if not axes and full and not cost_of(producer).loops:
+        return None
     if not known_equal(product(domain[axis] for axis in axes), product(producer.attrs["domain"])):
         return None
     if axes != full:
@@ -187,6 +191,8 @@ def _move_reduction(producer: Op, reader: Op, must_write: bool, contractions: Co
         if any(tensor in contractions and _needed_axes(reader, tensor) == full for tensor in tensors_read(reader)):
             return None  # it is rather the epilogue of that contraction
         reader = tidy(nest(reader, axes))
+    if contraction and is_contraction(tidy(inline(producer, reader))) is None:
+        return None
     found = reads_of(reader, producer.result)
     if len(found) != 1 or found[0] not in reader.regions[0].ops or found[0].optional("where") is not None:
         return None
