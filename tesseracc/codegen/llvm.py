@@ -23,14 +23,19 @@ TABLE: Table = {**ARITH, **TARGET}
 
 
 def llvm_text(funcs: Sequence[Func], arch: Arch, *, debug: bool = False) -> str:
-    """LLVM IR of the functions of one module for one target; with `debug`, line tables from the operations' locations."""
+    """LLVM IR of functions for one target; with `debug`, line tables from the operations' locations."""
     nvptx = arch.kind == "cuda"
     declarations: dict[str, str] = {}
     metadata = Debug() if debug else None
     bodies: list[str] = []
     for func in funcs:
         bodies.append(_function(func, arch, nvptx, declarations, metadata))
-    parts = [f'target triple = "{arch.toolchain.triple}"', "", *bodies, *(declarations[name] for name in sorted(declarations))]
+    parts = [
+        f'target triple = "{arch.toolchain.triple}"',
+        "",
+        *bodies,
+        *(declarations[name] for name in sorted(declarations)),
+    ]
     if metadata is not None:
         parts += ["", *metadata.text()]
     elif any("!nontemporal !0" in body for body in bodies):
@@ -55,7 +60,8 @@ def _function(func: Func, arch: Arch, nvptx: bool, declarations: dict[str, str],
     _region(w, func.body)
     w.loc = func.loc
     w.line("ret void")
-    head = f"define {'ptx_kernel ' if nvptx else ''}void @{symbol}({', '.join(params)}) {_attributes(func, arch, nvptx)}{tail} {{"
+    convention = "ptx_kernel " if nvptx else ""
+    head = f"define {convention}void @{symbol}({', '.join(params)}) {_attributes(func, arch, nvptx)}{tail} {{"
     shared = func.attrs.get("shared", 0)
     memory = []
     if nvptx and shared:
@@ -64,7 +70,7 @@ def _function(func: Func, arch: Arch, nvptx: bool, declarations: dict[str, str],
 
 
 def _parameter(func: Func, at: int, nvptx: bool) -> str:
-    """Parameter attributes: what the kernel ABI guarantees (args and scratch), or what the function states per parameter."""
+    """Parameter attributes: what the ABI of CPU kernels guarantees, or what the function states per parameter."""
     if not isinstance(func.params[at].type, PtrType):
         return ""
     if not nvptx:
@@ -102,7 +108,9 @@ def _region(w: Writer, region: Region) -> None:
         handler = TABLE.get(op.name)
         if handler is None:
             raise TesseraError(
-                "E502", f"`{op.name}` has no machine instruction", help="run expand-math and expand-narrow before code generation"
+                "E502",
+                f"`{op.name}` has no machine instruction",
+                help="run expand-math and expand-narrow before code generation",
             )
         found = handler(w, op)
         if op.results:
@@ -175,4 +183,3 @@ def _while(w: Writer, op: Op) -> None:
 
 
 _FLOW = {"scf.if": _if, "scf.for": _for, "scf.while": _while}
-

@@ -22,7 +22,8 @@ _PLAIN: dict[str, tuple[str | None, str | None, str | None]] = {
     "xor": (None, "xor", "xor"),
 }
 _FLOAT_CALLS = {
-    "abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "roundeven", "trunc": "trunc", "fma": "fma",
+    "abs": "fabs", "sqrt": "sqrt", "fma": "fma",
+    "floor": "floor", "ceil": "ceil", "round": "roundeven", "trunc": "trunc",
 }  # fmt: skip
 _FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 
@@ -34,7 +35,9 @@ def _pure(w: Writer, name: str, type_: Type, *args: str) -> str:
 
 def _unsupported(op: Op) -> TesseraError:
     return TesseraError(
-        "E502", f"`{op.name}` of {op.operands[0].type} has no machine instruction", help="run expand-math and expand-narrow first"
+        "E502",
+        f"`{op.name}` of {op.operands[0].type} has no machine instruction",
+        help="run expand-math and expand-narrow first",
     )
 
 
@@ -247,7 +250,7 @@ def _cast(w: Writer, op: Op) -> str:
 
 
 def _cast_float(w: Writer, op: Op) -> str:
-    """Between f64 and f32; between those and f16 or bf16 where the machine has the instruction (else it was expanded)."""
+    """Between f64 and f32; between those and f16 or bf16 where the machine can (else it was expanded)."""
     source, target = op["a"].type, op.result.type
     names = {"f16": "half", "bf16": "bfloat"}
     value, from_, to = w[op["a"]], element(source), element(target)
@@ -270,7 +273,7 @@ def _cast_float(w: Writer, op: Op) -> str:
 
 
 def _to_integer(w: Writer, a: str, source: Type, target: Type) -> str:
-    """Truncate, saturate, NaN to 0. The saturating intrinsic falls apart into scalars on x86 vectors: spelled out there."""
+    """Truncate, saturate, NaN to 0. The saturating intrinsic becomes scalars on x86: spelled out for vectors."""
     old, new, signed = w.type(source), w.type(target), is_signed(target)
     if w.nvptx or isinstance(target, ScalarType):
         how = "fptosi" if signed else "fptoui"

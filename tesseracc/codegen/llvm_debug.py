@@ -58,9 +58,12 @@ class Debug:
         if loc.file != self.scope_file:
             file = self._file(loc.file)
             scope = self._node(
-                ("block", self.scope, loc.file), f"!DILexicalBlockFile(scope: !{self.scope}, file: !{file}, discriminator: 0)"
+                ("block", self.scope, loc.file),
+                f"!DILexicalBlockFile(scope: !{self.scope}, file: !{file}, discriminator: 0)",
             )
-        node = self._node(("loc", scope, loc.line, loc.col), f"!DILocation(line: {loc.line}, column: {loc.col}, scope: !{scope})")
+        node = self._node(
+            ("loc", scope, loc.line, loc.col), f"!DILocation(line: {loc.line}, column: {loc.col}, scope: !{scope})"
+        )
         return f", !dbg !{node}"
 
     def text(self) -> list[str]:

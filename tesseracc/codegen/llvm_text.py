@@ -96,7 +96,7 @@ class Writer:
             case PtrType(space):
                 number = _NVPTX_SPACES[space] if self.nvptx else 0
                 return f"ptr addrspace({number})" if number else "ptr"
-        raise TesseraError("E501", f"LLVM has no counterpart of {type_}")
+        raise TesseraError("E502", f"LLVM has no counterpart of {type_}")
 
     def memory_type(self, type_: Type) -> str:
         """The type in memory: a bool takes a byte."""
@@ -113,7 +113,7 @@ class Writer:
                 return f"v{count}{self.mangled(ScalarType(dtype))}"
             case ScalarType(dtype):
                 return {"f64": "f64", "f32": "f32"}.get(dtype) or scalar_text(dtype)
-        raise TesseraError("E501", f"LLVM has no counterpart of {type_}")
+        raise TesseraError("E502", f"LLVM has no counterpart of {type_}")
 
     def __getitem__(self, value: Value) -> str:
         return self.names[value]

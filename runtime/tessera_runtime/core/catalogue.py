@@ -37,6 +37,8 @@ _ENTRIES = (
           "A statement at the module's top level raises an exception while the compiler loads the module."),
     Entry("E104", "nothing to build", 3,
           "The module defines no function or kernel, or not the one that --entry names. Mark one with @ts.function or @ts.kernel."),
+    Entry("E105", "function raises an exception", 3,
+          "The body of a function raises an exception while the compiler traces it with symbolic values."),
     # --- E2xx: kernel language -------------------------------------------------------------------------------------
     Entry("E201", "kernel source not readable", 3,
           "A kernel or a helper is read from its source file. It was defined where there is none, such as an "

@@ -21,6 +21,7 @@ from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import remove_dead
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.passes.target.lower_cpu_arith import lower_arith
 from tesseracc.passes.target.lower_cpu_flow import (
     lower_scf_for,
     lower_scf_if,
@@ -32,7 +33,7 @@ from tesseracc.passes.target.lower_cpu_flow import (
 from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store
 from tesseracc.passes.target.lower_cpu_mma import lower_mma
 from tesseracc.passes.target.lower_cpu_tiles import lower_map, lower_zeros
-from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Vec, lower_arith
+from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Vec
 
 CHUNK_VECTORS = 4  # native vectors of 32-bit elements in a chunk of independent lanes
 
@@ -172,7 +173,9 @@ def _linear_id(k: Kernel) -> Affine:
 def _reduce(k: Kernel, op: Op) -> Rep:
     """The tree of the dialect: lane l with lane l + half, halving."""
     if k.width & (k.width - 1):
-        raise TesseraError("E404", f"@{k.func.name}: a reduction over {k.width} lanes is no balanced tree", help="use a power of two")
+        raise TesseraError(
+            "E404", f"@{k.func.name}: a reduction over {k.width} lanes is no balanced tree", help="use a power of two"
+        )
     vec = k.vector(k.env[op["a"]], op.result.type.dtype)  # type: ignore[union-attr]
     count = k.width
     while count > 1:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.types import I64, LanesType, ScalarType, TileType, Type, element
 from tesseracc.ir.value import Op, Region, Value
+from tesseracc.passes.target.lower_cpu_forms import Pack, Unpack, carried, choose
 from tesseracc.passes.target.lower_cpu_tiles import as_carried, copy_tile, new_tile
 from tesseracc.passes.target.lower_cpu_values import (
     ALL,
     Affine,
-    Form,
     Kernel,
     Lane,
     Range,
@@ -29,7 +29,6 @@ from tesseracc.passes.target.lower_cpu_values import (
     Splat,
     Tile,
     Vec,
-    form_of,
 )
 
 LowerRegion = Callable[[Kernel, Region], list[Rep]]
@@ -40,44 +39,6 @@ FLAT = 16
 def lane(rep: Rep) -> Lane:
     assert isinstance(rep, (Affine, Splat, Range, Vec))
     return rep
-
-
-# -- values across the border of a loop --------------------------------------------------------------------------------
-
-Unpack = Callable[[Sequence[Value]], list[Rep]]
-Pack = Callable[[Sequence[Rep]], list[Value]]
-Emit = Callable[[list[Value], Unpack, Pack], Sequence[Value]]
-
-
-def carried(k: Kernel, inits: Sequence[Rep], types: Sequence[Type], emit: Emit) -> list[Rep]:
-    """Emits a loop that carries `inits`, in the cheapest form that the body keeps.
-
-    `emit(first, unpack, pack)` builds the loop: `unpack` makes representations of the carried machine values, `pack`
-    machine values of what the body yields. A body that breaks a form (an affine value becomes arbitrary) is thrown away
-    and built again with a vector in its place.
-    """
-    forms = [form_of(type_, rep) for type_, rep in zip(types, inits, strict=True)]
-    while True:
-        mark = len(k.b.ops)
-        broken: list[int] = []
-
-        def unpack(values: Sequence[Value], forms: list[Form] = forms) -> list[Rep]:
-            return [form.unpack(k, value) for form, value in zip(forms, values, strict=True)]
-
-        def pack(reps: Sequence[Rep], forms: list[Form] = forms, broken: list[int] = broken) -> list[Value]:
-            packed = []
-            for at, (form, rep) in enumerate(zip(forms, reps, strict=True)):
-                if not form.accepts(rep):
-                    broken.append(at)
-                    form = Form(form.type, None)
-                packed.append(form.pack(k, rep))
-            return packed
-
-        results = emit(pack(inits), unpack, pack)
-        if not broken:
-            return unpack(results)
-        del k.b.ops[mark:]
-        forms = [Form(form.type, None) if at in broken else form for at, form in enumerate(forms)]
 
 
 def _fresh(k: Kernel, values: Sequence[Value]) -> list[Value]:
@@ -118,7 +79,9 @@ class _Tiles:
         return [reps[i] for i in self.plain]
 
 
-def _loop(k: Kernel, op: Op, lo: Rep, hi: Rep, step: Rep, body: Callable[[Rep, list[Rep]], list[Rep]], inits: Sequence[Value]) -> list[Rep]:
+def _loop(
+    k: Kernel, op: Op, lo: Rep, hi: Rep, step: Rep, body: Callable[[Rep, list[Rep]], list[Rep]], inits: Sequence[Value]
+) -> list[Rep]:
     """A uniform counted loop: the same for all lanes."""
     tiles = _Tiles(k, op, inits)
     bounds = [k.scalar(rep) for rep in (lo, hi, step)]
@@ -167,40 +130,11 @@ def lower_scf_while(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
     return tiles.join(carried(k, [k.env[v] for v in plain], [v.type for v in plain], emit))
 
 
-def choose(k: Kernel, cond: Value | bool, types: Sequence[Type], *branches: Callable[[], list[Rep]]) -> list[Rep]:
-    """`scf.if` on representations: both branches are built first, then the form of each result is known."""
-    if isinstance(cond, bool):
-        return branches[0 if cond else 1]()
-    saved = k.b
-    built: list[tuple[list[Rep], list[Op]]] = []
-    for branch in branches:
-        k.b = type(saved)(saved.loc)
-        reps = branch()
-        built.append((reps, k.b.ops))
-    k.b = saved
-    homes = {
-        i: new_tile(k, type_.shape, type_.dtype) for i, type_ in enumerate(types) if isinstance(type_, TileType)
-    }  # fmt: skip
-    forms = {i: form_of(type_, *(reps[i] for reps, _ in built)) for i, type_ in enumerate(types) if i not in homes}
-    regions = []
-    for reps, ops in built:
-        k.b = type(saved)(saved.loc)
-        k.b.ops = ops
-        for i, home in homes.items():
-            source = reps[i]
-            assert isinstance(source, Tile)
-            copy_tile(k, source, home)
-        regions.append(k.b.region((), [form.pack(k, reps[i]) for i, form in forms.items()]))
-    k.b = saved
-    results = k.b.emit("scf.if", cond, types=[v.type for v in regions[0].yields], regions=regions).results
-    found: dict[int, Rep] = {i: form.unpack(k, value) for (i, form), value in zip(forms.items(), results, strict=True)}
-    found.update(homes)
-    return [found[i] for i in range(len(types))]
-
-
 def lower_scf_if(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
     types = [r.type for r in op.results]
-    return choose(k, k.scalar(k.env[op["cond"]]), types, *(lambda region=region: lower(k, region) for region in op.regions))
+    return choose(
+        k, k.scalar(k.env[op["cond"]]), types, *(lambda region=region: lower(k, region) for region in op.regions)
+    )
 
 
 # -- tile.if -----------------------------------------------------------------------------------------------------------
@@ -222,7 +156,9 @@ def _flat(region: Region) -> bool:
         return False
     for op in region.ops:
         if op.name == "tile.load":
-            if not isinstance(op.result.type, LanesType) or not any(isinstance(v.type, LanesType) for v in op.group("indices")):
+            if not isinstance(op.result.type, LanesType) or not any(
+                isinstance(v.type, LanesType) for v in op.group("indices")
+            ):
                 return False
         elif op.regions or op.defn.effect != "pure":
             return False
@@ -241,9 +177,15 @@ def lower_tile_if(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
         found = []
         for region, mask in ((then, cond), (orelse, k.invert(cond))):
             part = k.meet(k.mask, mask)
-            work = lambda region=region, part=part: k.under(part, lambda: lower(k, region))  # noqa: E731
-            found.append(work() if _flat(region) else choose(k, k.any(part), types, work, lambda: [_dummy(k, t) for t in types]))
-        return [k.merge(cond, *pair, element(t)) for *pair, t in zip(*found, types, strict=True)]
+
+            def work(region: Region = region, part: Lane = part) -> list[Rep]:
+                return k.under(part, lambda: lower(k, region))
+
+            if _flat(region):
+                found.append(work())
+            else:
+                found.append(choose(k, k.any(part), types, work, lambda: [_dummy(k, type_) for type_ in types]))
+        return k.merge_all(cond, found[0], found[1], types)
 
     if k.mask != ALL or not isinstance(cond, Range):
         return masked()
@@ -297,8 +239,10 @@ def lower_tile_for(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
                     mask = k.meet(k.mask, inside)
                     # lane 0 takes part, unless an outer mask excludes it
                     some = True if isinstance(mask, Range) and mask.lo is None else k.any(mask)
-                    new = choose(k, some, types, lambda: k.under(mask, lambda: body(Affine(i, slope), old)), lambda: old)
-                    return pack([k.merge(inside, *pair, element(t)) for *pair, t in zip(new, old, types, strict=True)])
+                    new = choose(
+                        k, some, types, lambda: k.under(mask, lambda: body(Affine(i, slope), old)), lambda: old
+                    )
+                    return pack(k.merge_all(inside, new, old, types))
 
                 return k.loop(start, end, by, first, work)
 
@@ -307,7 +251,14 @@ def lower_tile_for(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
 
 
 def _lane_loop(
-    k: Kernel, lo: Lane, hi: Lane, step: Lane, dtype: str, state: list[Rep], types: list[Type], body: Callable[[Rep, list[Rep]], list[Rep]]
+    k: Kernel,
+    lo: Lane,
+    hi: Lane,
+    step: Lane,
+    dtype: str,
+    state: list[Rep],
+    types: list[Type],
+    body: Callable[[Rep, list[Rep]], list[Rep]],
 ) -> list[Rep]:
     """Bounds of any kind: each lane counts on its own, under a mask until no lane is left."""
     end, by = k.vector(hi, dtype), k.vector(step, dtype)
@@ -323,14 +274,16 @@ def _lane_loop(
         index, mask, *old = values
         assert isinstance(index, Vec) and isinstance(mask, Vec)
         new = k.under(mask, lambda: body(index, old))
-        merged = [k.merge(mask, *pair, element(t)) for *pair, t in zip(new, old, types, strict=True)]
+        merged = k.merge_all(mask, new, old, types)
         following = k.b.op("arith.add", index.value, by)
         return [Vec(following), below(following, mask), *merged]
 
     return _until_none(k, [Vec(first_index), first_mask, *state], [*control, *types], 1, work)[2:]
 
 
-def _until_none(k: Kernel, state: list[Rep], types: list[Type], mask_at: int, work: Callable[[list[Rep]], list[Rep]]) -> list[Rep]:
+def _until_none(
+    k: Kernel, state: list[Rep], types: list[Type], mask_at: int, work: Callable[[list[Rep]], list[Rep]]
+) -> list[Rep]:
     """Repeats `work` while a lane of the carried mask takes part."""
 
     def emit(first: list[Value], unpack: Unpack, pack: Pack) -> Sequence[Value]:
@@ -366,7 +319,7 @@ def lower_tile_while(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
             return lower(k, region)
 
         new = k.under(mask, inside)
-        merged = [k.merge(mask, *pair, element(t)) for *pair, t in zip(new, old, types, strict=True)]
+        merged = k.merge_all(mask, new, old, types)
         return [going(mask, merged), *merged]
 
     state = [k.env[v] for v in inits]

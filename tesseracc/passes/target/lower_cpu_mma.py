@@ -22,7 +22,7 @@ from tesseracc.passes.target.lower_cpu_values import Affine, Int, Kernel, Rep, T
 
 
 def block_rows(k: Kernel) -> int:
-    """Rows of the micro-kernel: registers less two for b, one for a, one spare; a product needs one more without fma."""
+    """Rows of the micro-kernel: registers less two for b, one for a, one spare; two more for products without fma."""
     spare = 4 if k.arch.has("fma") else 6
     return max(1, (k.arch.vector_registers - spare) // PANEL_VECTORS)
 
@@ -92,7 +92,8 @@ def _micro(k: Kernel, a: Tile, b: Tile, acc: Tile, rows: int, i: Value, j: Value
     def body(kk: Value, sums: list[Value]) -> list[Value]:
         here = k.offset(right, k.mul(kk, step), dtype)
         vectors = [
-            k.b.op("target.load", k.offset(here, v * lanes, dtype), types=vec, align=size * lanes) for v in range(PANEL_VECTORS)
+            k.b.op("target.load", k.offset(here, v * lanes, dtype), types=vec, align=size * lanes)
+            for v in range(PANEL_VECTORS)
         ]
         column = k.offset(left, kk, dtype)
         found = []

@@ -81,7 +81,9 @@ class TileUses:
 
     def operand_of(self, value: Value) -> tuple[str, str] | None:
         """(`a` or `b`, element type of the accumulator) when all uses of a tile are that operand of `tile.mma`."""
-        found = {(segment, element(op["acc"].type)) for op, segment, _ in self.uses.get(value, []) if op.name == "tile.mma"}
+        found = {
+            (segment, element(op["acc"].type)) for op, segment, _ in self.uses.get(value, []) if op.name == "tile.mma"
+        }
         all_mma = all(op.name == "tile.mma" for op, _, _ in self.uses.get(value, []))
         if len(found) != 1 or not all_mma:
             return None
@@ -106,7 +108,7 @@ def chunk_width(k: Kernel) -> int:
 
 
 def row_stride(k: Kernel, columns: int, dtype: str) -> int:
-    """Elements from row to row: whole chunks, and an odd number of cache lines, so that columns spread over the sets."""
+    """Elements from row to row: whole chunks, and an odd number of cache lines, to spread a column over the sets."""
     width = chunk_width(k)
     padded = -(-columns // width) * width
     line = k.arch.cache_line // size_of(dtype)
@@ -201,7 +203,7 @@ def put_tile(k: Kernel, tile: Tile, place: Place, rep: Rep, dtype: str) -> None:
 
 
 def walk(k: Kernel, shape: Sequence[int], extents: Sequence[Rep], width: int, visit: Callable[[Place], None]) -> None:
-    """Visits every chunk of `width` columns below the extents: whole chunks without a mask, then the rest of the row."""
+    """Visits every chunk of `width` columns below the extents: whole ones without a mask, then the rest of the row."""
     limits: list[Int] = []
     for rep, size in zip(extents, shape, strict=True):
         assert isinstance(rep, Affine)
@@ -224,7 +226,9 @@ def walk(k: Kernel, shape: Sequence[int], extents: Sequence[Rep], width: int, vi
             visit((leading, j))
             return []
 
-        whole: Int = last - last % width if isinstance(last, int) else k.sub(last, k.b.op("arith.mod", last, k.value(width)))
+        whole: Int = (
+            last - last % width if isinstance(last, int) else k.sub(last, k.b.op("arith.mod", last, k.value(width)))
+        )
         if not (isinstance(whole, int) and whole == 0) and shape[-1] >= width:
             k.loop(0, whole, width, (), chunk)
         if isinstance(whole, int) and whole == last:
@@ -243,7 +247,13 @@ def walk(k: Kernel, shape: Sequence[int], extents: Sequence[Rep], width: int, vi
 
 
 def write_tile(
-    k: Kernel, tile: Tile, extents: Sequence[Rep], value: Callable[[Place], Rep], *, bounded: bool, dtype: str | None = None
+    k: Kernel,
+    tile: Tile,
+    extents: Sequence[Rep],
+    value: Callable[[Place], Rep],
+    *,
+    bounded: bool,
+    dtype: str | None = None,
 ) -> None:
     if not bounded:
         fill_zero(k, tile)
@@ -296,9 +306,12 @@ def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -
         dtype = side[1] if side else element(result.type)
         bounded = uses.bounds_of(result) == op.group("extents")
         # an operand that nobody else uses is overwritten: chunk by chunk, read before it is written
-        reused = next(
-            (s for v, s in zip(op.group("tiles"), sources, strict=True) if s.dtype == dtype and s not in targets and not side and bounded
-             and uses.last_in_place(v, op)), None)  # fmt: skip
+        reusable = [
+            source
+            for value, source in zip(op.group("tiles"), sources, strict=True)
+            if source.dtype == dtype and source not in targets and uses.last_in_place(value, op)
+        ]
+        reused = reusable[0] if reusable and bounded and side is None else None
         tile = reused or new_tile(k, shape, dtype, panels=side is not None and side[0] == "b")
         if not bounded:
             fill_zero(k, tile)

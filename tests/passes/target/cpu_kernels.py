@@ -75,6 +75,7 @@ tile.kernel @mm(%a: buf<{dtype}[M, K], global>, %b: buf<{dtype}[K, N], global>, 
 }}
 """
 
+
 #: per row: (x - max) / sum(x - max + 1), rows over groups, columns over lanes
 ROWS = """
 tile.kernel @rows(%x: buf<f32[N, D], global>, %y: buf<f32[N, D], global>) {group = 64, grid = [<N>],

@@ -52,8 +52,10 @@ def test_saxpy(level: str, n: int) -> None:
     x, y = rng.standard_normal((2, n)).astype(np.float32)
     a = np.float32(rng.standard_normal())
     expected = np.float64(a) * x + y
-    code = Native(cpu_kernels.SAXPY, level, passes="tile-to-cpu,expand-fma") if level == "x86-64-v2" else native(
-        cpu_kernels.SAXPY, level
+    code = (
+        Native(cpu_kernels.SAXPY, level, passes="tile-to-cpu,expand-fma")
+        if level == "x86-64-v2"
+        else native(cpu_kernels.SAXPY, level)
     )
     args = [x, y.copy(), a]
     check(code, "saxpy", args, {"N": n}, [1], n)
@@ -195,7 +197,9 @@ def test_carried_affine_index_stays_scalar() -> None:
 
 
 @pytest.mark.parametrize("level", ["aarch64", "x86-64-v2", "x86-64-v4"])
-@pytest.mark.parametrize("name", ["SAXPY", "ROWS", "BRANCHES", "COLLATZ", "TREE", "GRID", "VARYING", "LOCAL", "CARRIED"])
+@pytest.mark.parametrize(
+    "name", ["SAXPY", "ROWS", "BRANCHES", "COLLATZ", "TREE", "GRID", "VARYING", "LOCAL", "CARRIED"]
+)
 def test_code_for_every_level(level: str, name: str) -> None:
     """Machines that are not at hand: the lowering verifies and prints."""
     from tesseracc.codegen.llvm import llvm_text

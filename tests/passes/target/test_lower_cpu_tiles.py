@@ -15,7 +15,17 @@ from tests.passes.target.native import Native, levels
 LEVELS = pytest.mark.parametrize("level", levels())
 #: a small tile, so that several tiles, several steps of k and every kind of remainder occur
 TILE = (30, 64, 48)
-SHAPES = [(1, 1, 1), (30, 64, 48), (31, 65, 49), (5, 10, 64), (67, 130, 97), (29, 63, 47), (3, 0, 4), (0, 5, 2), (4, 7, 0)]
+SHAPES = [
+    (1, 1, 1),
+    (30, 64, 48),
+    (31, 65, 49),
+    (5, 10, 64),
+    (67, 130, 97),
+    (29, 63, 47),
+    (3, 0, 4),
+    (0, 5, 2),
+    (4, 7, 0),
+]
 
 
 @cache
