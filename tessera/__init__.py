@@ -31,7 +31,7 @@ from tessera.derivatives import jvp as jvp
 from tessera.derivatives import value_and_grad as value_and_grad
 from tessera.derivatives import vjp as vjp
 from tessera.dtypes import *  # noqa: F403
-from tessera.dtypes import bool_ as bool
+from tessera.dtypes import bool_ as bool  # noqa: F401
 from tessera.errors import SourceError as SourceError
 from tessera.errors import Span as Span
 from tessera.errors import TesseraError as TesseraError

@@ -73,7 +73,7 @@ def _to_int(array: Array, to: DType) -> Array:
 
 
 def exactly(function: Any, *arrays: Array) -> Array:
-    """`function` evaluated in f64 for f32 operands and rounded back, so that the result depends on no machine's SIMD."""
+    """`function` evaluated in f64 for f32 operands and rounded back, so that no machine's SIMD decides."""
     with np.errstate(all="ignore"):
         if arrays[0].dtype == f32.numpy:
             return np.asarray(function(*(a.astype(f64.numpy) for a in arrays))).astype(f32.numpy)

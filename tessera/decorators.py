@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class _Entry:
     """What functions and kernels have in common: the Python function, its place, its signature."""
 
     def __init__(self, python: Callable[..., Any], compiled: bool = False) -> None:
-        functools.update_wrapper(self, python)
+        functools.update_wrapper(cast(Any, self), python)
         self.python = python
         self.name: str = python.__name__
         self.compiled = compiled
@@ -147,12 +147,12 @@ class Function(_Entry):
                     env = check_spec(f"`{self.name}`", name, spec, value.type, env)
                 bound.arguments[name] = value
         except SourceError as err:
-            raise _placed(err)
+            raise _placed(err) from err.__cause__
         result = self.python(*bound.args, **bound.kwargs)
         try:
             self._check_result(result, env)
         except SourceError as err:
-            raise _placed(err)
+            raise _placed(err) from err.__cause__
         return result
 
     def _tensor(self, name: str, spec: TensorSpec, value: Any) -> Tensor:
@@ -168,7 +168,8 @@ class Function(_Entry):
         if spec is None:
             return
         if not isinstance(result, Tensor):
-            raise SourceError("E317", f"`{self.name}` is declared to return {spec}, but returns {type(result).__name__}")
+            given = type(result).__name__
+            raise SourceError("E317", f"`{self.name}` is declared to return {spec}, but returns {given}")
         try:
             check_spec(f"`{self.name}`", "result", spec, result.type, env)
         except SourceError as err:
@@ -179,7 +180,7 @@ marks_entry(Function.invoke.__code__)
 
 
 class Kernel(_Entry):
-    """A program for the lanes of a group, in the kernel language. `group` lanes form a group; `grid` fixes the groups."""
+    """A program for the lanes of a group, in the kernel language. `group` lanes form a group; `grid` counts groups."""
 
     def __init__(self, python: Callable[..., Any], compiled: bool = False, *, group: int = 128, grid: Any = None,
                  space: Mapping[str, Sequence[Any]] | None = None) -> None:
@@ -214,7 +215,7 @@ class Kernel(_Entry):
         try:
             return self._launch(run, self._bind(args, kwargs))
         except SourceError as err:
-            raise _placed(err)
+            raise _placed(err) from err.__cause__
 
     def _evaluate(self, *args: Any) -> Any:
         from tessera.kernel import evaluate

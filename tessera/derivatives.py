@@ -252,7 +252,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] | 
 
 def _zeros_for_none(argument: Any, gradient: Any, zeros_like: Callable[[Tensor], Tensor]) -> Any:
     """The gradient with zeros for the float leaves that do not matter."""
-    leaves, tree = flatten(argument)
+    tree = flatten(argument)[1]
     if tree.kind == "leaf":
         return zeros_like(as_tensor(argument)) if gradient is None and _is_float(argument) else gradient
     parts = argument.items() if isinstance(argument, dict) else enumerate(argument)
@@ -263,9 +263,9 @@ def _zeros_for_none(argument: Any, gradient: Any, zeros_like: Callable[[Tensor],
 def grad(function: Callable[..., Any], argnums: int | Sequence[int] | None = None) -> Callable[..., Any]:
     """The gradient of a function with a scalar result.
 
-    Without `argnums` by every float argument that does not hold data: arguments called x*, y*, target*, label*, batch or
-    input* are left out (unless nothing else is a float). One such argument gives a bare gradient, several a tuple in the
-    order of the arguments. An int in `argnums` gives a bare gradient, a sequence a tuple.
+    Without `argnums` by every float argument that does not hold data: arguments called x*, y*, target*, label*, batch
+    or input* are left out (unless nothing else is a float). One such argument gives a bare gradient, several a tuple
+    in the order of the arguments. An int in `argnums` gives a bare gradient, a sequence a tuple.
     """
     both = value_and_grad(function, argnums)
 

@@ -18,9 +18,9 @@ from tessera.numerics import Policy, bad_text, combine, parse_policy
 from tessera_runtime.core import dtypes as core
 
 __all__ = [
-    "DTYPES", "DType", "as_dtype", "bf16", "bfloat16", "bool_", "dtype", "f16", "f32", "f64", "float16", "float32", "float64",
-    "fp16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2", "i16", "i32", "i64", "i8", "int16", "int32", "int64", "int8",
-    "parse_dtype", "promote", "u16", "u32", "u64", "u8", "uint16", "uint32", "uint64", "uint8",
+    "DTYPES", "DType", "as_dtype", "bf16", "bfloat16", "bool_", "dtype", "f16", "f32", "f64", "float16", "float32",
+    "float64", "fp16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2", "i16", "i32", "i64", "i8", "int16", "int32", "int64",
+    "int8", "parse_dtype", "promote", "u16", "u32", "u64", "u8", "uint16", "uint32", "uint64", "uint8",
 ]
 
 _KINDS = {"f": "float", "b": "float", "i": "int", "u": "uint"}
@@ -88,7 +88,7 @@ class DType:
 
     @property
     def accum(self) -> DType:
-        """The type in which sums are accumulated: the policy's, else f64 for f64, f32 for floats, i32 / i64 for ints."""
+        """Sums are accumulated in it: the policy's, else f64 for f64, f32 for floats, i32 / i64 for ints."""
         for policy in self.policies:
             if policy.kind == "accum":
                 return DType(policy.dtype)  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 from tessera.shapes import Dim
 
@@ -30,7 +30,7 @@ BINARY = ("add", "sub", "mul", "div", "floordiv", "mod", "max", "min", "pow", "a
 COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
 REDUCE = ("add", "mul", "max", "min", "and", "or")
 
-Number = Union[int, float, bool]
+Number = int | float | bool
 
 
 class Element:
@@ -134,8 +134,8 @@ class Read(Protocol):
     """Reads one input of the operator."""
 
     def __call__(self, *indices: Index, where: Element | None = None) -> Element:
-        """The element at `indices` (one per axis), in the input's own dtype. Where `where` (a bool element) is false the
-        value is 0 and memory is not touched, so the indices may then be out of range."""
+        """The element at `indices` (one per axis), in the input's own dtype. Where `where` (a bool element) is false
+        the value is 0 and memory is not touched, so the indices may then be out of range."""
 
 
 class Elements(ABC):
@@ -182,8 +182,8 @@ class Elements(ABC):
 
     @abstractmethod
     def argreduce(self, kind: str, size: Dim, body: Callable[[Index], Element]) -> Index:
-        """The i64 index of the first largest ("argmax") or smallest ("argmin") term; a NaN wins over every number; 0 when
-        there is no term."""
+        """The i64 index of the first largest ("argmax") or smallest ("argmin") term; a NaN wins over every number; 0
+        when there is no term."""
 
     # In terms of them ---------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from types import CodeType, FrameType
 
 from tessera_runtime.core.errors import TesseraError
 
-__all__ = ["Call", "SourceError", "Span", "TesseraError", "did_you_mean", "render", "user_calls", "user_span"]
+__all__ = ["Call", "SourceError", "SourceErrors", "Span", "TesseraError", "did_you_mean", "each_error", "render", "user_calls", "user_span"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -78,6 +78,20 @@ class SourceError(TesseraError):
     def __str__(self) -> str:
         place = f" ({os.path.basename(self.span.file)}:{self.span.line})" if self.span else ""
         return f"{self.code}: {self.message}{place}" + (f"; {self.help}" if self.help else "")
+
+
+class SourceErrors(SourceError):
+    """Several errors found in one run. It stands for the first one; `errors` has them all, in order."""
+
+    def __init__(self, errors: list[SourceError]) -> None:
+        first = errors[0]
+        super().__init__(first.code, first.message, help=first.help, span=first.span, calls=first.calls)
+        self.errors = tuple(errors)
+
+
+def each_error(error: TesseraError) -> tuple[TesseraError, ...]:
+    """The errors that an exception stands for."""
+    return error.errors if isinstance(error, SourceErrors) else (error,)
 
 
 def render(error: TesseraError, *, source: str | None = None, label: str = "error") -> str:

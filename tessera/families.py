@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
 from tessera.operator import Case, Cotangents, Operator, Types
 from tessera.shapes import Dim, known_equal
-from tessera.tensor import Tensor
+from tessera.tensor import Tensor, operators
 from tessera.types import TensorType
 
 __all__ = ["Composed", "Partial", "Pointwise", "Reduction", "View", "broadcast_dims", "check_axes", "floating",
@@ -28,14 +28,8 @@ __all__ = ["Composed", "Partial", "Pointwise", "Reduction", "View", "broadcast_d
 
 T = TensorType.parse
 
-Partial = Union[Tensor, float, None]
+Partial = Tensor | float | None
 """A partial derivative: a tensor, a Python number, or None for zero."""
-
-
-def _ops() -> Any:
-    from tessera import ops
-
-    return ops
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------
@@ -83,7 +77,8 @@ def check_kind(name: str, accepts: str, *types: TensorType) -> None:
     for t in types:
         if t.dtype.kind not in accepts.split():
             kinds = ", ".join(accepts.split())
-            raise SourceError("E303", f"{name} does not take {t.dtype.base}", help=f"it takes {kinds}; convert with ts.cast")
+            raise SourceError("E303", f"{name} does not take {t.dtype.base}",
+                              help=f"it takes {kinds}; convert with ts.cast")
 
 
 def check_arity(name: str, types: Sequence[TensorType], *counts: int) -> None:
@@ -95,14 +90,13 @@ def check_arity(name: str, types: Sequence[TensorType], *counts: int) -> None:
 
 def unbroadcast(ct: Tensor, to: TensorType) -> Tensor:
     """The adjoint of broadcasting `to` to the shape of `ct`: sums over the axes that were repeated."""
-    ops = _ops()
     extra = ct.ndim - to.rank
     axes = [*range(extra), *(extra + i for i, d in enumerate(to.dims) if d == 1 and ct.shape[extra + i] != 1)]
     if axes:
-        ct = ops.sum(ct, tuple(axes), keepdims=True)
+        ct = operators.sum(ct, tuple(axes), keepdims=True)
     if extra:
-        ct = ops.squeeze(ct, tuple(range(extra)))
-    result: Tensor = ops.cast(ct, to.dtype)
+        ct = operators.squeeze(ct, tuple(range(extra)))
+    result: Tensor = operators.cast(ct, to.dtype)
     return result
 
 
@@ -186,7 +180,7 @@ class Pointwise(Operator):
                 total = term if total is None else total + term
         if total is None:
             return None
-        result: Tensor = _ops().cast(_ops().broadcast_to(total, *outs[0].shape), outs[0].dtype)
+        result: Tensor = operators.cast(operators.broadcast_to(total, *outs[0].shape), outs[0].dtype)
         return result
 
     @classmethod
@@ -265,7 +259,7 @@ class Reduction(Operator):
 
     def kept(self, out: Tensor) -> Tensor:
         """`out` with the reduced axes present as 1, so that it broadcasts against the input."""
-        result: Tensor = out if self.keepdims else _ops().expand_dims(out, self.axes) if self.axes else out
+        result: Tensor = out if self.keepdims else operators.expand_dims(out, self.axes) if self.axes else out
         return result
 
     @classmethod

@@ -17,7 +17,7 @@ __all__ = ["load_file"]
 
 
 def load_file(path: str | os.PathLike[str]) -> Any:
-    """See `tessera.tensor.load`. A relative path starts at the folder of the calling file, or else at the working one."""
+    """See `tessera.tensor.load`. A relative path starts at the calling file's folder, else at the working one."""
     file = Path(path)
     caller = user_span()
     if not file.is_absolute() and caller is not None and (Path(caller.file).parent / file).exists():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from tessera.errors import SourceError, did_you_mean
 
@@ -52,7 +52,7 @@ class StochasticRound:
         return "@stochastic_round"
 
 
-Policy = Union[Accum, LossScale, StochasticRound]
+Policy = Accum | LossScale | StochasticRound
 
 stochastic_round = StochasticRound()
 

@@ -61,7 +61,7 @@ class Operator:
     nondiff: ClassVar[tuple[int, ...]] = ()
 
     def infer(self, *ins: TensorType) -> Types:
-        """The type of the result, or of each result. Raises SourceError E3xx that names operator, expected and found."""
+        """The type of the result, or of each result. Raises SourceError E3xx: operator, expected, found."""
         raise self.missing("infer")
 
     def ref(self, *ins: Array) -> Any:

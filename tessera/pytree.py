@@ -30,7 +30,7 @@ _LEAF, _NONE = Tree("leaf"), Tree("none")
 
 
 def flatten(value: Any) -> tuple[list[Any], Tree]:
-    """The leaves in order (dicts by sorted key), and the structure. Everything but tuple, list, dict, None is a leaf."""
+    """The leaves in order (dicts by sorted key), and the structure. All but tuple, list, dict, None are leaves."""
     named, tree = flatten_with_names(value)
     return [leaf for _, leaf in named], tree
 
@@ -41,11 +41,12 @@ def flatten_with_names(value: Any, prefix: str = "") -> tuple[list[tuple[str, An
         return [], _NONE
     if isinstance(value, (tuple, list)):
         parts = [flatten_with_names(v, _join(prefix, i)) for i, v in enumerate(value)]
-        kind, keys = ("tuple" if isinstance(value, tuple) else "list"), ()
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        keys: tuple[str, ...] = ()
     elif isinstance(value, dict):
         if not all(isinstance(k, str) for k in value):
             raise TypeError("dict keys of a value passed to or from a function must be strings")
-        keys = tuple(sorted(value))  # type: ignore[assignment]
+        keys = tuple(sorted(value))
         parts = [flatten_with_names(value[k], _join(prefix, k)) for k in keys]
         kind = "dict"
     else:

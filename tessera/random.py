@@ -26,7 +26,7 @@ def seed(value: int) -> None:
 
 
 def _stream(given: int | None) -> int:
-    """The 64-bit Philox key of a draw. A given seed is the key; numbered draws have the top bit set, so never meet one."""
+    """The 64-bit Philox key of a draw. A given seed is the key; numbered draws have the top bit set."""
     if given is not None:
         return int(given) & 0xFFFFFFFFFFFFFFFF
     _STATE["draw"] += 1

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from tessera.errors import SourceError, dim_is_symbolic
 
@@ -58,7 +58,7 @@ class _Opaque:
             self.key = f"{op}({', '.join(str(a) for a in args)})"
 
 
-_Atom = Union[_Symbol, _Opaque]
+_Atom = _Symbol | _Opaque
 # A monomial is a sorted tuple of (atom key, power); the atoms themselves are looked up by key in `Expr.atoms`.
 _Mono = tuple[tuple[str, int], ...]
 
@@ -422,10 +422,8 @@ def _render(terms: Sequence[tuple[_Mono, int]]) -> str:
         else:
             out += f" - {text}" if coeff < 0 else f" + {text}"
     # One opaque atom alone reads better without its brackets: "N//2", not "(N//2)".
-    if len(terms) == 1 and terms[0][1] == 1 and len(terms[0][0]) == 1 and terms[0][0][0][1] == 1:
-        if out.startswith("(") and out.endswith(")"):
-            out = out[1:-1]
-    return out
+    alone = len(terms) == 1 and terms[0][1] == 1 and len(terms[0][0]) == 1 and terms[0][0][0][1] == 1
+    return out[1:-1] if alone and out.startswith("(") else out
 
 
 def _operand(value: Dim) -> str:

@@ -7,7 +7,7 @@ Tensors are immutable values.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -21,17 +21,24 @@ from tessera.types import TensorType, tensor_spec
 if TYPE_CHECKING:
     from tessera.interpreters import Interpreter
 
-__all__ = ["EagerTensor", "Tensor", "TensorLike", "array", "as_tensor", "load", "operands", "tensor"]
+__all__ = ["EagerTensor", "Tensor", "TensorLike", "array", "as_tensor", "load", "operands", "operators",
+           "tensor"]
 
-Scalar = Union[int, float, bool, Expr]
+Scalar = int | float | bool | Expr
 TensorLike = Union["Tensor", int, float, bool, Expr, "np.ndarray[Any, Any]", Sequence[Any]]
 
 
-def _ops() -> Any:
-    # The operators are built on this module; they are looked up when used.
-    from tessera import ops
+class _Operators:
+    """The functions of tessera.ops, looked up when used: they are built on this module."""
 
-    return ops
+    def __getattr__(self, name: str) -> Callable[..., Tensor]:
+        from tessera import ops
+
+        function: Callable[..., Tensor] = getattr(ops, name)
+        return function
+
+
+operators = _Operators()
 
 
 class Tensor:
@@ -102,7 +109,7 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         data = self.numpy()
-        return data if dtype is None else data.astype(dtype)
+        return data if dtype is None else np.asarray(data, dtype)
 
     def __bool__(self) -> bool:
         return bool(self.item())
@@ -130,106 +137,106 @@ class Tensor:
     # Operators ----------------------------------------------------------------------------------------------------
 
     def __add__(self, other: TensorLike) -> Tensor:
-        return _ops().add(self, other)
+        return operators.add(self, other)
 
     def __radd__(self, other: TensorLike) -> Tensor:
-        return _ops().add(other, self)
+        return operators.add(other, self)
 
     def __sub__(self, other: TensorLike) -> Tensor:
-        return _ops().sub(self, other)
+        return operators.sub(self, other)
 
     def __rsub__(self, other: TensorLike) -> Tensor:
-        return _ops().sub(other, self)
+        return operators.sub(other, self)
 
     def __mul__(self, other: TensorLike) -> Tensor:
-        return _ops().mul(self, other)
+        return operators.mul(self, other)
 
     def __rmul__(self, other: TensorLike) -> Tensor:
-        return _ops().mul(other, self)
+        return operators.mul(other, self)
 
     def __truediv__(self, other: TensorLike) -> Tensor:
-        return _ops().div(self, other)
+        return operators.div(self, other)
 
     def __rtruediv__(self, other: TensorLike) -> Tensor:
-        return _ops().div(other, self)
+        return operators.div(other, self)
 
     def __floordiv__(self, other: TensorLike) -> Tensor:
-        return _ops().floordiv(self, other)
+        return operators.floordiv(self, other)
 
     def __rfloordiv__(self, other: TensorLike) -> Tensor:
-        return _ops().floordiv(other, self)
+        return operators.floordiv(other, self)
 
     def __mod__(self, other: TensorLike) -> Tensor:
-        return _ops().mod(self, other)
+        return operators.mod(self, other)
 
     def __rmod__(self, other: TensorLike) -> Tensor:
-        return _ops().mod(other, self)
+        return operators.mod(other, self)
 
     def __pow__(self, other: TensorLike) -> Tensor:
-        return _ops().pow(self, other)
+        return operators.pow(self, other)
 
     def __rpow__(self, other: TensorLike) -> Tensor:
-        return _ops().pow(other, self)
+        return operators.pow(other, self)
 
     def __matmul__(self, other: TensorLike) -> Tensor:
-        return _ops().matmul(self, other)
+        return operators.matmul(self, other)
 
     def __rmatmul__(self, other: TensorLike) -> Tensor:
-        return _ops().matmul(other, self)
+        return operators.matmul(other, self)
 
     def __and__(self, other: TensorLike) -> Tensor:
-        return _ops().bitwise_and(self, other)
+        return operators.bitwise_and(self, other)
 
     __rand__ = __and__
 
     def __or__(self, other: TensorLike) -> Tensor:
-        return _ops().bitwise_or(self, other)
+        return operators.bitwise_or(self, other)
 
     __ror__ = __or__
 
     def __xor__(self, other: TensorLike) -> Tensor:
-        return _ops().bitwise_xor(self, other)
+        return operators.bitwise_xor(self, other)
 
     __rxor__ = __xor__
 
     def __lshift__(self, other: TensorLike) -> Tensor:
-        return _ops().shift_left(self, other)
+        return operators.shift_left(self, other)
 
     def __rshift__(self, other: TensorLike) -> Tensor:
-        return _ops().shift_right(self, other)
+        return operators.shift_right(self, other)
 
     def __neg__(self) -> Tensor:
-        return _ops().neg(self)
+        return operators.neg(self)
 
     def __pos__(self) -> Tensor:
         return self
 
     def __abs__(self) -> Tensor:
-        return _ops().abs(self)
+        return operators.abs(self)
 
     def __invert__(self) -> Tensor:
-        return _ops().logical_not(self)
+        return operators.logical_not(self)
 
     def __lt__(self, other: TensorLike) -> Tensor:
-        return _ops().less(self, other)
+        return operators.less(self, other)
 
     def __le__(self, other: TensorLike) -> Tensor:
-        return _ops().less_equal(self, other)
+        return operators.less_equal(self, other)
 
     def __gt__(self, other: TensorLike) -> Tensor:
-        return _ops().greater(self, other)
+        return operators.greater(self, other)
 
     def __ge__(self, other: TensorLike) -> Tensor:
-        return _ops().greater_equal(self, other)
+        return operators.greater_equal(self, other)
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return _ops().equal(self, other)
+        return operators.equal(self, other)
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return _ops().not_equal(self, other)
+        return operators.not_equal(self, other)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return _ops().getitem(self, index)
+        return operators.getitem(self, index)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise SourceError("E312", "a tensor is a value: its elements cannot be assigned",
@@ -240,101 +247,103 @@ class Tensor:
     @property
     def T(self) -> Tensor:
         """All axes reversed."""
-        return _ops().transpose(self)
+        return operators.transpose(self)
 
     @property
     def mT(self) -> Tensor:
         """The last two axes swapped."""
-        return _ops().transpose(self, -2, -1)
+        return operators.transpose(self, -2, -1)
 
     def reshape(self, *shape: Any) -> Tensor:
-        return _ops().reshape(self, *shape)
+        return operators.reshape(self, *shape)
 
     def transpose(self, *axes: Any) -> Tensor:
-        return _ops().transpose(self, *axes)
+        return operators.transpose(self, *axes)
 
     def permute(self, *axes: Any) -> Tensor:
-        return _ops().permute(self, *axes)
+        return operators.permute(self, *axes)
 
     def flatten(self) -> Tensor:
-        return _ops().reshape(self, -1)
+        return operators.reshape(self, -1)
 
     def squeeze(self, axis: Any = None) -> Tensor:
-        return _ops().squeeze(self, axis)
+        return operators.squeeze(self, axis)
 
     def expand_dims(self, axis: Any) -> Tensor:
-        return _ops().expand_dims(self, axis)
+        return operators.expand_dims(self, axis)
 
     unsqueeze = expand_dims
 
     def broadcast_to(self, *shape: Any) -> Tensor:
-        return _ops().broadcast_to(self, *shape)
+        return operators.broadcast_to(self, *shape)
 
     def split(self, sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-        return _ops().split(self, sections, dim)
+        from tessera.ops.parts import split
+
+        return split(self, sections, dim)
 
     def take(self, indices: TensorLike, axis: int = 0) -> Tensor:
-        return _ops().take(self, indices, axis)
+        return operators.take(self, indices, axis)
 
     def astype(self, dtype: Any) -> Tensor:
-        return _ops().cast(self, dtype)
+        return operators.cast(self, dtype)
 
     cast = astype
     to = astype
 
     def sum(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
-        return _ops().sum(self, axis, keepdims, dim=dim)
+        return operators.sum(self, axis, keepdims, dim=dim)
 
     def prod(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
-        return _ops().prod(self, axis, keepdims, dim=dim)
+        return operators.prod(self, axis, keepdims, dim=dim)
 
     def mean(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
-        return _ops().mean(self, axis, keepdims, dim=dim)
+        return operators.mean(self, axis, keepdims, dim=dim)
 
     def max(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
-        return _ops().max(self, axis, keepdims, dim=dim)
+        return operators.max(self, axis, keepdims, dim=dim)
 
     def min(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
-        return _ops().min(self, axis, keepdims, dim=dim)
+        return operators.min(self, axis, keepdims, dim=dim)
 
     def any(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
-        return _ops().any(self, axis, keepdims, dim=dim)
+        return operators.any(self, axis, keepdims, dim=dim)
 
     def all(self, axis: Any = None, keepdims: bool = False, dim: Any = None) -> Tensor:
-        return _ops().all(self, axis, keepdims, dim=dim)
+        return operators.all(self, axis, keepdims, dim=dim)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False, dim: int | None = None) -> Tensor:
-        return _ops().argmax(self, axis, keepdims, dim=dim)
+        return operators.argmax(self, axis, keepdims, dim=dim)
 
     def argmin(self, axis: int | None = None, keepdims: bool = False, dim: int | None = None) -> Tensor:
-        return _ops().argmin(self, axis, keepdims, dim=dim)
+        return operators.argmin(self, axis, keepdims, dim=dim)
 
     def softmax(self, axis: int = -1) -> Tensor:
-        return _ops().softmax(self, axis)
+        return operators.softmax(self, axis)
 
     def exp(self) -> Tensor:
-        return _ops().exp(self)
+        return operators.exp(self)
 
     def log(self) -> Tensor:
-        return _ops().log(self)
+        return operators.log(self)
 
     def sqrt(self) -> Tensor:
-        return _ops().sqrt(self)
+        return operators.sqrt(self)
 
     def tanh(self) -> Tensor:
-        return _ops().tanh(self)
+        return operators.tanh(self)
 
     def sigmoid(self) -> Tensor:
-        return _ops().sigmoid(self)
+        return operators.sigmoid(self)
 
     def relu(self) -> Tensor:
-        return _ops().relu(self)
+        return operators.relu(self)
 
     def abs(self) -> Tensor:
-        return _ops().abs(self)
+        return operators.abs(self)
 
     def clip(self, low: TensorLike | None = None, high: TensorLike | None = None) -> Tensor:
-        return _ops().clip(self, low, high)
+        return operators.clip(self, low, high)
 
     def __repr__(self) -> str:
         return f"<{self.type}>"
@@ -356,7 +365,7 @@ class EagerTensor(Tensor):
         return self._type
 
     def numpy(self) -> Array:
-        return self._data.copy()
+        return np.array(self._data)
 
     def __repr__(self) -> str:
         text = np.array2string(widen(self._data), separator=", ", threshold=100, precision=6)
@@ -386,8 +395,9 @@ def tensor(data: Any, dtype: Any = None) -> Tensor:
     except Exception:
         raise SourceError("E311", f"{_short(data)} is not a tensor",
                           help="tensors hold numbers: use arrays, numbers or nested lists of numbers") from None
-    return EagerTensor(np.ascontiguousarray(value).reshape(value.shape) if dtype is None or as_dtype(dtype).base == source
-                       else convert(value, as_dtype(dtype)))
+    if dtype is not None and as_dtype(dtype).base != source:
+        return EagerTensor(convert(value, as_dtype(dtype)))
+    return EagerTensor(np.ascontiguousarray(value).reshape(value.shape))
 
 
 array = tensor
@@ -424,8 +434,7 @@ def _scalar(value: Scalar, beside: DType | None) -> Tensor:
     if dtype.is_int and isinstance(value, int) and not dtype.min_value <= value <= dtype.max_value:
         raise SourceError("E303", f"the number {value} does not fit {dtype}",
                           help="cast the tensor to a wider type first")
-    result: Tensor = _ops().full((), value, dtype)
-    return result
+    return operators.full((), value, dtype)
 
 
 def load(path: str | os.PathLike[str]) -> Any:

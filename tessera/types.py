@@ -1,7 +1,7 @@
 """Types of values and annotations of parameters.
 
 `TensorType` is the type of a value: `f32[B, 64]`, in the one spelling that IR, messages and command lines share.
-`TensorSpec` is what an annotation such as `ts.Tensor["B", "3*D", ts.bf16]` records: a pattern that a TensorType must fit.
+`TensorSpec` is what an annotation such as `ts.Tensor["B", "3*D", ts.bf16]` records: a pattern for a TensorType.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class TensorType:
         if not bracket:
             return cls((), parse_dtype(head))
         if not rest.endswith("]"):
-            raise SourceError("E306", f"bad tensor type {text!r}: ']' is missing", help="write for example 'f32[B, 64]'")
+            raise SourceError("E306", f"bad tensor type {text!r}: ']' is missing",
+                              help="write for example 'f32[B, 64]'")
         return cls(tuple(parse_dim(part) for part in _split(rest[:-1])), parse_dtype(head))
 
 
@@ -175,7 +176,9 @@ class Region:
 # Fitting a type to an annotation --------------------------------------------------------------------------------------
 
 
-def check_spec(function: str, name: str, spec: TensorSpec, actual: TensorType, env: Mapping[str, Dim]) -> dict[str, Dim]:
+def check_spec(
+    function: str, name: str, spec: TensorSpec, actual: TensorType, env: Mapping[str, Dim],
+) -> dict[str, Dim]:
     """`env` extended by the dims that `actual` binds; raises SourceError E307 in the user's names."""
     where = f"`{name}` of {function}"
     if spec.dims is not None and len(spec.dims) != actual.rank:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from tessera.errors import SourceError, Span
+from tessera.errors import SourceError, SourceErrors, Span
 from tessera.kernel.tree import Note
 
 __all__ = ["Already", "KernelErrors", "Report", "fail"]
 
 
-class KernelErrors(SourceError):
-    """All errors of a kernel. It stands for the first one; `errors` has them in source order."""
-
-    def __init__(self, errors: list[SourceError]) -> None:
-        first = errors[0]
-        super().__init__(first.code, first.message, help=first.help, span=first.span, calls=first.calls)
-        self.errors = tuple(errors)
+class KernelErrors(SourceErrors):
+    """All errors of a kernel, in source order."""
 
 
 class Already(Exception):

@@ -105,7 +105,7 @@ class _Bits(Pointwise):
     arity = 2
     accepts = "int uint bool"
     differentiable = False
-    tested = ("bool", "i32", "u8", "i64")
+    tested: ClassVar[tuple[str, ...]] = ("bool", "i32", "u8", "i64")
     function: ClassVar[Any]
 
     def body(self, e: Elements, *x: Element) -> Element:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +27,18 @@ __all__ = ["arange", "eye", "full", "full_like", "iota", "one_hot", "ones", "one
 
 def as_dims(name: str, values: tuple[Any, ...]) -> tuple[Dim, ...]:
     """Sizes given one by one or as one sequence; E305 for what is not a size."""
+    sizes: Sequence[Any] = values
     if len(values) == 1 and isinstance(values[0], (tuple, list)):
-        values = tuple(values[0])
+        sizes = values[0]
     out: list[Dim] = []
-    for value in values:
+    for value in sizes:
         if isinstance(value, Expr):
             out.append(value)
         elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
             out.append(int(value))
         else:
-            raise SourceError("E305", f"{name}: {value!r} is not a size", help="sizes are ints or sizes taken from a shape")
+            raise SourceError("E305", f"{name}: {value!r} is not a size",
+                              help="sizes are ints or sizes taken from a shape")
     return tuple(out)
 
 
@@ -68,9 +70,9 @@ class Full(Operator):
         return TensorType(_checked(self.name, self.shape), as_dtype(self.dtype).base)
 
     def ref(self, *ins: Array) -> Array:
-        # int() and the dtype's own conversion keep 64-bit ints exact; numbers beyond the type wrap or saturate as casts do.
+        # Numbers beyond the type wrap or saturate as casts do.
         value = np.asarray(self.value)
-        return np.broadcast_to(convert(value, as_dtype(self.dtype)), self.shape).copy()  # type: ignore[arg-type]
+        return np.array(np.broadcast_to(convert(value, as_dtype(self.dtype)), self.shape))  # type: ignore[arg-type]
 
     def element(
         self, e: Elements, ins: tuple[TensorType, ...], idx: tuple[Index, ...], *reads: Read, out: int = 0,
@@ -160,7 +162,7 @@ def full(shape: Any, value: Any, dtype: Any = None) -> Tensor:
         return broadcast_to(value if dtype is None else cast(value, dtype), *as_dims("full", (shape,)))
     target: DType = as_dtype(dtype) if dtype is not None else (
         bool_ if isinstance(value, bool) else f32 if isinstance(value, float) else i64)
-    dims = as_dims("full", shape if isinstance(shape, (tuple, list)) else (shape,)) if shape != () else ()
+    dims = as_dims("full", (shape,))
     return apply(Full(dims, value.item() if isinstance(value, np.generic) else value, target.base.name))
 
 
@@ -177,7 +179,8 @@ def ones(*shape: Any, dtype: Any = f32) -> Tensor:
 def _constant(shape: tuple[Any, ...], value: int, dtype: Any) -> Tensor:
     # ts.zeros((4, 4), ts.f32): the element type may follow the shape.
     if len(shape) == 2 and isinstance(shape[0], (tuple, list)):
-        shape, dtype = (shape[0],), shape[1]
+        dtype = shape[1]
+        shape = shape[:1]
     target = as_dtype(dtype).base
     number = bool(value) if target == bool_ else float(value) if target.is_float else value
     return apply(Full(as_dims("full", shape), number, target.name))

@@ -145,7 +145,7 @@ class FloorDiv(Pointwise):
 @register
 @dataclass(frozen=True)
 class Mod(Pointwise):
-    """x % y with the sign of y. Ints give 0 for y = 0; floats give x - floor(x / y) * y, corrected by y to that sign."""
+    """x % y with the sign of y. Ints give 0 for y = 0; floats give x - floor(x / y) * y, corrected to that sign."""
 
     name = "mod"
     arity = 2
@@ -167,7 +167,7 @@ class Mod(Pointwise):
         if a.dtype.kind != "f":
             return np.where(b == 0, 0, np.mod(a, b)).astype(a.dtype)
         r = a - np.floor(a / b) * b
-        return np.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
+        return np.asarray(np.where((r != 0) & ((r < 0) != (b < 0)), r + b, r))
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
         return 1.0, -floordiv(primals[0], primals[1])

@@ -198,7 +198,7 @@ class Rsqrt(_Function):
     domain = ((0.1, 5.0),)
 
     @staticmethod
-    def function(x: Array) -> Array:  # type: ignore[override]
+    def function(x: Array) -> Array:
         return np.asarray(1.0 / np.sqrt(x))
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
@@ -291,7 +291,7 @@ class Sigmoid(_Function):
         return 1.0 / (e.exp(-x[0]) + 1.0)
 
     @staticmethod
-    def function(x: Array) -> Array:  # type: ignore[override]
+    def function(x: Array) -> Array:
         return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
@@ -309,7 +309,7 @@ class Silu(_Function):
         return x[0] / (e.exp(-x[0]) + 1.0)
 
     @staticmethod
-    def function(x: Array) -> Array:  # type: ignore[override]
+    def function(x: Array) -> Array:
         return np.asarray(x / (1.0 + np.exp(-x)))
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
@@ -329,7 +329,7 @@ class Softplus(_Function):
         return e.max(x[0], e.const(0.0, x[0].dtype)) + e.log1p(e.exp(-e.abs(x[0])))
 
     @staticmethod
-    def function(x: Array) -> Array:  # type: ignore[override]
+    def function(x: Array) -> Array:
         return np.asarray(np.logaddexp(x, 0.0))
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:

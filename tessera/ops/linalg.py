@@ -120,7 +120,8 @@ def matmul(x: TensorLike, y: TensorLike, dtype: Any = None) -> Tensor:
     a, b = operands(x, y)
     for name, t in (("left", a), ("right", b)):
         if t.ndim == 0:
-            raise SourceError("E304", f"matmul needs axes, but its {name} operand is the scalar {t.type}", help="use `*`")
+            raise SourceError("E304", f"matmul needs axes, but its {name} operand is the scalar {t.type}",
+                              help="use `*`")
     op = Matmul("" if dtype is None else as_dtype(dtype).base.name)
     result: Tensor = apply(op, a.expand_dims(0) if a.ndim == 1 else a, b.expand_dims(1) if b.ndim == 1 else b)
     if b.ndim == 1:

@@ -235,7 +235,7 @@ def loss_type(*dtypes: DType) -> DType:
 @register
 @dataclass(frozen=True)
 class CrossEntropy(Composed):
-    """The mean over all positions of logsumexp(logits) - logits[target]; classes are the last axis. Given in f32 or f64.
+    """The mean over all positions of logsumexp(logits) - logits[target]; classes are the last axis. In f32 or f64.
 
     A target outside the classes contributes its logsumexp alone.
     """
@@ -350,7 +350,9 @@ def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False, *, dim: 
     return apply(LogSumExp(axes_of("logsumexp", value, axis, dim), keepdims), value)
 
 
-def layer_norm(x: TensorLike, weight: TensorLike | None = None, bias: TensorLike | None = None, eps: float = 1e-5) -> Tensor:
+def layer_norm(
+    x: TensorLike, weight: TensorLike | None = None, bias: TensorLike | None = None, eps: float = 1e-5,
+) -> Tensor:
     """(x - mean) / sqrt(variance + eps) over the last axis, then * weight + bias; both or neither of them."""
     if (weight is None) != (bias is None):
         raise SourceError("E311", "layer_norm takes weight and bias together, or neither")

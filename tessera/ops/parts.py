@@ -49,9 +49,10 @@ class Slice(View):
                 raise SourceError("E305", f"slice needs steps of at least 1, got {step}", help="use ts.flip to reverse")
             last = start + (size - 1) * step
             outside = (isinstance(size, int) and size < 0) or (isinstance(start, int) and start < 0)
-            beyond = isinstance(size, int) and isinstance(dim, int) and isinstance(last, int) and size > 0 and last >= dim
+            beyond = isinstance(dim, int) and isinstance(last, int) and size != 0 and last >= dim
             if outside or beyond:
-                raise SourceError("E305", f"slice of {x} reaches outside axis {axis}: start {start}, size {size}, step {step}")
+                raise SourceError("E305", f"slice of {x} reaches outside axis {axis}",
+                                  help=f"start {start}, size {size}, step {step}")
         return TensorType(self.sizes, x.dtype)
 
     def ref(self, *ins: Array) -> Array:
@@ -108,7 +109,7 @@ class Pad(View):
     def ref(self, *ins: Array) -> Array:
         (x,) = ins
         out_type = self.infer(TensorType(x.shape, dtype_of(x)))
-        out = np.empty(out_type.dims, x.dtype)  # type: ignore[arg-type]
+        out = np.empty(out_type.dims, x.dtype)
         out[...] = convert(np.asarray(self.value), out_type.dtype)
         if x.size:
             out[tuple(np.s_[int(low): int(low) + (n - 1) * (gap + 1) + 1: gap + 1]
@@ -180,7 +181,7 @@ class Flip(View):
         return x
 
     def ref(self, *ins: Array) -> Array:
-        return np.flip(ins[0], self.axes).copy()
+        return np.array(np.flip(ins[0], self.axes))
 
     def source(
         self, e: Elements, x: TensorType, idx: tuple[Index, ...],
@@ -216,7 +217,8 @@ class Concat(Operator):
                 raise SourceError("E302", f"concat along axis {self.axis} of {first} with {t}",
                                   help="the other axes must have the same sizes")
             if t.dtype.base != first.dtype.base:
-                raise SourceError("E303", f"concat of {first.dtype.base} with {t.dtype.base}", help="convert with ts.cast")
+                raise SourceError("E303", f"concat of {first.dtype.base} with {t.dtype.base}",
+                                  help="convert with ts.cast")
         total: Dim = 0
         for t in ins:
             total = total + t.dims[self.axis]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Union
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from tessera.types import TensorType
 __all__ = ["all", "amax", "amin", "any", "argmax", "argmin", "max", "mean", "min", "prod", "sum", "var"]
 
 T = TensorType.parse
-Axis = Union[int, Sequence[int], None]
+Axis = int | Sequence[int] | None
 
 
 def axes_of(name: str, x: Tensor, axis: Axis, dim: Axis = None) -> tuple[int, ...]:
@@ -36,7 +36,7 @@ def axes_of(name: str, x: Tensor, axis: Axis, dim: Axis = None) -> tuple[int, ..
         axis = dim
     if axis is None:
         return tuple(range(x.ndim))
-    return check_axes(name, axis if isinstance(axis, (tuple, list)) else (axis,), x.ndim)  # type: ignore[arg-type]
+    return check_axes(name, axis if isinstance(axis, (tuple, list)) else (axis,), x.ndim)
 
 
 @register
@@ -55,8 +55,8 @@ class Sum(Reduction):
         return dtype.accum if dtype.is_float else integer_sum(dtype)
 
     def numpy(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-        return np.asarray(np.sum(x, axes, dtype=np.float64 if x.dtype.kind == "f" else None, keepdims=keepdims)).astype(
-            x.dtype)
+        precise = np.float64 if x.dtype.kind == "f" else x.dtype
+        return np.asarray(np.sum(x, axes, dtype=precise, keepdims=keepdims)).astype(x.dtype)
 
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         (x,) = primals
@@ -82,8 +82,8 @@ class Prod(Reduction):
         return dtype.accum if dtype.is_float else integer_sum(dtype)
 
     def numpy(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-        return np.asarray(np.prod(x, axes, dtype=np.float64 if x.dtype.kind == "f" else None, keepdims=keepdims)).astype(
-            x.dtype)
+        precise = np.float64 if x.dtype.kind == "f" else x.dtype
+        return np.asarray(np.prod(x, axes, dtype=precise, keepdims=keepdims)).astype(x.dtype)
 
     def _others(self, x: Tensor) -> Tensor:
         """For each element the product of the others, right also where elements are 0."""
@@ -122,7 +122,7 @@ class _Extreme(Reduction):
         return apply(Sum(self.axes, self.keepdims), tangents[0] * self._share(primals[0], outs[0]))
 
 
-def _bound(dtype: DType, least: bool) -> Array:
+def _bound(dtype: DType, least: bool) -> Any:
     return np.asarray(dtype.min_value if least else dtype.max_value).astype(dtype.numpy)
 
 

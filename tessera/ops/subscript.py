@@ -75,7 +75,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
         from tessera.ops.indexing import take
 
         if taken[1].dtype.kind == "bool":
-            raise SourceError("E303", "a bool tensor cannot be an index: the size of the result would depend on its values",
+            raise SourceError("E303", "a bool tensor cannot be an index: its values would decide the size",
                               help="use ts.where")
         if new:
             raise SourceError("E305", "None and a tensor in one index", help="index in two steps")

@@ -48,13 +48,14 @@ class Reshape(View):
         x = one_operand(self.name, ins)
         needed = equal_if_divisible(x.size, product(self.shape))
         if needed is None or any(isinstance(d, int) and d < 0 for d in self.shape):
-            raise SourceError("E302", f"reshape of {x} to [{', '.join(map(str, self.shape))}]: {x.size} elements against "
-                              f"{product(self.shape)}", help="the number of elements must stay the same")
+            shown = ", ".join(map(str, self.shape))
+            raise SourceError("E302", f"reshape of {x} to [{shown}]: {x.size} elements against {product(self.shape)}",
+                              help="the number of elements must stay the same")
         assume(needed)
         return TensorType(self.shape, x.dtype)
 
     def ref(self, *ins: Array) -> Array:
-        return ins[0].reshape(self.shape)  # type: ignore[arg-type]
+        return ins[0].reshape(self.shape)
 
     def source(
         self, e: Elements, x: TensorType, idx: tuple[Index, ...],
@@ -220,7 +221,7 @@ class BroadcastTo(View):
         return TensorType(self.shape, x.dtype)
 
     def ref(self, *ins: Array) -> Array:
-        return np.broadcast_to(ins[0], self.shape).copy()  # type: ignore[arg-type]
+        return np.array(np.broadcast_to(ins[0], self.shape))  # type: ignore[arg-type]
 
     def source(
         self, e: Elements, x: TensorType, idx: tuple[Index, ...],

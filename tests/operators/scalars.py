@@ -193,7 +193,10 @@ class _Reader:
         return Element(self.e, self.dtype, canonical(self.array[place].item(), self.dtype))
 
 
-def evaluate(op: Operator, arrays: Sequence[np.ndarray[Any, Any]], types: Sequence[TensorType]) -> list[np.ndarray[Any, Any]]:
+Array = np.ndarray[Any, Any]
+
+
+def evaluate(op: Operator, arrays: Sequence[Array], types: Sequence[TensorType]) -> list[Array]:
     """The results of `op` from its `element` rule."""
     e = ScalarElements()
     results = op.infer(*types)
@@ -206,7 +209,7 @@ def evaluate(op: Operator, arrays: Sequence[np.ndarray[Any, Any]], types: Sequen
             for place in np.ndindex(*shape):
                 idx = tuple(e.const(i, "i64") for i in place)
                 value = op.element(e, tuple(types), idx, *reads, out=which)
-                assert value.dtype == out_type.dtype.name, f"{op} gives an element of {value.dtype}, not {out_type.dtype}"
+                assert value.dtype == out_type.dtype.name, f"{op} gives {value.dtype}, not {out_type.dtype}"
                 out[place] = value.value
             outs.append(out)
     return outs

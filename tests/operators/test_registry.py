@@ -1,7 +1,7 @@
 """Every rule of every operator against another: no operator is named here, `cases` say what to try.
 
-Comparators: `exact` for data movement, ints and bools; `bounded` for floats: a few units in the last place of the result
-type plus a few of the compute type at the size of the terms.
+Comparators: `exact` for data movement, ints and bools; `bounded` for floats: a few units in the last place of the
+result type plus a few of the compute type at the size of the terms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tessera import derivatives
-from tessera.arrays import convert, dtype_of, widen
+from tessera.arrays import Array, convert, dtype_of, widen
 from tessera.dtypes import DType, f64
 from tessera.errors import SourceError
 from tessera.families import View
@@ -30,7 +30,8 @@ IDS = [f"{i}-{case}".replace(" ", "") for i, case in enumerate(CASES)]
 DIFFERENTIABLE = [(c, i) for c, i in zip(CASES, IDS) if c.op.differentiable]
 
 over_cases = pytest.mark.parametrize("case", CASES, ids=IDS)
-over_differentiable = pytest.mark.parametrize("case", [c for c, _ in DIFFERENTIABLE], ids=[i for _, i in DIFFERENTIABLE])
+over_differentiable = pytest.mark.parametrize(
+    "case", [c for c, _ in DIFFERENTIABLE], ids=[i for _, i in DIFFERENTIABLE])
 
 ULP = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "fp8_e4m3": 2.0**-3, "fp8_e5m2": 2.0**-2}
 
@@ -73,7 +74,7 @@ def concrete(case: Case, env: dict[str, int]) -> tuple[Operator, tuple[TensorTyp
     return op, types
 
 
-def sample(rng: np.random.Generator, t: TensorType, limits: tuple[float, float] | None) -> np.ndarray[Any, Any]:
+def sample(rng: np.random.Generator, t: TensorType, limits: tuple[float, float] | None) -> Array:
     shape = tuple(int(d) for d in t.dims)
     if t.dtype.kind == "bool":
         return rng.integers(0, 2, shape).astype(bool)
@@ -85,7 +86,7 @@ def sample(rng: np.random.Generator, t: TensorType, limits: tuple[float, float] 
     return convert(rng.uniform(low, high, shape), t.dtype)
 
 
-def inputs(case: Case, types: tuple[TensorType, ...], rng: np.random.Generator) -> list[np.ndarray[Any, Any]]:
+def inputs(case: Case, types: tuple[TensorType, ...], rng: np.random.Generator) -> list[Array]:
     ranges = (*case.ranges, *([None] * len(types)))
     return [sample(rng, t, r) for t, r in zip(types, ranges)]
 
@@ -94,7 +95,7 @@ def each(results: Any) -> tuple[Any, ...]:
     return results if isinstance(results, tuple) else (results,)
 
 
-def assert_close(case: Case, got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], ins: list[np.ndarray[Any, Any]]) -> None:
+def assert_close(case: Case, got: Array, want: Array, ins: list[Array]) -> None:
     dtype = dtype_of(want)
     assert dtype_of(got) == dtype
     assert got.shape == want.shape
@@ -200,7 +201,7 @@ def in_f64(case: Case) -> Case | None:
     return changed if all(t.dtype.is_float for t in each(outs)) else None
 
 
-def moving(case: Case) -> Iterator[tuple[Operator, list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any] | None]]]:
+def moving(case: Case) -> Iterator[tuple[Operator, list[Array], list[Array | None]]]:
     """(operator, inputs, directions) at some sizes."""
     rng = rng_of(case)
     for env in sizes(case):
@@ -214,7 +215,7 @@ def moving(case: Case) -> Iterator[tuple[Operator, list[np.ndarray[Any, Any]], l
         yield op, arrays, directions
 
 
-def along(op: Operator, arrays: list[np.ndarray[Any, Any]], directions: list[Any]) -> tuple[Any, Any]:
+def along(op: Operator, arrays: list[Array], directions: list[Any]) -> tuple[Any, Any]:
     """(results, tangents) by the operator's jvp rule."""
     xs = tuple(EagerTensor(a) for a in arrays)
     outs = each(execute(op, *xs))
@@ -255,7 +256,8 @@ def test_vjp_is_the_transpose_of_jvp(case: Case) -> None:
         weights = [rng.standard_normal(o.shape) for o in outs]
         cts = op.vjp(tuple(EagerTensor(a) for a in arrays), outs, tuple(EagerTensor(w) for w in weights))
         forward = sum(float(np.sum(w * t)) for w, t in zip(weights, tangents))
-        backward = sum(float(np.sum(ct.numpy() * d)) for ct, d in zip(cts, directions) if ct is not None and d is not None)
+        backward = sum(float(np.sum(ct.numpy() * d)) for ct, d in zip(cts, directions)
+                       if ct is not None and d is not None)
         assert abs(forward - backward) <= 1e-9 * (1 + abs(forward)), (forward, backward)
 
 
