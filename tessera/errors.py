@@ -24,7 +24,10 @@ from types import CodeType, FrameType
 
 from tessera_runtime.core.errors import TesseraError
 
-__all__ = ["Call", "SourceError", "SourceErrors", "Span", "TesseraError", "did_you_mean", "each_error", "render", "user_calls", "user_span"]
+__all__ = [
+    "Call", "SourceError", "SourceErrors", "Span", "TesseraError", "did_you_mean", "each_error", "render", "user_calls",
+    "user_span",
+]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 

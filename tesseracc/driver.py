@@ -21,11 +21,13 @@ from typing import Any
 from tessera import types as lang
 from tessera.decorators import Function, Kernel, Parameter
 from tessera.dtypes import DType
+from tessera.errors import SourceError, SourceErrors, each_error
 from tessera.pytree import Tree, unflatten
 from tessera.tensor import Tensor, as_tensor
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
+from tesseracc.frontend.merge import merge
 from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
 from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
@@ -184,31 +186,38 @@ class Build:
 
 
 def front(
-    entries: Mapping[str, Function | Kernel], specs: Mapping[str, Mapping[str, lang.TensorType]] | None = None
+    entries: Mapping[str, Function | Kernel],
+    specs: Mapping[str, Mapping[str, lang.TensorType]] | None = None,
+    notes: list[Note] | None = None,
 ) -> Module:
     """The module of all entries: functions traced to graphs, kernels lowered to tiles.
 
-    `specs` gives types of parameters without annotation, by entry and parameter name.
+    `specs` gives types of parameters without annotation, by entry and parameter name; `notes` receives what rules of
+    the language decided. Errors of several entries are raised together.
     """
-    parts = []
+    parts: list[Module] = []
+    errors: list[SourceError] = []
     for name, entry in entries.items():
-        root = os.path.dirname(entry.file)
-        if isinstance(entry, Kernel):
-            from tesseracc.frontend import kernel as kernels
-
-            parts.append(kernels.lower(entry.definition, root))
-        else:
-            from tesseracc.frontend import trace
-
-            parts.append(trace.trace(entry, (specs or {}).get(name, {}), root).module)
-    return verify(join(parts))
+        try:
+            parts.append(_front_entry(entry, (specs or {}).get(name, {}), notes))
+        except SourceError as error:
+            errors += [found for found in each_error(error) if isinstance(found, SourceError)]
+    if errors:
+        raise SourceErrors(errors) if len(errors) > 1 else errors[0]
+    return verify(merge(parts))
 
 
-def join(parts: Sequence[Module]) -> Module:
-    """One module of several. Equal constants become one; different ones of the same name get names of their own."""
-    from tesseracc.frontend.merge import merge
+def _front_entry(entry: Function | Kernel, types: Mapping[str, lang.TensorType], notes: list[Note] | None) -> Module:
+    root = os.path.dirname(entry.file)
+    if isinstance(entry, Kernel):
+        from tesseracc.frontend import kernel as kernels
 
-    return merge(parts)
+        if notes is not None:
+            notes += kernels.notes(entry.definition, root)
+        return kernels.lower(entry.definition, root)
+    from tesseracc.frontend import trace
+
+    return trace.trace(entry, types, root).module
 
 
 def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None) -> str:

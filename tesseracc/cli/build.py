@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
     from tesseracc.driver import Build
+    from tesseracc.ir.pipeline import Note
     from tesseracc.ir.value import Module
 
 LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
@@ -125,13 +126,16 @@ def _load(
     from tesseracc.provenance import provenance
 
     progress("front end")
+    notes: list[Note] = []
     if file.endswith(".tir"):
         module, digest = _parse(file, constants)
     else:
-        module, digest = _front(file, entries, specs)
+        module, digest = _front(file, entries, specs, notes)
     observe = _dumper(dump_dir, module) if dump_dir else None
     made_of = provenance(targets, digest, entries, specs)
-    return Build(module, targets, jobs=jobs, observe=observe, progress=progress, provenance=made_of)
+    build = Build(module, targets, jobs=jobs, observe=observe, progress=progress, provenance=made_of)
+    build.log.notes += notes
+    return build
 
 
 def _parse(file: str, constants: str | None) -> tuple[Module, str]:
@@ -149,7 +153,7 @@ def _parse(file: str, constants: str | None) -> tuple[Module, str]:
     return verify(parse_module(text, file, arrays)), hashlib.sha256(text.encode()).hexdigest()
 
 
-def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...]) -> tuple[Module, str]:
+def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...], notes: list[Note]) -> tuple[Module, str]:
     from tesseracc.driver import front
     from tesseracc.frontend import source
     from tesseracc.frontend.specs import parse_specs, without_types
@@ -165,7 +169,7 @@ def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...]) -> tuple
                 err=True,
             )
         chosen = {name: entry for name, entry in chosen.items() if name not in skipped} or chosen
-    return front(chosen, given), loaded.digest
+    return front(chosen, given, notes), loaded.digest
 
 
 def _dumper(folder: str, module: Module) -> Any:

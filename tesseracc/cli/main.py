@@ -85,14 +85,14 @@ def report(error: Exception, *, as_json: bool = False) -> int:
     from tessera_runtime.core.errors import TesseraError
 
     if isinstance(error, TesseraError):
+        from tessera.errors import each_error, render
+
         if as_json:
             import json
 
-            click.echo(json.dumps({"errors": [error.to_json()]}, sort_keys=True))
+            click.echo(json.dumps({"errors": [found.to_json() for found in each_error(error)]}, sort_keys=True))
         else:
-            from tessera.errors import render
-
-            click.echo(render(error), err=True)
+            click.echo("\n".join(render(found) for found in each_error(error)), err=True)
         return error.exit_code
     if os.environ.get("TESSERA_DEBUG"):
         import traceback

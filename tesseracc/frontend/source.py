@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.decorators import Function, Kernel
-from tessera.errors import Call, SourceError, Span, did_you_mean
+from tessera.errors import SourceError, Span, did_you_mean
 from tessera_runtime.core.errors import TesseraError, UsageError
+from tesseracc.frontend.user_errors import user_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> Source:
                 "E103", "the module ends the process while it is loaded", span=Span(str(file), 1)
             ) from None
         except Exception as error:
-            raise _user_error(error, file) from error
+            raise user_error(error, file, "E103") from error
     return Source(name, file, hashlib.sha256(data).hexdigest(), _entries(module), module.__dict__)
 
 
@@ -96,29 +96,6 @@ def _importable(name: str, module: types.ModuleType, folder: Path) -> Iterator[N
             sys.modules[name] = saved
         else:
             sys.modules.pop(name, None)
-
-
-def _user_error(error: Exception, file: Path) -> SourceError:
-    """An exception of the module's own code, at the innermost line that stands in the module's folder."""
-    inside = str(file.absolute().parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(inside)]
-    calls = [Call(frame.name, _span_of(frame)) for frame in frames]
-    calls.reverse()
-    span = calls[0].span if calls else Span(str(file), 1)
-    if isinstance(error, ImportError):
-        return SourceError("E102", f"an import fails: {error}", span=span, calls=tuple(calls))
-    help = (
-        did_you_mean(error.name, dir(error.obj))
-        if isinstance(error, AttributeError) and error.name and error.obj is not None
-        else None
-    )
-    return SourceError("E103", f"{type(error).__name__}: {error}", span=span, calls=tuple(calls), help=help)
-
-
-def _span_of(frame: traceback.FrameSummary) -> Span:
-    """The place of a frame; Python 3.10 knows the line only."""
-    col, end_line, end_col = (getattr(frame, name, None) or 0 for name in ("colno", "end_lineno", "end_colno"))
-    return Span(frame.filename, frame.lineno or 1, col, end_line, end_col)
 
 
 def _entries(module: types.ModuleType) -> dict[str, Function | Kernel]:

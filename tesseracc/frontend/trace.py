@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from tessera.ops.create import Full
 from tessera.pytree import Tree, flatten_with_names
 from tessera.shapes import symbols_of
 from tessera.tensor import EagerTensor, Tensor
+from tessera_runtime.core.errors import TesseraError
+from tesseracc.frontend.user_errors import user_error
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.dialects.graph import attrs_of, from_lang, to_lang
 from tesseracc.ir.rewrite import remove_dead
@@ -135,7 +138,12 @@ def trace(fn: Function, types: Mapping[str, lang.TensorType] | None = None, root
         params.append(value)
         args[parameter.name] = TracedTensor(value, tracer)
     with interpret(tracer):
-        result = fn.invoke(**args)
+        try:
+            result = fn.invoke(**args)
+        except (TesseraError, AssertionError):
+            raise
+        except Exception as error:
+            raise user_error(error, Path(fn.file), "E105") from error
         leaves, tree = flatten_with_names(result)
         yields = [_output(tracer, fn, leaf, place) for _, leaf in leaves]
     outputs = _output_names([path for path, _ in leaves])
