@@ -80,24 +80,43 @@ def lower_group(group: Op, name: str, context: Context) -> tuple[Func, list[Valu
     return Func("tile.kernel", name, body, attrs, group.loc), reads
 
 
+def _returned_views(func: Func) -> dict[Value, Value]:
+    """Results of groups that the function returns under another shape: the group's result -> the returned view."""
+    made = {result for op in func.body.ops if op.name == "schedule.group" for result in op.results}
+    found: dict[Value, Value] = {}
+    for op in func.body.ops:
+        if op.name == "schedule.view" and op["tensor"] in made and op["tensor"] not in func.body.yields:
+            if func.body.yields.count(op.result) == 1:
+                found.setdefault(op["tensor"], op.result)
+    return found
+
+
 def _lower_func(func: Func, context: Context) -> list[Func]:
     kernels: list[Func] = []
     temporaries: set[Value] = set()
     b = Builder(func.loc)
     params = [Value(_buf(p.type), p.name) for p in func.params]
     bufs: dict[Value, Value] = dict(zip(func.params, params, strict=True))
+    returned = _returned_views(func)
     for op in func.body.ops:
         if op.name == "schedule.constant":
             bufs[op.result] = b.op("tile.constant", types=_buf(op.result.type), name=op.attrs["name"])
+            continue
+        if op.name == "schedule.view" and op.result in bufs:
             continue
         if op.name == "schedule.view":
             bufs[op.result] = b.op("tile.view", bufs[op["tensor"]], types=_buf(op.result.type))
             continue
         kernel, reads = lower_group(op, f"{func.name}__{len(kernels)}", context)
         kernels.append(kernel)
-        outs = [b.op("tile.temp", types=_buf(r.type)) for r in op.results]
-        temporaries.update(outs)
-        bufs.update(zip(op.results, outs, strict=True))
+        outs = []
+        for result in op.results:
+            whole = returned.get(result, result)
+            bufs[whole] = b.op("tile.temp", types=_buf(whole.type))
+            temporaries.add(bufs[whole])
+            if whole is not result:  # the memory has the returned shape; the kernel sees it under its own
+                bufs[result] = b.op("tile.view", bufs[whole], types=_buf(result.type))
+            outs.append(bufs[result])
         b.loc = op.loc
         b.emit("tile.launch", *(bufs[v] for v in reads), *outs, kernel=kernel.name)
         b.loc = func.loc
