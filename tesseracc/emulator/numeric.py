@@ -149,7 +149,7 @@ def _encode_small(y: Array, f: Format) -> Array:
     fraction = f.digits - 1
     magnitude = np.where(np.isfinite(y), np.abs(y), 0.0)
     _, exponent = np.frexp(magnitude)
-    exponent = np.maximum(exponent - 1, f.emin)
+    exponent = np.where(magnitude == 0, f.emin, np.maximum(exponent - 1, f.emin))
     units = np.ldexp(magnitude, fraction - exponent).astype(np.int64)  # with the hidden bit for normals
     body = ((exponent - f.emin) << fraction) + units
     if f.inf:

@@ -83,4 +83,6 @@ def same_bits(got: Any, want: Any) -> None:
     assert got.dtype == want.dtype and got.shape == want.shape, (got.dtype, want.dtype)
     raw = _RAW[bits_of(got)] if got.dtype != np.bool_ else np.bool_
     differ = np.flatnonzero(got.view(raw) != want.view(raw))
-    assert not len(differ), f"{len(differ)} differ, first at {differ[0]}: got {got[differ[0]]!r}, want {want[differ[0]]!r}"
+    assert not len(differ), (
+        f"{len(differ)} differ, first at {differ[0]}: got {got[differ[0]]!r}, want {want[differ[0]]!r}"
+    )

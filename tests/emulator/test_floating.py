@@ -30,7 +30,17 @@ def patterns(kind: str, seed: int, n: int = 400) -> Any:
     near = one + rng.integers(-(3 << (digits - 1)), 3 << (digits - 1), n // 2)
     out[: n // 2] = near.astype(np.uint64) | rng.integers(0, 2, n // 2).astype(np.uint64) << np.uint64(bits - 1)
     inf = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F800000, "f64": 0x7FF0000000000000}[kind]
-    special = [0, 1 << (bits - 1), inf, inf | 1 << (bits - 1), 1, inf - 1, one, 1 << (digits - 1), (1 << (digits - 1)) - 1]
+    special = [
+        0,
+        1 << (bits - 1),
+        inf,
+        inf | 1 << (bits - 1),
+        1,
+        inf - 1,
+        one,
+        1 << (digits - 1),
+        (1 << (digits - 1)) - 1,
+    ]
     places = rng.permutation(n)[: 5 * len(special)]
     out[places] = np.array(special * 5, np.uint64)
     return out.astype(RAW[kind])
@@ -154,8 +164,12 @@ def test_narrow_arithmetic(kind: str) -> None:
     a, b, c = patterns(kind, 6), patterns(kind, 7), patterns(kind, 8)
     x, y, z = as_float(a, kind), as_float(b, kind), as_float(c, kind)
     out = np.uint16
-    check(lanewise(f"add.{kind} %d, %0, %1;", a, b, out=out), [fused(1.0, p, q, kind, "rn") for p, q in zip(x, y)], kind)
-    check(lanewise(f"sub.{kind} %d, %0, %1;", a, b, out=out), [fused(1.0, p, -q, kind, "rn") for p, q in zip(x, y)], kind)
+    check(
+        lanewise(f"add.{kind} %d, %0, %1;", a, b, out=out), [fused(1.0, p, q, kind, "rn") for p, q in zip(x, y)], kind
+    )
+    check(
+        lanewise(f"sub.{kind} %d, %0, %1;", a, b, out=out), [fused(1.0, p, -q, kind, "rn") for p, q in zip(x, y)], kind
+    )
     check(lanewise(f"fma.rn.{kind} %d, %0, %1, %2;", a, b, c, out=out),
           [fused(p, q, r, kind, "rn") for p, q, r in zip(x, y, z)], kind)  # fmt: skip
     relu = [fused(p, q, r, kind, "rn") for p, q, r in zip(x, y, z)]
@@ -245,7 +259,9 @@ def test_approximations_at_the_corners() -> None:
     same_bits(lanewise("ex2.approx.f32 %d, %0;", x, out=np.float32),
               np.array([1, 1, np.inf, 0, 0.5], np.float32))  # fmt: skip
     same_bits(lanewise("rsqrt.approx.f32 %d, %0;", x[:3], out=np.float32), np.array([np.inf, -np.inf, 0], np.float32))
-    same_bits(lanewise("rcp.approx.f32 %d, %0;", x, out=np.float32), np.array([np.inf, -np.inf, 0, -0.0, -1], np.float32))
+    same_bits(
+        lanewise("rcp.approx.f32 %d, %0;", x, out=np.float32), np.array([np.inf, -np.inf, 0, -0.0, -1], np.float32)
+    )
 
 
 def test_testp() -> None:

@@ -95,7 +95,7 @@ def atom(i: Instruction, d: Decoder) -> Step:
     update = _update(op, kind, space)
     order = {"acquire", "release", "acq_rel"} & set(i.mods)
     spins = op in ("cas", "exch")
-    simple = op in _TOGETHER and (kind not in _FLOATS or kind == "f64")
+    simple = op in _TOGETHER and (t.kind in "usb" or kind == "f64")
 
     def run(w: Wave) -> None:
         base = address(w)
@@ -107,10 +107,11 @@ def atom(i: Instruction, d: Decoder) -> Step:
             def combine(view: Array, index: Array, at: Array, x: Array = x) -> None:
                 _TOGETHER[op].at(view.view(t.dtype), index, x[at].view(t.dtype))
 
-            old = access.atomic(
-                w, space, base + np.uint64(k * t.bytes), t.bytes,
-                lambda before, at, x=x, y=y: update(before, x[at], y[at]), returns, combine if simple else None,
-            )  # fmt: skip
+            def one(before: Array, at: Array, x: Array = x, y: Array = y) -> Array:
+                return update(before, x[at], y[at])
+
+            at = base + np.uint64(k * t.bytes)
+            old = access.atomic(w, space, at, t.bytes, one, returns, combine if simple else None)
             put(w, old)
         if spins:
             w.poll(np.bool_(True))

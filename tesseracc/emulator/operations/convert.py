@@ -59,9 +59,10 @@ def _int_to_float(i: Instruction, d: Decoder, target: str, source: str) -> Step:
         near = x.astype(np.float64)
         if TYPES[source].bits < 64:
             return near
-        back = where(np.abs(near) < 2.0**63, near, 0.0).astype(x.dtype)
-        if TYPES[source].kind != "s":
-            back = where(near < 2.0**64, near, 0.0).astype(x.dtype)
+        big = np.abs(near) >= 2.0**53  # even numbers, whose halves fit the type
+        back = where(
+            big, where(big, near / 2, 0.0).astype(x.dtype) * x.dtype.type(2), where(big, 0.0, near).astype(x.dtype)
+        )
         gap = (x - back).view(np.int64)  # exact modulo 2^64, and small
         return nm.round_odd(near, where(gap != 0, np.sign(gap), 0).astype(np.float64))
 
