@@ -173,6 +173,7 @@ class Reader(Statements):
         for item in items:
             self.bind_name(node.target.id, item, self.span(node.target))
             self.block(body)
+        self.frame.env[node.target.id] = Unset("is not defined after its loop")
 
     def _sequential(self, node: ast.For, lo: Operand, hi: Operand, step: Operand, lanes: bool) -> None:
         assert isinstance(node.target, ast.Name)

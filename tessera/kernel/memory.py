@@ -56,12 +56,13 @@ class Memory:
             )
             self.shared_load = np.zeros(size, bool)  # several agents of `load_group` in `load_interval`
             self.crossed_load = np.zeros(size, bool)  # several groups, at any time
-        self.spans: dict[int, Span] = {}
+        self.spans: list[Span] = []  # the places that the shadow refers to by number
 
     def _line(self, span: Span) -> int:
         """A number for a place in the source."""
-        self.spans.setdefault(key := hash((span.line, span.col)) & 0x7FFFFFFF, span)
-        return key
+        if span not in self.spans:
+            self.spans.append(span)
+        return self.spans.index(span)
 
     def load(self, access: Access) -> None:
         """Checks and records a load. Raises SourceError E215, E217."""

@@ -140,7 +140,7 @@ def static_operand(value: object, name: str, span: Span) -> Operand:
     word = word_of(value)
     if word is not None:
         return Static(word)
-    if value in (int, float, bool) or callable(value):
+    if callable(value):
         return Static(value)
     raise fail(
         "E206", f"`{name}` is a Python {type(value).__name__}, which a kernel cannot use", span,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FunctionType
 
 from tessera.dtypes import DType
@@ -115,11 +116,9 @@ class Statements(Words):
             if isinstance(stmt, ast.For) and isinstance(stmt.target, ast.Name):
                 self.frame.env[stmt.target.id] = Poison()
             if isinstance(stmt, (ast.For, ast.While, ast.If)):
-                for body in (stmt.body, stmt.orelse):
-                    kind = ast.Return if isinstance(stmt, ast.If) else ast.Continue
-                    self.nested(
-                        lambda body=body, kind=kind: self.block(tail_returns(body, kind)), self.frame.env, self.varying
-                    )  # type: ignore[misc]
+                kind: type[ast.stmt] = ast.Return if isinstance(stmt, ast.If) else ast.Continue
+                for body in (tail_returns(stmt.body, kind), tail_returns(stmt.orelse, kind)):
+                    self.nested(partial(self.block, body), self.frame.env, self.varying)
             for node in ast.walk(stmt):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                     self.frame.env[node.id] = Poison()

@@ -1,4 +1,4 @@
-"""What kernels mean: the evaluator against NumPy, and the Tile IR of the same kernel against the evaluator, bit for bit."""
+"""What kernels mean: the evaluator against NumPy, and the Tile IR of each kernel against the evaluator."""
 
 from __future__ import annotations
 
