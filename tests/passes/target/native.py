@@ -10,7 +10,9 @@ import numpy as np
 from llvmlite import binding as llvm
 
 from tesseracc.arch.arch import Arch, load
+from tesseracc.codegen.host import compile_cpu
 from tesseracc.codegen.llvm import llvm_text
+from tesseracc.codegen.pool import Request, compile_many
 from tesseracc.interpret.binding import evaluate_dim
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
@@ -35,13 +37,13 @@ def levels() -> tuple[str, ...]:
 class Native:
     """Machine code of the kernels of a module for one CPU level."""
 
-    def __init__(self, text: str | Module, level: str, passes: str = "tile-to-cpu", opt: int = 2) -> None:
+    def __init__(self, text: str | Module, level: str, passes: str = "tile-to-cpu", opt: int = 1) -> None:
         module = parse_module(text) if isinstance(text, str) else text
         self.arch: Arch = load(level)
         self.kernels: dict[str, Func] = {f.name: f for f in module.of_kind("tile.kernel")}
         self.module = run_pipeline(parse_pipeline(passes), module, Context(self.arch))
         self.ir = llvm_text(self.module.of_kind("target.func"), self.arch)
-        self.engine, self.assembly = jit(self.ir, self.arch, opt)
+        self.engine = jit(self.ir, self.arch, opt)
 
     def __call__(
         self, kernel: str, args: list[Any], symbols: dict[str, int], ranges: list[tuple[int, int]] | None = None
@@ -77,21 +79,18 @@ def _initialise() -> None:
     llvm.initialize_native_asmprinter()
 
 
-def jit(ir: str, arch: Arch, opt: int = 2) -> tuple[Any, str]:
-    """An execution engine that holds the code, and the assembly."""
+def jit(ir: str, arch: Arch, opt: int = 1) -> Any:
+    """An engine that holds the object which the compiler would ship."""
     _initialise()
-    module = llvm.parse_assembly(ir)
-    module.verify()
-    tool = arch.toolchain
-    machine = llvm.Target.from_triple(tool.triple).create_target_machine(
-        cpu=tool.cpu, features=tool.features, opt=3, reloc="pic", codemodel="small", jit=True
-    )
-    module.data_layout = str(machine.target_data)
-    tuning = llvm.create_pipeline_tuning_options(speed_level=opt)
-    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(module, builder)
-    assembly = machine.emit_assembly(module)
-    engine = llvm.create_mcjit_compiler(module, machine)
+    code = compile_cpu(ir, arch, opt=opt)
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return engine, assembly
+    return engine
+
+
+def assembly(ir: str, arch: Arch, opt: int = 1) -> str:
+    """The object as text."""
+    tool = arch.toolchain
+    return compile_many([Request(ir, tool.triple, tool.cpu, tool.features, "assembly", opt)])[0].data.decode()
