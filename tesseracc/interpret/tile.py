@@ -18,7 +18,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.interpret.tile_memory import MANY, Memory, Shadow
-from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, Type, element
+from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, Type, element, kind_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 Array = np.ndarray[Any, Any]
@@ -342,9 +342,11 @@ class _Group:
         a, b = (scalar.cast(x, element(v.type), dtype) for x, v in zip((a, b), op.operands[:2], strict=True))
         total = acc
         for k in range(limit):
-            total = scalar.fma(
-                np.broadcast_to(a[:, k : k + 1], acc.shape), np.broadcast_to(b[k : k + 1], acc.shape), total, dtype
-            )
+            left, right = np.broadcast_to(a[:, k : k + 1], acc.shape), np.broadcast_to(b[k : k + 1], acc.shape)
+            if kind_of(dtype) == "f":
+                total = scalar.fma(left, right, total, dtype)
+            else:
+                total = scalar.binary("add", scalar.binary("mul", left, right, dtype), total, dtype)
         return total
 
 

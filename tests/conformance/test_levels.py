@@ -1,0 +1,109 @@
+"""Every operator at every level: eager = Graph = Schedule = Tile interpreters = native code, on random ragged sizes.
+
+All cases of the registry become functions of one module, which is lowered and compiled once; the meaning that all
+levels are held against is the operator's `ref`. Comparators are those of tests/operators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from tessera_runtime import load as load_bundle
+from tests.operators.test_registry import CASES, IDS, assert_close, attribute_symbols, concrete, each, inputs, rng_of, sizes
+
+from tessera.dtypes import u8
+from tessera.operator import Case
+from tessera.shapes import symbol
+from tessera.types import TensorType
+from tesseracc.arch.arch import load
+from tesseracc.driver import Build, host_level
+from tesseracc.interpret import graph, schedule, tile
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.dialects.graph import attrs_of, from_lang
+from tesseracc.ir.value import Func, Loc, Module, Value
+from tesseracc.ir.verify import verify
+
+Array = np.ndarray[Any, Any]
+
+
+def function_name(index: int) -> str:
+    return f"case{index}"
+
+
+def free_symbols(case: Case) -> list[str]:
+    """Symbols that the inputs do not determine: an extra input of that shape does."""
+    known = {s for t in case.inputs for d in t.dims for s in ({str(d)} if symbol_like(d) else set())}
+    return sorted(({s for t in case.inputs for s in t.symbols} | attribute_symbols(case.op)) - known)
+
+
+def symbol_like(dim: Any) -> bool:
+    return getattr(dim, "is_symbol", False)
+
+
+def as_function(index: int, case: Case) -> Func:
+    """The case as a `graph.func`."""
+    b = Builder(Loc("cases.py", index + 1))
+    params = [Value(from_lang(t), f"x{i}") for i, t in enumerate(case.inputs)]
+    results = b.emit(f"graph.{case.op.name}", *params, **attrs_of(case.op)).results
+    free = free_symbols(case)
+    if free:
+        params.append(Value(from_lang(TensorType(tuple(symbol(s) for s in free), u8)), "sizes"))
+    return Func("graph.func", function_name(index), b.region(params, results), {"doc": ""}, b.loc)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The module of all cases at every level, and its bundle for this machine."""
+
+    graph: Module
+    build: Build
+    native: Any
+
+
+@cache
+def levels() -> Levels:
+    module = verify(Module(tuple(as_function(i, case) for i, case in enumerate(CASES))))
+    build = Build(module, [host_level()])
+    return Levels(module, build, load_bundle(build.bundle(), threads=1))
+
+
+def arguments(case: Case, env: dict[str, int], types: tuple[TensorType, ...], rng: np.random.Generator) -> list[Array]:
+    arrays = inputs(case, types, rng)
+    free = free_symbols(case)
+    return [*arrays, np.zeros([env[s] for s in free], np.uint8)] if free else arrays
+
+
+@pytest.mark.parametrize("level", ["graph", "schedule", "tile cpu", "tile cuda", "native"])
+@pytest.mark.parametrize("index", range(len(CASES)), ids=IDS)
+def test_level_equals_ref(index: int, level: str) -> None:
+    case = CASES[index]
+    rng = rng_of(case)
+    found = levels()
+    name = function_name(index)
+    tried = 0
+    for env in sizes(case):
+        made = concrete(case, env)
+        if made is None:
+            continue
+        op, types = made
+        args = arguments(case, env, types, rng)
+        with np.errstate(all="ignore"):
+            expected = each(op.ref(*args[: len(types)]))
+        results: list[Any]
+        if level == "graph":
+            results = graph.run(found.graph, name, args)
+        elif level == "schedule":
+            results = schedule.run(found.build.schedule, name, args)
+        elif level.startswith("tile"):
+            arch = host_level() if level == "tile cpu" else load("sm_90")
+            results = tile.run(found.build.tile(arch), name, args)
+        else:
+            results = list(each(found.native[name](*args)))
+        tried += 1
+        for got, want in zip(results, expected, strict=True):
+            assert_close(case, np.asarray(got), np.asarray(want), args)
+    assert tried
