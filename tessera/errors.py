@@ -12,7 +12,6 @@ led to it. `render` draws it with a caret:
 
 from __future__ import annotations
 
-import difflib
 import linecache
 import os
 import sys
@@ -145,6 +144,8 @@ def _chain(calls: tuple[Call, ...]) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """'did you mean `x`?' for the known name nearest to `name`, or None when none is near."""
+    import difflib  # a slow import, needed for errors only
+
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`?" if near else None
 
