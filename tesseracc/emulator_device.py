@@ -60,7 +60,10 @@ class EmulatorProgram:
             if entry is None:
                 raise BundleError("E631", f"the PTX of {target.name} has no kernel '{kernel.symbol}'")
             if len(entry.params) != len(kernel.params):
-                raise BundleError("E623", f"kernel {kernel.name} has {len(entry.params)} parameters in PTX, {len(kernel.params)} in the plan")
+                raise BundleError(
+                    "E623",
+                    f"kernel {kernel.name} has {len(entry.params)} parameters in PTX, {len(kernel.params)} in the plan",
+                )
         self._emulator = Emulator()
         self._by_name = {constant.name: constant for constant in file.manifest.constants}
         self._constants: dict[str, int] = {}

@@ -1,8 +1,8 @@
 """Loads, verifies and runs Tessera bundles. Needs NumPy; no compiler, no LLVM.
 
-    import tessera_runtime
-    bundle = tessera_runtime.load("m.tsb", device="cpu")
-    y = bundle["f"](x)
+import tessera_runtime
+bundle = tessera_runtime.load("m.tsb", device="cpu")
+y = bundle["f"](x)
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bundle", "BundleError", "BundleFunction", "DeviceError", "InputError", "TesseraError", "UsageError", "__version__", "load",
-]  # fmt: skip
+    "Bundle",
+    "BundleError",
+    "BundleFunction",
+    "DeviceError",
+    "InputError",
+    "TesseraError",
+    "UsageError",
+    "__version__",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -77,7 +77,9 @@ class BundleFunction:
             try:
                 results[output.name] = np.empty(shape, dtype=np_dtype(output.dtype))
             except (MemoryError, ValueError) as error:
-                raise InputError("E713", f"{self.name}: no memory for the result '{output.name}' of shape {shape}") from error
+                raise InputError(
+                    "E713", f"{self.name}: no memory for the result '{output.name}' of shape {shape}"
+                ) from error
         bound = [
             arrays[buffer.ref] if buffer.kind == "input" else results[buffer.ref] if buffer.kind == "output" else None
             for buffer in self._plan.buffers
@@ -122,7 +124,9 @@ def _prepare(function: Function, arrays: dict[str, NDArray[Any]]) -> None:
         for other, array in arrays.items():
             if other != name and np.may_share_memory(arrays[name], array):
                 if other in written:
-                    raise InputError("E708", f"{function.name}: inputs '{name}' and '{other}' are both written and share memory")
+                    raise InputError(
+                        "E708", f"{function.name}: inputs '{name}' and '{other}' are both written and share memory"
+                    )
                 arrays[other] = array.copy()
 
 
@@ -167,7 +171,9 @@ class Bundle(Mapping[str, BundleFunction]):
         return f"<tessera bundle {', '.join(self._functions)} on {self.device.name} ({self.target.name})>"
 
 
-def load(source: Any, device: str | Device = "cpu", threads: int | None = None, *, verify_weights: bool = False) -> Bundle:
+def load(
+    source: Any, device: str | Device = "cpu", threads: int | None = None, *, verify_weights: bool = False
+) -> Bundle:
     """Load and verify a bundle from a path, bytes or a file descriptor, for a device.
 
     `device` is `cpu`, `cuda`, `cuda:N`, `emulator` (with the compiler installed) or a `Device`; `threads` is for the

@@ -45,16 +45,28 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("bundle", help="the bundle, a .tsb file")
     p.add_argument("--function", metavar="NAME", help="which function; may be left out when there is one")
     p.add_argument("--input", metavar="SPEC", action="append", default=[], help="an input, as NAME=VALUE or in order")
-    p.add_argument("--output", metavar="NAME=@FILE", action="append", default=[], help="store a result as .npy or .safetensors")
-    p.add_argument("--expected", metavar="NAME=VALUE", action="append", default=[], help="compare a result; VALUE as for --input")
-    p.add_argument("--atol", type=float, default=1e-6, help="absolute tolerance of --expected for floats (default 1e-6)")
-    p.add_argument("--rtol", type=float, default=1e-5, help="relative tolerance of --expected for floats (default 1e-5)")
+    p.add_argument(
+        "--output", metavar="NAME=@FILE", action="append", default=[], help="store a result as .npy or .safetensors"
+    )
+    p.add_argument(
+        "--expected", metavar="NAME=VALUE", action="append", default=[], help="compare a result; VALUE as for --input"
+    )
+    p.add_argument(
+        "--atol", type=float, default=1e-6, help="absolute tolerance of --expected for floats (default 1e-6)"
+    )
+    p.add_argument(
+        "--rtol", type=float, default=1e-5, help="relative tolerance of --expected for floats (default 1e-5)"
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of randn: inputs (default 0)")
     p.add_argument("--device", default="cpu", help="cpu, cuda:N or emulator (default cpu)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
-    p.add_argument("--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)")
+    p.add_argument(
+        "--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
+    )
     p.add_argument("--list", action="store_true", help="show functions and targets, run nothing")
-    p.add_argument("--verify", action="store_true", help="verify every byte of the bundle, weights included, before anything else")
+    p.add_argument(
+        "--verify", action="store_true", help="verify every byte of the bundle, weights included, before anything else"
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--version", action="store_true", help="print the version")
     return p

@@ -39,7 +39,11 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], dtype: str, atol: floa
         a, e = actual.astype(np.float64), expected.astype(np.float64)
         with np.errstate(invalid="ignore"):
             distance = np.abs(a - e)
-            close = (a == e) | (np.isnan(a) & np.isnan(e)) | (np.isfinite(a) & np.isfinite(e) & (distance <= atol + rtol * np.abs(e)))
+            close = (
+                (a == e)
+                | (np.isnan(a) & np.isnan(e))
+                | (np.isfinite(a) & np.isfinite(e) & (distance <= atol + rtol * np.abs(e)))
+            )
         wrong = ~close
     if not wrong.any():
         return None
@@ -49,9 +53,14 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], dtype: str, atol: floa
     largest = float(finite.max()) if finite.size else float("inf")
     want, got = number(expected[index]), number(actual[index])
     return Difference(
-        f"at {list(index)}: expected {want}, actual {got}; {count} of {wrong.size} elements differ, the largest by {largest:.6g}",
-        index, want, got, count, largest,
-    )  # fmt: skip
+        f"at {list(index)}: expected {want}, actual {got}; "
+        f"{count} of {wrong.size} elements differ, the largest by {largest:.6g}",
+        index,
+        want,
+        got,
+        count,
+        largest,
+    )
 
 
 def number(value: Any) -> Any:

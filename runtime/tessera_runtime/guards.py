@@ -71,14 +71,18 @@ def tensor(function: Function, item: Input, value: Any) -> NDArray[Any]:
             size = DTYPES[item.dtype].itemsize
             value = np.frombuffer(bits.to_bytes(8, "little")[:size], dtype=np_dtype(item.dtype)).reshape(()).copy()
         else:
-            raise InputError("E708", f"{where} is a {type(value).__name__}, expected an array {type_text(item.dtype, item.shape)}")
+            raise InputError(
+                "E708", f"{where} is a {type(value).__name__}, expected an array {type_text(item.dtype, item.shape)}"
+            )
     if not accepts(item.dtype, value.dtype):
         try:
             actual = dtype_of(value.dtype)
         except TesseraError:
             actual = str(value.dtype)
         raise InputError(
-            "E703", f"{where} has element type {actual}, expected {item.dtype}", help="convert it: inputs are never converted silently"
+            "E703",
+            f"{where} has element type {actual}, expected {item.dtype}",
+            help="convert it: inputs are never converted silently",
         )
     if value.ndim != len(item.shape):
         raise InputError(
@@ -168,7 +172,9 @@ def _disagree(
     text = to_infix(dim)
     equal = "" if len(dim) == 1 else f" = {expected}"
     code = "E705" if len(dim) == 1 else "E706"
-    return InputError(code, f"{place}: expected {text}{equal} with {_where(names, env, origin)}, got {actual}", help=hint)
+    return InputError(
+        code, f"{place}: expected {text}{equal} with {_where(names, env, origin)}, got {actual}", help=hint
+    )
 
 
 def _check_guard(function: Function, guard: Guard, env: Mapping[str, int], origin: Mapping[str, str]) -> None:

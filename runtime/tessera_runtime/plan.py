@@ -1,4 +1,4 @@
-"""A plan at given extents: every size, grid and argument evaluated, the temporaries placed. Done once per set of extents."""
+"""A plan at given extents: sizes, grids and arguments evaluated, temporaries placed. Done once per set of extents."""
 
 from __future__ import annotations
 

@@ -74,10 +74,14 @@ class Runner:
             return bundle[self.options.function]
         if len(bundle) == 1:
             return next(iter(bundle.values()))
-        raise UsageError("E804", f"the bundle has {len(bundle)} functions: {', '.join(bundle)}", help="choose one with --function")
+        raise UsageError(
+            "E804", f"the bundle has {len(bundle)} functions: {', '.join(bundle)}", help="choose one with --function"
+        )
 
     def _list(self, bundle: Bundle, report: Report) -> None:
-        report["functions"] = [{"name": f.name, "signature": signature(f), "doc": f.doc} for f in bundle.functions.values()]
+        report["functions"] = [
+            {"name": f.name, "signature": signature(f), "doc": f.doc} for f in bundle.functions.values()
+        ]
         report["targets"] = [target.name for target in bundle.manifest.targets]
         self.say("functions:")
         for function in bundle.functions.values():
@@ -110,7 +114,9 @@ class Runner:
             if spec.name is not None:
                 if spec.name not in items:
                     known = ", ".join(items) or "none"
-                    raise InputError("E701", f"{function.name}: has no input '{spec.name}'", help=f"its inputs: {known}")
+                    raise InputError(
+                        "E701", f"{function.name}: has no input '{spec.name}'", help=f"its inputs: {known}"
+                    )
                 if spec.name not in free:
                     raise InputError("E701", f"{function.name}: input '{spec.name}' is given twice")
                 free.remove(spec.name)
@@ -119,10 +125,16 @@ class Runner:
             name = spec.name
             if name is None:
                 if not free:
-                    raise InputError("E701", f"{function.name}: takes {len(items)} inputs, got more", help=f"its signature is {function.signature}")
+                    raise InputError(
+                        "E701",
+                        f"{function.name}: takes {len(items)} inputs, got more",
+                        help=f"its signature is {function.signature}",
+                    )
                 name = free.pop(0)
             # Each input draws from its own stream, so that two of one shape differ.
-            arguments[name] = _suited(load_array(spec._replace(name=name), seed=self.options.seed + (index << 32)), spec, items[name])
+            arguments[name] = _suited(
+                load_array(spec._replace(name=name), seed=self.options.seed + (index << 32)), spec, items[name]
+            )
         return arguments
 
     def _benchmark(self, function: BundleFunction, arguments: Mapping[str, Any]) -> Report:
@@ -194,7 +206,9 @@ class Runner:
                 found = compare(results[output.name], expected, output.dtype, float(test.atol), float(test.rtol))
                 if found is not None:
                     messages.append(f"{output.name} {found.message}")
-            report["tests"].append({"name": test.name, "function": test.function, "passed": not messages, "messages": messages})
+            report["tests"].append(
+                {"name": test.name, "function": test.function, "passed": not messages, "messages": messages}
+            )
             self.say(f"{'FAIL' if messages else 'pass'} {test.name}")
             for message in messages:
                 self.say(f"     {message}")

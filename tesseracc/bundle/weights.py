@@ -35,7 +35,11 @@ def pack_weights(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) 
         if name.startswith("~") or not (accepts(kind, array.dtype) or array.dtype == storage_dtype(kind)):
             raise BundleError("E640", f"constant {name!r} of {array.dtype} cannot be stored as {kind}")
         data = np.ascontiguousarray(array).tobytes()
-        header[name] = {"dtype": DTYPES[kind].safetensors, "shape": list(array.shape), "data_offsets": [offset, offset + len(data)]}
+        header[name] = {
+            "dtype": DTYPES[kind].safetensors,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(data)],
+        }
         spans.append((name, kind, tuple(int(n) for n in array.shape), offset, len(data)))
         parts.append(data)
         offset += len(data)
@@ -46,5 +50,7 @@ def pack_weights(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) 
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-(8 + len(text)) % ALIGN)
     base = 8 + len(text)
-    constants = tuple(Constant(name, kind, shape, WEIGHTS, base + start, size) for name, kind, shape, start, size in spans)
+    constants = tuple(
+        Constant(name, kind, shape, WEIGHTS, base + start, size) for name, kind, shape, start, size in spans
+    )
     return struct.pack("<Q", len(text)) + text + b"".join(parts), constants

@@ -50,7 +50,7 @@ class Contents:
     images: Mapping[str, bytes]
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     constant_dtypes: Mapping[str, str] = field(default_factory=dict)
-    provenance: manifest.Provenance = manifest.Provenance()
+    provenance: manifest.Provenance = field(default_factory=manifest.Provenance)
     tests: Sequence[TestCase] = ()
 
 
@@ -87,7 +87,8 @@ def _assemble(contents: Contents) -> bytes:
         functions=tuple(contents.functions),
         targets=tuple(contents.targets),
         entries=tuple(
-            manifest.Entry(name, payloads[name][0], len(payloads[name][1]), digests(payloads[name][1])) for name in names
+            manifest.Entry(name, payloads[name][0], len(payloads[name][1]), digests(payloads[name][1]))
+            for name in names
         ),
         constants=constants,
         tests=tuple(tests),
@@ -122,7 +123,8 @@ def digests(data: bytes) -> tuple[str, ...]:
     """SHA-256 of each 4 MiB of `data`."""
     view = memoryview(data)
     return tuple(
-        hashlib.sha256(view[start : start + manifest.CHUNK]).hexdigest() for start in range(0, len(data), manifest.CHUNK)
+        hashlib.sha256(view[start : start + manifest.CHUNK]).hexdigest()
+        for start in range(0, len(data), manifest.CHUNK)
     )
 
 

@@ -1,4 +1,4 @@
-"""Every MUST of the format is one check with its own code; each is provoked by a file that breaks it and nothing else."""
+"""Every MUST of the format is one check with its own code; each is provoked by a file that breaks only it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tessera_runtime.api import load
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import container
 from tessera_runtime.core.errors import TesseraError
-from tests.runtime.support import bundle_bytes, contents
 from tesseracc.bundle import write
+from tests.runtime.support import bundle_bytes, contents
 
 Json = Any
 
@@ -161,7 +161,10 @@ def test_versions_name_both_numbers() -> None:
 
     with pytest.raises(TesseraError) as caught:
         load(with_manifest(newer))
-    assert caught.value.code == "E622" and caught.value.message == "the bundle has plan version 3; this runtime reads version 1"
+    assert (
+        caught.value.code == "E622"
+        and caught.value.message == "the bundle has plan version 3; this runtime reads version 1"
+    )
 
 
 def test_reordered_unlisted_and_missing_entries() -> None:
@@ -172,7 +175,10 @@ def test_reordered_unlisted_and_missing_entries() -> None:
     del fewer["tests/0001.safetensors"]
     assert code_of(rebuild(fewer, text)) in ("E602", "E604", "E606", "E607", "E609", "E610")
     swapped = dict(files())
-    swapped["tests/0000.safetensors"], swapped["tests/0001.safetensors"] = swapped["tests/0001.safetensors"], swapped["tests/0000.safetensors"]
+    swapped["tests/0000.safetensors"], swapped["tests/0001.safetensors"] = (
+        swapped["tests/0001.safetensors"],
+        swapped["tests/0000.safetensors"],
+    )
     assert code_of(rebuild(swapped, text)) in ("E604", "E606", "E611")
 
 
@@ -199,7 +205,8 @@ def test_weights_are_verified_when_first_used() -> None:
     "text",
     [
         b"", b"{", b"null", b"[]", b"{}", b'{"a":1,"a":1}', b'{"a":1.0}', b'{"a":NaN}', b'{"a": 1}', b'{"b":1,"a":1}',
-        b'{"a":"\xc3\xa9"}', b'{"a":1}\n', b"[" * 100_000, b'{"a":' * 50_000, b'{"a":' + b"9" * 10_000 + b"}", b'{"a":01}', b'{"a":-0}',
+        b'{"a":"\xc3\xa9"}', b'{"a":1}\n', b"[" * 100_000,
+        b'{"a":' * 50_000, b'{"a":' + b"9" * 10_000 + b"}", b'{"a":01}', b'{"a":-0}',
         b'{"a":"\\u0041"}',
     ],
 )  # fmt: skip
@@ -229,51 +236,96 @@ def put(path: str, new: Json) -> Callable[[Json], None]:
 
 CHANGES: list[tuple[str, Callable[[Json], None]]] = [
     # fields: missing, unknown, of the wrong type, beyond limits
-    ("E621", delete("functions")), ("E621", delete("versions")), ("E621", put("more", 1)), ("E621", put("functions", {})),
-    ("E621", put("functions", [])), ("E621", put("functions.0.name", 3)), ("E621", put("functions.0.name", "a b")),
-    ("E621", put("functions.0.name", "x" * 300)), ("E621", put("functions.0.inputs.0.dtype", "f33")),
-    ("E621", put("functions.0.inputs.1.shape", [-1])), ("E621", put("functions.0.inputs.1.shape", [True])),
-    ("E621", put("functions.0.inputs.1.shape", [1] * 33)), ("E621", put("functions.0.inputs.1.shape", [[]])),
-    ("E621", put("functions.0.inputs.1.shape", [[None]])), ("E621", put("functions.0.inputs.1.shape", [["N"] * 1000])),
-    ("E621", put("functions.0.inputs.1.inout", 1)), ("E621", put("functions.0.symbols.0.scale", 0)),
-    ("E621", put("targets.0.kind", "gpu")), ("E621", put("targets.0.image", "../x")), ("E621", put("targets.0.image", "/x")),
-    ("E621", put("targets.0.image", "images//x")), ("E621", put("targets.0.image", "Images/x")),
-    ("E621", put("targets.0.kernels.0.group", 0)), ("E621", put("targets.0.kernels.0.scratch_bytes", 1 << 40)),
-    ("E621", put("targets.0.kernels.0.source.file", "/home/x.py")), ("E621", put("targets.0.plans.0.steps.0.op", "exec")),
-    ("E621", put("targets.0.plans.0.steps.0.grid", [1, 1])), ("E621", put("targets.0.plans.0.steps.0.kernel", 1 << 70)),
-    ("E621", put("entries.0.size", 0)), ("E621", put("entries.0.sha256", ["00"])), ("E621", put("entries.0.kind", "pickle")),
-    ("E621", put("tests.0.rtol", "1e-5; x")), ("E621", put("mesh", {"version": 1, "meshes": [1]})), ("E621", put("mesh.ranks", 1)),
+    ("E621", delete("functions")),
+    ("E621", delete("versions")),
+    ("E621", put("more", 1)),
+    ("E621", put("functions", {})),
+    ("E621", put("functions", [])),
+    ("E621", put("functions.0.name", 3)),
+    ("E621", put("functions.0.name", "a b")),
+    ("E621", put("functions.0.name", "x" * 300)),
+    ("E621", put("functions.0.inputs.0.dtype", "f33")),
+    ("E621", put("functions.0.inputs.1.shape", [-1])),
+    ("E621", put("functions.0.inputs.1.shape", [True])),
+    ("E621", put("functions.0.inputs.1.shape", [1] * 33)),
+    ("E621", put("functions.0.inputs.1.shape", [[]])),
+    ("E621", put("functions.0.inputs.1.shape", [[None]])),
+    ("E621", put("functions.0.inputs.1.shape", [["N"] * 1000])),
+    ("E621", put("functions.0.inputs.1.inout", 1)),
+    ("E621", put("functions.0.symbols.0.scale", 0)),
+    ("E621", put("targets.0.kind", "gpu")),
+    ("E621", put("targets.0.image", "../x")),
+    ("E621", put("targets.0.image", "/x")),
+    ("E621", put("targets.0.image", "images//x")),
+    ("E621", put("targets.0.image", "Images/x")),
+    ("E621", put("targets.0.kernels.0.group", 0)),
+    ("E621", put("targets.0.kernels.0.scratch_bytes", 1 << 40)),
+    ("E621", put("targets.0.kernels.0.source.file", "/home/x.py")),
+    ("E621", put("targets.0.plans.0.steps.0.op", "exec")),
+    ("E621", put("targets.0.plans.0.steps.0.grid", [1, 1])),
+    ("E621", put("targets.0.plans.0.steps.0.kernel", 1 << 70)),
+    ("E621", put("entries.0.size", 0)),
+    ("E621", put("entries.0.sha256", ["00"])),
+    ("E621", put("entries.0.kind", "pickle")),
+    ("E621", put("tests.0.rtol", "1e-5; x")),
+    ("E621", put("mesh", {"version": 1, "meshes": [1]})),
+    ("E621", put("mesh.ranks", 1)),
     # versions
-    ("E622", put("versions.kernel_abi", 2)), ("E622", put("versions.container", 0)), ("E622", put("mesh.version", 2)),
+    ("E622", put("versions.kernel_abi", 2)),
+    ("E622", put("versions.container", 0)),
+    ("E622", put("mesh.version", 2)),
     ("E622", put("programs.version", 9)),
     # parts that contradict each other
-    ("E623", put("targets.0.plans.0.steps.0.kernel", 77)), ("E623", put("targets.0.plans.0.steps.0.args.1.buffer", 2)),
+    ("E623", put("targets.0.plans.0.steps.0.kernel", 77)),
+    ("E623", put("targets.0.plans.0.steps.0.args.1.buffer", 2)),
     ("E623", put("targets.0.plans.0.steps.0.args.1", {"buffer": None, "dim": None, "scalar": None})),
     ("E623", put("targets.0.plans.0.steps.0.args.1", {"buffer": 0, "dim": 1, "scalar": None})),
-    ("E623", put("targets.0.plans.0.steps.0.args.0.scalar", "b")), ("E623", delete("targets.0.plans.0.steps.0.args.1")),
-    ("E623", put("targets.0.plans.0.steps.0.args.1.buffer", None)), ("E623", delete("targets.0.plans.1")),
-    ("E623", put("targets.0.plans.0.buffers.0.ref", "q")), ("E623", put("targets.0.plans.0.buffers.0.shape", [3])),
-    ("E623", put("targets.0.plans.0.buffers.0.dtype", "f64")), ("E623", put("targets.0.plans.1.buffers.1.ref", "t")),
-    ("E623", put("targets.0.plans.1.steps", [])), ("E623", put("targets.0.plans.1.steps.2.src", 4)),
-    ("E623", put("targets.0.plans.1.steps.2.dst", 400)), ("E623", put("targets.0.plans.1.steps.2.dst", 0)),
-    ("E623", put("targets.0.plans.1.steps.1.args.2.buffer", 2)), ("E623", put("targets.0.kernels.0.params.1.access", "write")),
-    ("E623", put("targets.0.kernels.0.params.3.dtype", "i32")), ("E623", put("targets.0.machine", "")),
-    ("E623", put("targets.0.format", "ptx")), ("E623", put("targets.0.capability", {"major": 9, "minor": 0, "match": "exact"})),
-    ("E623", put("targets.0.image", "images/none.elf")), ("E623", put("targets.0.image", "weights.safetensors")),
-    ("E623", put("functions.0.symbols.0.input", "q")), ("E623", put("functions.0.symbols.0.axis", 1)),
-    ("E623", put("functions.0.symbols.0.axis", -1)), ("E623", put("functions.0.symbols.0.name", "add")),
-    ("E623", put("functions.0.outputs.0.alias", "x")), ("E623", put("functions.0.inputs.1.name", "y")),
-    ("E623", put("functions.0.inputs.0.inout", True)), ("E623", put("functions.1.name", "saxpy")),
-    ("E623", put("constants.0.size", 24)), ("E623", put("constants.0.offset", 1 << 40)), ("E623", put("constants.0.offset", 65)),
-    ("E623", put("constants.0.shape", [1 << 62, 1 << 62])), ("E623", put("constants.0.entry", "images/cpu-base.elf")),
-    ("E623", put("entries.0.sha256", ["0" * 64] * 2)), ("E623", put("tests.0.function", "q")),
-    ("E623", put("tests.0.entry", "weights.safetensors")), ("E623", put("tests.0.name", "saxpy")),
+    ("E623", put("targets.0.plans.0.steps.0.args.0.scalar", "b")),
+    ("E623", delete("targets.0.plans.0.steps.0.args.1")),
+    ("E623", put("targets.0.plans.0.steps.0.args.1.buffer", None)),
+    ("E623", delete("targets.0.plans.1")),
+    ("E623", put("targets.0.plans.0.buffers.0.ref", "q")),
+    ("E623", put("targets.0.plans.0.buffers.0.shape", [3])),
+    ("E623", put("targets.0.plans.0.buffers.0.dtype", "f64")),
+    ("E623", put("targets.0.plans.1.buffers.1.ref", "t")),
+    ("E623", put("targets.0.plans.1.steps", [])),
+    ("E623", put("targets.0.plans.1.steps.2.src", 4)),
+    ("E623", put("targets.0.plans.1.steps.2.dst", 400)),
+    ("E623", put("targets.0.plans.1.steps.2.dst", 0)),
+    ("E623", put("targets.0.plans.1.steps.1.args.2.buffer", 2)),
+    ("E623", put("targets.0.kernels.0.params.1.access", "write")),
+    ("E623", put("targets.0.kernels.0.params.3.dtype", "i32")),
+    ("E623", put("targets.0.machine", "")),
+    ("E623", put("targets.0.format", "ptx")),
+    ("E623", put("targets.0.capability", {"major": 9, "minor": 0, "match": "exact"})),
+    ("E623", put("targets.0.image", "images/none.elf")),
+    ("E623", put("targets.0.image", "weights.safetensors")),
+    ("E623", put("functions.0.symbols.0.input", "q")),
+    ("E623", put("functions.0.symbols.0.axis", 1)),
+    ("E623", put("functions.0.symbols.0.axis", -1)),
+    ("E623", put("functions.0.symbols.0.name", "add")),
+    ("E623", put("functions.0.outputs.0.alias", "x")),
+    ("E623", put("functions.0.inputs.1.name", "y")),
+    ("E623", put("functions.0.inputs.0.inout", True)),
+    ("E623", put("functions.1.name", "saxpy")),
+    ("E623", put("constants.0.size", 24)),
+    ("E623", put("constants.0.offset", 1 << 40)),
+    ("E623", put("constants.0.offset", 65)),
+    ("E623", put("constants.0.shape", [1 << 62, 1 << 62])),
+    ("E623", put("constants.0.entry", "images/cpu-base.elf")),
+    ("E623", put("entries.0.sha256", ["0" * 64] * 2)),
+    ("E623", put("tests.0.function", "q")),
+    ("E623", put("tests.0.entry", "weights.safetensors")),
+    ("E623", put("tests.0.name", "saxpy")),
     # shape expressions
-    ("E624", put("functions.0.inputs.2.shape", [["Q"]])), ("E624", put("functions.2.guards.0.expr", ["H", "add"])),
-    ("E624", put("targets.0.plans.0.steps.0.grid", [["N", 2], 1, 1])), ("E624", put("targets.0.plans.0.steps.0.args.3.dim", ["M"])),
+    ("E624", put("functions.0.inputs.2.shape", [["Q"]])),
+    ("E624", put("functions.2.guards.0.expr", ["H", "add"])),
+    ("E624", put("targets.0.plans.0.steps.0.grid", [["N", 2], 1, 1])),
+    ("E624", put("targets.0.plans.0.steps.0.args.3.dim", ["M"])),
     # the image and the weights, behind correct digests
-    ("E631", put("targets.0.kernels.0.symbol", "nothing")), ("E640", put("constants.0.name", "v")),
-]  # fmt: skip
+    ("E631", put("targets.0.kernels.0.symbol", "nothing")),
+    ("E640", put("constants.0.name", "v")),
+]
 
 
 @pytest.mark.parametrize(("code", "change"), CHANGES, ids=[f"{i:02d}-{code}" for i, (code, _) in enumerate(CHANGES)])
@@ -316,7 +368,9 @@ def test_images_outside_the_strict_form() -> None:
     image = entry_data("images/cpu-base.elf")
     (phoff,) = struct.unpack_from("<Q", image, 32)
     dynamic = next(
-        struct.unpack_from("<Q", image, phoff + 56 * i + 8)[0] for i in range(5) if struct.unpack_from("<I", image, phoff + 56 * i)[0] == 2
+        struct.unpack_from("<Q", image, phoff + 56 * i + 8)[0]
+        for i in range(5)
+        if struct.unpack_from("<I", image, phoff + 56 * i)[0] == 2
     )
     symbols = struct.unpack_from("<Q", image, dynamic + 16 * 2 + 8)[0]
 
@@ -326,12 +380,27 @@ def test_images_outside_the_strict_form() -> None:
         return bytes(bad)
 
     bad_images = [
-        b"\x7fELF", b"MZ" + image[2:], edit(16, "<H", 2), edit(18, "<H", 40), edit(32, "<Q", 1 << 40), edit(56, "<H", 60000),
-        edit(phoff, "<I", 7), edit(phoff + 56 + 4, "<I", 7), edit(phoff + 56 + 16, "<Q", 0), edit(phoff + 56 + 40, "<Q", 1 << 40),
-        edit(phoff + 56 + 4, "<I", 4), edit(dynamic, "<Q", 7), edit(dynamic, "<Q", 1), edit(dynamic, "<Q", 12), edit(dynamic + 8, "<Q", 1 << 50),
-        edit(symbols + 24 + 8, "<Q", 3), edit(symbols + 24 + 8, "<Q", 1 << 60), edit(symbols + 24 + 6, "<H", 0), edit(symbols + 24 + 4, "<B", 0x11),
+        b"\x7fELF",
+        b"MZ" + image[2:],
+        edit(16, "<H", 2),
+        edit(18, "<H", 40),
+        edit(32, "<Q", 1 << 40),
+        edit(56, "<H", 60000),
+        edit(phoff, "<I", 7),
+        edit(phoff + 56 + 4, "<I", 7),
+        edit(phoff + 56 + 16, "<Q", 0),
+        edit(phoff + 56 + 40, "<Q", 1 << 40),
+        edit(phoff + 56 + 4, "<I", 4),
+        edit(dynamic, "<Q", 7),
+        edit(dynamic, "<Q", 1),
+        edit(dynamic, "<Q", 12),
+        edit(dynamic + 8, "<Q", 1 << 50),
+        edit(symbols + 24 + 8, "<Q", 3),
+        edit(symbols + 24 + 8, "<Q", 1 << 60),
+        edit(symbols + 24 + 6, "<H", 0),
+        edit(symbols + 24 + 4, "<B", 0x11),
         edit(symbols + 24, "<I", 1 << 30),
-    ]  # fmt: skip
+    ]
     for bad in bad_images:
         assert code_of(with_image(bad)) == "E630"
     assert code_of(with_image(image)) == "ok"
@@ -344,7 +413,9 @@ def test_any_flipped_bit_is_found() -> None:
     """Every byte of the file is either hashed or the one that the format prescribes."""
     data = bundle_bytes()
     rng = random.Random(20)
-    positions = {rng.randrange(len(data)) for _ in range(400)} | set(range(64, 160)) | set(range(len(data) - 60, len(data)))
+    positions = (
+        {rng.randrange(len(data)) for _ in range(400)} | set(range(64, 160)) | set(range(len(data) - 60, len(data)))
+    )
     for position in sorted(positions):
         bad = bytearray(data)
         bad[position] ^= 1 << rng.randrange(8)
@@ -363,8 +434,30 @@ def test_truncation_and_splices() -> None:
 
 
 VALUES: list[Json] = [
-    0, 1, 2, 3, -1, 7, 64, 1 << 62, 1 << 70, "", "x", "y", "N", "saxpy", "f32", "add", [], {}, None, True, False, ["N"], [3],
-]  # fmt: skip
+    0,
+    1,
+    2,
+    3,
+    -1,
+    7,
+    64,
+    1 << 62,
+    1 << 70,
+    "",
+    "x",
+    "y",
+    "N",
+    "saxpy",
+    "f32",
+    "add",
+    [],
+    {},
+    None,
+    True,
+    False,
+    ["N"],
+    [3],
+]
 
 
 def test_mutated_manifests_behind_correct_digests() -> None:
@@ -387,5 +480,18 @@ def test_mutated_manifests_behind_correct_digests() -> None:
                 break
         outcome = code_of(rebuild(files(), spell(document)))
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    assert set(outcomes) <= {"ok", "E620", "E621", "E622", "E623", "E624", "E631", "E640", "E602", "E604", "E606", "E611"}, outcomes
+    assert set(outcomes) <= {
+        "ok",
+        "E620",
+        "E621",
+        "E622",
+        "E623",
+        "E624",
+        "E631",
+        "E640",
+        "E602",
+        "E604",
+        "E606",
+        "E611",
+    }, outcomes
     assert outcomes["E621"] > 50 and outcomes["E623"] > 10

@@ -15,8 +15,8 @@ from safetensors.numpy import load as reference_load
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import container, manifest
 from tessera_runtime.core.errors import BundleError, TesseraError, UsageError
-from tests.runtime.support import bundle_bytes, contents, cpu_target, functions
 from tesseracc.bundle import write
+from tests.runtime.support import bundle_bytes, contents, cpu_target, functions
 
 
 def test_same_contents_same_bytes(tmp_path: Path) -> None:
@@ -59,7 +59,9 @@ def test_alignment() -> None:
 def test_narrow_constants_from_raw_integers() -> None:
     w = np.arange(5, dtype=np.float32).astype(ml_dtypes.bfloat16)
     typed = write(None, contents(constants={"w": np.ones(5, np.float32), "v": w}))
-    raw = write(None, contents(constants={"w": np.ones(5, np.float32), "v": w.view(np.uint16)}, constant_dtypes={"v": "bf16"}))
+    raw = write(
+        None, contents(constants={"w": np.ones(5, np.float32), "v": w.view(np.uint16)}, constant_dtypes={"v": "bf16"})
+    )
     assert typed == raw
     for arrays, dtypes in (({"v": w}, {"v": "f32"}), ({"~1": np.ones(3)}, {})):
         with pytest.raises(BundleError) as caught:
@@ -69,7 +71,9 @@ def test_narrow_constants_from_raw_integers() -> None:
 
 def test_a_constant_of_several_chunks_and_an_empty_one() -> None:
     big = np.random.default_rng(1).integers(0, 255, 9 << 20, dtype=np.uint8)
-    data = write(None, contents(constants={"w": np.ones(5, np.float32), "big": big, "none": np.empty((0, 3), np.float32)}))
+    data = write(
+        None, contents(constants={"w": np.ones(5, np.float32), "big": big, "none": np.empty((0, 3), np.float32)})
+    )
     file = BundleFile(data, verify_weights=True)
     constants = {c.name: c for c in file.manifest.constants}
     assert bytes(file.constant(constants["big"])) == big.tobytes() and len(file.constant(constants["none"])) == 0
@@ -108,7 +112,12 @@ def test_zip64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_writer_refuses_contents_that_contradict_themselves() -> None:
-    for changes in ({"images": {}}, {"functions": functions()[:2]}, {"targets": (cpu_target(kernels=()),)}, {"constants": {}}):
+    for changes in (
+        {"images": {}},
+        {"functions": functions()[:2]},
+        {"targets": (cpu_target(kernels=()),)},
+        {"constants": {}},
+    ):
         with pytest.raises(BundleError) as caught:
             write(None, contents(**changes))
         assert caught.value.code == "E623"
@@ -118,4 +127,6 @@ def test_manifest_round_trip() -> None:
     described = BundleFile(bundle_bytes()).manifest
     text = manifest.to_json(described)
     assert manifest.from_json(text) == described and manifest.to_json(manifest.from_json(text)) == text
-    assert b"." not in text.replace(b".safetensors", b"").replace(b".elf", b"").replace(b".py", b"").replace(b"0.1.0", b"")
+    assert b"." not in text.replace(b".safetensors", b"").replace(b".elf", b"").replace(b".py", b"").replace(
+        b"0.1.0", b""
+    )

@@ -9,7 +9,21 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from tessera_runtime.core.manifest import (
-    Arg, Buffer, Copy, Function, Guard, Input, Kernel, Launch, Output, Param, Plan, Provenance, Source, Symbol, Target,
+    Arg,
+    Buffer,
+    Copy,
+    Function,
+    Guard,
+    Input,
+    Kernel,
+    Launch,
+    Output,
+    Param,
+    Plan,
+    Provenance,
+    Source,
+    Symbol,
+    Target,
 )  # fmt: skip
 from tessera_runtime.devices.cpu import machine
 from tesseracc.bundle import Contents, TestCase, image_entry, write
@@ -174,18 +188,41 @@ def functions() -> tuple[Function, ...]:
     n, b, d = Symbol("N", "x", 0), Symbol("B", "x", 0), Symbol("D", "x", 1)
     x2 = Input("x", "tensor", "f32", ND)
     return (
-        Function("saxpy", "a*x + y", (n,), (Input("a", "scalar", "f32"), Input("x", "tensor", "f32", N),
-                 Input("y", "tensor", "f32", N, True)), (Output("y", "f32", N, "y"),)),
-        Function("chain", "reverse(x) + w, reverse(x)", (b,), (Input("x", "tensor", "f32", (("B",), 5)),),
-                 (Output("out0", "f32", (("B",), 5)), Output("out1", "f32", (("B",), 5)))),
-        Function("doubled", "needs an even extent", (Symbol("H", "x", 0, 2),),
-                 (Input("x", "tensor", "f32", (("H", 2, "mul"), 3)), Input("w", "tensor", "f32", (3,)),
-                  Input("v", "tensor", "f32", (("H", 1, "add"),))), (Output("out", "f32", (("H", 2, "mul"), 3)),),
-                 (Guard((10, "H", "sub"), "ge", "H <= 10"),)),
+        Function(
+            "saxpy",
+            "a*x + y",
+            (n,),
+            (Input("a", "scalar", "f32"), Input("x", "tensor", "f32", N), Input("y", "tensor", "f32", N, True)),
+            (Output("y", "f32", N, "y"),),
+        ),
+        Function(
+            "chain",
+            "reverse(x) + w, reverse(x)",
+            (b,),
+            (Input("x", "tensor", "f32", (("B",), 5)),),
+            (Output("out0", "f32", (("B",), 5)), Output("out1", "f32", (("B",), 5))),
+        ),
+        Function(
+            "doubled",
+            "needs an even extent",
+            (Symbol("H", "x", 0, 2),),
+            (
+                Input("x", "tensor", "f32", (("H", 2, "mul"), 3)),
+                Input("w", "tensor", "f32", (3,)),
+                Input("v", "tensor", "f32", (("H", 1, "add"),)),
+            ),
+            (Output("out", "f32", (("H", 2, "mul"), 3)),),
+            (Guard((10, "H", "sub"), "ge", "H <= 10"),),
+        ),
         Function("reverse", "", (b, d), (x2,), (Output("out", "f32", ND),)),
-        Function("scalars", "", (), (Input("a", "scalar", "f32"), Input("b", "scalar", "i8"), Input("c", "scalar", "bf16")),
-                 (Output("out", "i64", (3,)),)),
-    )  # fmt: skip
+        Function(
+            "scalars",
+            "",
+            (),
+            (Input("a", "scalar", "f32"), Input("b", "scalar", "i8"), Input("c", "scalar", "bf16")),
+            (Output("out", "i64", (3,)),),
+        ),
+    )
 
 
 def kernels() -> tuple[Kernel, ...]:
@@ -206,20 +243,50 @@ def plans() -> tuple[Plan, ...]:
     b5: tuple[Any, ...] = (("B",), 5)
     even: tuple[Any, ...] = (("H", 2, "mul"), 3)
     return (
-        Plan("saxpy", (Buffer("input", "x", "f32", N), Buffer("input", "y", "f32", N)),
-             (Launch(0, (("N", 128, "ceildiv"), 1, 1), (Arg(scalar="a"), Arg(buffer=0), Arg(buffer=1), Arg(dim=("N",)))),)),
-        Plan("chain", (Buffer("input", "x", "f32", b5), Buffer("temp", "", "f32", b5), Buffer("constant", "w", "f32", (5,)),
-                       Buffer("output", "out0", "f32", b5), Buffer("output", "out1", "f32", b5)),
-             (Launch(2, (("B",), 1, 1), (Arg(buffer=0), Arg(buffer=1), Arg(dim=5))),
-              Launch(1, (1, ("B",), 1), (Arg(buffer=1), Arg(buffer=2), Arg(buffer=3), Arg(dim=5))),
-              Copy(1, 4))),
-        Plan("doubled", (Buffer("input", "x", "f32", even), Buffer("input", "w", "f32", (3,)), Buffer("output", "out", "f32", even)),
-             (Launch(1, (("H", 2, "mul"), 1, 1), (Arg(buffer=0), Arg(buffer=1), Arg(buffer=2), Arg(dim=3))),)),
-        Plan("reverse", (Buffer("input", "x", "f32", ND), Buffer("output", "out", "f32", ND)),
-             (Launch(2, (("B",), 1, 1), (Arg(buffer=0), Arg(buffer=1), Arg(dim=("D",)))),)),
-        Plan("scalars", (Buffer("output", "out", "i64", (3,)),),
-             (Launch(3, (1, 1, 1), (Arg(scalar="a"), Arg(scalar="b"), Arg(scalar="c"), Arg(buffer=0))),)),
-    )  # fmt: skip
+        Plan(
+            "saxpy",
+            (Buffer("input", "x", "f32", N), Buffer("input", "y", "f32", N)),
+            (
+                Launch(
+                    0, (("N", 128, "ceildiv"), 1, 1), (Arg(scalar="a"), Arg(buffer=0), Arg(buffer=1), Arg(dim=("N",)))
+                ),
+            ),
+        ),
+        Plan(
+            "chain",
+            (
+                Buffer("input", "x", "f32", b5),
+                Buffer("temp", "", "f32", b5),
+                Buffer("constant", "w", "f32", (5,)),
+                Buffer("output", "out0", "f32", b5),
+                Buffer("output", "out1", "f32", b5),
+            ),
+            (
+                Launch(2, (("B",), 1, 1), (Arg(buffer=0), Arg(buffer=1), Arg(dim=5))),
+                Launch(1, (1, ("B",), 1), (Arg(buffer=1), Arg(buffer=2), Arg(buffer=3), Arg(dim=5))),
+                Copy(1, 4),
+            ),
+        ),
+        Plan(
+            "doubled",
+            (
+                Buffer("input", "x", "f32", even),
+                Buffer("input", "w", "f32", (3,)),
+                Buffer("output", "out", "f32", even),
+            ),
+            (Launch(1, (("H", 2, "mul"), 1, 1), (Arg(buffer=0), Arg(buffer=1), Arg(buffer=2), Arg(dim=3))),),
+        ),
+        Plan(
+            "reverse",
+            (Buffer("input", "x", "f32", ND), Buffer("output", "out", "f32", ND)),
+            (Launch(2, (("B",), 1, 1), (Arg(buffer=0), Arg(buffer=1), Arg(dim=("D",)))),),
+        ),
+        Plan(
+            "scalars",
+            (Buffer("output", "out", "i64", (3,)),),
+            (Launch(3, (1, 1, 1), (Arg(scalar="a"), Arg(scalar="b"), Arg(scalar="c"), Arg(buffer=0))),),
+        ),
+    )
 
 
 WEIGHT = np.array([0.5, -1.25, 3.0, 1e-3, 7.0], dtype=np.float32)

@@ -15,8 +15,8 @@ import pytest
 from tessera_runtime.cli import main
 from tessera_runtime.compare import compare
 from tessera_runtime.core import safetensors
-from tests.runtime.support import bundle_bytes, contents, cpu_target, functions, kernels, plans
 from tesseracc.bundle import TestCase, write
+from tests.runtime.support import bundle_bytes, contents, cpu_target, functions, kernels, plans
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,23 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
 
 
 def test_prints_results(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, path, "--function", "saxpy", "--input", "a=2", "--input", "x=3xf32=1 2 3", "--input", "y=3xf32=0.5")
+    code, out, _ = run(
+        capsys, path, "--function", "saxpy", "--input", "a=2", "--input", "x=3xf32=1 2 3", "--input", "y=3xf32=0.5"
+    )
     assert code == 0 and out == "y: f32[3]\n  [2.5 4.5 6.5]\n"
 
 
 def test_positional_inputs_and_json(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, path, "--function=saxpy", "--input=2", "--input=2xf32=1 nan", "--input=2xf32=0.1", "--json", "--threads=2")
+    code, out, _ = run(
+        capsys,
+        path,
+        "--function=saxpy",
+        "--input=2",
+        "--input=2xf32=1 nan",
+        "--input=2xf32=0.1",
+        "--json",
+        "--threads=2",
+    )
     report = json.loads(out)
     assert code == report["exit_code"] == 0
     assert report["outputs"] == [{"name": "y", "dtype": "f32", "shape": [2], "values": [2.1, "nan"]}]
@@ -51,7 +62,9 @@ def test_files_in_and_out_and_comparison(path: str, tmp_path: Path, capsys: pyte
     np.save(tmp_path / "x.npy", x)
     (tmp_path / "x.safetensors").write_bytes(safetensors.save({"x": x}))
     y = tmp_path / "y.npy"
-    code, out, _ = run(capsys, path, "--function", "reverse", "--input", f"x=@{tmp_path}/x.npy", "--output", f"out=@{y}")
+    code, out, _ = run(
+        capsys, path, "--function", "reverse", "--input", f"x=@{tmp_path}/x.npy", "--output", f"out=@{y}"
+    )
     assert code == 0 and out == f"out: f32[6, 7] -> {y}\n"
     np.testing.assert_array_equal(np.load(y), x[:, ::-1])
     arguments = (path, "--function", "reverse", "--input", f"x=@{tmp_path}/x.safetensors", "--expected")
@@ -62,16 +75,24 @@ def test_files_in_and_out_and_comparison(path: str, tmp_path: Path, capsys: pyte
     np.save(y, wrong)
     code, out, _ = run(capsys, *arguments, f"out=@{y}")
     assert code == 1
-    assert f"mismatch: out at [2, 3]: expected {wrong[2, 3]!s}, actual {x[2, 3]!s}; 1 of 42 elements differ, the largest by 0.25" in out
+    assert (
+        f"mismatch: out at [2, 3]: expected {wrong[2, 3]!s}, actual {x[2, 3]!s}; 1 of 42 elements differ"
+        in out
+    )
     code, out, _ = run(capsys, *arguments, f"out=@{y}", "--atol", "0.3")
     assert code == 0
     code, out, _ = run(capsys, *arguments, "out=6x6xf32=0", "--json")
     report = json.loads(out)
-    assert code == report["exit_code"] == 1 and report["comparisons"][0]["message"] == "expected shape [6, 6], actual [6, 7]"
+    assert (
+        code == report["exit_code"] == 1
+        and report["comparisons"][0]["message"] == "expected shape [6, 6], actual [6, 7]"
+    )
 
 
 def test_store_as_safetensors(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, _ = run(capsys, path, "--function", "chain", "--input", "x=2x5xf32=1", "--output", f"out1=@{tmp_path}/o.safetensors")
+    code, _, _ = run(
+        capsys, path, "--function", "chain", "--input", "x=2x5xf32=1", "--output", f"out1=@{tmp_path}/o.safetensors"
+    )
     assert code == 0
     assert safetensors.load((tmp_path / "o.safetensors").read_bytes())["out1"].tolist() == [[1.0] * 5] * 2
 
@@ -128,10 +149,12 @@ def test_verify(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--inputs=1"], 2, "E801"), (["--atol", "x"], 2, "E801"), (["--atol", "-1"], 2, "E801"), ([], 2, None),
         (["--input", "x=1"], 2, "E804"), (["--function", "nope"], 7, "E714"), (["--function", "reverse"], 7, "E701"),
-        (["--function", "reverse", "--input", "x=2xf32=1"], 7, "E702"), (["--function", "reverse", "--input", "z=1"], 7, "E701"),
+        (["--function", "reverse", "--input", "x=2xf32=1"], 7, "E702"),
+        (["--function", "reverse", "--input", "z=1"], 7, "E701"),
         (["--function", "reverse", "--input", "x=1x1xf32=1", "--input", "x=1x1xf32=1"], 7, "E701"),
         (["--function", "reverse", "--input", "1x1xf32=1", "--input", "1x1xf32=1"], 7, "E701"),
-        (["--function", "reverse", "--input", "x=@nope.npy"], 2, "E802"), (["--function", "reverse", "--input", "x=?"], 7, "E711"),
+        (["--function", "reverse", "--input", "x=@nope.npy"], 2, "E802"),
+        (["--function", "reverse", "--input", "x=?"], 7, "E711"),
         (["--function", "reverse", "--input", "x=1x1xf32=1", "--output", "out=@/nope/y.npy"], 2, "E803"),
         (["--function", "reverse", "--input", "x=1x1xf32=1", "--output", "y=@y.npy"], 2, "E801"),
         (["--function", "reverse", "--input", "x=1x1xf32=1", "--output", "out=y.txt"], 2, "E801"),
@@ -139,7 +162,9 @@ def test_verify(path: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--device", "tpu"], 6, "E901"), (["--threads", "0"], 6, "E901"),
     ],
 )  # fmt: skip
-def test_mistakes(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], code: int, error: str | None) -> None:
+def test_mistakes(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], code: int, error: str | None
+) -> None:
     bundle = path
     if error is None:
         bundle = str(tmp_path / "none.tsb")
@@ -154,12 +179,19 @@ def test_mistakes(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
 def test_damaged_and_missing_bundles(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "short.tsb").write_bytes(bundle_bytes()[:-1])
     (tmp_path / "empty.tsb").write_bytes(b"")
-    for name, code, error in (("short.tsb", 5, "E602"), ("empty.tsb", 5, "E601"), ("gone.tsb", 2, "E802"), (".", 2, "E802")):
+    for name, code, error in (
+        ("short.tsb", 5, "E602"),
+        ("empty.tsb", 5, "E601"),
+        ("gone.tsb", 2, "E802"),
+        (".", 2, "E802"),
+    ):
         actual, _, err = run(capsys, tmp_path / name)
         assert actual == code and err.startswith(f"error[{error}]"), err
 
 
-def test_an_internal_fault_is_short(path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_fault_is_short(
+    path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("bug")
 
@@ -174,12 +206,21 @@ def test_an_internal_fault_is_short(path: str, capsys: pytest.CaptureFixture[str
 def test_as_a_process(path: str) -> None:
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root / "runtime"), "PYTHONWARNINGS": "error"}
-    done = subprocess.run([sys.executable, "-m", "tessera_runtime.cli", path], capture_output=True, text=True, env=environment, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-m", "tessera_runtime.cli", path], capture_output=True, text=True, env=environment, cwd="/"
+    )
     assert done.returncode == 0 and done.stderr == "" and "2 of 2 embedded tests passed" in done.stdout
-    done = subprocess.run([sys.executable, "-m", "tessera_runtime.cli", "--help"], capture_output=True, text=True, env=environment, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-m", "tessera_runtime.cli", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd="/",
+    )
     assert done.returncode == 0 and "exit codes:" in done.stdout
     # The language, the compiler and what only they need stay out of a process that runs a bundle.
-    code = "import sys, tessera_runtime.cli as c; c.main([sys.argv[1]]); print([m for m in ('tessera', 'tesseracc', 'llvmlite', 'click', 'ml_dtypes', 'cuda') if m in sys.modules])"
+    code = "import sys, tessera_runtime.cli as c; c.main([sys.argv[1]]); "
+    code += "print([m for m in ('tessera', 'tesseracc', 'llvmlite', 'click', 'ml_dtypes', 'cuda') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, env=environment, cwd="/")
     assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
 
@@ -195,4 +236,10 @@ def test_compare() -> None:
     assert compare(np.array([3], np.int32), np.array([4], np.int32), "i32", 9, 9) is not None
     b = np.array([1.0, 2.0], ml_dtypes.bfloat16)
     found = compare(b, np.array([1.0, 3.0], ml_dtypes.bfloat16), "bf16", 0, 0)
-    assert found is not None and (found.index, found.expected, found.actual, found.count, found.largest) == ((1,), 3.0, 2.0, 1, 1.0)
+    assert found is not None and (found.index, found.expected, found.actual, found.count, found.largest) == (
+        (1,),
+        3.0,
+        2.0,
+        1,
+        1.0,
+    )

@@ -60,7 +60,9 @@ def test_malformed_programs_are_refused(program: list[int | str]) -> None:
     assert caught.value.code == "E624"
 
 
-@pytest.mark.parametrize("program", [["N", 0, "floordiv"], ["N", 0, "mod"], ["N", 1 << 62, "mul"], ["Q"], ["add"], [1, 2]])
+@pytest.mark.parametrize(
+    "program", [["N", 0, "floordiv"], ["N", 0, "mod"], ["N", 1 << 62, "mul"], ["Q"], ["add"], [1, 2]]
+)
 def test_evaluation_errors(program: list[int | str]) -> None:
     with pytest.raises(TesseraError) as caught:
         shapeexpr.evaluate(program, {"N": 5})
@@ -97,7 +99,8 @@ def test_scalars() -> None:
     "text",
     ["", "x=", "x=abc", "x=4x64xf32", "x=4x64xf99=1", "x=2xf32=1 2 3", "x=2xi8=1 200", "x=2xi32=1.5 2", "x=2xu8=-1 0",
      "x=2x2xf32=[[1 2][3 4]", "x=2x2xf32=[[1 2 3][4]]", "x=2x2xf32=[1 2 3 4]", "x=2xf32=[1 2]]", "x=2xf32=[[1 2]]",
-     "x=2x2xf32=1 [2 3] 4", "x=2xf32=__import__('os')", "x=randn:4xi32", "x=randn:4", "x=@a.txt", "x=@a.npz:", "x=1xbool=2", "x=-2xf32=1"],
+     "x=2x2xf32=1 [2 3] 4", "x=2xf32=__import__('os')", "x=randn:4xi32", "x=randn:4",
+     "x=@a.txt", "x=@a.npz:", "x=1xbool=2", "x=-2xf32=1"],
 )  # fmt: skip
 def test_bad_specifications(text: str) -> None:
     with pytest.raises(TesseraError) as caught:
@@ -154,7 +157,10 @@ def test_randn_inverts_the_normal_distribution() -> None:
     np.testing.assert_allclose(randn_module.randn(2000, 7), expected, rtol=2e-15, atol=1e-15)
     extreme = np.array([0, 1, 2**32 - 1, 2**31], dtype=np.uint32)
     np.testing.assert_allclose(
-        randn_module._inverse_normal(extreme), [exact.inv_cdf((int(w) + 0.5) / 2**32) for w in extreme], rtol=1e-15, atol=1e-15
+        randn_module._inverse_normal(extreme),
+        [exact.inv_cdf((int(w) + 0.5) / 2**32) for w in extreme],
+        rtol=1e-15,
+        atol=1e-15,
     )
 
 
@@ -212,7 +218,8 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         raw_file({"a": GOOD}), raw_file({"a": GOOD}, b"1234567"), raw_file({"a": GOOD}, b"123456789"),
         raw_file(b'{"a":' + json.dumps(GOOD).encode() + b',"a":' + json.dumps(GOOD).encode() + b"}", b"12345678"),
         raw_file({"a": {**GOOD, "dtype": "F33"}}, b"12345678"), raw_file({"a": {**GOOD, "shape": [3]}}, b"12345678"),
-        raw_file({"a": {**GOOD, "shape": [-2]}}, b"12345678"), raw_file({"a": {**GOOD, "shape": [1 << 40, 1 << 40]}}, b"12345678"),
+        raw_file({"a": {**GOOD, "shape": [-2]}}, b"12345678"),
+        raw_file({"a": {**GOOD, "shape": [1 << 40, 1 << 40]}}, b"12345678"),
         raw_file({"a": {**GOOD, "data_offsets": [8, 0]}}, b"12345678"), raw_file({"a": {**GOOD, "x": 1}}, b"12345678"),
         raw_file({"a": GOOD, "b": GOOD}, b"12345678"), raw_file({"__metadata__": {"a": 1}}), raw_file({"a": 3}),
         raw_file({"a": {**GOOD, "shape": [True, 2]}}, b"12345678"), raw_file(b"{" * 5000),

@@ -12,8 +12,8 @@ import pytest
 import tessera_runtime
 from tessera_runtime.devices.cpu import CpuDevice
 from tessera_runtime.devices.threads import Pool
-from tests.runtime.support import WEIGHT, bundle_bytes, contents, cpu_target
 from tesseracc.bundle import write
+from tests.runtime.support import WEIGHT, bundle_bytes, contents, cpu_target
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,9 @@ def test_load_from_path_bytes_and_descriptor(tmp_path: Path) -> None:
 
 
 def test_bundle_is_a_mapping(bundle: tessera_runtime.Bundle) -> None:
-    assert list(bundle) == ["saxpy", "chain", "doubled", "reverse", "scalars"] and "chain" in bundle and len(bundle) == 5
+    assert (
+        list(bundle) == ["saxpy", "chain", "doubled", "reverse", "scalars"] and "chain" in bundle and len(bundle) == 5
+    )
     assert bundle["saxpy"].signature == "saxpy(a: f32, x: f32[N], y: inout f32[N]) -> y: f32[N]"
     assert bundle.functions["doubled"].inputs[0].dtype == "f32"
     with pytest.raises(tessera_runtime.InputError) as caught:

@@ -10,7 +10,7 @@ import ctypes
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Capability
 from tessera_runtime.devices.cuda import CudaDevice, runs_on
 from tessera_runtime.devices.cuda_driver import CudaPython
-from tests.runtime.support import WEIGHT, contents, cpu_target
 from tesseracc.bundle import image_entry, write
+from tests.runtime.support import WEIGHT, contents, cpu_target
 
 Call = tuple[Any, ...]
 
@@ -104,7 +104,9 @@ class FakeDriver:
         self.record("copy", target, source, nbytes)
         ctypes.memmove(self.host(target, nbytes), self.host(source, nbytes), nbytes)
 
-    def launch(self, function: Any, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int]) -> None:
+    def launch(
+        self, function: Any, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int]
+    ) -> None:
         self.record("launch", function, tuple(grid), tuple(block), shared, tuple(slots))
         KERNELS[function](self, grid, slots)
 
@@ -160,7 +162,8 @@ LADDER = (
 @pytest.mark.parametrize(
     ("capability", "chosen"),
     [
-        ((9, 0), "sm_90"), ((8, 0), "sm_80"), ((8, 6), "sm_86"), ((8, 9), "sm_86"), ((7, 5), "ptx_75"), ((12, 0), "ptx_80"),
+        ((9, 0), "sm_90"), ((8, 0), "sm_80"), ((8, 6), "sm_86"), ((8, 9), "sm_86"), ((7, 5), "ptx_75"),
+        ((12, 0), "ptx_80"),
         ((10, 0), "sm_100"), ((10, 3), "sm_100f"), ((9, 1), "ptx_80"),
     ],
 )  # fmt: skip
@@ -219,7 +222,9 @@ def test_chain_with_temporary_constant_and_copy() -> None:
         np.testing.assert_array_equal(out0, x[:, ::-1] + WEIGHT)
         np.testing.assert_array_equal(out1, x[:, ::-1])
     kinds = [call[0] for call in driver.calls]
-    assert kinds.count("copy_in") == 4 and kinds.count("free") == 1  # one input a call and the constant once; one block outgrown
+    assert (
+        kinds.count("copy_in") == 4 and kinds.count("free") == 1
+    )  # one input a call and the constant once; one block outgrown
     assert [call[0] for call in driver.calls if call[0] in ("launch", "copy")] == ["launch", "launch", "copy"] * 3
     driver.calls.clear()
     out0, _ = bundle["chain"](np.empty((0, 5), np.float32))
@@ -251,7 +256,9 @@ def test_dynamic_shared_memory() -> None:
     assert [call[4] for call in driver.calls if call[0] == "launch"] == [d * 16384 for d in (2, 5, 4, 6)]
     with pytest.raises(DeviceError) as caught:
         bundle["reverse"](np.ones((2, 20), np.float32))
-    assert caught.value.code == "E907" and "327680 bytes of shared memory; the device has 232448" in caught.value.message
+    assert (
+        caught.value.code == "E907" and "327680 bytes of shared memory; the device has 232448" in caught.value.message
+    )
     with pytest.raises(DeviceError) as caught:
         bundle["chain"](np.ones((70_000, 5), np.float32))  # its second launch has the rows in y
     assert caught.value.code == "E907" and "add_row" in caught.value.message
@@ -264,7 +271,11 @@ def test_failures_name_the_kernel_and_leave_the_device_usable() -> None:
     for call, code in (("launch", "E905"), ("synchronize", "E905"), ("allocate", "E906")):
         driver.fail = {call: DeviceError(code, f"cuSomething: CUDA_ERROR_{call.upper()}")}
         with pytest.raises(DeviceError) as caught:
-            bundle["saxpy"](1.0, np.ones(4 << 10, np.float32) if call == "allocate" else x, np.ones(4 << 10, np.float32) if call == "allocate" else y)
+            bundle["saxpy"](
+                1.0,
+                np.ones(4 << 10, np.float32) if call == "allocate" else x,
+                np.ones(4 << 10, np.float32) if call == "allocate" else y,
+            )
         assert caught.value.code == code and caught.value.exit_code == 6
         if call != "allocate":
             assert "saxpy (model.py:3)" in caught.value.message
@@ -313,11 +324,17 @@ class FakeBindings:
     class CUfunction_attribute:
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 
-    VALUES: dict[str, tuple[Any, ...]] = {
-        "cuDeviceGetCount": (3,), "cuDeviceGet": ("dev",), "cuDeviceGetName": (b"GPU\0\0",), "cuDeviceGetAttribute": (9,),
-        "cuDevicePrimaryCtxRetain": ("ctx",), "cuModuleLoadData": ("mod",), "cuModuleGetFunction": ("fun",), "cuMemAlloc": (4096,),
+    VALUES: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "cuDeviceGetCount": (3,),
+        "cuDeviceGet": ("dev",),
+        "cuDeviceGetName": (b"GPU\0\0",),
+        "cuDeviceGetAttribute": (9,),
+        "cuDevicePrimaryCtxRetain": ("ctx",),
+        "cuModuleLoadData": ("mod",),
+        "cuModuleGetFunction": ("fun",),
+        "cuMemAlloc": (4096,),
         "cuGetErrorName": (b"CUDA_ERROR_X",),
-    }  # fmt: skip
+    }
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -355,13 +372,29 @@ def test_the_seam_over_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
     driver.synchronize()
     driver.free(4096)
     assert fake.calls == [
-        ("cuInit", 0), ("cuDeviceGetCount",), ("cuDeviceGetName", 256, "dev"), ("cuDeviceGet", 0), ("cuDeviceGetAttribute", 75, "dev"),
-        ("cuDevicePrimaryCtxRetain", "dev"), ("cuCtxSetCurrent", "ctx"), ("cuModuleLoadData", b"cubin"),
-        ("cuModuleGetFunction", "mod", b"k"), ("cuMemAlloc", 100), ("cuMemcpyHtoD", 1, 2, 3), ("cuMemcpyDtoH", 1, 2, 3),
-        ("cuMemcpyDtoDAsync", 1, 2, 3, 0), ("cuFuncSetAttribute", "fun", 8, 100_000), fake.calls[-3], ("cuStreamSynchronize", 0),
+        ("cuInit", 0),
+        ("cuDeviceGetCount",),
+        ("cuDeviceGetName", 256, "dev"),
+        ("cuDeviceGet", 0),
+        ("cuDeviceGetAttribute", 75, "dev"),
+        ("cuDevicePrimaryCtxRetain", "dev"),
+        ("cuCtxSetCurrent", "ctx"),
+        ("cuModuleLoadData", b"cubin"),
+        ("cuModuleGetFunction", "mod", b"k"),
+        ("cuMemAlloc", 100),
+        ("cuMemcpyHtoD", 1, 2, 3),
+        ("cuMemcpyDtoH", 1, 2, 3),
+        ("cuMemcpyDtoDAsync", 1, 2, 3, 0),
+        ("cuFuncSetAttribute", "fun", 8, 100_000),
+        fake.calls[-3],
+        ("cuStreamSynchronize", 0),
         ("cuMemFree", 4096),
-    ]  # fmt: skip
-    assert fake.calls[-3][:10] == ("cuLaunchKernel", "fun", 4, 5, 6, 128, 1, 1, 64, 0) and fake.seen_params == [1, 2**64 - 1, 7]
+    ]
+    assert fake.calls[-3][:10] == ("cuLaunchKernel", "fun", 4, 5, 6, 128, 1, 1, 64, 0) and fake.seen_params == [
+        1,
+        2**64 - 1,
+        7,
+    ]
     fake.results = {"cuMemAlloc": 2, "cuMemFree": 700}
     for action, code in ((lambda: driver.allocate(1), "E906"), (lambda: driver.free(1), "E905")):
         with pytest.raises(DeviceError) as caught:

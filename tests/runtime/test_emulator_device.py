@@ -8,7 +8,20 @@ import pytest
 import tessera_runtime
 from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.core.manifest import (
-    Arg, Buffer, Capability, Copy, Function, Input, Kernel, Launch, Output, Param, Plan, Source, Symbol, Target,
+    Arg,
+    Buffer,
+    Capability,
+    Copy,
+    Function,
+    Input,
+    Kernel,
+    Launch,
+    Output,
+    Param,
+    Plan,
+    Source,
+    Symbol,
+    Target,
 )  # fmt: skip
 from tesseracc.bundle import Contents, image_entry, write
 from tesseracc.emulator_device import EmulatorDevice
@@ -53,18 +66,47 @@ N = (("N",),)
 
 def bundle(extra: int = 0) -> bytes:
     """y = a*x + w[0] through a temporary; `extra` makes the kernel run beyond the end."""
-    function = Function("axpw", "", (Symbol("N", "x", 0),), (Input("a", "scalar", "f32"), Input("x", "tensor", "f32", N)),
-                        (Output("out", "f32", N),))  # fmt: skip
+    function = Function(
+        "axpw",
+        "",
+        (Symbol("N", "x", 0),),
+        (Input("a", "scalar", "f32"), Input("x", "tensor", "f32", N)),
+        (Output("out", "f32", N),),
+    )
     f, w = Param("buffer", "f32"), Param("buffer", "f32", "write")
-    kernel = Kernel("axpw", "axpw", (Param("scalar", "f32"), f, f, w, Param("dim", "i64")), group=64, source=Source("m.py", 7))
+    kernel = Kernel(
+        "axpw", "axpw", (Param("scalar", "f32"), f, f, w, Param("dim", "i64")), group=64, source=Source("m.py", 7)
+    )
     size = ("N", extra, "add")
-    plan = Plan("axpw", (Buffer("input", "x", "f32", N), Buffer("constant", "w", "f32", (1,)), Buffer("temp", "", "f32", N),
-                         Buffer("output", "out", "f32", N)),
-                (Launch(0, ((*size, 64, "ceildiv"), 1, 1), (Arg(scalar="a"), Arg(buffer=0), Arg(buffer=1), Arg(buffer=2), Arg(dim=size))),
-                 Copy(2, 3)))  # fmt: skip
+    plan = Plan(
+        "axpw",
+        (
+            Buffer("input", "x", "f32", N),
+            Buffer("constant", "w", "f32", (1,)),
+            Buffer("temp", "", "f32", N),
+            Buffer("output", "out", "f32", N),
+        ),
+        (
+            Launch(
+                0,
+                ((*size, 64, "ceildiv"), 1, 1),
+                (Arg(scalar="a"), Arg(buffer=0), Arg(buffer=1), Arg(buffer=2), Arg(dim=size)),
+            ),
+            Copy(2, 3),
+        ),
+    )
     cubin = Target("sm_80", "cuda", "cubin", image_entry("sm_80", "cubin"), 800, (kernel,), (plan,),
                    capability=Capability(8, 0, "minor"), ptx=image_entry("sm_80", "ptx"))  # fmt: skip
-    text = Target("ptx_80", "cuda", "ptx", image_entry("ptx_80", "ptx"), 80, (kernel,), (plan,), capability=Capability(8, 0, "forward"))
+    text = Target(
+        "ptx_80",
+        "cuda",
+        "ptx",
+        image_entry("ptx_80", "ptx"),
+        80,
+        (kernel,),
+        (plan,),
+        capability=Capability(8, 0, "forward"),
+    )
     images = {cubin.image: b"cubin", image_entry("sm_80", "ptx"): PTX.encode(), text.image: PTX.encode()}
     return write(None, Contents((function,), (cubin, text), images, {"w": np.array([0.25], np.float32)}))
 

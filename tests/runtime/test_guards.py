@@ -25,25 +25,62 @@ CASES = [
     ("saxpy", (1.0, f32(3), f32(3), 4), {}, "E701", "saxpy: takes 3 inputs, got 4"),
     ("saxpy", (1.0, f32(3)), {"z": f32(3)}, "E701", "saxpy: has no input 'z'"),
     ("saxpy", (1.0, f32(3)), {"x": f32(3)}, "E701", "saxpy: input 'x' is given twice"),
-    ("saxpy", (1.0, f32(3, 1), f32(3)), {}, "E702", "saxpy: input 'x' has rank 2, expected 1: got f32[3, 1], expected f32[N]"),
-    ("saxpy", (1.0, f32(3).astype(np.float64), f32(3)), {}, "E703", "saxpy: input 'x' has element type f64, expected f32"),
-    ("saxpy", (1.0, f32(3).astype(np.complex64), f32(3)), {}, "E703", "saxpy: input 'x' has element type complex64, expected f32"),
+    (
+        "saxpy",
+        (1.0, f32(3, 1), f32(3)),
+        {},
+        "E702",
+        "saxpy: input 'x' has rank 2, expected 1: got f32[3, 1], expected f32[N]",
+    ),
+    (
+        "saxpy",
+        (1.0, f32(3).astype(np.float64), f32(3)),
+        {},
+        "E703",
+        "saxpy: input 'x' has element type f64, expected f32",
+    ),
+    (
+        "saxpy",
+        (1.0, f32(3).astype(np.complex64), f32(3)),
+        {},
+        "E703",
+        "saxpy: input 'x' has element type complex64, expected f32",
+    ),
     ("saxpy", (1.0, f32(3).astype(">f4"), f32(3)), {}, "E703", "saxpy: input 'x' has element type >f4, expected f32"),
     ("chain", (f32(2, 4),), {}, "E704", "chain: input 'x' axis 1: expected 5, got 4"),
-    ("saxpy", (1.0, f32(3), f32(4)), {}, "E705", "saxpy: input 'y' axis 0: expected N with N = 3 from input 'x' axis 0, got 4"),
-    ("doubled", (f32(5, 3), f32(3), f32(3)), {}, "E706", "doubled: input 'x' axis 0 is 5, which is not of the form 2*H"),
-    ("doubled", (f32(4, 3), f32(3), f32(4)), {}, "E706",
-     "doubled: input 'v' axis 0: expected H + 1 = 3 with H = 2 from input 'x' axis 0, got 4"),
+    (
+        "saxpy",
+        (1.0, f32(3), f32(4)),
+        {},
+        "E705",
+        "saxpy: input 'y' axis 0: expected N with N = 3 from input 'x' axis 0, got 4",
+    ),
+    (
+        "doubled",
+        (f32(5, 3), f32(3), f32(3)),
+        {},
+        "E706",
+        "doubled: input 'x' axis 0 is 5, which is not of the form 2*H",
+    ),
+    (
+        "doubled",
+        (f32(4, 3), f32(3), f32(4)),
+        {},
+        "E706",
+        "doubled: input 'v' axis 0: expected H + 1 = 3 with H = 2 from input 'x' axis 0, got 4",
+    ),
     ("doubled", (f32(22, 3), f32(3), f32(12)), {}, "E707", "doubled: needs H <= 10; H = 11 from input 'x' axis 0"),
     ("saxpy", (1.0, [1.0, 2.0], f32(2)), {}, "E708", "saxpy: input 'x' is a list, expected an array f32[N]"),
     ("saxpy", ("1", f32(2), f32(2)), {}, "E709", "saxpy: scalar 'a' is a str, expected a number of type f32"),
     ("scalars", (1.0, 200, 0.0), {}, "E709", "scalars: scalar 'b' is 200, outside i8: -128..127"),
     ("scalars", (1.0, 1.5, 0.0), {}, "E709", "scalars: scalar 'b' is 1.5, expected an integer of type i8"),
     ("scalars", (10**400, 1, 0.0), {}, "E709", "scalars: scalar 'a' is 1" + "0" * 400 + ", beyond f32"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("name", "args", "kwargs", "code", "message"), CASES, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "code", "message"), CASES, ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_message(bundle: tessera_runtime.Bundle, name: str, args: tuple, kwargs: dict, code: str, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(tessera_runtime.InputError) as caught:
         bundle[name](*args, **kwargs)
@@ -66,9 +103,12 @@ def test_doubled_accepts_what_its_guards_allow(bundle: tessera_runtime.Bundle) -
 
 def test_symbol_from_a_scalar_with_an_offset() -> None:
     function = Function(
-        "f", "", (Symbol("N", "n", -1), Symbol("M", "x", 0, 3, -1)),
-        (Input("n", "scalar", "i32"), Input("x", "tensor", "f32", (("M", 3, "mul", 1, "sub"),))), (Output("o", "f32", (("N",),)),),
-    )  # fmt: skip
+        "f",
+        "",
+        (Symbol("N", "n", -1), Symbol("M", "x", 0, 3, -1)),
+        (Input("n", "scalar", "i32"), Input("x", "tensor", "f32", (("M", 3, "mul", 1, "sub"),))),
+        (Output("o", "f32", (("N",),)),),
+    )
     assert solve(function, {"x": (8,)}, {"n": 5}) == {"N": 5, "M": 3}
     for shape, n, message in (((7,), 5, "f: input 'x' axis 0 is 7, which is not of the form 3*M - 1"),
                               ((8,), -5, "f: scalar 'n' is -5, which is not of the form N")):  # fmt: skip

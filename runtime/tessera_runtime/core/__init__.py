@@ -1,1 +1,1 @@
-"""The leaf that the language, the compiler and the runtime share: error catalogue, dtypes, shape expressions, input specs."""
+"""The leaf that the language, the compiler and the runtime share: errors, dtypes, shape expressions, input specs."""

@@ -120,7 +120,7 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
     cpu = target.kind == "cpu"
     if cpu != (target.format == "elf") or cpu != bool(target.machine) or cpu == (target.capability is not None):
         raise _bad(where, "kind, format, machine and capability contradict each other")
-    if cpu and target.ptx is not None or not cpu and target.requires:
+    if (cpu and target.ptx is not None) or (not cpu and target.requires):
         raise _bad(where, "has fields of another kind of target")
     used = {_entry(target.image, "code", entries, where)}
     if target.ptx is not None:
@@ -199,7 +199,9 @@ def _check_plan(
 def _check_arg(
     where: str, arg: m.Arg, param: m.Param, plan: m.Plan, inputs: dict[str, m.Input], symbols: Collection[str]
 ) -> None:
-    given = [kind for kind, value in (("buffer", arg.buffer), ("dim", arg.dim), ("scalar", arg.scalar)) if value is not None]
+    given = [
+        kind for kind, value in (("buffer", arg.buffer), ("dim", arg.dim), ("scalar", arg.scalar)) if value is not None
+    ]
     if given != [param.kind]:
         raise _bad(where, f"is {' and '.join(given) or 'nothing'} where the kernel takes a {param.kind}")
     if arg.buffer is not None:

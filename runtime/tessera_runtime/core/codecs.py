@@ -47,7 +47,7 @@ def encode(name: str, values: NDArray[Any]) -> NDArray[Any]:
 def _to_f32(values: NDArray[Any]) -> NDArray[np.float32]:
     """float32 as it is; float64 rounded to odd, so that the second rounding gives what one rounding would.
 
-    Rounding to odd keeps the low bit as a sticky bit; it is safe because f32 has at least two bits more than the target.
+    Rounding to odd keeps the low bit as a sticky bit; that is safe as f32 has at least two bits more than the target.
     """
     if values.dtype == np.float32:
         return values
@@ -71,7 +71,7 @@ def _encode_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _encode_fp8(x: NDArray[np.float32], mantissa: int, emin: int, largest: int) -> NDArray[np.uint8]:
-    """With e = max(exponent(|x|), emin) and q = rint(|x| / 2^(e - mantissa)), the pattern is ((e - emin) << mantissa) + q:
+    """The pattern is ((e - emin) << mantissa) + q with e = max(exponent(|x|), emin), q = rint(|x| / 2^(e - mantissa)):
     q holds the implicit bit of a normal number, which is the carry into the exponent field; subnormals have none."""
     bits = x.view(np.uint32)
     sign = (bits >> np.uint32(24)).astype(np.uint8) & np.uint8(0x80)

@@ -77,9 +77,10 @@ class Header(NamedTuple):
         _, version, minor, least, reserved, size, offset, length, digest, count, reserved2 = _HEADER.unpack_from(data)
         if least > CONTAINER_VERSION or version != CONTAINER_VERSION:
             raise BundleError(
-                "E603", f"the bundle has container version {version}.{minor}; this runtime reads version {CONTAINER_VERSION}.0",
+                "E603",
+                f"the bundle has container version {version}.{minor}; this runtime reads version {CONTAINER_VERSION}.0",
                 help="build the bundle again with the compiler of this version, or update the runtime",
-            )  # fmt: skip
+            )
         if minor or reserved or reserved2 or least != version or count > _TARGETS:
             raise BundleError("E604", "a field of tsb.header is out of range")
         raw = [data[_HEADER.size + i * _TARGET_SIZE : _HEADER.size + (i + 1) * _TARGET_SIZE] for i in range(count)]
@@ -136,9 +137,24 @@ def central(place: Place, crc: int) -> bytes:
     extra = _zip64(place.size, place.size, place.header)
     narrow = min(place.size, _LIMIT32)
     fixed = _CENTRAL.pack(
-        0x02014B50, 20, 45 if extra else 20, _UTF8, 0, 0, _DATE, crc, narrow, narrow, len(place.name), len(extra), 0, 0, 0, 0,
+        0x02014B50,
+        20,
+        45 if extra else 20,
+        _UTF8,
+        0,
+        0,
+        _DATE,
+        crc,
+        narrow,
+        narrow,
+        len(place.name),
+        len(extra),
+        0,
+        0,
+        0,
+        0,
         min(place.header, _LIMIT32),
-    )  # fmt: skip
+    )
     return fixed + place.name.encode("ascii") + extra
 
 

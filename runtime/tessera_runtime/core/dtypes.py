@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ALIASES", "DTYPES", "DTypeInfo", "accepts", "decode", "dtype_of", "encode", "info", "np_dtype", "storage_dtype"]
+__all__ = [
+    "ALIASES",
+    "DTYPES",
+    "DTypeInfo",
+    "accepts",
+    "decode",
+    "dtype_of",
+    "encode",
+    "info",
+    "np_dtype",
+    "storage_dtype",
+]
 
 
 class DTypeInfo(NamedTuple):
@@ -58,10 +69,23 @@ DTYPES: dict[str, DTypeInfo] = {
 }
 
 ALIASES: dict[str, str] = {
-    "fp64": "f64", "fp32": "f32", "fp16": "f16", "float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16",
-    "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
-    "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64", "i1": "bool",
-}  # fmt: skip
+    "fp64": "f64",
+    "fp32": "f32",
+    "fp16": "f16",
+    "float64": "f64",
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "int8": "i8",
+    "int16": "i16",
+    "int32": "i32",
+    "int64": "i64",
+    "uint8": "u8",
+    "uint16": "u16",
+    "uint32": "u32",
+    "uint64": "u64",
+    "i1": "bool",
+}
 
 _BY_NUMPY = {entry.numpy: name for name, entry in DTYPES.items()}
 
@@ -99,12 +123,14 @@ def dtype_of(dtype: np.dtype[Any]) -> str:
     """The element type name of a NumPy (or ml_dtypes) dtype; E703 when there is none."""
     name = _BY_NUMPY.get(dtype.name)
     if name is None or not dtype.isnative:
-        raise TesseraError("E703", f"NumPy type {dtype} is not an element type", help=f"element types: {' '.join(DTYPES)}")
+        raise TesseraError(
+            "E703", f"NumPy type {dtype} is not an element type", help=f"element types: {' '.join(DTYPES)}"
+        )
     return name
 
 
 def accepts(name: str, dtype: np.dtype[Any]) -> bool:
-    """Whether an array of `dtype` holds elements of type `name`: the type itself, or raw storage where ml_dtypes is absent."""
+    """Whether an array of `dtype` holds elements of type `name`; raw storage does where ml_dtypes is absent."""
     return dtype.isnative and (_BY_NUMPY.get(dtype.name) == name or dtype == np_dtype(name))
 
 

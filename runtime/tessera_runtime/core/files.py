@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 
 from tessera_runtime.core.errors import UsageError
 
@@ -35,7 +36,5 @@ def write_atomic(path: str, data: bytes) -> None:
         raise UsageError("E803", f"cannot write '{path}': {error.strerror}") from error
     finally:
         if temporary is not None:
-            try:
+            with suppress(OSError):
                 os.unlink(temporary)
-            except OSError:
-                pass

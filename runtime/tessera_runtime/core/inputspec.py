@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GRAMMAR", "MAX_BYTES", "InputSpec", "load_array", "parse"]
 
-GRAMMAR = "NAME=@file.npy | @file.npz:key | @file.safetensors:key | 4x64xf32=1 | 2x2xf32=[[1 2][3 4]] | randn:4x64xf32 | 3.5"
+GRAMMAR = (
+    "NAME=@file.npy | @file.npz:key | @file.safetensors:key | 4x64xf32=1 | 2x2xf32=[[1 2][3 4]] | randn:4x64xf32 | 3.5"
+)
 MAX_BYTES = 1 << 40
 
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII | re.DOTALL)
@@ -175,7 +177,11 @@ def _values(spec: InputSpec) -> NDArray[Any]:
     if kind == "f":
         flat = cast_f64(np.array([float(n) for n in numbers], dtype=np.float64), spec.dtype)
     else:
-        lo, hi = (0, 1) if kind == "b" else (int(np.iinfo(np_dtype(spec.dtype)).min), int(np.iinfo(np_dtype(spec.dtype)).max))
+        lo, hi = (
+            (0, 1)
+            if kind == "b"
+            else (int(np.iinfo(np_dtype(spec.dtype)).min), int(np.iinfo(np_dtype(spec.dtype)).max))
+        )
         for n in numbers:
             if isinstance(n, float) or not lo <= n <= hi:
                 raise _bad(f"{shown}={_short(text)}", f"{n} is not a value of {spec.dtype}")
@@ -247,7 +253,7 @@ def _read_file(spec: InputSpec) -> NDArray[Any]:
 
 
 def _plain(array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    """Native byte order; and the void types as which NumPy stores ml_dtypes arrays are given back their size's integer."""
+    """In native byte order; void types, as which NumPy stores ml_dtypes arrays, become integers of their size."""
     if array.dtype.kind == "V" and array.dtype.names is None and array.dtype.itemsize in (1, 2):
         return array.view("u1" if array.dtype.itemsize == 1 else "u2")
     if array.dtype.kind not in "fiub":
@@ -264,4 +270,8 @@ def _pick(spec: InputSpec, keys: list[str]) -> str:
     if spec.key is None and len(keys) == 1:
         return keys[0]
     wanted = f"'{spec.key}'" if spec.key is not None else "a key"
-    raise InputError("E712", f"'{spec.path}' has no key {wanted}" if spec.key else f"'{spec.path}' needs {wanted}", help=f"its keys: {shown}")
+    raise InputError(
+        "E712",
+        f"'{spec.path}' has no key {wanted}" if spec.key else f"'{spec.path}' needs {wanted}",
+        help=f"its keys: {shown}",
+    )

@@ -11,16 +11,57 @@ from typing import TypeAlias
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError
 from tessera_runtime.core.schema import (
-    Array, Choice, Expression, Extent, Flag, Integer, Nested, Nullable, Record, Tagged, Text, canonical, field,
-    parse_canonical, record,
+    Array,
+    Choice,
+    Expression,
+    Extent,
+    Flag,
+    Integer,
+    Nested,
+    Nullable,
+    Record,
+    Tagged,
+    Text,
+    canonical,
+    field,
+    parse_canonical,
+    record,
 )  # fmt: skip
 
 __all__ = [
-    "CHUNK", "CONTAINER_VERSION", "ENTRY_NAME", "KERNEL_ABI_VERSION", "MAX_MANIFEST", "PLAN_VERSION", "Arg", "Buffer",
-    "Capability", "Constant", "Copy", "Dim", "Entry", "Function", "Guard", "Input", "Kernel", "Launch", "Manifest", "Mesh",
-    "Output", "Param", "Plan", "Provenance", "Ranks", "Source", "Symbol", "Target", "Test", "Versions",
-    "from_json", "to_json",
-]  # fmt: skip
+    "CHUNK",
+    "CONTAINER_VERSION",
+    "ENTRY_NAME",
+    "KERNEL_ABI_VERSION",
+    "MAX_MANIFEST",
+    "PLAN_VERSION",
+    "Arg",
+    "Buffer",
+    "Capability",
+    "Constant",
+    "Copy",
+    "Dim",
+    "Entry",
+    "Function",
+    "Guard",
+    "Input",
+    "Kernel",
+    "Launch",
+    "Manifest",
+    "Mesh",
+    "Output",
+    "Param",
+    "Plan",
+    "Provenance",
+    "Ranks",
+    "Source",
+    "Symbol",
+    "Target",
+    "Test",
+    "Versions",
+    "from_json",
+    "to_json",
+]
 
 CONTAINER_VERSION = 1
 PLAN_VERSION = 1
@@ -78,7 +119,7 @@ class Output(Record):
 
 @record
 class Guard(Record):
-    """A condition on the extents: the expression's value is eq, ne, ge or gt 0. `message` says it in the user's names."""
+    """A condition on the extents: the expression's value is eq, ne, ge or gt 0. `message` is it in the user's names."""
 
     expr: tuple[int | str, ...] = field(Expression())
     relation: str = field(Choice("eq", "ne", "ge", "gt"))
@@ -111,7 +152,7 @@ class Constant(Record):
 
 @record
 class Param(Record):
-    """One 8-byte slot of a kernel's arguments: a buffer's address, an extent (i64), or a scalar's bits in the low bytes."""
+    """One 8-byte slot of a kernel's arguments: a buffer's address, an extent (i64), or a scalar's bits (low bytes)."""
 
     kind: str = field(Choice("buffer", "dim", "scalar"))
     dtype: str = field(_DType)
@@ -143,7 +184,7 @@ class Kernel(Record):
 
 @record
 class Arg(Record):
-    """One argument of a launch; exactly one of the three is set: a plan buffer's index, an extent, a scalar input's name."""
+    """One argument of a launch: a plan buffer's index, an extent, or a scalar input's name; exactly one is set."""
 
     buffer: int | None = field(Nullable(_Index), default=None)
     dim: Dim | None = field(Nullable(Extent()), default=None)
@@ -189,7 +230,10 @@ class Plan(Record):
 
 @record
 class Capability(Record):
-    """Which GPUs run an image made for major.minor: that one (exact), the same major from minor on (minor), or all later ones (forward)."""
+    """Which GPUs run an image made for major.minor.
+
+    exact: that one; minor: the same major, from minor on; forward: that one and all later ones.
+    """
 
     major: int = field(Integer(1, 999))
     minor: int = field(Integer(0, 99))
@@ -229,7 +273,7 @@ class Entry(Record):
 
 @record
 class Test(Record):
-    """An embedded test vector: safetensors with keys `in/NAME` and `out/NAME`. Tolerances are decimal numbers as text."""
+    """An embedded test vector: safetensors with keys `in/NAME` and `out/NAME`. Tolerances are decimal text."""
 
     __test__ = False  # not for pytest to collect
 

@@ -81,7 +81,9 @@ class Integer:
         if type(value) is not int:
             raise bad(path, f"{shown(value)} is not an integer")
         if not self.low <= value <= self.high:
-            raise bad(path, f"{value if abs(value) <= 10 * I64_MAX else 'a huge integer'} is not in {self.low}..{self.high}")
+            raise bad(
+                path, f"{value if abs(value) <= 10 * I64_MAX else 'a huge integer'} is not in {self.low}..{self.high}"
+            )
         return value
 
     def encode(self, value: int) -> int:

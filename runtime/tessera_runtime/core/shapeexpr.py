@@ -11,7 +11,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tessera_runtime.core.errors import TesseraError
 
-__all__ = ["I64_MAX", "MAX_LENGTH", "OPERATORS", "Postfix", "evaluate", "is_symbol", "symbols_of", "to_infix", "validate"]
+__all__ = [
+    "I64_MAX",
+    "MAX_LENGTH",
+    "OPERATORS",
+    "Postfix",
+    "evaluate",
+    "is_symbol",
+    "symbols_of",
+    "to_infix",
+    "validate",
+]
 
 Postfix = Sequence["int | str"]
 

@@ -60,7 +60,9 @@ def open_device(name: str, threads: int | None = None) -> Device:
         return open_cuda(int(rest or 0))
     found = _plugins(kind)
     if found is None:
-        raise DeviceError("E901", f"there is no device '{name[:40]}'", help="known devices: cpu, cuda[:N], and installed plug-ins")
+        raise DeviceError(
+            "E901", f"there is no device '{name[:40]}'", help="known devices: cpu, cuda[:N], and installed plug-ins"
+        )
     return found(rest, threads)
 
 

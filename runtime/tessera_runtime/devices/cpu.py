@@ -57,7 +57,7 @@ def cpu_features() -> frozenset[str]:
 
 @cache
 def _amx_permission() -> bool:
-    """Ask Linux for the AMX tile state, once per process, before threads use it: arch_prctl(ARCH_REQ_XCOMP_PERM, 18)."""
+    """Ask Linux for the AMX tile state, once, before threads use it: arch_prctl(ARCH_REQ_XCOMP_PERM, 18)."""
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_long)
     syscall.restype = ctypes.c_long
@@ -96,9 +96,13 @@ class CpuDevice:
                 return target
         if not targets:
             names = ", ".join(target.name for target in manifest.targets)
-            raise DeviceError("E902", f"the bundle has no CPU image; it has {names}", help="build it with `--arch cpu` as well")
+            raise DeviceError(
+                "E902", f"the bundle has no CPU image; it has {names}", help="build it with `--arch cpu` as well"
+            )
         lacks = "; ".join(f"{target.name} needs {' '.join(self._missing(target))}" for target in targets)
-        raise DeviceError("E902", f"no image of the bundle runs on this CPU: {lacks}", help="build it with `--arch cpu`")
+        raise DeviceError(
+            "E902", f"no image of the bundle runs on this CPU: {lacks}", help="build it with `--arch cpu`"
+        )
 
     def load(self, file: BundleFile, target: Target) -> CpuProgram:
         """Verify and load the target's image."""

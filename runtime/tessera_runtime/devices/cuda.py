@@ -53,8 +53,9 @@ class CudaDevice:
             raise DeviceError("E903", f"there is no device cuda:{ordinal}; this machine has {count}")
         self._device = driver.device(ordinal)
         self.capability = (
-            driver.attribute(self._device, "COMPUTE_CAPABILITY_MAJOR"), driver.attribute(self._device, "COMPUTE_CAPABILITY_MINOR"),
-        )  # fmt: skip
+            driver.attribute(self._device, "COMPUTE_CAPABILITY_MAJOR"),
+            driver.attribute(self._device, "COMPUTE_CAPABILITY_MINOR"),
+        )
         self.shared_limit = driver.attribute(self._device, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
         self._context: Handle = None
         self._lock = threading.Lock()
@@ -72,9 +73,10 @@ class CudaDevice:
         major, minor = self.capability
         names = ", ".join(target.name for target in manifest.targets)
         raise DeviceError(
-            "E904", f"{self.driver.name(self._device)} has compute capability {major}.{minor}; the bundle has code for {names}",
+            "E904",
+            f"{self.driver.name(self._device)} has compute capability {major}.{minor}; the bundle has code for {names}",
             help=f"build it with `--arch sm_{major}{minor}`",
-        )  # fmt: skip
+        )
 
     def activate(self) -> None:
         """Make this device's context the calling thread's."""
@@ -111,7 +113,8 @@ class CudaProgram:
         size, block = self._take(total)
         try:
             pointers = [
-                block + offset if offset >= 0 else self._constant(buffer.ref) for offset, buffer in zip(offsets, buffers, strict=True)
+                block + offset if offset >= 0 else self._constant(buffer.ref)
+                for offset, buffer in zip(offsets, buffers, strict=True)
             ]
             for index, array in enumerate(arrays):
                 if array is not None and buffers[index].kind == "input" and array.nbytes:
@@ -135,9 +138,10 @@ class CudaProgram:
             raise DeviceError("E907", f"kernel {_shown(kernel)} needs a grid of {step.grid}, beyond {_MAX_GRID}")
         if step.dynamic_shared + kernel.shared_bytes > self._device.shared_limit:
             raise DeviceError(
-                "E907", f"kernel {_shown(kernel)} needs {step.dynamic_shared + kernel.shared_bytes} bytes of shared memory; "
+                "E907",
+                f"kernel {_shown(kernel)} needs {step.dynamic_shared + kernel.shared_bytes} bytes of shared memory; "
                 f"the device has {self._device.shared_limit}",
-            )  # fmt: skip
+            )
         slots = [
             pointers[value] if kind == "buffer" else (value & _MASK) if kind == "dim" else scalars[value]  # type: ignore[index,operator]
             for kind, value in step.args
@@ -157,8 +161,12 @@ class CudaProgram:
         try:
             self._driver.synchronize()
         except DeviceError as error:
-            kernels = dict.fromkeys(_shown(self._target.kernels[s.kernel]) for s in instance.steps if isinstance(s, LaunchStep))
-            raise DeviceError(error.code, f"{error.message}, in {instance.plan.function}: {', '.join(kernels)}") from error
+            kernels = dict.fromkeys(
+                _shown(self._target.kernels[s.kernel]) for s in instance.steps if isinstance(s, LaunchStep)
+            )
+            raise DeviceError(
+                error.code, f"{error.message}, in {instance.plan.function}: {', '.join(kernels)}"
+            ) from error
 
     def _take(self, nbytes: int) -> tuple[int, int]:
         """A block of at least `nbytes` of device memory: its size and pointer."""
@@ -190,7 +198,7 @@ class CudaProgram:
 
 
 def _layout(instance: Instance) -> tuple[list[int], int]:
-    """Offsets of all buffers but the constants (-1) in one block, and its size. Temporaries lie first, in their arena."""
+    """Offsets of all buffers but the constants (-1) in one block, and its size. The arena of temporaries is first."""
     end = -(-instance.arena // ALIGN) * ALIGN
     offsets: list[int] = []
     for buffer, nbytes, offset in zip(instance.plan.buffers, instance.nbytes, instance.offsets, strict=True):

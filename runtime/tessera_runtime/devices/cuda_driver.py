@@ -149,7 +149,7 @@ class CudaPython:
     def launch(
         self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int]
     ) -> None:
-        # The driver reads each parameter at its own size from where its pointer points: little endian, so the low bytes.
+        # The driver reads each parameter at its own size from where its pointer points: the low bytes.
         values = (ctypes.c_uint64 * max(len(slots), 1))(*slots)
         base = ctypes.addressof(values)
         pointers = (ctypes.c_void_p * max(len(slots), 1))(*(base + 8 * i for i in range(len(slots))))

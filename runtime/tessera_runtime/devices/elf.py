@@ -39,7 +39,10 @@ def read_symbols(image: bytes, machine: str) -> dict[str, int]:
     ident, kind, number, version, _, phoff, _, _, ehsize, phentsize, phnum, *_ = _EHDR.unpack_from(image)
     _require(ident == _IDENT and kind == 3 and version == 1 and ehsize == _EHDR.size, "not an ELF64 shared object")
     _require(number == MACHINES[machine], f"made for machine {number}, not for {machine}")
-    _require(phentsize == _PHDR.size and 0 < phnum <= 16 and phoff + phnum * _PHDR.size <= size, "program headers lie outside")
+    _require(
+        phentsize == _PHDR.size and 0 < phnum <= 16 and phoff + phnum * _PHDR.size <= size,
+        "program headers lie outside",
+    )
     executable: list[tuple[int, int]] = []
     dynamic: tuple[int, int] | None = None
     loaded = 0
@@ -48,7 +51,10 @@ def read_symbols(image: bytes, machine: str) -> dict[str, int]:
         if segment in (_PT_NULL, _PT_GNU_STACK):
             continue
         _require(segment in (_PT_LOAD, _PT_DYNAMIC), f"program header of kind {segment:#x}")
-        _require(offset == address and filesz == memsz and offset + filesz <= size, "a segment's address is not its file offset")
+        _require(
+            offset == address and filesz == memsz and offset + filesz <= size,
+            "a segment's address is not its file offset",
+        )
         if segment == _PT_DYNAMIC:
             _require(dynamic is None, "two dynamic segments")
             dynamic = (offset, filesz)
@@ -73,7 +79,9 @@ def _read_dynamic(image: bytes, offset: int, size: int, executable: list[tuple[i
         _require(tag in (_HASH, _STRTAB, _SYMTAB, _STRSZ, _SYMENT, _SONAME), f"dynamic entry {tag:#x}")
         _require(tag not in tags, f"dynamic entry {tag:#x} twice")
         tags[tag] = value
-    _require({_HASH, _STRTAB, _SYMTAB, _STRSZ} <= tags.keys() and tags.get(_SYMENT, 24) == 24, "dynamic entries missing")
+    _require(
+        {_HASH, _STRTAB, _SYMTAB, _STRSZ} <= tags.keys() and tags.get(_SYMENT, 24) == 24, "dynamic entries missing"
+    )
     hashes, strings, symbols, length = tags[_HASH], tags[_STRTAB], tags[_SYMTAB], tags[_STRSZ]
     _require(hashes + 8 <= len(image) and strings + length <= len(image), "dynamic tables lie outside")
     (count,) = struct.unpack_from("<I", image, hashes + 4)
@@ -113,7 +121,9 @@ class LoadedImage:
         protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         if protect(self.base, pages, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
             raise DeviceError(
-                "E908", "the operating system refuses executable memory", help="allow it for this process, or use another device"
+                "E908",
+                "the operating system refuses executable memory",
+                help="allow it for this process, or use another device",
             )
         if machine == "aarch64":
             _flush_instruction_cache(libc, self.base, len(image))
