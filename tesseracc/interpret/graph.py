@@ -144,6 +144,8 @@ def evaluate(op: Operator, inputs: Sequence[Array]) -> tuple[Array, ...]:
 
 def _element(op: Operator, types: tuple[lang.TensorType, ...], inputs: Sequence[Array], type_: lang.TensorType, out: int) -> Array:
     shape = tuple(int(dim) for dim in type_.dims)
+    if 0 in shape:
+        return np.zeros(shape, type_.dtype.numpy)  # no point at which the rule could be evaluated
     e = NumpyElements(len(shape))
     points = []
     for axis, size in enumerate(shape):
