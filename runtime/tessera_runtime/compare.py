@@ -13,13 +13,13 @@ __all__ = ["Difference", "compare", "number"]
 
 
 class Difference(NamedTuple):
-    """How two arrays differ: a message, and for values the first index, both values there, and the extent of it."""
+    """How two arrays differ: a message, and for values the first place, both values there, and the extent of it."""
 
     message: str
-    index: tuple[int, ...] | None = None
+    position: tuple[int, ...] | None = None
     expected: Any = None
     actual: Any = None
-    count: int = 0
+    wrong: int = 0
     largest: float = 0.0
 
 

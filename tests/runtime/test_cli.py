@@ -236,7 +236,7 @@ def test_compare() -> None:
     assert compare(np.array([3], np.int32), np.array([4], np.int32), "i32", 9, 9) is not None
     b = np.array([1.0, 2.0], ml_dtypes.bfloat16)
     found = compare(b, np.array([1.0, 3.0], ml_dtypes.bfloat16), "bf16", 0, 0)
-    assert found is not None and (found.index, found.expected, found.actual, found.count, found.largest) == (
+    assert found is not None and (found.position, found.expected, found.actual, found.wrong, found.largest) == (
         (1,),
         3.0,
         2.0,

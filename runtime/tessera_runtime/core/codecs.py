@@ -23,9 +23,11 @@ _FP8 = {"fp8_e4m3": (3, -6, 0x7E), "fp8_e5m2": (2, -14, 0x7B)}
 def decode(name: str, raw: NDArray[Any]) -> NDArray[np.float32]:
     """The float32 values of raw bit patterns (uint16 for f16 and bf16, uint8 for fp8); any shape; exact."""
     if name == "f16":
-        return np.ascontiguousarray(raw, dtype=np.uint16).view(np.float16).astype(np.float32)
+        half: NDArray[np.float32] = np.ascontiguousarray(raw, dtype=np.uint16).view(np.float16).astype(np.float32)
+        return half
     if name == "bf16":
-        return (np.asarray(raw, dtype=np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide: NDArray[np.uint32] = np.asarray(raw, dtype=np.uint16).astype(np.uint32) << np.uint32(16)
+        return wide.view(np.float32)
     if name in _FP8:
         return _fp8_table(name)[np.asarray(raw, dtype=np.uint8)]
     raise TesseraError("E703", f"no codec for element type '{name}'")
@@ -67,7 +69,8 @@ def _encode_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = x.view(np.uint32)
     upper = (bits >> np.uint32(16)).astype(np.uint16)
     rounded = ((bits + (np.uint32(0x7FFF) + (upper & np.uint16(1)))) >> np.uint32(16)).astype(np.uint16)
-    return np.where(np.isnan(x), upper | np.uint16(0x0040), rounded).astype(np.uint16)
+    pattern: NDArray[np.uint16] = np.where(np.isnan(x), upper | np.uint16(0x0040), rounded).astype(np.uint16)
+    return pattern
 
 
 def _encode_fp8(x: NDArray[np.float32], mantissa: int, emin: int, largest: int) -> NDArray[np.uint8]:
@@ -81,7 +84,8 @@ def _encode_fp8(x: NDArray[np.float32], mantissa: int, emin: int, largest: int) 
     q = np.rint(np.ldexp(magnitude, mantissa - e)).astype(np.int32)
     pattern = np.minimum(((e - emin) << mantissa) + q, largest)
     pattern = np.where(np.isnan(x), 0x7F, np.where(np.isinf(x), largest, pattern))
-    return pattern.astype(np.uint8) | sign
+    result: NDArray[np.uint8] = pattern.astype(np.uint8) | sign
+    return result
 
 
 @cache

@@ -109,7 +109,8 @@ def np_dtype(name: str) -> np.dtype[Any]:
         import ml_dtypes
     except ImportError:
         return np.dtype(entry.raw)
-    return np.dtype(getattr(ml_dtypes, entry.numpy))
+    narrow: np.dtype[Any] = np.dtype(getattr(ml_dtypes, entry.numpy))
+    return narrow
 
 
 def storage_dtype(name: str) -> np.dtype[Any]:
