@@ -69,13 +69,13 @@ class Finding:
 
 @dataclass(slots=True)
 class FindingLog:
-    """Findings of a launch, one per (code, line, other line); repetitions only count."""
+    """Findings of a launch, one per (code, instruction, other instruction); repetitions only count."""
 
     found: dict[tuple[str, int, int | None], Finding] = field(default_factory=dict)
 
     def add(self, code: str, message: str, at: Instruction, other: Instruction | None = None, count: int = 1) -> None:
         """Record a defect of instruction `at`; `other` is the access it conflicts with."""
-        key = (code, at.line, None if other is None else other.line)
+        key = (code, at.index, None if other is None else other.index)
         old = self.found.get(key)
         if old is not None:
             message, count = old.message, old.count + count

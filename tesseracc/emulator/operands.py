@@ -157,7 +157,7 @@ class OperandParser:
     def operand_list(self) -> tuple[Operand, ...]:
         """Operands up to the `;`."""
         out: list[Operand] = []
-        while self.peek().text != ";":
+        while out or self.peek().text != ";":
             operand = self.operand()
             if operand is None:
                 raise self.error("`_` is not an operand here")

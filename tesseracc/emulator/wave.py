@@ -8,6 +8,7 @@ lanes it spins for. Lanes that wait for the rest of their warp are `held`; lanes
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,7 @@ class Wave:
         self.polled: Array | None = None
         self.progress = 0
         self.woken_at = -1
+        self.parked_state = b""
         self.steps_done = 0
         self.pc = 0
         self.carry = np.zeros(self.size, np.bool_)
@@ -202,6 +204,7 @@ class Wave:
         np.subtract.at(self.alive_in_warp, lanes >> 5, 1)
         np.subtract.at(self.alive_in_cta, self.cta[lanes], 1)
         self.launch.barriers.lanes_left(self, lanes)
+        self.launch.cluster_barriers.lanes_left(self, lanes)
         if self.held:  # a warp that waited for these lanes may be complete now
             for pc in sorted(self.held):
                 self.queue(pc, self.held.pop(pc))
@@ -293,33 +296,55 @@ class Wave:
 
     def _wake(self) -> bool:
         """Nobody can run: wake pollers, let an asynchronous operation finish, or find out who hangs."""
-        if self.parked:
-            if self.progress != self.woken_at:
-                self.woken_at = self.progress
-                for pc in sorted(self.parked):
-                    self.queue(pc, self.parked.pop(pc))
-                return True
-        waits = self.parked or self.held or self.launch.barriers.waiting()
+        if self.parked and self.progress != self.woken_at:
+            return self._wake_parked()
+        waits = self.parked or self.held or self._in_barriers()
         if waits and self.launch.asynchronous.deliver_one(self):
             self.progress += 1
             return True
+        if self.parked:
+            # A loop that reads volatile memory is not yet a spin: it spins if its registers do not change either.
+            state = self._fingerprint()
+            if state != self.parked_state:
+                self.parked_state = state
+                return self._wake_parked()
         if self.held:
             pc = min(self.held)
             self.forced = True
             self.queue(pc, self.held.pop(pc))
             return True
-        if self.parked or self.launch.barriers.waiting():
-            for pc in sorted(self.parked):
-                self.log.add(DEADLOCK, f"{len(as_lanes(self.parked[pc]))} threads wait for something that nobody "
-                             "left running can bring about", self._poller(pc))  # fmt: skip
-            self.launch.barriers.report_stuck(self)
-            raise StopLaunch
-        return False
+        if not self.parked and not self._in_barriers():
+            return False
+        for pc in sorted(self.parked):
+            count = len(as_lanes(self.parked[pc]))
+            message = f"{count} threads wait for something that nobody left running can bring about"
+            self.log.add(DEADLOCK, message, self._poller(pc))
+        self.launch.barriers.report_stuck(self)
+        self.launch.cluster_barriers.report_stuck(self)
+        raise StopLaunch
+
+    def _wake_parked(self) -> bool:
+        self.woken_at = self.progress
+        for pc in sorted(self.parked):
+            self.queue(pc, self.parked.pop(pc))
+        return True
+
+    def _in_barriers(self) -> bool:
+        return self.launch.barriers.waiting() or self.launch.cluster_barriers.stuck()
+
+    def _fingerprint(self) -> bytes:
+        """The registers of the parked lanes."""
+        out = hashlib.blake2b()
+        for pc in sorted(self.parked):
+            out.update(str(pc).encode())
+            for v in self.regs:
+                out.update((v if v.shape[:1] != (self.size,) else v[self.parked[pc]]).tobytes())
+        return out.digest()
 
     def _poller(self, pc: int) -> Instruction:
         """The polling instruction of the loop at `pc`, for the report."""
+        polling = {"volatile", "acquire", "relaxed", "cas", "exch"}
         for i in self.code[pc : pc + 64]:
-            if i.opcode == "mbarrier" or (i.opcode in ("ld", "atom") and set(i.mods) & {"volatile", "acquire", "relaxed",
-                                                                                        "cas", "exch"}):  # fmt: skip
+            if i.opcode == "mbarrier" or (i.opcode in ("ld", "atom") and polling & set(i.mods)):
                 return i
         return self.code[pc]
