@@ -14,6 +14,7 @@ from tesseracc.passes.schedule import copies_to_views as _copies_to_views
 from tesseracc.passes.schedule import drop_unit_axes as _drop_unit_axes
 from tesseracc.passes.schedule import flatten_accesses as _flatten_accesses
 from tesseracc.passes.schedule import fuse as _fuse
+from tesseracc.passes.schedule import split_reductions as _split_reductions
 from tesseracc.passes.schedule import tidy as _tidy
 from tesseracc.passes.schedule import to_tile as _to_tile
 from tesseracc.passes.target import expand_fma as _expand_fma
@@ -25,7 +26,7 @@ from tesseracc.passes.target import lower_gpu as _lower_gpu
 # importing a pass registers it
 _PASSES = (
     _decompose, _to_schedule, _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views,
-    _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
+    _split_reductions,     _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
 )  # fmt: skip
 
 GRAPH: tuple[Step, ...] = parse_pipeline("decompose")
@@ -33,9 +34,9 @@ GRAPH: tuple[Step, ...] = parse_pipeline("decompose")
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they hide
 # that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read through
 # merged axes, and only then loops collapse, for both look at the accesses as they will be. A group that by now only
-# copies is a view.
+# copies is a view. Long reductions are cut last: partial results are in memory, so nothing fuses across them.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
-    "graph-to-schedule,fuse,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views"
+    "graph-to-schedule,fuse,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views,split-reductions"
 )
 
 # The strategy is recorded before the target is known to matter; the lowering reads the target's sizes.

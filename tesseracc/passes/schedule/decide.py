@@ -114,14 +114,22 @@ def extents(group: Op) -> dict[Value, Dim]:
 
 
 def decide(
-    producer: Op, readers: Sequence[Op], stays: bool, made_here: Collection[Value], contractions: Collection[Value]
+    producer: Op,
+    readers: Sequence[Op],
+    stays: bool,
+    made_here: Collection[Value],
+    contractions: Collection[Value],
+    sole: Collection[Value],
 ) -> Move | None:
     """How to move a producer, or None. `stays`: its tensor must exist; `made_here`: tensors that
-    groups produce, `contractions`: those of them that are contractions."""
+    groups produce, `contractions`: those of them that are contractions, `sole`: tensors
+    that the producer alone reads and that end in a loop."""
     tensor = producer.result
     if pulled_value(producer) is None or len(producer.attrs["domain"]) != len(dims_of(tensor)):
         return None
     cost = cost_of(producer)
+    if not cost.is_view and not cost.loops and _is_epilogue(producer, readers[0], sole):
+        return None
     if cost.is_free and all(_may_repeat(producer, cost, reader, tensor, made_here) for reader in readers):
         return Move(everywhere=True)
     must_write = stays or len(readers) > 1
@@ -129,6 +137,16 @@ def decide(
         return _move_to_point(producer, readers[0], must_write, contractions)
     # a function of row values (rsqrt of a variance) is like a reduction: wanted once per row, not per element
     return _move_pointwise(producer, cost, readers[0], must_write) or _move_to_point(producer, readers[0], must_write, contractions)
+
+
+def _is_epilogue(producer: Op, reader: Op, sole: Collection[Value]) -> bool:
+    """Whether the producer had better wait for a reduction or contraction of its own size, that it alone reads, to move into
+    it: its reader has it in an inner loop, where that could not follow."""
+    size = product(producer.attrs["domain"])
+    if not any(tensor in sole and known_equal(product(dims_of(tensor)), size) for tensor in tensors_read(producer)):
+        return False
+    inner = len(reader.regions[0].args)
+    return any(len(loops) > inner for _, loops, _ in places(reader, producer.result))
 
 
 def _may_repeat(producer: Op, cost: Cost, reader: Op, tensor: Value, made_here: Collection[Value]) -> bool:

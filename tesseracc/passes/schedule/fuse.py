@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tessera.shapes import known_equal, product
 from tesseracc.analysis.access import is_contraction
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs
 from tesseracc.ir.value import Func, Module, Op, Value
-from tesseracc.passes.schedule.decide import decide
+from tesseracc.passes.schedule.decide import decide, dims_of
 from tesseracc.passes.schedule.groups import tensors_read
 from tesseracc.passes.schedule.inline import add_result, inline
 from tesseracc.passes.schedule.tidy import tidy
@@ -39,7 +40,9 @@ class _Fusion:
             if op.name == "schedule.view":
                 self.kept.add(op["tensor"])
         groups = [op for op in self.ops if op is not None and op.name == "schedule.group"]
-        self.made = {result for op in groups for result in op.results}
+        self.makers = {op.results[0]: op for op in groups}
+        self.made = set(self.makers)
+        self.looped = {op.results[0] for op in groups if any(inner.regions for inner in op.regions[0].ops)}
         self.contractions = {op.results[0] for op in groups if is_contraction(op) is not None}
 
     def readers(self, tensor: Value) -> list[int]:
@@ -53,6 +56,17 @@ class _Fusion:
                 self.place(at, op)
         return [op for op in self.ops if op is not None]
 
+    def ends_in_loop(self, tensor: Value) -> bool:
+        """Whether a tensor with one reader is made by a group with loops, or by pointwise groups behind such a one."""
+        maker = self.makers.get(tensor)
+        if maker is None or tensor in self.kept or len(self.readers(tensor)) != 1:
+            return False
+        if tensor in self.looped:
+            return True
+        size = product(maker.attrs["domain"])
+        sources = (v for v in tensors_read(maker) if v in self.makers and known_equal(product(dims_of(v)), size))
+        return any(map(self.ends_in_loop, sources))
+
     def group(self, at: int) -> Op:
         op = self.ops[at]
         assert op is not None
@@ -64,7 +78,8 @@ class _Fusion:
         readers = self.readers(tensor)
         stays = tensor in self.kept
         if readers:
-            move = decide(producer, [self.group(i) for i in readers], stays, self.made, self.contractions)
+            sole = {source for source in tensors_read(producer) if self.ends_in_loop(source)}
+            move = decide(producer, [self.group(i) for i in readers], stays, self.made, self.contractions, sole)
             if move is None:
                 return
             if move.everywhere:

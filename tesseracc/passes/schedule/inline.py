@@ -47,19 +47,19 @@ def instantiate(producer: Op, read: Op) -> tuple[list[Op], Value]:
     where = read.optional("where")
     if where is None:
         return ops, found
-    ops = _guarded(ops, where)
+    ops = guarded(ops, where)
     b = Builder(read.loc)
     zero = {"f": 0.0, "b": False}.get(kind_of(element(found.type)), 0)
     found = b.op("arith.select", where, found, b.const(zero, found.type))
     return [*ops, *b.ops], found
 
 
-def _guarded(ops: list[Op] | tuple[Op, ...], where: Value) -> list[Op]:
+def guarded(ops: list[Op] | tuple[Op, ...], where: Value) -> list[Op]:
     """The operations with every read in them done only where the condition holds."""
     out: list[Op] = []
     for op in ops:
         if op.regions:
-            out.append(with_region(op, _guarded(op.regions[0].ops, where)))
+            out.append(with_region(op, guarded(op.regions[0].ops, where)))
         elif op.name == "schedule.read":
             own = op.optional("where")
             both = where
@@ -134,4 +134,4 @@ def add_result(producer: Op, reader: Op, site: Op) -> Op:
     return replace(reader, regions=(region(reader.regions[0]),), results=(*reader.results, tensor))
 
 
-__all__ = ["add_result", "inline", "instantiate", "nest", "point_of", "pulled_value"]
+__all__ = ["add_result", "guarded", "inline", "instantiate", "nest", "point_of", "pulled_value"]
