@@ -320,7 +320,12 @@ class _Groups:
                 return np.where(self.expr(cond, mask), self.expr(a, mask), self.expr(b, mask))
             case Choose(cond, a, b):
                 test = self.expr(cond, mask)
-                return np.where(test, self.expr(a, mask & test), self.expr(b, mask & ~test))
+                yes, no = mask & test, mask & ~test
+                if not no.any():
+                    return self.expr(a, yes)
+                if not yes.any():
+                    return self.expr(b, no)
+                return np.where(test, self.expr(a, yes), self.expr(b, no))
             case Load():
                 return self.load(expr, mask)
             case Reduce(op, a, type_):
