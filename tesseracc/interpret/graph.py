@@ -32,10 +32,11 @@ Array = np.ndarray[Any, Any]
 
 
 class NumpyElements(Elements):
-    """Elements as arrays over the output's points; `rank` is the output's."""
+    """Elements as arrays over the output's points; `rank` is the output's. `kinds` collects the arithmetic that is used."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, kinds: set[str]) -> None:
         self.rank = rank
+        self.kinds = kinds
 
     def _wrap(self, array: Array, dtype: str) -> Element:
         return Element(self, dtype, array)
@@ -48,9 +49,11 @@ class NumpyElements(Elements):
         return self.const(dim, "i64")
 
     def unary(self, kind: str, x: Element) -> Element:
+        self.kinds.add(kind)
         return self._wrap(scalar.unary(kind, x.value, x.dtype), "bool" if kind == "isnan" else x.dtype)
 
     def binary(self, kind: str, a: Element, b: Element) -> Element:
+        self.kinds.add(kind)
         right = b.value
         if kind in ("shl", "shr"):  # the count is taken modulo the width
             right = scalar.binary("and", right, scalar.constant(bits_of(b.dtype) - 1, b.dtype), b.dtype)
@@ -130,23 +133,26 @@ class NumpyElements(Elements):
         return read
 
 
-def evaluate(op: Operator, inputs: Sequence[Array]) -> tuple[Array, ...]:
-    """The results of an operator on arrays, by its `element` or `compose` rule."""
+def evaluate(op: Operator, inputs: Sequence[Array], kinds: set[str] | None = None) -> tuple[Array, ...]:
+    """The results of an operator on arrays, by its `element` or `compose` rule; `kinds` collects the arithmetic used."""
+    kinds = set() if kinds is None else kinds
     types = tuple(lang.TensorType(np.shape(x), as_dtype(dtype_of(x.dtype))) for x in inputs)
     found = op.infer(*types)
     outs = found if isinstance(found, tuple) else (found,)
     if not op.has("element"):
-        with interpret(_Evaluator()) as evaluator:
+        with interpret(_Evaluator(kinds)) as evaluator:
             result = op.compose(*(_Array(evaluator, x) for x in inputs))
         return tuple(_data(x) for x in (result if isinstance(result, tuple) else (result,)))
-    return tuple(_element(op, types, inputs, type_, out) for out, type_ in enumerate(outs))
+    return tuple(_element(op, types, inputs, type_, out, kinds) for out, type_ in enumerate(outs))
 
 
-def _element(op: Operator, types: tuple[lang.TensorType, ...], inputs: Sequence[Array], type_: lang.TensorType, out: int) -> Array:
+def _element(
+    op: Operator, types: tuple[lang.TensorType, ...], inputs: Sequence[Array], type_: lang.TensorType, out: int, kinds: set[str]
+) -> Array:
     shape = tuple(int(dim) for dim in type_.dims)
     if 0 in shape:
         return np.zeros(shape, type_.dtype.numpy)  # no point at which the rule could be evaluated
-    e = NumpyElements(len(shape))
+    e = NumpyElements(len(shape), kinds)
     points = []
     for axis, size in enumerate(shape):
         form = [1] * len(shape)
@@ -185,8 +191,11 @@ class _Evaluator(Interpreter):
 
     dynamic = True
 
+    def __init__(self, kinds: set[str]) -> None:
+        self.kinds = kinds
+
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
-        results = tuple(_Array(self, x) for x in evaluate(op, [_data(a) for a in args]))
+        results = tuple(_Array(self, x) for x in evaluate(op, [_data(a) for a in args], self.kinds))
         return results if isinstance(op.infer(*(a.type for a in args)), tuple) else results[0]
 
 

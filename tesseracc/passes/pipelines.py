@@ -6,7 +6,11 @@ A pipeline is a sequence of steps. Every pass leaves functions of other levels a
 from __future__ import annotations
 
 from tesseracc.ir.pipeline import Step, parse_pipeline
+from tesseracc.passes.graph import canonicalize as _canonicalize
+from tesseracc.passes.graph import cse as _graph_cse
 from tesseracc.passes.graph import decompose as _decompose
+from tesseracc.passes.graph import fold_constants as _fold_constants
+from tesseracc.passes.graph import remove_dead as _graph_remove_dead
 from tesseracc.passes.graph import to_schedule as _to_schedule
 from tesseracc.passes.schedule import choose_strategy as _choose_strategy
 from tesseracc.passes.schedule import collapse_dims as _collapse_dims
@@ -25,11 +29,14 @@ from tesseracc.passes.target import lower_gpu as _lower_gpu
 
 # importing a pass registers it
 _PASSES = (
-    _decompose, _to_schedule, _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views,
-    _split_reductions,     _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
+    _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
+    _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
+    _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
 )  # fmt: skip
 
-GRAPH: tuple[Step, ...] = parse_pipeline("decompose")
+# Identities are looked for on the primitives that compositions leave; equal operations are shared before constants are
+# folded, so that each is folded once.
+GRAPH: tuple[Step, ...] = parse_pipeline("decompose,canonicalize,graph-cse,fold-constants,graph-remove-dead")
 
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they hide
 # that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read through

@@ -16,7 +16,7 @@ from tesseracc.passes.schedule.inline import inline, nest, point_of, pulled_valu
 from tesseracc.passes.schedule.tidy import tidy
 
 COSTLY = TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
-#: operations on one tensor's elements that are cheaper to repeat than to store and load again
+#: operations on one tensor's elements (and on smaller ones broadcast to it) that are cheaper to repeat than to store and load
 CHEAP_OPS = 3
 #: element operations that a contraction's term may hold before nothing more is repeated in it
 TERM_OPS = 12
@@ -38,7 +38,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one element takes: costly functions, cheap operations, tensors read, whether it holds loops."""
+    """What one element takes: costly functions, cheap operations, tensors of the result's size read, whether it holds loops."""
 
     costly: int
     cheap: int
@@ -61,6 +61,7 @@ def cost_of(group: Op) -> Cost:
     pending = [value] if value is not None else []
     seen: set[Value] = set()
     costly = cheap = 0
+    points = product(group.attrs["domain"])
     tensors: set[Value] = set()
     loops = False
     while pending:
@@ -72,7 +73,7 @@ def cost_of(group: Op) -> Cost:
         name = op.name.removeprefix("arith.")
         if op.name == "schedule.read":
             type_ = op["tensor"].type
-            if isinstance(type_, TensorType) and not all(size == 1 for size in type_.dims):
+            if isinstance(type_, TensorType) and known_equal(product(type_.dims), points):
                 tensors.add(op["tensor"])
         elif op.regions:
             loops = True
@@ -128,8 +129,13 @@ def decide(
     if pulled_value(producer) is None or len(producer.attrs["domain"]) != len(dims_of(tensor)):
         return None
     cost = cost_of(producer)
-    if not cost.is_view and not cost.loops and _is_epilogue(producer, readers[0], sole):
+    if not cost.is_view and not cost.loops and any(_is_epilogue(producer, reader, sole) for reader in readers):
         return None
+    if stays and not cost.is_view and not cost.loops:
+        # it is stored anyway: if its first reader can do that, the others read it
+        move = _move_pointwise(producer, cost, readers[0], True)
+        if move is not None:
+            return move
     if cost.is_free and all(_may_repeat(producer, cost, reader, tensor, made_here) for reader in readers):
         return Move(everywhere=True)
     must_write = stays or len(readers) > 1
