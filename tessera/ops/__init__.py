@@ -1,5 +1,6 @@
 """All operators and the functions that apply them. A new operator goes into the file of its family."""
 
+from tessera.ops import compare, create, elementwise, functions, indexing, linalg, nn, parts, reduce, subscript, views
 from tessera.ops.compare import *  # noqa: F403
 from tessera.ops.create import *  # noqa: F403
 from tessera.ops.elementwise import *  # noqa: F403
@@ -11,3 +12,16 @@ from tessera.ops.parts import *  # noqa: F403
 from tessera.ops.reduce import *  # noqa: F403
 from tessera.ops.subscript import *  # noqa: F403
 from tessera.ops.views import *  # noqa: F403
+
+__all__: list[str] = []
+__all__ += compare.__all__
+__all__ += create.__all__
+__all__ += elementwise.__all__
+__all__ += functions.__all__
+__all__ += indexing.__all__
+__all__ += linalg.__all__
+__all__ += nn.__all__
+__all__ += parts.__all__
+__all__ += reduce.__all__
+__all__ += subscript.__all__
+__all__ += views.__all__
