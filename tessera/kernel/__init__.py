@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from tessera.kernel.evaluate import evaluate
-from tessera.kernel.parse import parse
+from tessera.kernel.parse import parse, specialise
 from tessera.kernel.report import KernelErrors
 from tessera.kernel.tree import KernelDef, Note
 
-__all__ = ["KernelDef", "KernelErrors", "Note", "evaluate", "parse"]
+__all__ = ["KernelDef", "KernelErrors", "Note", "evaluate", "parse", "specialise"]
 
 
 class _Decorator(ModuleType):

@@ -7,7 +7,6 @@ time, which nobody can see: accesses of different groups to one element, one of 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from tessera.dtypes import DType, as_dtype
 from tessera.errors import Span
 from tessera.kernel import values
 from tessera.kernel.memory import Access, Memory
-from tessera.kernel.parse import parse
+from tessera.kernel.parse import specialise
 from tessera.kernel.report import fail
 from tessera.kernel.tree import (
     Alloc,
@@ -61,11 +60,9 @@ def evaluate(kernel: KernelDef, args: Sequence[Any], kwargs: Mapping[str, Any] |
     Raises SourceError E222 or E307 for wrong arguments, E215 for a race, E216 for an access out of bounds, E217 for
     shared memory that was not written.
     """
-    arrays, scalars, env, constants = bind(kernel, args, kwargs or {})
-    if constants != dict(kernel.constants):
-        assert inspect.isfunction(kernel.function)
-        explicit = kernel.grid if kernel.explicit_grid else None
-        return evaluate(parse(kernel.function, group=kernel.group, grid=explicit, constants=constants), args, kwargs)
+    *_, constants = bind(kernel, args, kwargs or {})
+    kernel = specialise(kernel, constants)
+    arrays, scalars, env, _ = bind(kernel, args, kwargs or {})
     outs = {r.buffer: np.zeros((), values_dtype(r.buffer.dtype)) for r in kernel.results if r.param is None}
     memories = {
         p.buffer: Memory(p.buffer, arrays[p.name], tracked=p.name in kernel.written, written=True)

@@ -20,7 +20,7 @@ from tessera.kernel.tree import Elem as ElemType
 from tessera.shapes import Dim, symbols_of
 from tessera.types import RegionSpec, TensorSpec
 
-__all__ = ["parse"]
+__all__ = ["parse", "specialise"]
 
 _GRID_IDS = {"linear_id", "group_id"}
 
@@ -49,6 +49,15 @@ def parse(
         raise
     report.finish()
     return _read(function, source, signature, lanes, groups, report)
+
+
+def specialise(kernel: KernelDef, constants: Mapping[str, object]) -> KernelDef:
+    """The same kernel with other values of its compile-time parameters."""
+    if dict(constants) == dict(kernel.constants):
+        return kernel
+    assert isinstance(kernel.function, FunctionType)
+    grid = kernel.grid if kernel.explicit_grid else None
+    return parse(kernel.function, group=kernel.group, grid=grid, constants=constants)
 
 
 class _Signature:
