@@ -133,6 +133,10 @@ def _prefetch(w: Writer, op: Op) -> None:
     w.call(name, "void", w.typed(op["ptr"]), "i32 0", f"i32 {op.attrs['locality']}", "i32 1")
 
 
+def _fence(w: Writer, op: Op) -> None:
+    w.line("fence seq_cst")
+
+
 # -- vectors -----------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +213,7 @@ TARGET: dict[str, Handler] = {
     "target.shared": _shared,
     "target.cast_ptr": _cast_ptr,
     "target.prefetch": _prefetch,
+    "target.fence": _fence,
     "target.splat": _splat,
     "target.iota": _iota,
     "target.extract": _extract,

@@ -115,4 +115,5 @@ define(
     doc="Warp shuffle of a 32-bit value: down, up, bfly, idx (GPU).",
 )
 define("target.ballot", "a", infer=lambda v, a: (with_element(I64, "i32"),), effect="sync", doc="Warp vote (GPU).")
+define("target.fence", effect="sync", doc="Earlier stores, non-temporal ones too, are visible before later ones (CPU).")
 define("target.prefetch", "ptr", "locality:int=3", effect="sync", doc="Prefetch for reading (CPU).")

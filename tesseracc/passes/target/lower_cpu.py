@@ -19,7 +19,7 @@ from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import remove_dead
-from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType
+from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, size_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.passes.target.lower_cpu_arith import lower_arith
 from tesseracc.passes.target.lower_cpu_flow import (
@@ -35,6 +35,8 @@ from tesseracc.passes.target.lower_cpu_mma import lower_mma
 from tesseracc.passes.target.lower_cpu_tiles import lower_map, lower_zeros
 from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Vec
 
+#: a result of at least this many bytes does not stay in the caches until it is read: it is stored past them
+BYPASS_BYTES = 1 << 24
 CHUNK_VECTORS = 4  # native vectors of 32-bit elements in a chunk of independent lanes
 
 
@@ -71,6 +73,8 @@ def lower_kernel(func: Func, arch: Arch) -> Func:
         k.loop(0, group, width, (), chunk)
 
     _group_loop(k, [k.dim(size) for size in grid], begin, end, one_group)
+    if k.bypasses:
+        k.b.emit("target.fence")
     body = Region((args, begin, end, k.scratch), (*k.prologue.ops, *k.b.ops))
     attrs = {"group": group, "scratch": k.scratch_bytes, "symbol": func.name}
     return Func("target.func", func.name, remove_dead(body), attrs, func.loc)
@@ -84,14 +88,24 @@ def _bind_arguments(k: Kernel, args: Value) -> None:
     def slot(at: int, type_: PtrType | ScalarType) -> Value:
         return b.op("target.load", k.offset(args, at, "i64"), types=type_, align=8)
 
-    for at, param in enumerate(k.func.params):
+    params = k.func.params
+    for at, name in enumerate(k.func.attrs.get("symbols", ())):
+        k.symbols[name] = slot(len(params) + at, ScalarType("i64"))
+    access = k.func.attrs.get("access", ())
+    for at, param in enumerate(params):
         if isinstance(param.type, BufType):
-            k.env[param] = Buf(slot(at, PtrType("global")), param.type)
+            address, large = None, None
+            if at < len(access) and access[at] == "write" and param.type.dims:
+                address = slot(at, ScalarType("i64"))
+                count: Int = 1
+                for dim in param.type.dims:
+                    count = k.mul(count, k.dim(dim))
+                least = -(-BYPASS_BYTES // size_of(param.type.dtype))
+                large = k.known(k.less(least - 1, count))
+            k.env[param] = Buf(slot(at, PtrType("global")), param.type, address, large)
         else:
             assert isinstance(param.type, ScalarType)
             k.env[param] = k.wrap_scalar(slot(at, param.type))
-    for at, name in enumerate(k.func.attrs.get("symbols", ())):
-        k.symbols[name] = slot(len(k.func.params) + at, ScalarType("i64"))
     k.b = Builder(k.func.loc)
 
 

@@ -120,13 +120,36 @@ def store(k: Kernel, buf: Buf, value: Rep, index: Affine | Vec, where: Lane | No
     if isinstance(index, Affine) and index.stride == 1:
         ptr = k.offset(buf.ptr, index.base, dtype)
         if mask == ALL:
-            k.b.emit("target.store", k.vector(value, dtype), ptr, align=size)
+            _store_vector(k, buf, k.vector(value, dtype), ptr, index.base)
         else:
             k.b.emit("target.masked_store", k.vector(value, dtype), ptr, k.vector(mask, "bool"), align=size)
         return
     base, offsets = _split(k, index)
     ptr = k.offset(buf.ptr, base, dtype)
     k.b.emit("target.scatter", k.vector(value, dtype), ptr, offsets, k.vector(mask, "bool"), dtype=dtype)
+
+
+def _store_vector(k: Kernel, buf: Buf, value: Value, ptr: Value, index: Int) -> None:
+    """A contiguous store; past the caches where the buffer is large and the address falls on a vector."""
+    size = size_of(buf.type.dtype)
+    native_bytes = k.arch.vector_bits // 8
+    if buf.address is None or buf.large is None or (k.width * size) % native_bytes:
+        k.b.emit("target.store", value, ptr, align=size)
+        return
+    k.bypasses = True
+    place = k.add(buf.address, k.mul(index, size))
+    rest = k.b.op("arith.and", k.value(place), k.b.const(native_bytes - 1))
+    bypass = k.b.op("arith.and", buf.large, k.b.op("arith.cmp", rest, k.b.const(0), pred="eq"))
+
+    def past() -> list[Value]:
+        k.b.emit("target.store", value, ptr, align=native_bytes, nontemporal=True)
+        return []
+
+    def plain() -> list[Value]:
+        k.b.emit("target.store", value, ptr, align=size)
+        return []
+
+    k.when(bypass, past, plain)
 
 
 def _where(k: Kernel, op: Op) -> Lane | None:

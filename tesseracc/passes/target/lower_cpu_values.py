@@ -53,11 +53,16 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Buf:
-    """A buffer: its address; per lane (`local`), element e of lane l lies at e * width + l."""
+    """A buffer: its address; per lane (`local`), element e of lane l lies at e * width + l.
+
+    `address` is the address as a number where stores may bypass the caches: `large` says whether the buffer is too
+    large for them, and the kernel does not read it.
+    """
 
     ptr: Value
     type: BufType
-    align: int = 1
+    address: Value | None = None
+    large: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ class Kernel:
         self.lane_base: Int = 0
         self.scratch: Value = Value(PtrType("global"), "scratch")
         self.scratch_bytes = 0
+        self.bypasses = False  # whether some store bypasses the caches
         self.tile_uses: object = None  # the analysis of lower_cpu_tiles, made when first asked for
 
     # -- scalars ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,11 @@ SIGN = 1 << 63
 Pair = tuple[Value, Value]  # an unevaluated sum, the second far smaller than the first
 
 
+def _whole(m: Ops, n: Value) -> Value:
+    """The i64 of an integral n below 2^51 in size: the low bits of n + 1.5 * 2^52. (Of NaN anything.)"""
+    return m.sub(m.bits(m.add(n, 6755399441055744.0), "i64"), 0x4338000000000000)
+
+
 def _power_of_two(m: Ops, n: Value) -> Value:
     """2^n for an i64 n in -1022 .. 1023."""
     return m.bits(m.two("shl", m.add(n, 1023), 52), "f64")
@@ -37,7 +42,7 @@ def _exp_parts(m: Ops, x: Value) -> Pair:
     r = m.fma(n, -P.LN2_SPLIT_F64[0], x)
     r = m.fma(n, -P.LN2_SPLIT_F64[1], r)
     tail = m.horner(r, P.EXP_F64)
-    return m.cast(n, "i64"), m.fma(m.mul(r, r), tail, r)
+    return _whole(m, n), m.fma(m.mul(r, r), tail, r)
 
 
 def exp(m: Ops, x: Value) -> Value:
@@ -53,7 +58,7 @@ def exp2(m: Ops, x: Value) -> Value:
 
 def _exp2_reduced(m: Ops, n: Value, r: Value) -> Value:
     y = m.fma(r, m.horner(r, P.EXP2_F64), 1.0)
-    return _scale(m, y, m.cast(n, "i64"))
+    return _scale(m, y, _whole(m, n))
 
 
 def expm1(m: Ops, x: Value) -> Value:
