@@ -62,7 +62,8 @@ class Writer:
         ])  # fmt: skip
 
     def cond(self, depth: int = 2) -> str:
-        compare = f"{self.expr(depth - 1 if depth else 0)} {self.random.choice(['<', '<=', '==', '!=', '>', '>='])} {self.expr(0)}"
+        sign = self.random.choice(["<", "<=", "==", "!=", ">", ">="])
+        compare = f"{self.expr(depth - 1 if depth else 0)} {sign} {self.expr(0)}"
         if depth == 0 or self.random.random() < 0.5:
             return compare
         return self.random.choice([
