@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core.dtypes import DTYPES, accepts, dtype_of, encode, np_dtype
@@ -97,6 +98,8 @@ def scalar_bits(function: Function, item: Input, value: Any) -> int:
     """The bits of a scalar argument in the low bytes of 64; E709 when it is not a number of the declared type."""
     import numpy as np
 
+    if type(value) is float and item.dtype == "f64":
+        return int.from_bytes(pack("<d", value), "little")
     where = f"{function.name}: scalar '{item.name}'"
     entry = DTYPES[item.dtype]
     if isinstance(value, np.ndarray) and value.ndim == 0:

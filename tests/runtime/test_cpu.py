@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -202,3 +206,51 @@ def test_pool_covers_every_group_once_and_passes_errors_on() -> None:
 
         with pytest.raises(ValueError, match="no"):
             pool.run(fail, 10)
+
+
+def test_pool_finishes_when_a_later_range_fails() -> None:
+    pool = Pool(3)
+
+    def work(begin: int, end: int, slot: int) -> None:
+        time.sleep(0.0002)
+        if begin >= 500:
+            raise ValueError("later")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="later"):
+            pool.run(work, 1000)
+
+
+def test_pool_after_fork() -> None:
+    """A child has none of its parent's threads and starts its own."""
+    code = (
+        "import os, sys, time, warnings; warnings.simplefilter('ignore')\n"
+        "from tessera_runtime.devices.threads import Pool\n"
+        "pool, seen = Pool(3), []\n"
+        "work = lambda b, e, s: (time.sleep(0.001), seen.append((b, e)))\n"
+        "pool.run(work, 100)\n"
+        "if os.fork() == 0:\n"
+        "    seen.clear(); pool.run(work, 100); os._exit(0 if sum(e - b for b, e in seen) == 100 else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(tessera_runtime.__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+
+
+def test_narrow_types_without_ml_dtypes(tmp_path: Path) -> None:
+    """bf16 and fp8 arrays are raw integers then, and the whole path works."""
+    path = tmp_path / "m.tsb"
+    path.write_bytes(bundle_bytes())
+    code = (
+        "import sys; sys.modules['ml_dtypes'] = None\n"
+        "import numpy as np, tessera_runtime\n"
+        "from tessera_runtime.core.dtypes import accepts, np_dtype\n"
+        "from tessera_runtime.core.inputspec import load_array, parse\n"
+        "assert np_dtype('bf16') == np.uint16 and accepts('bf16', np.dtype(np.uint16))\n"
+        "assert not accepts('bf16', np.dtype(np.float16))\n"
+        "assert load_array(parse('x=2xbf16=1 -2')).tolist() == [0x3F80, 0xC000]\n"
+        "assert load_array(parse('x=2xfp8_e4m3=1 1e9')).tolist() == [0x38, 0x7E]\n"
+        "assert tessera_runtime.load(sys.argv[1])['scalars'](1.0, 2, 1.0)[2] == 0x3F80\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(tessera_runtime.__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment, timeout=60).returncode == 0

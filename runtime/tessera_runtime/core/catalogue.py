@@ -361,15 +361,18 @@ _ENTRIES = (
     Entry("E954", "divergent barrier", 6,
           "A barrier or .sync instruction is executed by part of the threads that it needs, or after others exited."),
     Entry("E955", "race in shared memory", 6,
-          "Two threads access one shared location, at least one of them writes, and nothing orders the two accesses."),
+          "Two threads access one shared location, at least one of them writes, and nothing orders the two "
+          "accesses."),
     Entry("E956", "race in global memory", 6,
-          "Two threads access one global location, at least one of them writes, and nothing orders the two accesses."),
+          "Two threads access one global location, at least one of them writes, and nothing orders the two "
+          "accesses."),
     Entry("E957", "deadlock", 6,
           "Every thread that is left waits for something that none of them can bring about."),
     Entry("E958", "step limit", 6,
           "The launch did not finish within its budget of steps: most likely an endless loop."),
     Entry("E959", "unfinished asynchronous copy", 6,
-          "Bytes were used that an asynchronous operation still reads or writes: a wait is missing or waits for the wrong phase."),
+          "Bytes were used that an asynchronous operation still reads or writes: a wait is missing or waits for the "
+          "wrong phase."),
     Entry("E960", "synchronisation object misused", 6,
           "A barrier, mbarrier, member mask or matrix instruction is used outside its rules; the message says how."),
     Entry("E961", "proxy fence missing", 6,

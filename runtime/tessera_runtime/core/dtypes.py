@@ -7,6 +7,7 @@ The table needs no NumPy; conversions import it (`core.codecs`).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tessera_runtime.core.errors import TesseraError
@@ -98,6 +99,7 @@ def info(name: str) -> DTypeInfo:
     return entry
 
 
+@cache
 def np_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype that stores `name`: ml_dtypes for bf16 and fp8 when installed, else the raw unsigned integer."""
     import numpy as np
@@ -132,7 +134,7 @@ def dtype_of(dtype: np.dtype[Any]) -> str:
 
 def accepts(name: str, dtype: np.dtype[Any]) -> bool:
     """Whether an array of `dtype` holds elements of type `name`; raw storage does where ml_dtypes is absent."""
-    return dtype.isnative and (_BY_NUMPY.get(dtype.name) == name or dtype == np_dtype(name))
+    return dtype == np_dtype(name) or (dtype.isnative and _BY_NUMPY.get(dtype.name) == name)
 
 
 def decode(name: str, raw: NDArray[Any]) -> NDArray[np.float32]:

@@ -248,7 +248,7 @@ class Target(Record):
     `ptx` is the text that a cubin was assembled from.
     """
 
-    name: str = field(Text(64, r"[a-z0-9_.-]+"))
+    name: str = field(Text(32, r"[a-z0-9_.-]+"))
     kind: str = field(Choice("cpu", "cuda"))
     format: str = field(Choice("elf", "cubin", "ptx"))
     image: str = field(_Entry)

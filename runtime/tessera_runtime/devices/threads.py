@@ -6,10 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import perf_counter
 
 __all__ = ["Pool", "available_threads"]
 
 _CHUNKS = 64  # a launch is cut into at most so many ranges, whatever the number of threads
+_WORTH = 60e-6  # seconds of work left for which waking other threads pays
 
 Work = Callable[[int, int, int], None]
 
@@ -23,9 +25,9 @@ def available_threads() -> int:
 class _Job:
     """One range to work off: participants take chunks until none is left."""
 
-    def __init__(self, work: Work, count: int, chunk: int) -> None:
+    def __init__(self, work: Work, start: int, count: int, chunk: int) -> None:
         self.work, self.count, self.chunk = work, count, chunk
-        self._next = 0
+        self._next = start
         self._slots = 0
         self._running = 0
         self._lock = threading.Lock()
@@ -75,16 +77,23 @@ class Pool:
     def run(self, work: Work, count: int) -> None:
         """Call `work(begin, end, slot)` for ranges that cover 0..count; `slot` < threads tells participants apart.
 
-        Ranges depend on `count` alone, so that no result can depend on the number of threads.
+        Groups are independent, so no result depends on how they are shared out. The caller runs the first range
+        alone and from its time decides whether the others are worth waking anybody.
         """
         if self.threads == 1 or count == 1:
             work(0, count, 0)
             return
+        chunk = -(-count // _CHUNKS)
+        before = perf_counter()
+        work(0, chunk, 0)
+        if (perf_counter() - before) * (count - chunk) < _WORTH * chunk:
+            if chunk < count:
+                work(chunk, count, 0)
+            return
         if self._process != os.getpid():
             self._start()
-        chunk = -(-count // _CHUNKS)
-        job = _Job(work, count, chunk)
-        for _ in range(min(self.threads, -(-count // chunk)) - 1):
+        job = _Job(work, chunk, count, chunk)
+        for _ in range(min(self.threads, -(-(count - chunk) // chunk)) - 1):
             self._queue.put(job)
         job.participate()
         job.done.wait()
