@@ -16,7 +16,7 @@ from typing import Any, cast, overload
 import numpy as np
 
 from tessera.dtypes import DType
-from tessera.errors import SourceError, did_you_mean, marks_entry, user_calls
+from tessera.errors import SourceError, did_you_mean, marks_entry
 from tessera.interpreters import is_tracing
 from tessera.pytree import flatten, tree_map
 from tessera.shapes import Dim
@@ -136,23 +136,17 @@ class Function(_Entry):
 
     def invoke(self, *args: Any, **kwargs: Any) -> Any:
         """Run the Python body on eager or traced values, with arguments and result checked against the annotations."""
-        try:
-            bound = self._bind(args, kwargs)
-            env: dict[str, Dim] = {}
-            for name, parameter in self.signature.parameters.items():
-                spec = _tensor_spec(parameter.annotation)
-                value = tree_map(_as_tensor, bound.arguments[name])
-                if spec is not None:
-                    value = self._tensor(name, spec, value)
-                    env = check_spec(f"`{self.name}`", name, spec, value.type, env)
-                bound.arguments[name] = value
-        except SourceError as err:
-            raise _placed(err) from err.__cause__
+        bound = self._bind(args, kwargs)
+        env: dict[str, Dim] = {}
+        for name, parameter in self.signature.parameters.items():
+            spec = _tensor_spec(parameter.annotation)
+            value = tree_map(_as_tensor, bound.arguments[name])
+            if spec is not None:
+                value = self._tensor(name, spec, value)
+                env = check_spec(f"`{self.name}`", name, spec, value.type, env)
+            bound.arguments[name] = value
         result = self.python(*bound.args, **bound.kwargs)
-        try:
-            self._check_result(result, env)
-        except SourceError as err:
-            raise _placed(err) from err.__cause__
+        self._check_result(result, env)
         return result
 
     def _tensor(self, name: str, spec: TensorSpec, value: Any) -> Tensor:
@@ -200,9 +194,9 @@ class Kernel(_Entry):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Launch it. A tensor that the kernel writes has the new elements afterwards; NumPy arrays change in place."""
         if is_tracing() or not _is_eager((args, kwargs)):
-            raise _placed(SourceError(
+            raise SourceError(
                 "E316", f"kernel `{self.name}` is called inside a traced or differentiated function",
-                help="call it from the host program, or write this part with ts operators"))
+                help="call it from the host program, or write this part with ts operators")
         run: Callable[..., Any]
         if self.compiled and _driver() is not None:
             if self._runner is None:
@@ -212,10 +206,7 @@ class Kernel(_Entry):
             if self.compiled:
                 _notice()
             run = self._evaluate
-        try:
-            return self._launch(run, self._bind(args, kwargs))
-        except SourceError as err:
-            raise _placed(err) from err.__cause__
+        return self._launch(run, self._bind(args, kwargs))
 
     def _evaluate(self, *args: Any) -> Any:
         from tessera.kernel import evaluate
@@ -248,13 +239,6 @@ def _as_tensor(value: Any) -> Any:
 
 def _is_eager(values: Any) -> bool:
     return all(not isinstance(v, Tensor) or v.interpreter is None for v in flatten(values)[0])
-
-
-def _placed(err: SourceError) -> SourceError:
-    if err.span is None:
-        calls = user_calls()
-        err.at(calls[0].span if calls else None, calls)
-    return err
 
 
 # The compiler, where it is installed ----------------------------------------------------------------------------------

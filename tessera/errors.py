@@ -21,6 +21,7 @@ from functools import lru_cache
 from itertools import islice
 from types import CodeType, FrameType
 
+import tessera_runtime
 from tessera_runtime.core.errors import TesseraError
 
 __all__ = [
@@ -29,6 +30,10 @@ __all__ = [
 ]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = (
+    os.path.join(os.path.dirname(_PACKAGE[:-1]), "tesseracc", ""),
+    os.path.join(os.path.dirname(os.path.abspath(tessera_runtime.__file__)), ""),
+)
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,28 @@ class Call:
 
 
 class SourceError(TesseraError):
-    """An error in the user's program. `calls` is innermost first; its first entry is at `span`."""
+    """An error in the user's program. `calls` is innermost first; its first entry is at `span`.
+
+    Without a span it takes the place of the user's code that is running, unless the compiler called in between; `at`
+    then still replaces it.
+    """
 
     def __init__(
         self, code: str, message: str, *, help: str | None = None, span: Span | None = None,
         calls: tuple[Call, ...] = (),
     ) -> None:
         super().__init__(code, message, help=help)
+        self._placed = span is not None
+        if span is None:
+            calls = _origin()
+            span = calls[0].span if calls else None
         self.span = span
         self.calls = calls
 
     def at(self, span: Span | None, calls: tuple[Call, ...] = ()) -> SourceError:
-        """This error, given a place if it has none yet."""
-        if self.span is None and span is not None:
-            self.span, self.calls = span, calls
+        """This error, given a place unless it was made with one."""
+        if not self._placed and span is not None:
+            self.span, self.calls, self._placed = span, calls, True
         return self
 
     def to_json(self) -> dict[str, object]:
@@ -174,6 +187,11 @@ def _is_internal(filename: str) -> bool:
     return os.path.abspath(filename).startswith(_PACKAGE)
 
 
+@lru_cache(maxsize=4096)
+def _is_ours(filename: str) -> bool:
+    return os.path.abspath(filename).startswith(_OURS)
+
+
 def _frame_span(frame: FrameType) -> Span:
     code, line = frame.f_code, frame.f_lineno
     if sys.version_info >= (3, 11):
@@ -205,6 +223,14 @@ def user_calls(limit: int = 64) -> tuple[Call, ...]:
             calls.append(Call(name, _frame_span(frame)))
         frame = frame.f_back
     return tuple(calls[: max(inside, 1)])
+
+
+def _origin() -> tuple[Call, ...]:
+    """The user's frames; none where the innermost frame outside of this package is the compiler's or the runtime's."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and _is_internal(frame.f_code.co_filename):
+        frame = frame.f_back
+    return () if frame is None or _is_ours(frame.f_code.co_filename) else user_calls()
 
 
 def user_span() -> Span | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tessera.arrays import dtype_of
-from tessera.errors import SourceError, Span, user_calls, user_span
+from tessera.errors import SourceError, Span, user_span
 from tessera.operator import Operator
 from tessera.types import TensorType
 
@@ -77,17 +77,11 @@ def apply(op: Operator, *xs: Tensor) -> Tensor:
 
 
 def execute(op: Operator, *xs: Tensor) -> Any:
-    """Execute any operator: a Tensor, or a tuple of them for several results. Errors get the user's place."""
-    try:
-        top = _owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
-        if top is None:
-            return _numpy(op, xs)
-        return top.process(op, xs, user_span() if top.located else None)
-    except SourceError as err:
-        if err.span is None:
-            calls = user_calls()
-            err.at(calls[0].span if calls else None, calls)
-        raise
+    """Execute any operator: a Tensor, or a tuple of them for several results."""
+    top = _owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
+    if top is None:
+        return _numpy(op, xs)
+    return top.process(op, xs, user_span() if top.located else None)
 
 
 def _owner(xs: tuple[Tensor, ...]) -> Interpreter | None:

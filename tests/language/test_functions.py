@@ -19,8 +19,8 @@ RNG = np.random.default_rng(11)
 
 @ts.function
 def mlp(
-    x: ts.Tensor["B", "D", ts.f32], w: ts.Tensor["D", "3*D", ts.f32], scale: ts.f32 = 1.0, *, act: str = "relu",
-) -> ts.Tensor["B", "3*D", ts.f32]:
+    x: ts.Tensor[B, D, ts.f32], w: ts.Tensor[D, 3*D, ts.f32], scale: ts.f32 = 1.0, *, act: str = "relu",
+) -> ts.Tensor[B, 3*D, ts.f32]:
     """A layer."""
     y = x @ w * scale
     return ts.relu(y) if act == "relu" else y
@@ -78,11 +78,11 @@ def test_bad_calls_are_diagnosed(call: Any, code: str, message: str) -> None:
 
 def test_results_are_checked() -> None:
     @ts.function
-    def wrong(x: ts.Tensor["N", ts.f32]) -> ts.Tensor["2*N", ts.f32]:
+    def wrong(x: ts.Tensor[N, ts.f32]) -> ts.Tensor[2*N, ts.f32]:
         return x
 
     @ts.function
-    def nothing(x: ts.Tensor["N", ts.f32]) -> ts.Tensor["N", ts.f32]:
+    def nothing(x: ts.Tensor[N, ts.f32]) -> ts.Tensor[N, ts.f32]:
         pass
 
     for fn, message in ((wrong, "`result` of `wrong` has size 3 in dim 0, expected 2*N = 6"),
@@ -94,7 +94,7 @@ def test_results_are_checked() -> None:
 
 def test_an_annotation_that_fails() -> None:
     @ts.function
-    def f(x: missing_name):  # type: ignore[name-defined]  # noqa: ANN201
+    def f(x: missing_name):  # type: ignore[name-defined]
         return x
 
     with pytest.raises(SourceError) as caught:
@@ -152,7 +152,7 @@ def test_jit_hands_eager_calls_to_the_driver_once(monkeypatch: pytest.MonkeyPatc
 
 
 @ts.kernel
-def saxpy(x: ts.Tensor["n", ts.f32], y: ts.Tensor["n", ts.f32], alpha: ts.f32) -> ts.Tensor["n", ts.f32]:
+def saxpy(x: ts.Tensor[n, ts.f32], y: ts.Tensor[n, ts.f32], alpha: ts.f32) -> ts.Tensor[n, ts.f32]:
     i = ts.tile.linear_id()
     if i < n:
         y[i] = alpha * x[i] + y[i]
