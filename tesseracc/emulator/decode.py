@@ -116,8 +116,8 @@ class Decoder:
             return lambda w, value: w.store(slot, value.view(plain))
         wide = have.container
         if kind.kind == "s":
-            signed = np.dtype(f"int{have.bits}").type
-            return lambda w, value: w.store(slot, value.astype(signed).view(wide))
+            small, signed = kind.dtype, np.dtype(f"int{have.bits}").type
+            return lambda w, value: w.store(slot, value.view(small).astype(signed).view(wide))
         narrow = container(kind.bits)
         return lambda w, value: w.store(slot, value.view(narrow).astype(wide))
 

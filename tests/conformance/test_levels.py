@@ -1,6 +1,7 @@
-"""Every operator at every level: eager = Graph = Schedule = Tile interpreters = native code, on random ragged sizes.
+"""Every operator at every level: eager = Graph = Schedule = Tile interpreters = native code = emulated PTX.
 
-All cases of the registry become functions of one module, which is lowered and compiled once; the meaning that all
+All cases of the registry, on random ragged sizes, become functions of one module, which is lowered and compiled
+once; the meaning that all
 levels are held against is the operator's `ref`. Comparators are those of tests/operators.
 """
 
@@ -21,6 +22,7 @@ from tessera.shapes import symbol
 from tessera.types import TensorType
 from tesseracc.arch.arch import load
 from tesseracc.driver import Build, host_level
+from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.interpret import graph, schedule, tile
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.dialects.graph import attrs_of, from_lang
@@ -71,13 +73,19 @@ def levels() -> Levels:
     return Levels(module, build, load_bundle(build.bundle(), threads=1))
 
 
+@cache
+def emulated() -> Any:
+    """The bundle of the same module for a GPU, on the emulator, which reports races and stray accesses as errors."""
+    return load_bundle(Build(levels().graph, [load("sm_90")]).bundle(), device=EmulatorDevice("", None))
+
+
 def arguments(case: Case, env: dict[str, int], types: tuple[TensorType, ...], rng: np.random.Generator) -> list[Array]:
     arrays = inputs(case, types, rng)
     free = free_symbols(case)
     return [*arrays, np.zeros([env[s] for s in free], np.uint8)] if free else arrays
 
 
-@pytest.mark.parametrize("level", ["graph", "schedule", "tile cpu", "tile cuda", "native"])
+@pytest.mark.parametrize("level", ["graph", "schedule", "tile cpu", "tile cuda", "native", "emulated"])
 @pytest.mark.parametrize("index", range(len(CASES)), ids=IDS)
 def test_level_equals_ref(index: int, level: str) -> None:
     case = CASES[index]
@@ -102,7 +110,8 @@ def test_level_equals_ref(index: int, level: str) -> None:
             arch = host_level() if level == "tile cpu" else load("sm_90")
             results = tile.run(found.build.tile(arch), name, args)
         else:
-            results = list(each(found.native[name](*args)))
+            bundle = found.native if level == "native" else emulated()
+            results = list(each(bundle[name](*args)))
         tried += 1
         for got, want in zip(results, expected, strict=True):
             assert_close(case, np.asarray(got), np.asarray(want), args)
