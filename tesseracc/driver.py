@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from tessera import types as lang
 from tessera.decorators import Function, Kernel, Parameter
-from tessera.dtypes import DType
 from tessera.errors import SourceError, SourceErrors, each_error
 from tessera.pytree import Tree, unflatten
 from tessera.tensor import Tensor, as_tensor
@@ -241,35 +242,40 @@ class _Jit:
     def __call__(self, *args: object, **kwargs: object) -> object:
         bound = self.entry.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        types = {
-            name: _type_of(value)
-            for name, value in bound.arguments.items()
-            if not isinstance(value, (bool, int, float))
-        }
-        open_ = {p.name: types[p.name] for p in self.entry.parameters if p.name in types and _is_open(p)}
-        key = tuple(f"{name}={type_}" for name, type_ in open_.items())
+        parameters = {p.name: p for p in self.entry.parameters}
+        static = {name: value for name, value in bound.arguments.items() if self._is_static(parameters[name], value)}
+        given = {name: value for name, value in bound.arguments.items() if name not in static}
+        types = {name: _type_of(value) for name, value in given.items() if _is_open(parameters[name])}
+        key = (*(f"{name}={type_}" for name, type_ in types.items()), *(f"{n}={v!r}" for n, v in static.items()))
         if key not in self._compiled:
-            self._compiled[key] = self._compile(open_)
+            self._compiled[key] = self._compile(types, static)
         run, tree = self._compiled[key]
-        given = [_plain(value) for name, value in bound.arguments.items() if name in types or not self._is_static(name)]
-        found = run(*given)
+        found = run(*map(_plain, given.values()))
         if tree is None:
             return found
         return unflatten(tree, found if isinstance(found, tuple) else (found,))
 
-    def _is_static(self, name: str) -> bool:
-        parameter = next(p for p in self.entry.parameters if p.name == name)
-        return parameter.tensor is None and not isinstance(parameter.spec, DType)
+    def _is_static(self, parameter: Parameter, value: object) -> bool:
+        """Whether the value is part of what is compiled: a Python value of a parameter that declares no tensor."""
+        if isinstance(self.entry, Kernel):
+            return any(p.constant for p in self.entry.definition.params if p.name == parameter.name)
+        return parameter.tensor is None and not isinstance(value, (Tensor, np.ndarray))
 
-    def _compile(self, types: Mapping[str, lang.TensorType]) -> tuple[Callable[..., object], Tree | None]:
+    def _compile(
+        self, types: Mapping[str, lang.TensorType], static: Mapping[str, object]
+    ) -> tuple[Callable[..., object], Tree | None]:
         from tessera_runtime import load as load_bundle
-        from tesseracc.frontend import trace
 
         tree = None
         if isinstance(self.entry, Kernel):
-            module = front({self.entry.name: self.entry})
+            from tessera.kernel import specialise
+            from tesseracc.frontend import kernel as kernels
+
+            module = kernels.lower(specialise(self.entry.definition, static), os.path.dirname(self.entry.file))
         else:
-            traced = trace.trace(self.entry, types)
+            from tesseracc.frontend import trace
+
+            traced = trace.trace(self.entry, types, static=static)
             module, tree = traced.module, traced.tree
         data = Build(module, (host_level(),)).bundle()
         return load_bundle(data, device="cpu")[self.entry.name], tree

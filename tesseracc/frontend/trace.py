@@ -116,10 +116,17 @@ class Traced:
     tree: Tree
 
 
-def trace(fn: Function, types: Mapping[str, lang.TensorType] | None = None, root: str | None = None) -> Traced:
+def trace(
+    fn: Function,
+    types: Mapping[str, lang.TensorType] | None = None,
+    root: str | None = None,
+    *,
+    static: Mapping[str, object] | None = None,
+) -> Traced:
     """A verified module with one `graph.func`, and the structure of what it returns.
 
-    `types` gives the types of parameters by name, where annotations leave them open; `root` is the folder that
+    `types` gives the types of parameters by name, where annotations leave them open; `static` the Python values of
+    others, which become part of the function; `root` is the folder that
     locations are relative to. Attributes of the function: `outputs` (the names of the results), `doc`.
     Raises SourceError E3xx at the user's line.
     """
@@ -129,6 +136,9 @@ def trace(fn: Function, types: Mapping[str, lang.TensorType] | None = None, root
     args: dict[str, Any] = {}
     params: list[Value] = []
     for parameter in fn.parameters:
+        if static is not None and parameter.name in static:
+            args[parameter.name] = static[parameter.name]
+            continue
         given = (types or {}).get(parameter.name)
         type_ = given or _declared(fn, parameter, place)
         if type_ is None:
