@@ -250,9 +250,8 @@ _ENTRIES = (
           "The bytes between entries are not exactly the zero padding that alignment needs."),
     Entry("E611", "entry digest mismatch", 5,
           "An entry's bytes do not have the SHA-256 that the manifest names: the bundle was altered."),
-    Entry("E612", "entry missing or not listed", 5,
-          "The manifest lists an entry that the container lacks, or the container holds one that the manifest does "
-          "not list."),
+    Entry("E612", "entry not in the bundle", 5,
+          "An entry was asked for that the bundle's manifest does not list."),
     Entry("E613", "entry checksum mismatch", 5,
           "An entry's bytes do not have the CRC-32 of its ZIP record."),
     Entry("E620", "manifest is not canonical JSON", 5,

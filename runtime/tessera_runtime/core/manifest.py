@@ -67,7 +67,7 @@ CONTAINER_VERSION = 1
 PLAN_VERSION = 1
 KERNEL_ABI_VERSION = 1
 
-MAX_MANIFEST = 256 << 20
+MAX_MANIFEST = 64 << 20
 CHUNK = 4 << 20  # bytes under one digest of an entry
 MAX_RANK = 32
 ENTRY_NAME = r"[a-z0-9_-][a-z0-9_.-]*(/[a-z0-9_-][a-z0-9_.-]*){0,7}"
