@@ -17,8 +17,8 @@ from tessera_runtime.core.errors import DeviceError, InputError
 from tessera_runtime.core.manifest import Arg, Buffer, Copy, Function, Input, Launch, Output, Plan, Symbol
 from tessera_runtime.memory import ALIGN, Arena, ArenaPool, assign
 from tessera_runtime.plan import CopyStep, LaunchStep, instantiate
-from tests.runtime.support import WEIGHT, bundle_bytes, contents, cpu_target
 from tesseracc.bundle import write
+from tests.runtime.support import WEIGHT, bundle_bytes, contents, cpu_target
 
 spans = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 12), st.integers(0, 12)), max_size=30)
 
@@ -48,8 +48,12 @@ def test_a_chain_of_temporaries_needs_two() -> None:
 
 def test_many_temporaries_are_placed_quickly() -> None:
     rng = np.random.default_rng(0)
-    items = [(int(s), int(a), int(a + n)) for s, a, n in zip(rng.integers(1, 1 << 20, 20_000), rng.integers(0, 20_000, 20_000),
-                                                            rng.integers(0, 50, 20_000), strict=True)]  # fmt: skip
+    items = [
+        (int(s), int(a), int(a + n))
+        for s, a, n in zip(
+            rng.integers(1, 1 << 20, 20_000), rng.integers(0, 20_000, 20_000), rng.integers(0, 50, 20_000), strict=True
+        )
+    ]
     offsets, total = assign(items)
     assert max(offsets) < total < sum(size for size, _, _ in items) // 50
 
@@ -109,8 +113,16 @@ def test_an_empty_constant_and_a_scalar_result() -> None:
     f = Function(
         "f", "", (), (Input("x", "tensor", "f32", ()),), (Output("out", "f32", ()), Output("none", "f32", (0, 3)))
     )
-    p = Plan("f", (Buffer("input", "x", "f32", ()), Buffer("constant", "e", "f32", (0, 3)), Buffer("output", "out", "f32", ()),
-                   Buffer("output", "none", "f32", (0, 3))), (Copy(0, 2), Copy(1, 3)))  # fmt: skip
+    p = Plan(
+        "f",
+        (
+            Buffer("input", "x", "f32", ()),
+            Buffer("constant", "e", "f32", (0, 3)),
+            Buffer("output", "out", "f32", ()),
+            Buffer("output", "none", "f32", (0, 3)),
+        ),
+        (Copy(0, 2), Copy(1, 3)),
+    )
     changed = contents(
         functions=(f,), targets=(cpu_target(plans=(p,)),), tests=(), constants={"e": np.empty((0, 3), np.float32)}
     )
@@ -177,8 +189,15 @@ def test_symbol_only_in_an_output() -> None:
     f = Function(
         "iota", "", (Symbol("N", "n", -1),), (Input("n", "scalar", "i32"),), (Output("out", "f32", (("N",), 5)),)
     )
-    p = Plan("iota", (Buffer("constant", "w", "f32", (5,)), Buffer("constant", "z", "f32", (1, 5)), Buffer("output", "out", "f32", (("N",), 5))),
-             (Launch(1, (("N", 1, "min"), 1, 1), (Arg(buffer=1), Arg(buffer=0), Arg(buffer=2), Arg(dim=5))),))  # fmt: skip
+    p = Plan(
+        "iota",
+        (
+            Buffer("constant", "w", "f32", (5,)),
+            Buffer("constant", "z", "f32", (1, 5)),
+            Buffer("output", "out", "f32", (("N",), 5)),
+        ),
+        (Launch(1, (("N", 1, "min"), 1, 1), (Arg(buffer=1), Arg(buffer=0), Arg(buffer=2), Arg(dim=5))),),
+    )
     constants = {"w": WEIGHT, "z": np.ones((1, 5), np.float32)}
     bundle = tessera_runtime.load(
         write(None, contents(functions=(f,), targets=(cpu_target(plans=(p,)),), tests=(), constants=constants))
