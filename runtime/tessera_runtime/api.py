@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from tessera_runtime import guards
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.core.dtypes import DTYPES, np_dtype
+from tessera_runtime.core.dtypes import DTYPES, accepts, np_dtype
 from tessera_runtime.core.errors import InputError
-from tessera_runtime.core.manifest import Function, Input, Manifest, Target
+from tessera_runtime.core.manifest import Function, Input, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
 from tessera_runtime.plan import Instance, extents, instantiate
 
@@ -56,6 +56,18 @@ class BundleFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on the bundle's device. E7xx for unsuitable arguments, E9xx when the device fails."""
+        return self._call(None, args, kwargs)
+
+    def into(self, results: Mapping[str, NDArray[Any]], /, *args: Any, **kwargs: Any) -> Any:
+        """The same call, with arrays for results by name: `f.into({"out": y}, x)`. Results not named get fresh memory.
+
+        Memory that is used again costs no page faults, which for large results take longer than the computation.
+        An array must be contiguous, writable, of the result's shape and element type, and share memory with no other
+        argument; E708.
+        """
+        return self._call(results, args, kwargs)
+
+    def _call(self, given: Mapping[str, NDArray[Any]] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         function = self.function
         arrays: dict[str, NDArray[Any]] = {}
         scalars: dict[str, int] = {}
@@ -74,12 +86,17 @@ class BundleFunction:
             if output.alias is not None:
                 results[output.name] = arrays[output.alias]
                 continue
+            if given is not None and output.name in given:
+                results[output.name] = _result(function, output, shape, given[output.name])
+                continue
             try:
                 results[output.name] = np.empty(shape, dtype=np_dtype(output.dtype))
             except (MemoryError, ValueError) as error:
                 raise InputError(
                     "E713", f"{self.name}: no memory for the result '{output.name}' of shape {shape}"
                 ) from error
+        if given is not None:
+            _check_results(function, given, arrays)
         bound = [
             arrays[buffer.ref] if buffer.kind == "input" else results[buffer.ref] if buffer.kind == "output" else None
             for buffer in self._plan.buffers
@@ -103,6 +120,30 @@ class BundleFunction:
                     self._cache.pop(next(iter(self._cache)))
                 self._cache[key] = found
         return found
+
+
+def _result(function: Function, output: Output, shape: tuple[int, ...], array: Any) -> NDArray[Any]:
+    """An array that the caller gives for a result, checked."""
+    where = f"{function.name}: the array for the result '{output.name}'"
+    if not isinstance(array, np.ndarray) or not accepts(output.dtype, array.dtype) or array.shape != shape:
+        found = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError("E708", f"{where} is {found}, expected {guards.type_text(output.dtype, shape)}")
+    if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
+        raise InputError("E708", f"{where} is not contiguous, aligned and writable")
+    return array
+
+
+def _check_results(function: Function, given: Mapping[str, NDArray[Any]], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Arrays for results belong to results that are not parameters, and share memory with nothing; E708."""
+    free = {output.name for output in function.outputs if output.alias is None}
+    for name, array in given.items():
+        if name not in free:
+            known = ", ".join(sorted(free)) or "none"
+            raise InputError("E708", f"{function.name}: no array can be given for '{name}'", help=f"for these: {known}")
+        others = [*arrays.items(), *(item for item in given.items() if item[0] != name)]
+        for other, used in others:
+            if np.may_share_memory(array, used):
+                raise InputError("E708", f"{function.name}: result '{name}' and '{other}' share memory")
 
 
 def _signed(bits: int, item: Input) -> int:

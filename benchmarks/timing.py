@@ -1,0 +1,48 @@
+"""Timing that survives a busy machine: contenders take turns, and only numbers of the same run are compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Call = Callable[[], object]
+#: seconds that one sample should last at least, so that the clock and one interruption weigh little
+SAMPLE = 0.02
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds per call, one number per round."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def best(self) -> float:
+        return min(self.rounds)
+
+
+def seconds(call: Call, repeat: int) -> float:
+    """The mean time of one call among `repeat`."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - start) / repeat
+
+
+def interleaved(calls: Mapping[str, Call], rounds: int) -> dict[str, Times]:
+    """Every contender once per round, in turn, after one call to warm up."""
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        repeats[name] = max(1, round(SAMPLE / max(seconds(call, 1), 1e-7)))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(seconds(call, repeats[name]))
+    return {name: Times(tuple(times)) for name, times in found.items()}
