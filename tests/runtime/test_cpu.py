@@ -254,3 +254,28 @@ def test_narrow_types_without_ml_dtypes(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(tessera_runtime.__file__).parent.parent)}
     assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment, timeout=60).returncode == 0
+
+
+def test_results_into_given_arrays(bundle: tessera_runtime.Bundle) -> None:
+    x = normal(9, 4, 5)
+    out1 = np.empty((4, 5), np.float32)
+    out0, again = bundle["chain"].into({"out1": out1}, x)
+    assert again is out1
+    np.testing.assert_array_equal(out1, x[:, ::-1])
+    np.testing.assert_array_equal(out0, x[:, ::-1] + WEIGHT)
+    readonly = np.empty((4, 5), np.float32)
+    readonly.flags.writeable = False
+    wrong = [
+        {"out1": np.empty((4, 4), np.float32)},
+        {"out1": np.empty((4, 5))},
+        {"out1": np.empty((5, 4), np.float32).T},
+    ]
+    wrong += [{"out1": readonly}, {"out1": x}, {"out1": [1.0]}, {"x": out1}, {"out0": out1, "out1": out1}]
+    for given in wrong:
+        kept = x.copy()
+        with pytest.raises(tessera_runtime.InputError) as caught:
+            bundle["chain"].into(given, x)
+        assert caught.value.code == "E708", given
+        np.testing.assert_array_equal(x, kept)
+    with pytest.raises(tessera_runtime.InputError):
+        bundle["saxpy"].into({"y": np.empty(3, np.float32)}, 1.0, np.ones(3, np.float32), np.ones(3, np.float32))
