@@ -54,7 +54,9 @@ def accesses(group: Op) -> list[Access]:
         type_: Type = op["tensor"].type if read else group.results[op.attrs["result"]].type
         affine = tuple(indices.affine(indices.of(v)) for v in op.group("indices"))
         dims = type_.dims  # type: ignore[union-attr]
-        found.append(Access(op, op["tensor"] if read else None, None if read else op.attrs["result"], dims, affine, loops))
+        found.append(
+            Access(op, op["tensor"] if read else None, None if read else op.attrs["result"], dims, affine, loops)
+        )
     return found
 
 
@@ -69,7 +71,7 @@ def dependence(group: Op) -> dict[Value, frozenset[Value]]:
             for nested in op.regions:
                 region(nested)
                 base |= _outside(nested, found)
-            found.update({r: base for r in op.results})
+            found.update(dict.fromkeys(op.results, base))
 
     def _outside(nested: Region, known: dict[Value, frozenset[Value]]) -> frozenset[Value]:
         used: frozenset[Value] = frozenset().union(*(known.get(v, frozenset()) for v in nested.yields))
@@ -88,10 +90,10 @@ def dependence(group: Op) -> dict[Value, frozenset[Value]]:
 class Contraction:
     """A group that is sum_k a * b at every point of its domain, and elements computed from that sum.
 
-    `batch`, `m`, `n` are domain axes (positions, ascending): `a` depends on batch and m, `b` on batch and n; together they
-    are all axes. Neither `m` nor `n` is empty, and `n` holds the last of their axes.
-    `reduce` is the sum, over one axis k; `a` and `b` are the two factors before any cast that only widens a float or int
-    to the accumulator's type. `swapped` tells that `a` was the second factor in the text.
+    `batch`, `m`, `n` are domain axes (positions, ascending): `a` depends on batch and m, `b` on batch and n;
+    together they are all axes. Neither `m` nor `n` is empty, and `n` holds the last of their axes.
+    `reduce` is the sum, over one axis k; `a` and `b` are the two factors before any cast that only widens a float or
+    int to the accumulator's type. `swapped` tells that `a` was the second factor in the text.
     """
 
     group: Op
@@ -114,7 +116,8 @@ class Contraction:
         return size
 
     def operand_ops(self, value: Value) -> list[Op]:
-        """The operations that `value` (`a` or `b`) is made of, in order: of the reduction's region and of the group's."""
+        """The operations that `value` (`a` or `b`) is made of, in order: of the reduction's region and of the
+        group's."""
         inside = [*self.group.regions[0].ops, *self.reduce.regions[0].ops]
         made = {result: op for op in inside if op is not self.reduce for result in op.results}
         needed: set[int] = set()
@@ -127,16 +130,17 @@ class Contraction:
         return [op for op in inside if id(op) in needed]
 
     def prologue_ops(self) -> list[Op]:
-        """Operations of the group's region before the sum that the epilogue may need too (all but the sum, in order)."""
+        """Operations of the group's region before the sum that the epilogue may need too (all but the sum, in
+        order)."""
         return [op for op in self.group.regions[0].ops if op is not self.reduce]
 
 
 def is_contraction(group: Op) -> Contraction | None:
     """The contraction that a group computes, or None.
 
-    It has exactly one `schedule.reduce`, of kind add over one axis k, directly in its region, and no `schedule.each`; the
-    term is a product of two factors that both depend on k, each independent of some axis that the other depends on,
-    and no axis is in neither factor. Factors hold no reductions.
+    It has exactly one `schedule.reduce`, of kind add over one axis k, directly in its region, and no
+    `schedule.each`; the term is a product of two factors that both depend on k, each independent of some axis that
+    the other depends on, and no axis is in neither factor. Factors hold no reductions.
     """
     loops = [op for op in group.regions[0].ops if op.regions]
     if len(loops) != 1:

@@ -205,7 +205,7 @@ class Indices:
             return None
         found, rest = self.remainders(value)
         total: Dim = 0
-        for c, a, b in found:
+        for c, _, b in found:
             if top == at_least_zero(c):  # 0 <= a mod b <= b - 1, and <= a
                 total = total + c * (b - 1)
         for mono, coeff in terms_of(rest):

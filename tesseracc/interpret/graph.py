@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tessera_runtime.core.dtypes import dtype_of
-from tessera_runtime.core.errors import TesseraError
 
 from tessera import types as lang
 from tessera.dtypes import as_dtype
@@ -22,6 +20,8 @@ from tessera.interpreters import Interpreter, interpret
 from tessera.operator import Operator
 from tessera.shapes import Dim, Expr, substitute
 from tessera.tensor import Tensor
+from tessera_runtime.core.dtypes import dtype_of
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import solve_dims
 from tesseracc.ir.dialects.graph import operator_from
@@ -32,7 +32,8 @@ Array = np.ndarray[Any, Any]
 
 
 class NumpyElements(Elements):
-    """Elements as arrays over the output's points; `rank` is the output's. `kinds` collects the arithmetic that is used."""
+    """Elements as arrays over the output's points; `rank` is the output's. `kinds` collects the arithmetic
+    that is used."""
 
     def __init__(self, rank: int, kinds: set[str]) -> None:
         self.rank = rank
@@ -60,7 +61,9 @@ class NumpyElements(Elements):
         return self._wrap(scalar.binary(kind, a.value, right, a.dtype), a.dtype)
 
     def compare(self, predicate: str, a: Element, b: Element) -> Element:
-        return self._wrap(scalar.compare(predicate, scalar.widen(a.value, a.dtype), scalar.widen(b.value, b.dtype)), "bool")
+        return self._wrap(
+            scalar.compare(predicate, scalar.widen(a.value, a.dtype), scalar.widen(b.value, b.dtype)), "bool"
+        )
 
     def select(self, condition: Element, a: Element, b: Element) -> Element:
         return self._wrap(scalar.select(condition.value, a.value, b.value), a.dtype)
@@ -109,7 +112,6 @@ class NumpyElements(Elements):
             at = np.where(better, index.value, at)
         return self._wrap(np.asarray(at), "i64")
 
-
     def reader(self, source: Array, dtype: str) -> Read:
         """The `Read` of one array; E412 for an access out of bounds."""
 
@@ -134,7 +136,8 @@ class NumpyElements(Elements):
 
 
 def evaluate(op: Operator, inputs: Sequence[Array], kinds: set[str] | None = None) -> tuple[Array, ...]:
-    """The results of an operator on arrays, by its `element` or `compose` rule; `kinds` collects the arithmetic used."""
+    """The results of an operator on arrays, by its `element` or `compose` rule; `kinds` collects the
+    arithmetic used."""
     kinds = set() if kinds is None else kinds
     types = tuple(lang.TensorType(np.shape(x), as_dtype(dtype_of(x.dtype))) for x in inputs)
     found = op.infer(*types)
@@ -147,7 +150,12 @@ def evaluate(op: Operator, inputs: Sequence[Array], kinds: set[str] | None = Non
 
 
 def _element(
-    op: Operator, types: tuple[lang.TensorType, ...], inputs: Sequence[Array], type_: lang.TensorType, out: int, kinds: set[str]
+    op: Operator,
+    types: tuple[lang.TensorType, ...],
+    inputs: Sequence[Array],
+    type_: lang.TensorType,
+    out: int,
+    kinds: set[str],
 ) -> Array:
     shape = tuple(int(dim) for dim in type_.dims)
     if 0 in shape:
@@ -227,5 +235,8 @@ def run_func(func: Func, constants: Mapping[str, Array], inputs: Sequence[Array]
 def run(module: Module, func_name: str, inputs: Sequence[Any]) -> list[Array]:
     """Runs a function of a module; a Python number becomes a rank-0 array."""
     func = module.func(func_name)
-    arrays = [x if isinstance(x, np.ndarray) else scalar.constant(x, element(p.type)) for x, p in zip(inputs, func.params, strict=True)]
+    arrays = [
+        x if isinstance(x, np.ndarray) else scalar.constant(x, element(p.type))
+        for x, p in zip(inputs, func.params, strict=True)
+    ]
     return run_func(func, module.constants, arrays)

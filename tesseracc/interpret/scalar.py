@@ -12,9 +12,9 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
 from tessera_runtime.core import codecs
 from tessera_runtime.core.dtypes import np_dtype
-
 from tesseracc.ir.types import bits_of, element, kind_of
 from tesseracc.ir.value import Op
 
@@ -127,14 +127,16 @@ def _int_pow(a: Array, b: Array) -> Array:
     exponent = np.where(negative, np.negative(b), b)
     result, base = np.ones_like(a + exponent), np.broadcast_to(a, np.shape(a + exponent)).copy()
     for bit in range(bits_of_array(b)):
-        result = np.where((exponent >> np.asarray(bit, exponent.dtype)) & np.asarray(1, exponent.dtype) != 0, result * base, result)
+        result = np.where(
+            (exponent >> np.asarray(bit, exponent.dtype)) & np.asarray(1, exponent.dtype) != 0, result * base, result
+        )
         base = base * base
     unit = (a == 1) | ((a == -1) if np.issubdtype(a.dtype, np.signedinteger) else np.zeros_like(a, bool))
     return np.asarray(np.where(negative, np.where(unit, result, np.zeros_like(result)), result))
 
 
 def bits_of_array(x: Array) -> int:
-    return x.dtype.itemsize * 8
+    return int(x.dtype.itemsize) * 8
 
 
 _FLOAT_BINARY: dict[str, Callable[[Array, Array], Array]] = {
@@ -235,7 +237,9 @@ def _odd_sum(a: Array, b: Array) -> Array:
 def _exact_fma(a: float, b: float, c: float) -> float:
     """One f64 fma by rational arithmetic, for the range where the fast form could over- or underflow."""
     if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):
-        return a * b + c if math.isfinite(a) and math.isfinite(b) else float(np.float64(a) * np.float64(b) + np.float64(c))
+        return (
+            a * b + c if math.isfinite(a) and math.isfinite(b) else float(np.float64(a) * np.float64(b) + np.float64(c))
+        )
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     if exact == 0:
         return a * b + c if a * b == 0 else 0.0
@@ -280,7 +284,7 @@ def widen(x: Array, dtype: str) -> Array:
 
 
 def cast(x: Array, source: str, dtype: str) -> Array:
-    """`arith.cast`: float to int truncates, saturates, NaN gives 0; to a narrow float rounds once; to bool tests non-zero."""
+    """`arith.cast`: float to int truncates, saturates, NaN gives 0; to a narrow float rounds once; to bool != 0."""
     x = widen(np.asarray(x), source)
     shape = np.shape(x)
     if source in _NARROW:
@@ -334,13 +338,17 @@ def evaluate(op: Op, operands: Sequence[Array]) -> Array:
         case "cmp":
             return compare(op.attrs["pred"], widen(operands[0], dtype), widen(operands[1], dtype))
         case "fma":
-            return fma(*operands, dtype)
+            a, b, c = operands
+            return fma(a, b, c, dtype)
         case "cast":
             return cast(operands[0], dtype, op.attrs["to"])
         case "bitcast":
             return bitcast(operands[0], op.attrs["to"])
         case _:
-            return unary(short, operands[0], dtype) if len(operands) == 1 else binary(short, *operands, dtype)
+            if len(operands) == 1:
+                return unary(short, operands[0], dtype)
+            first, second = operands
+            return binary(short, first, second, dtype)
 
 
 def identity(kind: str, dtype: str) -> Array:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tessera_runtime.core.dtypes import np_dtype
-from tessera_runtime.core.errors import TesseraError
 
 from tessera.shapes import Dim
+from tessera_runtime.core.dtypes import np_dtype
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.ir.types import TensorType, element
@@ -57,7 +57,9 @@ class _Group:
         for i, count in enumerate(self.written):
             if not np.all(count == 1):
                 at = tuple(int(v) for v in np.argwhere(count != 1)[0])
-                raise TesseraError("E411", f"element {list(at)} of result {i} is written {int(count[at])} times{_where(self.op)}")
+                raise TesseraError(
+                    "E411", f"element {list(at)} of result {i} is written {int(count[at])} times{_where(self.op)}"
+                )
         return self.results
 
     def sizes(self, dims: Sequence[Dim]) -> Grid:
@@ -80,7 +82,8 @@ class _Group:
             case "schedule.read":
                 return self.read(op)
             case "schedule.write":
-                return self.write(op, grid)
+                self.write(op, grid)
+                return None
             case "schedule.reduce":
                 return self.reduce(op, grid)
             case "schedule.each":
@@ -136,7 +139,8 @@ class _Group:
     # -- loops ---------------------------------------------------------------------------------------------------
 
     def blocks(self, op: Op, grid: Grid) -> Any:
-        """Runs a loop's region block after block, along one linearised axis in front; gives the block's length and yields."""
+        """Runs a loop's region block after block, along one linearised axis in front; gives the block's length
+        and yields."""
         sizes = self.sizes(op.attrs["sizes"])
         total, points = math.prod(sizes), max(1, math.prod(grid))
         step = max(1, BLOCK // points)

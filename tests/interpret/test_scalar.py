@@ -87,7 +87,9 @@ def test_float_to_int_truncates_saturates_and_takes_nan_to_zero() -> None:
 @pytest.mark.parametrize(("dtype", "storage"), [("bf16", ml_dtypes.bfloat16), ("f16", np.float16)])
 def test_casts_to_sixteen_bits_round_once(dtype: str, storage: type) -> None:
     rng = np.random.default_rng(1)
-    x = np.concatenate([rng.standard_normal(5000) * 10.0 ** rng.integers(-30, 30, 5000), [np.inf, -np.inf, 0.0, -0.0]]).astype(np.float32)
+    x = np.concatenate(
+        [rng.standard_normal(5000) * 10.0 ** rng.integers(-30, 30, 5000), [np.inf, -np.inf, 0.0, -0.0]]
+    ).astype(np.float32)
     with np.errstate(over="ignore"):
         expected = x.astype(storage)
     got = scalar.cast(x, "f32", dtype)
@@ -99,7 +101,11 @@ def test_casts_to_sixteen_bits_round_once(dtype: str, storage: type) -> None:
 def test_integers_reach_narrow_floats_through_f32() -> None:
     # just above the middle of two bf16 neighbours; f32 drops the last bit, and the tie goes to the even one
     value = 2**62 + 2**54 + 1
-    assert scalar.cast(np.array([value, -value, 3]), "i64", "bf16").astype(np.float64).tolist() == [2.0**62, -(2.0**62), 3.0]
+    assert scalar.cast(np.array([value, -value, 3]), "i64", "bf16").astype(np.float64).tolist() == [
+        2.0**62,
+        -(2.0**62),
+        3.0,
+    ]
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("fp8_e4m3", 448.0), ("fp8_e5m2", 57344.0)])
@@ -132,13 +138,26 @@ def test_fma_rounds_once(dtype: str) -> None:
 
 
 def test_fma_f64_far_from_one() -> None:
-    got = scalar.fma(np.array([1e300, 1e-300, np.inf]), np.array([1e10, 1e-20, 2.0]), np.array([-1e308, 1e-320, 1.0]), "f64")
-    assert got[0] == math.inf and got[1] == float(Fraction(1e-300) * Fraction(1e-20) + Fraction(1e-320)) and got[2] == math.inf
+    got = scalar.fma(
+        np.array([1e300, 1e-300, np.inf]), np.array([1e10, 1e-20, 2.0]), np.array([-1e308, 1e-320, 1.0]), "f64"
+    )
+    assert (
+        got[0] == math.inf
+        and got[1] == float(Fraction(1e-300) * Fraction(1e-20) + Fraction(1e-320))
+        and got[2] == math.inf
+    )
 
 
 def test_transcendentals_are_within_half_an_ulp_of_f64() -> None:
     x = np.linspace(-4, 4, 1001, dtype=np.float32)
-    for kind, function in {"exp": math.exp, "tanh": math.tanh, "erf": math.erf, "sin": math.sin, "cos": math.cos, "expm1": math.expm1}.items():
+    for kind, function in {
+        "exp": math.exp,
+        "tanh": math.tanh,
+        "erf": math.erf,
+        "sin": math.sin,
+        "cos": math.cos,
+        "expm1": math.expm1,
+    }.items():
         got = scalar.unary(kind, x, "f32")
         assert got.dtype == np.float32
         assert np.array_equal(got, np.array([np.float32(function(float(v))) for v in x])), kind

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tessera_runtime.core.errors import TesseraError
 
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret.schedule import run
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.verify import verify
@@ -103,7 +103,9 @@ schedule.func @f(%x: tensor<f32[N, D]>) -> (tensor<i64[N]>) {
 
 
 def test_argmax_takes_the_first_winner_and_nan_wins() -> None:
-    x = np.array([[1, 3, 3, 2], [np.nan, 5, np.nan, 9], [7, np.nan, 9, np.nan], [-np.inf, -np.inf, -np.inf, -np.inf]], np.float32)
+    x = np.array(
+        [[1, 3, 3, 2], [np.nan, 5, np.nan, 9], [7, np.nan, 9, np.nan], [-np.inf, -np.inf, -np.inf, -np.inf]], np.float32
+    )
     (y,) = run(_load(ARGMAX.replace("KIND", "argmax")), "f", [x])
     assert y.tolist() == [1, 0, 1, 0]
     (z,) = run(_load(ARGMAX.replace("KIND", "argmin")), "f", [-x])

@@ -140,7 +140,8 @@ def _over_nothing(op: Op, made: Made) -> Value | None:
     return _same_type(op, op.operands[0]) if op.attrs["axes"] == () else None
 
 
-# f(full(a)) stays; but a view of a filled tensor is a filled tensor: broadcast_to, reshape, .. (full(s, v)) = full(s', v)
+# f(full(a)) stays; but a view of a filled tensor is a filled tensor: broadcast_to, reshape, .. (full(s, v)) =
+# full(s', v)
 @rule("broadcast_to", "reshape", "expand_dims", "squeeze", "transpose")
 def _view_of_filled(op: Op, made: Made) -> Op | None:
     inner = _source(op, made, "full")
@@ -165,7 +166,7 @@ def canonicalize(func: Func) -> Func:
         if isinstance(found, Value):
             same[op.result] = found
             continue
-        made.update({result: op for result in op.results})
+        made.update(dict.fromkeys(op.results, op))
         ops.append(op)
     body = Region(func.params, tuple(ops), tuple(same.get(v, v) for v in func.body.yields))
     return func.with_(body=remove_dead(body))

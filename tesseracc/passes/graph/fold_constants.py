@@ -1,7 +1,7 @@
 """`fold-constants`: small subgraphs of constants are computed now, by the graph interpreter (ordered, without BLAS).
 
-Transcendental functions are left to the target: their last bit would depend on this machine's library. A fold must not make
-the bundle larger than LIMIT elements per result.
+Transcendental functions are left to the target: their last bit would depend on this machine's library. A fold must
+not make the bundle larger than LIMIT elements per result.
 """
 
 from __future__ import annotations
@@ -58,7 +58,17 @@ class _Folder:
                         same[result] = b.op("graph.constant", types=result.type, name=name)
                         self.known[same[result]] = self.known[result] = array
                     continue
-            b.append(Op(op.defn, tuple(same.get(v, v) for v in op.operands), op.segments, op.results, op.attrs, op.regions, op.loc))
+            b.append(
+                Op(
+                    op.defn,
+                    tuple(same.get(v, v) for v in op.operands),
+                    op.segments,
+                    op.results,
+                    op.attrs,
+                    op.regions,
+                    op.loc,
+                )
+            )
         return func.with_(body=b.region(func.params, [same.get(v, v) for v in func.body.yields]))
 
     def evaluate(self, op: Op) -> tuple[Array, ...] | None:

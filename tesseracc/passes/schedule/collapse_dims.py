@@ -2,8 +2,8 @@
 
     for a in A, b in B: y[a, b] = x[a, b] + s   ->   for c in A*B: y'[c] = x'[c] + s     (x', y' views of A*B elements)
 
-Holds for the domain and for the boxes of reductions (row-major order is kept) and inner loops. A loop index that is itself a
-value, or part of a condition, stays.
+Holds for the domain and for the boxes of reductions (row-major order is kept) and inner loops. A loop index that is
+itself a value, or part of a condition, stays.
 """
 
 from __future__ import annotations

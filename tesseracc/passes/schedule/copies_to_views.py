@@ -1,4 +1,5 @@
-"""`copies-to-views`: a group that only repeats a tensor's elements in their order is a view of it; views of views are one.
+"""`copies-to-views`: a group that only repeats a tensor's elements in their order is a view of it; views of
+views are one.
 
     y[i, j] = x[i * B + j]  for all of y: [A, B], x: [A*B]   ->   y = view x
 

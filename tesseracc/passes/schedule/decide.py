@@ -16,7 +16,8 @@ from tesseracc.passes.schedule.inline import inline, nest, point_of, pulled_valu
 from tesseracc.passes.schedule.tidy import tidy
 
 COSTLY = TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
-#: operations on one tensor's elements (and on smaller ones broadcast to it) that are cheaper to repeat than to store and load
+#: operations on one tensor's elements (and on smaller ones broadcast to it) that are cheaper to repeat than to store
+#: and load
 CHEAP_OPS = 3
 #: element operations that a contraction's term may hold before nothing more is repeated in it
 TERM_OPS = 12
@@ -38,7 +39,8 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one element takes: costly functions, cheap operations, tensors of the result's size read, whether it holds loops."""
+    """What one element takes: costly functions, cheap operations, tensors of the result's size read, whether
+    it holds loops."""
 
     costly: int
     cheap: int
@@ -51,7 +53,7 @@ class Cost:
 
     @property
     def is_free(self) -> bool:
-        return self.is_view or not (self.costly or self.loops) and self.cheap <= CHEAP_OPS and self.tensors <= 1
+        return self.is_view or (not (self.costly or self.loops) and self.cheap <= CHEAP_OPS and self.tensors <= 1)
 
 
 def cost_of(group: Op) -> Cost:
@@ -142,11 +144,14 @@ def decide(
     if cost.loops:
         return _move_to_point(producer, readers[0], must_write, contractions)
     # a function of row values (rsqrt of a variance) is like a reduction: wanted once per row, not per element
-    return _move_pointwise(producer, cost, readers[0], must_write) or _move_to_point(producer, readers[0], must_write, contractions)
+    return _move_pointwise(producer, cost, readers[0], must_write) or _move_to_point(
+        producer, readers[0], must_write, contractions
+    )
 
 
 def _is_epilogue(producer: Op, reader: Op, sole: Collection[Value]) -> bool:
-    """Whether the producer had better wait for a reduction or contraction of its own size, that it alone reads, to move into
+    """Whether the producer had better wait for a reduction or contraction of its own size, that it alone
+    reads, to move into
     it: its reader has it in an inner loop, where that could not follow."""
     size = product(producer.attrs["domain"])
     if not any(tensor in sole and known_equal(product(dims_of(tensor)), size) for tensor in tensors_read(producer)):
@@ -156,7 +161,8 @@ def _is_epilogue(producer: Op, reader: Op, sole: Collection[Value]) -> bool:
 
 
 def _may_repeat(producer: Op, cost: Cost, reader: Op, tensor: Value, made_here: Collection[Value]) -> bool:
-    """Whether a free producer may be read where loops repeat it: always for views; else not if it can be the epilogue of
+    """Whether a free producer may be read where loops repeat it: always for views; else not if it can be the
+    epilogue of
     the group that makes its operand, and not in a term that is long already."""
     if cost.is_view or not any(repeated for _, _, repeated in places(reader, tensor)):
         return True
@@ -227,7 +233,8 @@ def _move_to_point(producer: Op, reader: Op, must_write: bool, contractions: Col
 
 
 def _needed_axes(reader: Op, tensor: Value) -> tuple[int, ...] | None:
-    """The domain axes (longer than 1) that all reads of a tensor depend on; None if they differ or depend on inner loops."""
+    """The domain axes (longer than 1) that all reads of a tensor depend on; None if they differ or depend on
+    inner loops."""
     depends = dependence(reader)
     args, domain = reader.regions[0].args, reader.attrs["domain"]
     sets = set()

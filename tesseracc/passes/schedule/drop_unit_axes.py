@@ -1,7 +1,7 @@
 """`drop-unit-axes`: loops of extent 1 disappear; their index is 0.
 
-    each over [.., 1, ..]   = each over [.., ..] at index 0
-    reduce over [1]         = identity (kind) of the term        (for add: 0 + term, which takes -0 to 0)
+each over [.., 1, ..]   = each over [.., ..] at index 0
+reduce over [1]         = identity (kind) of the term        (for add: 0 + term, which takes -0 to 0)
 """
 
 from __future__ import annotations

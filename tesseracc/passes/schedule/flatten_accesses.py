@@ -1,4 +1,5 @@
-"""`flatten-accesses`: an index that is not affine axis by axis, but is so over several axes taken as one, is read that way.
+"""`flatten-accesses`: an index that is not affine axis by axis, but is so over several axes taken as one, is
+read that way.
 
     x[i // B, i % B]  of x: [A, B]   =   x'[i]   of the view x': [A*B]
 

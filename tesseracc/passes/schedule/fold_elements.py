@@ -53,7 +53,7 @@ class _Folder:
             if isinstance(found, Value):
                 self.same[op.result] = found
                 continue
-            self.made.update({r: found for r in found.results})
+            self.made.update(dict.fromkeys(found.results, found))
             ops.append(found)
         return Region(region.args, tuple(ops), tuple(self.same.get(v, v) for v in region.yields))
 
@@ -134,7 +134,12 @@ class _Folder:
             return None
         source = inner["a"]
         small = element(source.type)
-        exact = kind_of(small) == kind_of(dtype) and kind_of(small) in "fiu" and bits_of(small) < bits_of(dtype) and dtype in ("f32", "f64", "i64", "u64", "i32", "u32", "i16", "u16")
+        exact = (
+            kind_of(small) == kind_of(dtype)
+            and kind_of(small) in "fiu"
+            and bits_of(small) < bits_of(dtype)
+            and dtype in ("f32", "f64", "i64", "u64", "i32", "u32", "i16", "u16")
+        )
         return source if exact and op.attrs["to"] == small else None
 
 

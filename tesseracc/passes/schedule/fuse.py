@@ -47,7 +47,11 @@ class _Fusion:
 
     def readers(self, tensor: Value) -> list[int]:
         """Positions of the groups that read a tensor."""
-        return [i for i, op in enumerate(self.ops) if op is not None and op.name == "schedule.group" and tensor in tensors_read(op)]
+        return [
+            i
+            for i, op in enumerate(self.ops)
+            if op is not None and op.name == "schedule.group" and tensor in tensors_read(op)
+        ]
 
     def run(self) -> list[Op]:
         for at in range(len(self.ops) - 1, -1, -1):

@@ -1,4 +1,5 @@
-"""The moves that fusion is made of: putting a producer where it is read, cutting a domain into rows, one result more."""
+"""The moves that fusion is made of: putting a producer where it is read, cutting a domain into rows, one
+result more."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from tesseracc.passes.schedule.groups import with_region, writes_of
 
 
 def pulled_value(group: Op) -> Value | None:
-    """The element that a group in pull form computes: one write, of the point itself, at the end of its region; else None."""
+    """The element that a group in pull form computes: one write, of the point itself, at the end of its
+    region; else None."""
     writes = writes_of(group)
     region = group.regions[0]
     if len(group.results) != 1 or len(writes) != 1 or not region.ops or region.ops[-1] is not writes[0]:
@@ -38,7 +40,8 @@ def _is_point(group: Op, write: Op) -> bool:
 
 
 def instantiate(producer: Op, read: Op) -> tuple[list[Op], Value]:
-    """The producer's element at a read's indices. Under the read's `where`, no read touches memory where it is false."""
+    """The producer's element at a read's indices. Under the read's `where`, no read touches memory where it is
+    false."""
     value = pulled_value(producer)
     assert value is not None
     region = producer.regions[0]
@@ -67,7 +70,9 @@ def guarded(ops: list[Op] | tuple[Op, ...], where: Value) -> list[Op]:
                 joined = make("arith.and", own, where, loc=op.loc)
                 out.append(joined)
                 both = joined.result
-            out.append(replace(op, operands=(op["tensor"], *op.group("indices"), both), segments=(*op.segments[:-1], 1)))
+            out.append(
+                replace(op, operands=(op["tensor"], *op.group("indices"), both), segments=(*op.segments[:-1], 1))
+            )
         else:
             out.append(op)
     return out
@@ -81,7 +86,9 @@ def inline(producer: Op, reader: Op) -> Op:
     def region(inside: Region) -> Region:
         ops: list[Op] = []
         for op in inside.ops:
-            op = replace(op, operands=tuple(same.get(v, v) for v in op.operands), regions=tuple(map(region, op.regions)))
+            op = replace(
+                op, operands=tuple(same.get(v, v) for v in op.operands), regions=tuple(map(region, op.regions))
+            )
             if op.name == "schedule.read" and op["tensor"] is tensor:
                 body, found = instantiate(producer, op)
                 ops += body

@@ -1,7 +1,7 @@
 """Accesses of a group as data, with adjacent axes of tensors and loops merged: what collapsing and flattening share.
 
-Reads and writes are held as polynomials; tensors are seen with merged axes through `schedule.view` before the group, and
-results through one behind it. Two loops (a, b) of extents (A, B) become one loop c = a * B + b; the value of b
+Reads and writes are held as polynomials; tensors are seen with merged axes through `schedule.view` before the group,
+and results through one behind it. Two loops (a, b) of extents (A, B) become one loop c = a * B + b; the value of b
 stands for c, so every polynomial that depends on them as `f * (a * B + b)` is rewritten by a -> 0.
 """
 
@@ -72,9 +72,8 @@ class Merger:
             plan = self._plan(touch, outer, inner)
             if plan is None:
                 return False
-            if plan >= 0:
-                if planned.setdefault(touch.tensor, plan) != plan:
-                    return False
+            if plan >= 0 and planned.setdefault(touch.tensor, plan) != plan:
+                return False
         for touch in self.touches:  # a planned merge must not be at odds with another access of that tensor
             at = planned.get(touch.tensor)
             if at is not None and self._plan(touch, outer, inner) not in (at, -1):

@@ -1,7 +1,7 @@
 """`simplify-indices`: index arithmetic in canonical form, so that accesses stay affine through reshapes and slices.
 
-Every index of a read or write is written anew from its polynomial (see analysis/indices.py), and a comparison of indices
-that ranges decide becomes a constant.
+Every index of a read or write is written anew from its polynomial (see analysis/indices.py), and a comparison of
+indices that ranges decide becomes a constant.
 """
 
 from __future__ import annotations

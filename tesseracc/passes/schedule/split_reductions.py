@@ -1,4 +1,5 @@
-"""`split-reductions`: a long reduction with few results becomes partial reductions over chunks, and one over the partials.
+"""`split-reductions`: a long reduction with few results becomes partial reductions over chunks, and one over
+the partials.
 
     r = reduce k in E: f(k)    ->    p[c] = reduce j in CHUNK: f(c * CHUNK + j) where c * CHUNK + j < E,
                                      r = reduce c in ceildiv(E, CHUNK): p[c]
@@ -59,7 +60,9 @@ def partials(group: Op, reduce: Op) -> Op:
     extent, chunks = product(sizes), ceildiv(product(sizes), CHUNK)
     args = tuple(Value(I64, arg.name) for arg in group.regions[0].args)
     chunk = Value(I64, "c")
-    before = Region(group.regions[0].args, tuple(op for op in group.regions[0].ops[: group.regions[0].ops.index(reduce)]))
+    before = Region(
+        group.regions[0].args, tuple(op for op in group.regions[0].ops[: group.regions[0].ops.index(reduce)])
+    )
     same: dict[Value, Value] = dict(zip(group.regions[0].args, args, strict=True))
     ops, _ = inline_region(before, args)
     for old, new in zip(before.ops, ops, strict=True):
@@ -82,7 +85,11 @@ def partials(group: Op, reduce: Op) -> Op:
     b.emit("schedule.write", total, [*args, chunk], result=0)
     domain = (*group.attrs["domain"], chunks)
     return make(
-        "schedule.group", types=[TensorType(domain, dtype)], regions=[Region((*args, chunk), tuple(b.ops))], domain=domain, loc=reduce.loc
+        "schedule.group",
+        types=[TensorType(domain, dtype)],
+        regions=[Region((*args, chunk), tuple(b.ops))],
+        domain=domain,
+        loc=reduce.loc,
     )
 
 
@@ -94,7 +101,14 @@ def split(group: Op, reduce: Op) -> list[Op]:
     region = b.nested(
         [I64], lambda inner, given: [inner.op("schedule.read", first.result, [*group.regions[0].args, *given])], ("c",)
     )
-    final = make("schedule.reduce", types=[reduce.result.type], regions=[region], kind=reduce.attrs["kind"], sizes=(chunks,), loc=reduce.loc)
+    final = make(
+        "schedule.reduce",
+        types=[reduce.result.type],
+        regions=[region],
+        kind=reduce.attrs["kind"],
+        sizes=(chunks,),
+        loc=reduce.loc,
+    )
     final = replace(final, results=reduce.results)
     ops = tuple(final if op is reduce else op for op in group.regions[0].ops)
     second = replace(group, regions=(remove_dead(Region(group.regions[0].args, ops)),))

@@ -12,7 +12,8 @@ from tesseracc.passes.schedule.simplify_indices import simplify_indices
 
 
 def tidy(group: Op) -> Op:
-    """Canonical indices (which decide conditions), folded constants, then invariants out of loops, and equal ones once."""
+    """Canonical indices (which decide conditions), folded constants, then invariants out of loops, and equal
+    ones once."""
     return share_elements(hoist(share_elements(fold_elements(simplify_indices(group)))))
 
 

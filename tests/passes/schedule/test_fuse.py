@@ -61,9 +61,19 @@ ZERO = "%z = arith.constant {value = 0} : i64"
 SOFTMAX = (
     "schedule.func @f(%x: tensor<f32[N, D]>) -> (tensor<f32[N, D]>) {"
     + rows("m", "max", "x")
-    + pointwise("e", "<N>, <D>", "%d = arith.sub %a, %b : f32\n    %r = arith.exp %d : f32", f"{ZERO}\n    %a = schedule.read %x, [%i, %j] : f32\n    %b = schedule.read %m, [%i, %z] : f32")
+    + pointwise(
+        "e",
+        "<N>, <D>",
+        "%d = arith.sub %a, %b : f32\n    %r = arith.exp %d : f32",
+        f"{ZERO}\n    %a = schedule.read %x, [%i, %j] : f32\n    %b = schedule.read %m, [%i, %z] : f32",
+    )
     + rows("s", "add", "e")
-    + pointwise("y", "<N>, <D>", "%r = arith.div %a, %b : f32", f"{ZERO}\n    %a = schedule.read %e, [%i, %j] : f32\n    %b = schedule.read %s, [%i, %z] : f32")
+    + pointwise(
+        "y",
+        "<N>, <D>",
+        "%r = arith.div %a, %b : f32",
+        f"{ZERO}\n    %a = schedule.read %e, [%i, %j] : f32\n    %b = schedule.read %s, [%i, %z] : f32",
+    )
     + "\n  yield %y\n}\n"
 )
 
@@ -74,7 +84,11 @@ def test_softmax_becomes_one_group_over_rows(shape: tuple[int, int]) -> None:
     done = fused(module)
     (group,) = groups(done)
     assert [str(d) for d in group.attrs["domain"]] == ["N"]
-    assert [op.name for op in group.regions[0].ops if op.regions] == ["schedule.reduce", "schedule.reduce", "schedule.each"]
+    assert [op.name for op in group.regions[0].ops if op.regions] == [
+        "schedule.reduce",
+        "schedule.reduce",
+        "schedule.each",
+    ]
     x = random(shape)
     assert np.array_equal(run(done, "f", [x])[0], run(module, "f", [x])[0])
 
@@ -133,8 +147,17 @@ def test_a_value_that_is_also_returned_is_one_more_result() -> None:
 
 
 def test_a_costly_function_does_not_move_into_a_matrix_product() -> None:
-    text = MATMUL.replace("YIELDS", "tensor<f32[M, N]>").replace("RESULTS", "%mm").replace("schedule.read %x,", "schedule.read %e,")
-    before = "  %e = schedule.group {domain = [<M>, <K>]} (%i9: i64, %k9: i64) {\n    %a9 = schedule.read %x, [%i9, %k9] : f32\n    %r9 = arith.OP %a9 : f32\n    schedule.write %r9, [%i9, %k9] {result = 0}\n  } : tensor<f32[M, K]>\n"
+    text = (
+        MATMUL.replace("YIELDS", "tensor<f32[M, N]>")
+        .replace("RESULTS", "%mm")
+        .replace("schedule.read %x,", "schedule.read %e,")
+    )
+    before = """  %e = schedule.group {domain = [<M>, <K>]} (%i9: i64, %k9: i64) {
+    %a9 = schedule.read %x, [%i9, %k9] : f32
+    %r9 = arith.OP %a9 : f32
+    schedule.write %r9, [%i9, %k9] {result = 0}
+  } : tensor<f32[M, K]>
+"""
     text = text.replace("  %mm =", before + "  %mm =", 1)
     assert len(groups(fused(load(text.replace("OP", "exp"))))) == 2
     cheap = fused(load(text.replace("OP", "neg")))
@@ -199,9 +222,24 @@ schedule.func @f(%x: tensor<f32[N]>) -> (tensor<f32[N]>) {
 def test_a_producer_with_several_readers_is_written_by_the_first() -> None:
     text = (
         "schedule.func @f(%x: tensor<f32[N, D]>, %w: tensor<f32[N, D]>) -> (tensor<f32[N, D]>, tensor<f32[N, D]>) {"
-        + pointwise("h", "<N>, <D>", "%q = arith.add %a, %b : f32\n    %r = arith.exp %q : f32", "%a = schedule.read %x, [%i, %j] : f32\n    %b = schedule.read %w, [%i, %j] : f32")
-        + rows("s", "add", "h").replace("%a", "%a3").replace("%r", "%r3").replace("%k", "%k3").replace("%i", "%i3").replace("%j", "%j3")
-        + pointwise("y", "<N>, <D>", "%r = arith.div %a, %b : f32", f"{ZERO}\n    %a = schedule.read %h, [%i, %j] : f32\n    %b = schedule.read %s, [%i, %z] : f32")
+        + pointwise(
+            "h",
+            "<N>, <D>",
+            "%q = arith.add %a, %b : f32\n    %r = arith.exp %q : f32",
+            "%a = schedule.read %x, [%i, %j] : f32\n    %b = schedule.read %w, [%i, %j] : f32",
+        )
+        + rows("s", "add", "h")
+        .replace("%a", "%a3")
+        .replace("%r", "%r3")
+        .replace("%k", "%k3")
+        .replace("%i", "%i3")
+        .replace("%j", "%j3")
+        + pointwise(
+            "y",
+            "<N>, <D>",
+            "%r = arith.div %a, %b : f32",
+            f"{ZERO}\n    %a = schedule.read %h, [%i, %j] : f32\n    %b = schedule.read %s, [%i, %z] : f32",
+        )
         + pointwise("t", "<N>, <D>", "%r = arith.tanh %a : f32", "%a = schedule.read %h, [%i, %j] : f32")
         + "\n  yield %y, %t\n}\n"
     )
