@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 from tessera.kernel import evaluate
 from tesseracc.frontend.kernel import lower, notes
 from tesseracc.interpret.tile import run
+from tests.kernel.compiled import compiled
 
 SEEDS = Path(__file__).parents[2] / "samples" / "seeds"
 SIZES = (0, 1, 127, 128, 129, 100_003)
 INTERPRETED = 1000  # the Tile interpreter goes group by group: small sizes are enough for it
 
 
+@cache
 def load(name: str) -> Any:
     return runpy.run_path(str(SEEDS / f"{name}.py"))[name]
 
@@ -28,9 +31,17 @@ def data(n: int) -> tuple[Any, Any]:
 
 
 def both_ways(kernel: Any, args: list[Any]) -> Any:
-    """The evaluator's result; the Tile interpreter must give the same bits."""
+    """The evaluator's result; native code, emulated PTX and the Tile interpreter must give the same bits."""
     other = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
+    machine = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
+    emulated = [a.copy() if isinstance(a, np.ndarray) else a for a in args]
     result = evaluate(kernel.definition, args)
+    for function, given in zip(compiled(kernel), (machine, emulated), strict=True):
+        found = function(*given)
+        for a, b in zip(args, given, strict=True):
+            np.testing.assert_array_equal(a, b)
+        if result is not None:
+            np.testing.assert_array_equal(np.asarray(result), np.asarray(found))
     if all(a.size < INTERPRETED for a in args if isinstance(a, np.ndarray)):
         outs = run(lower(kernel.definition), kernel.name, other)
         for a, b in zip(args, other, strict=True):
