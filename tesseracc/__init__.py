@@ -1,3 +1,12 @@
 """tesseracc: the ahead-of-time compiler for Tessera programs."""
 
-from tessera import __version__ as __version__
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    # the language takes a fifth of a second to import, which `tesseracc --help` does without
+    if name == "__version__":
+        import tessera
+
+        return tessera.__version__
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
