@@ -16,7 +16,7 @@ from typing import Any, cast, overload
 import numpy as np
 
 from tessera.dtypes import DType
-from tessera.errors import SourceError, did_you_mean, marks_entry
+from tessera.errors import SourceError, Span, did_you_mean, marks_entry
 from tessera.interpreters import is_tracing
 from tessera.pytree import flatten, tree_map
 from tessera.shapes import Dim
@@ -78,7 +78,9 @@ class _Entry:
         except SourceError:
             raise
         except Exception as err:
-            raise SourceError("E305", f"an annotation of `{self.name}` cannot be evaluated: {err}") from None
+            help = 'dims are strings, as in ts.Tensor["B", ts.f32]' if isinstance(err, NameError) else None
+            raise SourceError("E305", f"an annotation of `{self.name}` cannot be evaluated: {err}", help=help,
+                              span=Span(self.file, self.line)) from None
         plain = inspect.signature(self.python)
         parameters = [p.replace(annotation=hints.get(p.name, p.empty)) for p in plain.parameters.values()]
         return plain.replace(parameters=parameters, return_annotation=hints.get("return", plain.empty))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tessera.ops.functions import gelu, relu, sigmoid, silu, softplus, swish, tanh
+from tessera.ops.activations import gelu, relu, sigmoid, silu, softplus, swish
+from tessera.ops.functions import tanh
 from tessera.ops.indexing import embedding
 from tessera.ops.linalg import linear
 from tessera.ops.nn import cross_entropy, layer_norm, log_softmax, logsumexp, mse, rms_norm, softmax

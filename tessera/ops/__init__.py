@@ -1,6 +1,21 @@
 """All operators and the functions that apply them. A new operator goes into the file of its family."""
 
-from tessera.ops import compare, create, elementwise, functions, indexing, linalg, nn, parts, reduce, subscript, views
+from tessera.ops import (
+    activations,
+    compare,
+    create,
+    elementwise,
+    functions,
+    indexing,
+    linalg,
+    nn,
+    parts,
+    reduce,
+    select,
+    subscript,
+    views,
+)
+from tessera.ops.activations import *  # noqa: F403
 from tessera.ops.compare import *  # noqa: F403
 from tessera.ops.create import *  # noqa: F403
 from tessera.ops.elementwise import *  # noqa: F403
@@ -10,10 +25,12 @@ from tessera.ops.linalg import *  # noqa: F403
 from tessera.ops.nn import *  # noqa: F403
 from tessera.ops.parts import *  # noqa: F403
 from tessera.ops.reduce import *  # noqa: F403
+from tessera.ops.select import *  # noqa: F403
 from tessera.ops.subscript import *  # noqa: F403
 from tessera.ops.views import *  # noqa: F403
 
 __all__: list[str] = []
+__all__ += activations.__all__
 __all__ += compare.__all__
 __all__ += create.__all__
 __all__ += elementwise.__all__
@@ -23,5 +40,6 @@ __all__ += linalg.__all__
 __all__ += nn.__all__
 __all__ += parts.__all__
 __all__ += reduce.__all__
+__all__ += select.__all__
 __all__ += subscript.__all__
 __all__ += views.__all__

@@ -13,7 +13,7 @@ from tessera.elements import Element, Elements
 from tessera.families import Pointwise
 from tessera.interpreters import apply
 from tessera.operator import register
-from tessera.ops.elementwise import cast
+from tessera.ops.select import cast
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 
 __all__ = [

@@ -16,7 +16,7 @@ from tessera.families import check_arity
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.compare import equal
-from tessera.ops.elementwise import cast
+from tessera.ops.select import cast
 from tessera.shapes import Dim, Expr, ceildiv, symbol
 from tessera.tensor import Tensor, TensorLike, as_tensor
 from tessera.types import TensorType

@@ -1,9 +1,8 @@
-"""Elementwise functions of one operand: rounding, elementary functions, activations."""
+"""Elementwise functions of one operand: rounding and elementary functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,17 +11,14 @@ import numpy as np
 from tessera.arrays import Array, exactly
 from tessera.dtypes import DType, as_dtype
 from tessera.elements import Element, Elements
-from tessera.errors import SourceError
 from tessera.families import Partial, Pointwise, floating
 from tessera.interpreters import apply
-from tessera.operator import Operator, register
-from tessera.ops.elementwise import cast
+from tessera.operator import register
 from tessera.tensor import Tensor, TensorLike, as_tensor
-from tessera.types import TensorType
 
 __all__ = [
-    "ceil", "cos", "erf", "exp", "exp2", "expm1", "floor", "gelu", "log", "log1p", "log2", "relu", "round", "rsqrt",
-    "sigmoid", "silu", "sin", "softplus", "sqrt", "swish", "tanh", "trunc",
+    "ceil", "cos", "erf", "exp", "exp2", "expm1", "floor", "log", "log1p", "log2", "round", "rsqrt", "sin", "sqrt",
+    "tanh", "trunc",
 ]
 
 
@@ -85,7 +81,7 @@ class Trunc(_Round):
 # Functions of one float -----------------------------------------------------------------------------------------------
 
 
-class _Function(Pointwise):
+class Function(Pointwise):
     """A function of floats; ints and bools are taken as f32. `function` is the NumPy form, evaluated in f64 for f32."""
 
     function: ClassVar[Any]
@@ -103,7 +99,7 @@ class _Function(Pointwise):
 
 @register
 @dataclass(frozen=True)
-class Exp(_Function):
+class Exp(Function):
     """e ** x."""
 
     name = "exp"
@@ -115,7 +111,7 @@ class Exp(_Function):
 
 @register
 @dataclass(frozen=True)
-class Exp2(_Function):
+class Exp2(Function):
     """2 ** x."""
 
     name = "exp2"
@@ -127,7 +123,7 @@ class Exp2(_Function):
 
 @register
 @dataclass(frozen=True)
-class Expm1(_Function):
+class Expm1(Function):
     """e ** x - 1, accurate near 0."""
 
     name = "expm1"
@@ -139,7 +135,7 @@ class Expm1(_Function):
 
 @register
 @dataclass(frozen=True)
-class Log(_Function):
+class Log(Function):
     """The natural logarithm; NaN below 0, -inf at 0."""
 
     name = "log"
@@ -152,7 +148,7 @@ class Log(_Function):
 
 @register
 @dataclass(frozen=True)
-class Log2(_Function):
+class Log2(Function):
     """The logarithm to base 2."""
 
     name = "log2"
@@ -165,7 +161,7 @@ class Log2(_Function):
 
 @register
 @dataclass(frozen=True)
-class Log1p(_Function):
+class Log1p(Function):
     """log(1 + x), accurate near 0."""
 
     name = "log1p"
@@ -178,7 +174,7 @@ class Log1p(_Function):
 
 @register
 @dataclass(frozen=True)
-class Sqrt(_Function):
+class Sqrt(Function):
     """The square root, correctly rounded; NaN below 0."""
 
     name = "sqrt"
@@ -191,7 +187,7 @@ class Sqrt(_Function):
 
 @register
 @dataclass(frozen=True)
-class Rsqrt(_Function):
+class Rsqrt(Function):
     """1 / sqrt(x)."""
 
     name = "rsqrt"
@@ -207,7 +203,7 @@ class Rsqrt(_Function):
 
 @register
 @dataclass(frozen=True)
-class Tanh(_Function):
+class Tanh(Function):
     """The hyperbolic tangent."""
 
     name = "tanh"
@@ -219,7 +215,7 @@ class Tanh(_Function):
 
 @register
 @dataclass(frozen=True)
-class Sin(_Function):
+class Sin(Function):
     """The sine of an angle in radians."""
 
     name = "sin"
@@ -231,7 +227,7 @@ class Sin(_Function):
 
 @register
 @dataclass(frozen=True)
-class Cos(_Function):
+class Cos(Function):
     """The cosine of an angle in radians."""
 
     name = "cos"
@@ -241,139 +237,22 @@ class Cos(_Function):
         return (-sin(primals[0]),)
 
 
-def _erf(x: Array) -> Array:
+def erf_f64(x: Array) -> Array:
+    """The error function of f64 elements."""
     return np.fromiter((math.erf(v) for v in x.ravel().tolist()), np.float64, x.size).reshape(x.shape)
 
 
 @register
 @dataclass(frozen=True)
-class Erf(_Function):
+class Erf(Function):
     """The error function."""
 
     name = "erf"
-    function = staticmethod(_erf)
+    function = staticmethod(erf_f64)
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
         x = primals[0]
         return (exp(-(x * x)) * (2.0 / math.sqrt(math.pi)),)
-
-
-# Activations ----------------------------------------------------------------------------------------------------------
-
-
-@register
-@dataclass(frozen=True)
-class Relu(Pointwise):
-    """max(x, 0)."""
-
-    name = "relu"
-    accepts = "float int uint"
-    tested = ("f32", "f64", "bf16", "i32", "fp8_e4m3")
-
-    def body(self, e: Elements, *x: Element) -> Element:
-        return e.max(x[0], e.const(0, x[0].dtype))
-
-    def numpy(self, *x: Array) -> Array:
-        return np.asarray(np.maximum(x[0], 0)).astype(x[0].dtype)
-
-    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
-        return (cast(primals[0] > 0.0, out.dtype),)
-
-
-@register
-@dataclass(frozen=True)
-class Sigmoid(_Function):
-    """1 / (1 + exp(-x))."""
-
-    name = "sigmoid"
-
-    def body(self, e: Elements, *x: Element) -> Element:
-        return 1.0 / (e.exp(-x[0]) + 1.0)
-
-    @staticmethod
-    def function(x: Array) -> Array:
-        return np.asarray(1.0 / (1.0 + np.exp(-x)))
-
-    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
-        return (out * (1.0 - out),)
-
-
-@register
-@dataclass(frozen=True)
-class Silu(_Function):
-    """x * sigmoid(x)."""
-
-    name = "silu"
-
-    def body(self, e: Elements, *x: Element) -> Element:
-        return x[0] / (e.exp(-x[0]) + 1.0)
-
-    @staticmethod
-    def function(x: Array) -> Array:
-        return np.asarray(x / (1.0 + np.exp(-x)))
-
-    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
-        x = primals[0]
-        s = sigmoid(x)
-        return (s * (1.0 + x * (1.0 - s)),)
-
-
-@register
-@dataclass(frozen=True)
-class Softplus(_Function):
-    """log(1 + exp(x)), as max(x, 0) + log1p(exp(-|x|)), which does not overflow."""
-
-    name = "softplus"
-
-    def body(self, e: Elements, *x: Element) -> Element:
-        return e.max(x[0], e.const(0.0, x[0].dtype)) + e.log1p(e.exp(-e.abs(x[0])))
-
-    @staticmethod
-    def function(x: Array) -> Array:
-        return np.asarray(np.logaddexp(x, 0.0))
-
-    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
-        return (sigmoid(primals[0]),)
-
-
-_C, _A = math.sqrt(2.0 / math.pi), 0.044715
-
-
-@register
-@dataclass(frozen=True)
-class Gelu(_Function):
-    """x * Phi(x), Phi the normal distribution: by erf, or with approximate="tanh" 0.5 x (1 + tanh(c (x + a x^3)))."""
-
-    approximate: str = "none"
-    name = "gelu"
-
-    def infer(self, *ins: TensorType) -> TensorType:
-        if self.approximate not in ("none", "tanh"):
-            raise SourceError("E305", f"gelu has no form approximate={self.approximate!r}", help="use 'none' or 'tanh'")
-        return super().infer(*ins)
-
-    def body(self, e: Elements, *x: Element) -> Element:
-        (v,) = x
-        if self.approximate == "tanh":
-            # (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), which keeps its accuracy for u << 0.
-            return v / (e.exp((v + v * v * v * _A) * (-2.0 * _C)) + 1.0)
-        return (e.erf(v * math.sqrt(0.5)) + 1.0) * (v * 0.5)
-
-    def numpy(self, *x: Array) -> Array:
-        if self.approximate == "tanh":
-            return exactly(lambda v: 0.5 * v * (1.0 + np.tanh(_C * (v + _A * v**3))), x[0])
-        return exactly(lambda v: 0.5 * v * (1.0 + _erf(v * math.sqrt(0.5))), x[0])
-
-    def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
-        x = primals[0]
-        if self.approximate == "tanh":
-            t = tanh((x + x * x * x * _A) * _C)
-            return (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * (_C * (1.0 + 3.0 * _A * x * x)),)
-        return (0.5 * (1.0 + erf(x * math.sqrt(0.5))) + x * exp(x * x * -0.5) * (1.0 / math.sqrt(2.0 * math.pi)),)
-
-    @classmethod
-    def samples(cls) -> Iterable[Operator]:
-        return cls(), cls("tanh")
 
 
 # The functions --------------------------------------------------------------------------------------------------------
@@ -457,31 +336,3 @@ def cos(x: TensorLike) -> Tensor:
 def erf(x: TensorLike) -> Tensor:
     """The error function."""
     return apply(Erf(), as_tensor(x))
-
-
-def sigmoid(x: TensorLike) -> Tensor:
-    """1 / (1 + exp(-x))."""
-    return apply(Sigmoid(), as_tensor(x))
-
-
-def relu(x: TensorLike) -> Tensor:
-    """max(x, 0)."""
-    return apply(Relu(), as_tensor(x))
-
-
-def gelu(x: TensorLike, approximate: str = "none") -> Tensor:
-    """x * Phi(x) by erf; approximate="tanh" gives the tanh form."""
-    return apply(Gelu(approximate), as_tensor(x))
-
-
-def silu(x: TensorLike) -> Tensor:
-    """x * sigmoid(x)."""
-    return apply(Silu(), as_tensor(x))
-
-
-def softplus(x: TensorLike) -> Tensor:
-    """log(1 + exp(x))."""
-    return apply(Softplus(), as_tensor(x))
-
-
-swish = silu

@@ -15,7 +15,8 @@ from tessera.errors import SourceError
 from tessera.families import broadcast_dims, check_arity, check_kind, unbroadcast
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
-from tessera.ops.elementwise import add, cast, mul
+from tessera.ops.elementwise import add, mul
+from tessera.ops.select import cast
 from tessera.shapes import known_equal
 from tessera.tensor import Tensor, TensorLike, operands
 from tessera.types import TensorType

@@ -15,10 +15,10 @@ from tessera.families import Composed, check_arity, check_axes, check_kind
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, register
 from tessera.ops.create import full, one_hot
-from tessera.ops.elementwise import cast
 from tessera.ops.functions import exp, log, rsqrt
 from tessera.ops.indexing import take_along
 from tessera.ops.reduce import Axis, Mean, axes_of, max, mean, sum
+from tessera.ops.select import cast
 from tessera.shapes import known_equal, product
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 from tessera.types import TensorType
@@ -132,7 +132,8 @@ class LogSumExp(Composed):
 
     def compose(self, *xs: Tensor) -> Tensor:
         from tessera.ops.create import stop_gradient
-        from tessera.ops.elementwise import abs, where
+        from tessera.ops.elementwise import abs
+        from tessera.ops.select import where
 
         x = cast(xs[0], xs[0].dtype.wide)
         top = stop_gradient(max(x, self.axes, True))
@@ -286,7 +287,7 @@ class CrossEntropy(Composed):
 
 
 def _from_zero(indices: Tensor, size: Any) -> Tensor:
-    from tessera.ops.elementwise import where
+    from tessera.ops.select import where
 
     i = cast(indices, "i64")
     return where(i < 0, i + full((), size, "i64"), i)

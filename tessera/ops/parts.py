@@ -15,7 +15,7 @@ from tessera.families import View, check_axes
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.create import as_dims
-from tessera.ops.elementwise import cast
+from tessera.ops.select import cast
 from tessera.ops.views import expand_dims, one_operand
 from tessera.shapes import Dim, known_equal, symbol
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands

@@ -17,7 +17,7 @@ from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.compare import equal
 from tessera.ops.create import full
-from tessera.ops.elementwise import cast, where
+from tessera.ops.select import cast, where
 from tessera.shapes import product
 from tessera.tensor import Tensor, TensorLike, as_tensor
 from tessera.types import TensorType
