@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from tessera.errors import dim_is_symbolic
-
-if TYPE_CHECKING:
-    from typing import TypeAlias
 
 __all__ = [
     "OPERATORS", "Atom", "Dim", "Expr", "Opaque", "Symbol", "atom_expr", "ceildiv", "dim_max", "dim_min", "is_symbol",
