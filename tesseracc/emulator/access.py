@@ -26,7 +26,7 @@ from tesseracc.emulator.types import Array, container
 if TYPE_CHECKING:
     from tesseracc.emulator.wave import Wave
 
-__all__ = ["atomic", "load", "resolve_shared", "store"]
+__all__ = ["atomic", "load", "mark_initialised", "observe", "places_of", "resolve_shared", "shadow_of", "store"]
 
 _WINDOWS = {SHARED_BASE >> WINDOW_BITS: "shared", LOCAL_BASE >> WINDOW_BITS: "local",
             PARAM_BASE >> WINDOW_BITS: "param", CONST_BASE >> WINDOW_BITS: "const"}  # fmt: skip
@@ -47,7 +47,7 @@ class _Place:
         self.lanes, self.offset = self.lanes[at], self.offset[at]
 
 
-def _places(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
+def places_of(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
     """Split an access by segments; report lanes that are misaligned or out of bounds."""
     address = w.spread(address)
     lanes = w.lanes
@@ -147,7 +147,7 @@ def _generic(w: Wave, address: Array, lanes: Array, width: int) -> list[_Place]:
         local = sub - np.uint64(_BASES[space])
         kept = w.sel
         w.select(who)
-        for place in _places(w, space, local, width):
+        for place in places_of(w, space, local, width):
             if at is not None:
                 place.at = at if place.at is None else at[place.at]
             out.append(place)
@@ -158,7 +158,7 @@ def _generic(w: Wave, address: Array, lanes: Array, width: int) -> list[_Place]:
 # --- checks of accepted accesses -------------------------------------------------------------------------------------
 
 
-def _shadow(w: Wave, space: str, segment: Segment) -> Shadow:
+def shadow_of(w: Wave, space: str, segment: Segment) -> Shadow:
     shadows = w.launch.shadows
     shadow = shadows.get((space, segment.base))
     if shadow is None:
@@ -166,7 +166,7 @@ def _shadow(w: Wave, space: str, segment: Segment) -> Shadow:
     return shadow
 
 
-def _observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values: list[Array] | None) -> None:
+def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values: list[Array] | None) -> None:
     """Counters, initialisation, races for an access of `width` bytes; `kind` is read, write or both."""
     space, counters = place.space, w.counters
     if kind != "write":
@@ -186,12 +186,14 @@ def _observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values
             _initialised(w, place, width)
         if kind != "read":
             mark_initialised(launch.written[space], place.offset, width)
+            if space == "shared":
+                launch.asynchronous.note_generic_write(place.offset, width)
     if space == "local":
         return
     if space == "shared" and launch.asynchronous.busy:
         _in_flight(w, place, width, kind)
     granule = min(launch.granule[space], width)
-    shadow = _shadow(w, space, place.segment)
+    shadow = shadow_of(w, space, place.segment)
     step = launch.granule[space]
     for k in range(max(1, width // granule)):
         granules = (place.offset + k * granule) // step
@@ -261,10 +263,10 @@ def load(w: Wave, space: str, address: Array, size: int, count: int, strong: boo
         if at + width <= segment.size and at % width == 0:
             view = segment.view(dtype)
             return [view[at // size + k] for k in range(count)]
-    places = _places(w, space, address, width)
+    places = places_of(w, space, address, width)
     results: list[Array] = []
     for place in places:
-        _observe(w, place, width, "read", strong, None)
+        observe(w, place, width, "read", strong, None)
     if len(places) == 1 and places[0].at is None:
         view, index = places[0].segment.view(dtype), places[0].offset // size
         return [view[index + k] if k else view[index] for k in range(count)]
@@ -282,9 +284,9 @@ def store(w: Wave, space: str, address: Array, size: int, values: list[Array], s
     dtype = container(8 * size)
     values = [w.spread(v) for v in values]
     w.progress += 1
-    for place in _places(w, space, address, size * len(values)):
+    for place in places_of(w, space, address, size * len(values)):
         mine = values if place.at is None else [v[place.at] for v in values]
-        _observe(w, place, size * len(values), "write", strong, mine)
+        observe(w, place, size * len(values), "write", strong, mine)
         view, index = place.segment.view(dtype), place.offset // size
         for k, v in enumerate(mine):
             view[index + k] = v
@@ -311,8 +313,8 @@ def atomic(w: Wave, space: str, address: Array, size: int, update: Callable[[Arr
     """
     dtype = container(8 * size)
     old = np.zeros(w.n, dtype)
-    for place in _places(w, space, address, size):
-        _observe(w, place, size, "both", True, None)
+    for place in places_of(w, space, address, size):
+        observe(w, place, size, "both", True, None)
         view, index = place.segment.view(dtype), place.offset // size
         positions = np.arange(w.n) if place.at is None else place.at
         if together is not None and not need_old:

@@ -1,11 +1,21 @@
-"""Asynchronous operations of one batch."""
+"""The asynchronous engine of one batch: copies whose bytes land later than they were asked for.
+
+A copy lands when something that waits for it forces it to (a wait on its group, or all threads blocked on mbarriers),
+never before, unless the seed lets it land at once. So a missing wait reads old bytes, on every run. Until whoever
+issued the copy has waited, its shared bytes are marked: `writing` where a copy will store, `reading` where it still
+has to load. An ordinary access to marked bytes is a finding (E959).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tesseracc.emulator.findings import ASYNC_HAZARD, PROXY_FENCE
+from tesseracc.emulator.mbarrier import MBarriers
 from tesseracc.emulator.types import Array
 
 if TYPE_CHECKING:
@@ -13,28 +23,260 @@ if TYPE_CHECKING:
     from tesseracc.emulator.ptx import Instruction
     from tesseracc.emulator.wave import Wave
 
+__all__ = ["AsyncEngine", "Bulk", "Granular"]
+
+
+@dataclass(slots=True, eq=False)
+class Granular:
+    """One cp.async instruction: per lane a copy of `size` bytes from a global segment into shared memory."""
+
+    pc: int
+    lanes: Array
+    group: Array  # the lane's group number at issue
+    target: Array  # byte offsets in the shared data
+    move: Callable[[Array], None]  # lands the copies at the given positions
+    size: int
+    landed: Array
+    waited: Array
+
+
+@dataclass(slots=True, eq=False)
+class Bulk:
+    """One bulk operation of one thread. `load` captures the source, `land` stores the captured bytes."""
+
+    pc: int
+    lane: int
+    reads: Array  # 4-byte granules of shared memory that it loads from
+    writes: Array  # ... that it stores to
+    load: Callable[[], Array]
+    land: Callable[[Array], None]
+    barriers: list[tuple[int, int]] = field(default_factory=list)  # (mbarrier index, bytes) completed on landing
+    group: int | None = None
+    data: Array | None = None
+    landed: bool = False
+
 
 class AsyncEngine:
-    """Pending copies."""
+    """Pending operations and the marks on shared memory."""
 
     def __init__(self, launch: Launch, w: Wave) -> None:
         self.launch = launch
+        self.wave = w
         self.busy = False
-        self.writing: Array = np.zeros(1, np.int32)
-        self.reading: Array = np.zeros(1, np.int32)
-
-    def deliver_one(self, w: Wave) -> bool:
-        """Let one pending operation finish."""
-        return False
-
-    def finish(self, w: Wave) -> None:
-        """Everything still pending completes."""
+        granules = len(launch.shared.data) // 4 + 1
+        self.writing: Array = np.zeros(granules, np.int32)
+        self.reading: Array = np.zeros(granules, np.int32)
+        self.dirty: Array | None = np.zeros(granules, np.bool_) if launch.uses_async_proxy else None
+        self.mbarriers = MBarriers(launch, w)
+        self.random = np.random.default_rng(launch.seed)
+        self.group = np.zeros(w.size, np.int64)
+        self.bulk_group = np.zeros(w.size, np.int64)
+        self.granular: list[Granular] = []
+        self.bulk: list[Bulk] = []
 
     def origin(self, number: int) -> Instruction:
-        return self.launch.program.code[number]
+        """The instruction behind a mark."""
+        return self.launch.program.code[number - 1]
+
+    def early(self) -> bool:
+        """Whether the operation being issued lands at once. Seed 0 delays everything as far as possible."""
+        return self.launch.seed != 0 and bool(self.random.integers(2))
+
+    # --- cp.async ----------------------------------------------------------------------------------------------------
+
+    def issue_granular(self, w: Wave, target: Array, lanes: Array, size: int, move: Callable[[Array], None]) -> None:
+        """cp.async by `lanes`, into the open group of each."""
+        n = len(lanes)
+        op = Granular(
+            w.pc, lanes, self.group[lanes].copy(), target, move, size, np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        )
+        for k in range(0, size, 4):
+            self.writing[(target + k) // 4] = w.pc + 1
+        self.granular.append(op)
+        self.busy = True
+        if self.early():
+            move(np.arange(n))
+            op.landed[:] = True
+
+    def commit(self, w: Wave) -> None:
+        """cp.async.commit_group."""
+        self.group[w.sel] += 1
+
+    def wait_groups(self, w: Wave, left: int) -> None:
+        """cp.async.wait_group: all but the last `left` groups of each executing lane are complete."""
+        here = np.zeros(w.size, np.bool_)
+        here[w.sel] = True
+        done = self.group - left
+        for op in self.granular:
+            self._finish_granular(op, here[op.lanes] & (op.group < done[op.lanes]) & ~op.waited)
+        self._drop()
+
+    def _finish_granular(self, op: Granular, mask: Array) -> None:
+        at = np.flatnonzero(mask)
+        if not len(at):
+            return
+        late = at[~op.landed[at]]
+        if len(late):
+            op.move(late)
+        op.landed[at] = op.waited[at] = True
+        for k in range(0, op.size, 4):
+            granule = (op.target[at] + k) // 4
+            mine = self.writing[granule] == op.pc + 1
+            self.writing[granule[mine]] = 0
+        self.note_write(op.target[at], op.size, op.lanes[at], op.pc)
+
+    def arrive_on_completion(self, w: Wave, index: Array, noinc: bool) -> None:
+        """cp.async.mbarrier.arrive: an arrival once the lane's earlier copies are complete (here: at once)."""
+        here = np.zeros(w.size, np.bool_)
+        here[w.sel] = True
+        for op in self.granular:
+            self._finish_granular(op, here[op.lanes] & ~op.waited)
+        self._drop()
+        if not noinc:
+            np.add.at(self.mbarriers.pending, index, 1)
+        self.mbarriers.arrive(w, index, np.ones(len(index), np.int64))
+
+    # --- bulk operations ---------------------------------------------------------------------------------------------
+
+    def issue_bulk(self, w: Wave, op: Bulk) -> None:
+        """A bulk copy, tensor copy, reduction or remote store by one thread."""
+        for granules, marks, what in (
+            (op.writes, self.reading, "still reads"),
+            (op.writes, self.writing, "still writes"),
+        ):
+            clash = marks[granules] if len(granules) else marks[:0]
+            if clash.any():
+                other = self.origin(int(clash[np.flatnonzero(clash)[0]]))
+                w.log.add(ASYNC_HAZARD, f"a copy is issued into shared memory that an asynchronous operation {what}",
+                          w.code[w.pc], other)  # fmt: skip
+        self._check_proxy(w, op.reads, w.code[w.pc])
+        self.writing[op.writes] = op.pc + 1
+        self.reading[op.reads] = op.pc + 1
+        self.bulk.append(op)
+        self.busy = True
+        if self.early():
+            self._land(op)
+
+    def _capture(self, op: Bulk) -> None:
+        if op.data is None:
+            op.data = op.load()
+            self.reading[op.reads[self.reading[op.reads] == op.pc + 1]] = 0
+
+    def _land(self, op: Bulk) -> None:
+        if op.landed:
+            return
+        self._capture(op)
+        if op.data is not None:
+            op.land(op.data)
+        op.landed = True
+        self.writing[op.writes[self.writing[op.writes] == op.pc + 1]] = 0
+        for index, count in op.barriers:
+            self.mbarriers.complete_tx(self.wave, index, count)
+        if op.barriers:
+            self.bulk.remove(op)
+
+    def deliver_one(self, w: Wave) -> bool:
+        """Everyone is blocked: let one pending operation, chosen by the seed, land. False if there is none."""
+        pending = [op for op in self.bulk if not op.landed and op.barriers]
+        if not pending:
+            return False
+        self._land(pending[int(self.random.integers(len(pending)))])
+        self._drop()
+        return True
+
+    def bulk_commit(self, w: Wave) -> None:
+        """cp.async.bulk.commit_group."""
+        for op in self.bulk:
+            if op.group is None and not op.barriers and op.lane in set(w.lanes.tolist()):
+                op.group = int(self.bulk_group[op.lane])
+        self.bulk_group[w.sel] += 1
+
+    def bulk_wait(self, w: Wave, left: int, read_only: bool) -> None:
+        """cp.async.bulk.wait_group: sources read (`.read`), or everything done, but for the last `left` groups."""
+        lanes = set(w.lanes.tolist())
+        for op in list(self.bulk):
+            if op.group is not None and op.lane in lanes and op.group < self.bulk_group[op.lane] - left:
+                if read_only:
+                    self._capture(op)
+                else:
+                    self._land(op)
+                    self.bulk.remove(op)
+        self._drop()
+
+    def finish(self, w: Wave) -> None:
+        """The batch has ended: everything lands; operations that nobody waited for are reported."""
+        for op in self.granular:
+            self._finish_granular(op, ~op.waited)
+        for bulk in list(self.bulk):
+            if not bulk.landed and (bulk.barriers or bulk.group is None):
+                self.launch.log.add(ASYNC_HAZARD, "the kernel ends before anyone has waited for this operation",
+                                    self.launch.program.code[bulk.pc])  # fmt: skip
+            self._land(bulk)
+        self.granular, self.bulk = [], []
+
+    def _drop(self) -> None:
+        self.granular = [op for op in self.granular if not op.waited.all()]
+        self.busy = bool(self.granular or self.bulk) or bool(self.reading.any())
+
+    # --- what the rest of the machine must know ----------------------------------------------------------------------
+
+    def note_write(self, target: Array, size: int, lanes: Array, pc: int) -> None:
+        """Landed bytes hold values; to the race detector they were written by the lanes that waited."""
+        from tesseracc.emulator.access import mark_initialised, shadow_of
+
+        launch = self.launch
+        if not launch.detect:
+            return
+        step = min(size, 16)
+        for k in range(0, size, step):
+            mark_initialised(launch.written["shared"], target + k, step)
+        shadow = shadow_of(self.wave, "shared", launch.shared)
+        granule = launch.granule["shared"]
+        for k in range(0, size, granule):
+            shadow.write[(target + k) // granule] = launch.races.records(lanes, pc, False)
+
+    def note_generic_write(self, target: Array, width: int) -> None:
+        """An ordinary store to shared memory: invisible to the asynchronous proxy until a proxy fence."""
+        if self.dirty is not None:
+            for k in range(0, width, 4):
+                self.dirty[(target + k) // 4] = True
 
     def proxy_fence(self, w: Wave) -> None:
-        """fence.proxy.async."""
+        """fence.proxy.async: the writes that the executing lanes made or know of become visible to the proxy."""
+        from tesseracc.emulator.access import shadow_of
 
-    def store_async(self, w: Wave, address: Array, values: list[Array], size: int, barrier: Array) -> None:
-        """st.async."""
+        if self.dirty is None or not self.launch.detect:
+            return
+        shadow = shadow_of(w, "shared", self.launch.shared)
+        granule = self.launch.granule["shared"]
+        stride = self.launch.shared_stride // 4
+        for cta in np.unique(w.cta[w.lanes]):
+            mine = w.lanes[w.cta[w.lanes] == cta]
+            at = np.flatnonzero(self.dirty[cta * stride : (cta + 1) * stride]) + cta * stride
+            if not len(at):
+                continue
+            records = shadow.write[at * 4 // granule]
+            own = np.isin(self.launch.races.lane_of(records), mine)
+            known = own | self.launch.races.ordered(records, np.full(len(at), mine[0]))
+            self.dirty[at[known]] = False
+
+    def _check_proxy(self, w: Wave, granules: Array, at: Instruction) -> None:
+        if self.dirty is not None and self.launch.detect and len(granules) and self.dirty[granules].any():
+            w.log.add(PROXY_FENCE, "the asynchronous proxy reads shared memory that ordinary stores wrote with no "
+                      "fence.proxy.async between", at)  # fmt: skip
+
+    def proxy_read(self, w: Wave, granules: Array, lane: int, mark: bool) -> None:
+        """A matrix instruction reads `granules` of shared memory on behalf of `lane`; `mark`: until it is waited for."""
+        self._check_proxy(w, granules, w.code[w.pc])
+        clash = self.writing[granules]
+        if clash.any():
+            other = self.origin(int(clash[np.flatnonzero(clash)[0]]))
+            w.log.add(ASYNC_HAZARD, "a matrix instruction reads shared memory that an asynchronous copy still writes: "
+                      "no wait orders them", w.code[w.pc], other)  # fmt: skip
+        if mark:
+            self.reading[granules] = w.pc + 1
+            self.busy = True
+
+    def release_reads(self, granules: Array) -> None:
+        """The matrix instructions that read `granules` are complete."""
+        self.reading[granules] = 0

@@ -14,8 +14,9 @@ from tesseracc.emulator.clusters import ClusterBarriers
 from tesseracc.emulator.counters import Counters
 from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.findings import EmulatorError, FindingLog, Report, StopLaunch
-from tesseracc.emulator.layout import Layout, cluster_order, granules, polls
+from tesseracc.emulator.layout import Layout, cluster_order, granules, polls, uses_async_proxy
 from tesseracc.emulator.memory import GlobalMemory, Segment
+from tesseracc.emulator.operations.wgmma import WarpgroupState
 from tesseracc.emulator.parser import parse_ptx
 from tesseracc.emulator.program import lay_out
 from tesseracc.emulator.ptx import Module, Param
@@ -58,6 +59,7 @@ class Launch:
             (p.offset for p in self.program.kernel.params), default=0))  # fmt: skip
         self.decoder = Decoder(self.program, self.layout.symbols)
         self.granule = granules(self.program)
+        self.uses_async_proxy = uses_async_proxy(self.program)
         self.steps = [build_step(i, self.decoder) for i in self.program.code]
         self.warp_counts = [0] * len(self.steps)
         self.thread_counts = [0] * len(self.steps)
@@ -114,6 +116,7 @@ class Launch:
         self.barriers = Barriers(self)
         self.cluster_barriers = ClusterBarriers(self)
         self.asynchronous = AsyncEngine(self, w)
+        self.warpgroups = WarpgroupState(self)
         self.races = RaceDetector(
             self.program.code, self.log, w.size >> 5, w.warps_per_cta * self.cluster_size, first_thread,
             self.released, self.acquired, w.warps_per_cta,

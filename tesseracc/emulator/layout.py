@@ -10,7 +10,7 @@ from tesseracc.emulator.program import Program
 from tesseracc.emulator.ptx import Symbol
 from tesseracc.emulator.types import TYPES, Array
 
-__all__ = ["Layout", "cluster_order", "granules", "polls"]
+__all__ = ["Layout", "cluster_order", "granules", "polls", "uses_async_proxy"]
 
 
 class Layout:
@@ -125,6 +125,11 @@ def granules(program: Program) -> dict[str, int]:
             if space in out:
                 out[space] = min(out[space], width)
     return out
+
+
+def uses_async_proxy(program: Program) -> bool:
+    """Whether bulk copies or wgmma may read shared memory, so that ordinary stores need a proxy fence."""
+    return any(i.opcode == "wgmma" or (i.opcode == "cp" and "bulk" in i.mods) for i in program.code)
 
 
 def polls(program: Program) -> bool:

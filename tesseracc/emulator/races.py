@@ -163,6 +163,10 @@ class RaceDetector:
                          f"{self._who(int(lanes[0]))} and {self._who(int(winners[0]))} write different values to one "
                          f"{space} address in the same instruction", at, at, len(lanes))  # fmt: skip
 
+    def lane_of(self, records: Array) -> Array:
+        """The lanes of the batch that made the accesses; negative or beyond the batch for others."""
+        return (records >> _THREAD).astype(np.int64) - 1 - self.first_thread
+
     def _who(self, lane: int) -> str:
         return f"thread {lane % (self.warps_per_cta * 32)} of CTA {(lane + self.first_thread) // (self.warps_per_cta * 32)}"
 
@@ -174,7 +178,7 @@ class RaceDetector:
             return
         at = np.flatnonzero(suspect)
         old, mine = before[at], lanes[at]
-        unordered = ~self._ordered(old, mine)
+        unordered = ~self.ordered(old, mine)
         if not unordered.any():
             return
         first = int(np.flatnonzero(unordered)[0])
@@ -186,7 +190,7 @@ class RaceDetector:
             self.code[pc], other, int(unordered.sum()),
         )  # fmt: skip
 
-    def _ordered(self, old: Array, lanes: Array) -> Array:
+    def ordered(self, old: Array, lanes: Array) -> Array:
         """Whether the accesses `old` [n] happen before the present one of `lanes` [n]."""
         clock = (old >> _CLOCK & _CLOCK_MASK).astype(np.int64)
         theirs = _warp(old)  # launch-wide

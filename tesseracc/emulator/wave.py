@@ -317,8 +317,10 @@ class Wave:
             return False
         for pc in sorted(self.parked):
             count = len(as_lanes(self.parked[pc]))
+            at = self._poller(pc)
             message = f"{count} threads wait for something that nobody left running can bring about"
-            self.log.add(DEADLOCK, message, self._poller(pc))
+            detail = self.launch.asynchronous.mbarriers.describe(at.index)
+            self.log.add(DEADLOCK, f"{message}: {detail}" if detail else message, at)
         self.launch.barriers.report_stuck(self)
         self.launch.cluster_barriers.report_stuck(self)
         raise StopLaunch

@@ -4,6 +4,9 @@ from tesseracc.emulator.operations import (
     arithmetic as arithmetic,
 )
 from tesseracc.emulator.operations import (
+    async_copy as async_copy,
+)
+from tesseracc.emulator.operations import (
     atomics as atomics,
 )
 from tesseracc.emulator.operations import (
@@ -22,6 +25,12 @@ from tesseracc.emulator.operations import (
     floating as floating,
 )
 from tesseracc.emulator.operations import (
+    matrix as matrix,
+)
+from tesseracc.emulator.operations import (
+    mbarriers as mbarriers,
+)
+from tesseracc.emulator.operations import (
     memory as memory,
 )
 from tesseracc.emulator.operations import (
@@ -32,4 +41,7 @@ from tesseracc.emulator.operations import (
 )
 from tesseracc.emulator.operations import (
     warp as warp,
+)
+from tesseracc.emulator.operations import (
+    wgmma as wgmma,
 )

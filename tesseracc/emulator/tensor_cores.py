@@ -1,0 +1,91 @@
+"""Fragments of matrix instructions and the arithmetic of tensor cores.
+
+The numeric model: every product is exact, the products of one instruction are summed in f64 together with the
+accumulator, and the sum is rounded once to the accumulator's type. Hardware keeps fewer bits below the largest term
+(and truncates them); the difference is below one unit in the last place of the largest term for f32 accumulators.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tesseracc.emulator import numeric as nm
+from tesseracc.emulator.types import Array
+
+__all__ = ["BITS", "a_places", "b_places", "c_places", "element_values", "integer_matmul", "matmul", "unpack_registers"]
+
+BITS = {"f64": 64, "f32": 32, "tf32": 32, "s32": 32, "f16": 16, "bf16": 16, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8,
+        "e3m2": 8, "e2m3": 8, "s4": 4, "u4": 4, "b1": 1}  # fmt: skip
+
+_LANE = np.arange(32)
+_GROUP, _THREAD = _LANE >> 2, _LANE & 3
+
+
+def a_places(rows: int, columns: int, bits: int) -> tuple[Array, Array]:
+    """(row, column) of A's elements as [32 lanes, registers, elements per register] for mma.sync and wgmma.
+
+    PTX ISA, Matrix fragments for mma: register r holds row group + 8 * (r & 1); pairs of registers step through
+    columns in blocks of four threads. With 8 rows there is one register per block.
+    """
+    per = max(1, 32 // bits)
+    blocks = columns // (4 * per)
+    tall = rows // 8
+    r = np.arange(blocks * tall)
+    row = _GROUP[:, None, None] + 8 * (r % tall)[None, :, None] + np.zeros(per, np.int64)
+    column = (r // tall)[None, :, None] * 4 * per + _THREAD[:, None, None] * per + np.arange(per)
+    return row, column
+
+
+def b_places(k: int, columns: int, bits: int) -> tuple[Array, Array]:
+    """(k, column) of B's elements: the column is the lane's group."""
+    column, row = a_places(8, k, bits)
+    return row, np.broadcast_to(column, row.shape)
+
+
+def c_places(rows: int, columns: int) -> tuple[Array, Array]:
+    """(row, column) of C and D as [32 lanes, elements]: pairs of columns per thread, then rows 8 apart, then 8 columns."""
+    e = np.arange(rows // 8 * 2 * (columns // 8))
+    tall = rows // 8
+    row = _GROUP[:, None] + 8 * (e >> 1) % (8 * tall)
+    column = (e // (2 * tall)) * 8 + _THREAD[:, None] * 2 + (e & 1)
+    return row, column
+
+
+def unpack_registers(registers: Array, bits: int) -> Array:
+    """[..., registers] of 32 bits to [..., registers, elements] patterns, lowest element first."""
+    if bits >= 32:
+        return registers[..., None]
+    per = 32 // bits
+    shifts = np.arange(per, dtype=np.uint32) * np.uint32(bits)
+    out = registers[..., None] >> shifts & np.uint32((1 << bits) - 1)
+    return out.astype(np.uint16 if bits == 16 else np.uint8)
+
+
+def element_values(patterns: Array, kind: str) -> Array:
+    """Element patterns as f64."""
+    if kind in ("s8", "u8"):
+        return patterns.astype(np.uint8).view(np.int8 if kind == "s8" else np.uint8).astype(np.float64)
+    if kind in ("s4", "u4"):
+        x = patterns.astype(np.float64)
+        return np.where(x >= 8, x - 16, x) if kind == "s4" else x
+    if kind == "tf32":  # the low 13 bits are not used
+        return nm.decode(np.ascontiguousarray(patterns & np.uint32(0xFFFFE000)), "f32")
+    return nm.decode(np.ascontiguousarray(patterns), kind)
+
+
+def matmul(a: Array, b: Array, c: Array, kind: str) -> Array:
+    """a @ b + c of f64 values [..., m, k] [..., k, n] [..., m, n], rounded to `kind`; the result's bit patterns."""
+    total = a @ b + c
+    if kind == "f32":
+        return nm.canonical(total.astype(np.float32)).view(np.uint32)
+    if kind == "f64":
+        return np.ascontiguousarray(total).view(np.uint64)
+    return nm.narrow(total, kind)
+
+
+def integer_matmul(a: Array, b: Array, c: Array, saturate: bool) -> Array:
+    """a @ b + c of integers (exact in f64), wrapping or clamped to s32."""
+    total = (a @ b).astype(np.int64) + c.astype(np.int64)
+    if saturate:
+        total = np.clip(total, -(2**31), 2**31 - 1)
+    return total.astype(np.int32).view(np.uint32)

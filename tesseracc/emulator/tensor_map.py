@@ -1,0 +1,188 @@
+"""Tensor maps: what a TMA descriptor says, its 128 bytes, and the boxes that it addresses.
+
+The layout of a real CUtensorMap is opaque, so a launch on the emulator encodes its own, from the same fields that
+cuTensorMapEncodeTiled takes: type, rank, address, dims and strides (innermost first), box, element strides, swizzle,
+fill. Runtime code that encodes real maps for a GPU encodes these for the emulator.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tesseracc.emulator import numeric as nm
+from tesseracc.emulator.memory import GlobalMemory
+from tesseracc.emulator.types import TYPES, Array
+
+__all__ = ["TensorMap", "reduce_bytes"]
+
+_MAGIC = b"TsMap\x001\x00"
+_TYPES = ("u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "tf32")
+_SWIZZLES = (0, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMap:
+    """`dims`, `box`, `element_strides` per axis, innermost first; `strides` in bytes of the axes after the first.
+
+    `swizzle` is 0, 32, 64 or 128; `fill_nan` fills outside elements of float types with NaN instead of zeros.
+    """
+
+    dtype: str
+    address: int
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    element_strides: tuple[int, ...] = ()
+    swizzle: int = 0
+    fill_nan: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "element_strides", self.element_strides or (1,) * len(self.dims))
+        rank = len(self.dims)
+        if (
+            not 1 <= rank <= 5
+            or not len(self.strides) == rank - 1
+            or not len(self.box) == len(self.element_strides) == rank
+        ):
+            raise ValueError("rank must be 1 to 5, with rank - 1 strides and rank box sizes")
+        if self.dtype not in _TYPES:
+            raise ValueError(f"element type {self.dtype}")
+        if self.swizzle not in _SWIZZLES:
+            raise ValueError(f"swizzle {self.swizzle}")
+        if self.address % 16 or any(s % 16 for s in self.strides):
+            raise ValueError("address and strides must be multiples of 16 bytes")
+        if any(not 1 <= b <= 256 for b in self.box) or any(d < 1 for d in self.dims):
+            raise ValueError("box sizes must be 1 to 256 and dims positive")
+        inner = self.box[0] * self.item
+        if inner % 16 or (self.swizzle and inner > self.swizzle):
+            raise ValueError("the inner box must be a multiple of 16 bytes and not longer than the swizzle")
+
+    @property
+    def rank(self) -> int:
+        return len(self.dims)
+
+    @property
+    def item(self) -> int:
+        """Bytes of an element."""
+        return TYPES[self.dtype].bytes
+
+    @property
+    def box_bytes(self) -> int:
+        """Bytes of a box, outside elements included: what completes on the mbarrier."""
+        return int(np.prod(self.box)) * self.item
+
+    def encode(self) -> bytes:
+        """The 128 bytes that a kernel parameter carries."""
+        rank = self.rank
+        pad = lambda values: [*values, *([0] * (5 - len(values)))]  # noqa: E731
+        raw = _MAGIC + struct.pack("<QBBBB4x", self.address, _TYPES.index(self.dtype), rank, _SWIZZLES.index(self.swizzle),
+                                   self.fill_nan)  # fmt: skip
+        raw += struct.pack("<5I", *pad(self.dims)) + struct.pack("<5Q", *pad(self.strides))
+        raw += struct.pack("<5H", *pad(self.box)) + struct.pack("<5H", *pad(self.element_strides))
+        return raw + bytes(128 - len(raw))
+
+    @staticmethod
+    def decode(raw: bytes) -> TensorMap:
+        """From 128 bytes; ValueError if they are no tensor map of the emulator."""
+        if raw[:8] != _MAGIC:
+            raise ValueError("the memory holds no tensor map of the emulator")
+        address, dtype, rank, swizzle, fill = struct.unpack_from("<QBBBB", raw, 8)
+        dims = struct.unpack_from("<5I", raw, 24)
+        strides = struct.unpack_from("<5Q", raw, 44)
+        box, steps = struct.unpack_from("<5H", raw, 84), struct.unpack_from("<5H", raw, 94)
+        return TensorMap(_TYPES[dtype], address, dims[:rank], strides[: rank - 1], box[:rank], steps[:rank],
+                         _SWIZZLES[swizzle], bool(fill))  # fmt: skip
+
+    def swizzled(self, base: int) -> Array:
+        """Byte offsets from `base` (a shared address) where the bytes of a box go.
+
+        The swizzle exchanges 16-byte chunks: address bits 4.. are xored with bits 7.. (1, 2 or 3 of them).
+        Rows have the pitch of the box's inner extent.
+        """
+        offset = np.arange(self.box_bytes)
+        if not self.swizzle:
+            return offset
+        address = base + offset
+        bits = {32: 1, 64: 2, 128: 3}[self.swizzle]
+        return (address ^ (address >> 7 & ((1 << bits) - 1)) << 4) - base
+
+    def _elements(self, at: list[int]) -> tuple[Array, Array]:
+        """Byte addresses of the box's elements, outermost first, and whether they are inside the tensor."""
+        shape = tuple(reversed(self.box))
+        offset = np.zeros(shape, np.int64)
+        inside = np.ones(shape, np.bool_)
+        pitches = (self.item, *self.strides)
+        for axis in range(self.rank):
+            index = at[axis] + np.arange(self.box[axis]) * self.element_strides[axis]
+            view = index.reshape((-1,) + (1,) * axis)
+            offset = offset + view * pitches[axis]
+            inside = inside & (view >= 0) & (view < self.dims[axis])
+        return offset, inside
+
+    def _segment(
+        self, memory: GlobalMemory, offset: Array, inside: Array, report: Callable[[str], None]
+    ) -> tuple[Array, Array] | None:
+        """(bytes of the allocation, offsets in it of the inside elements)."""
+        mine = offset[inside] + self.address
+        if not mine.size:
+            return None
+        segment = memory.find(int(mine.min()))
+        if segment is None or int(mine.max()) + self.item > segment.base + segment.size:
+            report(f"a tensor map covers global memory outside every allocation ({int(mine.min()):#x})")
+            return None
+        return segment.data, mine - segment.base
+
+    def read_box(self, memory: GlobalMemory, at: list[int], report: Callable[[str], None]) -> Array:
+        """The bytes of the box at coordinates `at` (innermost first); elements outside are filled."""
+        offset, inside = self._elements(at)
+        out = np.zeros((*offset.shape, self.item), np.uint8)
+        if self.fill_nan and self.dtype in nm.FORMATS:
+            nan = nm.FORMATS[self.dtype].nan or 0
+            out[:] = np.frombuffer(nan.to_bytes(self.item, "little"), np.uint8)
+        found = self._segment(memory, offset, inside, report)
+        if found is not None:
+            data, where = found
+            out[inside] = data[where[:, None] + np.arange(self.item)]
+        return out.reshape(-1)
+
+    def write_box(self, memory: GlobalMemory, at: list[int], data: Array, reduce: str | None,
+                  report: Callable[[str], None]) -> None:  # fmt: skip
+        """Store (or reduce into) the box; elements outside are dropped."""
+        offset, inside = self._elements(at)
+        found = self._segment(memory, offset, inside, report)
+        if found is None:
+            return
+        target, where = found
+        values = data.reshape(*offset.shape, self.item)[inside]
+        index = where[:, None] + np.arange(self.item)
+        if reduce:
+            old = np.ascontiguousarray(target[index]).reshape(-1)
+            values = reduce_bytes(old, np.ascontiguousarray(values).reshape(-1), reduce, self.dtype).reshape(
+                values.shape
+            )
+        target[index] = values
+
+
+def reduce_bytes(old: Array, new: Array, op: str, kind: str) -> Array:
+    """`old op new` element by element on byte arrays."""
+    t = TYPES[kind]
+    raw = t.container
+    a, b = np.ascontiguousarray(old).view(raw), np.ascontiguousarray(new).view(raw)
+    if kind in nm.FORMATS:
+        x, y = nm.decode(a, kind), nm.decode(b, kind)
+        if op == "add":
+            r = nm.narrow(nm.sum_odd(x, y), kind) if kind != "f64" else (x + y).view(np.uint64)
+        else:
+            r = np.where((x < y) == (op == "min"), a, b)
+        return np.ascontiguousarray(r.astype(raw)).view(np.uint8)
+    x, y = a.view(t.dtype), b.view(t.dtype)
+    table = {
+        "add": lambda: x + y, "min": lambda: np.minimum(x, y), "max": lambda: np.maximum(x, y), "and": lambda: x & y,
+        "or": lambda: x | y, "xor": lambda: x ^ y, "inc": lambda: np.where(x >= y, 0, x + 1),
+        "dec": lambda: np.where((x == 0) | (x > y), y, x - 1),
+    }  # fmt: skip
+    return np.ascontiguousarray(table[op]().astype(t.dtype)).view(np.uint8)
