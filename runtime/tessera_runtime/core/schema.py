@@ -1,12 +1,11 @@
 """Strict, bounded JSON records: a value's codec checks type, range and length while decoding, and names the path.
 
-A record is a frozen dataclass whose fields carry codecs (`field(codec)`). Decoding refuses missing and unknown keys.
+A record is a class whose fields carry codecs (`field(codec)`). Decoding refuses missing and unknown keys.
 The depth of a value is the depth of the schema, never that of the input. Everything wrong is E621.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -177,15 +176,57 @@ class Extent:
         return int(value) if isinstance(value, int) else list(value)
 
 
-def field(codec: Codec, **keywords: Any) -> Any:
-    """A dataclass field with its codec; keywords as of `dataclasses.field`."""
-    return dataclasses.field(metadata={"codec": codec}, **keywords)
+_REQUIRED: Any = object()
+
+
+class _Field:
+    """What `field` leaves in a class body for `record` to collect."""
+
+    __slots__ = ("codec", "default")
+
+    def __init__(self, codec: Codec, default: Any) -> None:
+        self.codec, self.default = codec, default
+
+
+def field(codec: Codec, *, default: Any = _REQUIRED) -> Any:
+    """A field of a record: its codec and, if it may be left out when the record is made in Python, its default."""
+    return _Field(codec, default)
 
 
 class Record:
-    """Base of records. Subclasses are frozen dataclasses, and every field is made by `field`."""
+    """Base of records: immutable, compared by value. Subclasses are made by `record`, every field by `field`.
+
+    They behave as frozen dataclasses do, without the code generation, which would cost more than all else at start-up.
+    """
 
     _codecs: dict[str, Codec]
+    _defaults: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        given = dict(zip(cls._codecs, args, strict=False))
+        values = {**cls._defaults, **given, **kwargs}
+        if len(args) > len(cls._codecs) or given.keys() & kwargs.keys() or values.keys() != cls._codecs.keys():
+            raise TypeError(f"{cls.__name__} takes {', '.join(cls._codecs)}")
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(self.__dict__[name] for name in self._codecs)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Record) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={self.__dict__[k]!r}' for k in self._codecs)})"
 
     @classmethod
     def codecs(cls) -> dict[str, Codec]:
@@ -211,10 +252,14 @@ class Record:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def record(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen dataclass that knows its codecs."""
-    made = dataclasses.dataclass(frozen=True)(cls)
-    made._codecs = {f.name: f.metadata["codec"] for f in dataclasses.fields(made)}  # type: ignore[attr-defined, arg-type]
-    return made
+    """Class decorator: collects the fields of a record in order of declaration."""
+    found = {name: value for name, value in vars(cls).items() if isinstance(value, _Field)}
+    for name in found:
+        delattr(cls, name)
+    assert issubclass(cls, Record)
+    cls._codecs = {name: value.codec for name, value in found.items()}
+    cls._defaults = {name: value.default for name, value in found.items() if value.default is not _REQUIRED}
+    return cls
 
 
 class Nested:
