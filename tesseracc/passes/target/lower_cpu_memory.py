@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tessera_runtime.core.errors import TesseraError
-from tesseracc.ir.types import BufType, ScalarType, Type, element, kind_of, size_of
+from tesseracc.ir.types import BufType, ScalarType, size_of
 from tesseracc.ir.value import Op, Value
+from tesseracc.passes.target.lower_cpu_masked import gather, masked_load, masked_store, scatter, zero
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Buf, Int, Kernel, Lane, Range, Rep, Splat, Vec, wrap
 
 
@@ -46,12 +47,6 @@ def _sum(k: Kernel, a: Affine | Vec, b: Affine | Vec) -> Affine | Vec:
     return Vec(k.b.op("arith.add", k.vector(a, "i64"), k.vector(b, "i64")))
 
 
-def _zero(k: Kernel, type_: Type) -> Value:
-    dtype = element(type_)
-    zero = 0.0 if kind_of(dtype) == "f" else False if dtype == "bool" else 0
-    return k.b.const(zero, type_)
-
-
 def _split(k: Kernel, index: Affine | Vec) -> tuple[Int, Value]:
     """A scalar part and a vector of offsets; a known small stride is kept in 32 bits."""
     if isinstance(index, Vec):
@@ -74,10 +69,10 @@ def load(k: Kernel, buf: Buf, index: Affine | Vec, where: Lane | None) -> Rep:
         ptr = k.offset(buf.ptr, index.base, dtype)
         if mask == ALL:
             return Vec(k.b.op("target.load", ptr, types=vec, align=size))
-        return Vec(k.b.op("target.masked_load", ptr, k.vector(mask, "bool"), _zero(k, vec), align=size))
+        return Vec(masked_load(k, ptr, dtype, mask))
     base, offsets = _split(k, index)
     ptr = k.offset(buf.ptr, base, dtype)
-    return Vec(k.b.op("target.gather", ptr, offsets, k.vector(mask, "bool"), _zero(k, vec), dtype=dtype))
+    return Vec(gather(k, ptr, offsets, dtype, mask))
 
 
 def _load_uniform(k: Kernel, buf: Buf, index: Int, where: Lane | None) -> Rep:
@@ -91,12 +86,11 @@ def _load_uniform(k: Kernel, buf: Buf, index: Int, where: Lane | None) -> Rep:
 
     if where is None:
         return k.wrap_scalar(read()[0])
-    (found,) = k.when(_asked(k, where), read, lambda: [_zero(k, type_)])
+    (found,) = k.when(_asked(k, where), read, lambda: [zero(k, type_)])
     rep = k.wrap_scalar(found)
     if isinstance(where, Splat):
         return rep
-    zero = k.vector(Affine(0), "i64") if dtype == "i64" else _zero(k, k.vec_type(dtype))
-    return k.merge(where, rep, Vec(zero), dtype)
+    return k.merge(where, rep, Vec(zero(k, k.vec_type(dtype))), dtype)
 
 
 def _asked(k: Kernel, where: Lane) -> Value | bool:
@@ -122,11 +116,11 @@ def store(k: Kernel, buf: Buf, value: Rep, index: Affine | Vec, where: Lane | No
         if mask == ALL:
             _store_vector(k, buf, k.vector(value, dtype), ptr, index.base)
         else:
-            k.b.emit("target.masked_store", k.vector(value, dtype), ptr, k.vector(mask, "bool"), align=size)
+            masked_store(k, k.vector(value, dtype), ptr, dtype, mask)
         return
     base, offsets = _split(k, index)
     ptr = k.offset(buf.ptr, base, dtype)
-    k.b.emit("target.scatter", k.vector(value, dtype), ptr, offsets, k.vector(mask, "bool"), dtype=dtype)
+    scatter(k, k.vector(value, dtype), ptr, offsets, dtype, mask)
 
 
 def _store_vector(k: Kernel, buf: Buf, value: Value, ptr: Value, index: Int) -> None:

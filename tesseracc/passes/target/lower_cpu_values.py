@@ -114,6 +114,7 @@ class Kernel:
         self.lane_base: Int = 0
         self.scratch: Value = Value(PtrType("global"), "scratch")
         self.scratch_bytes = 0
+        self.temporaries: dict[tuple[str, int], Value] = {}
         self.bypasses = False  # whether some store bypasses the caches
         self.tile_uses: object = None  # the analysis of lower_cpu_tiles, made when first asked for
 

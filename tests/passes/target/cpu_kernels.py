@@ -357,3 +357,42 @@ tile.kernel @carried(%x: buf<i64[N], global>, %y: buf<i64[N], global>) {group = 
   tile.store %c, %y, [%l], where %in
 }
 """
+
+#: bytes, halves and bools under data-dependent masks, at scattered places; an element that only some lanes ask for;
+#: uniform loads and stores that must not happen when nobody takes part
+SCATTERED = """
+tile.kernel @scattered(%x: buf<i8[N], global>, %p: buf<i64[N], global>, %f: buf<bool[N], global>,
+    %s: buf<f16[1], global>, %y: buf<i8[2*N], global>, %h: buf<f16[N], global>, %c: buf<i32[G], global>)
+    {group = 64, grid = [<G>], symbols = ["G", "N"],
+    access = ["read", "read", "read", "read", "write", "write", "write"]} {
+  %i = tile.linear_id : lanes<i64>
+  %l = tile.local_id : lanes<i64>
+  %g = tile.group_id {axis = 0} : i64
+  %zero = arith.constant {value = 0} : i64
+  %two = arith.constant {value = 2} : lanes<i64>
+  %n0 = tile.dim {expr = <N>} : i64
+  %n = tile.splat %n0 : lanes<i64>
+  %in = arith.cmp %i, %n {pred = "lt"} : lanes<bool>
+  %on0 = tile.load %f, [%i], where %in : lanes<bool>
+  %on = arith.and %in, %on0 : lanes<bool>
+  %half = tile.load %s, [%zero], where %on : lanes<f16>
+  tile.if %in () {
+    tile.store %half, %h, [%i]
+  } () {
+  }
+  tile.if %on () {
+    %at = tile.load %p, [%i] : lanes<i64>
+    %v = tile.load %x, [%at] : lanes<i8>
+    %to = arith.mul %at, %two : lanes<i64>
+    tile.store %v, %y, [%to]
+    %mark = arith.constant {value = 1} : i32
+    tile.store %mark, %c, [%g]
+  } () {
+  }
+}
+"""
+
+ALL = {name.lower(): text for name, text in sorted(globals().items()) if name.isupper() and isinstance(text, str)} | {
+    "matmul": matmul(30, 64, 48),
+    "matmul_i8": matmul(16, 32, 16, "i8", "i32"),
+}
