@@ -110,6 +110,6 @@ def _micro(k: Kernel, a: Tile, b: Tile, acc: Tile, rows: int, i: Value, j: Value
 
 def _step(k: Kernel, a: Value, b: Value, acc: Value, dtype: str) -> Value:
     """One fma; two roundings on a machine that has none, where the exact operation would cost thirty times as much."""
-    if kind_of(dtype) == "f" and not k.arch.has("fma"):
+    if kind_of(dtype) != "f" or not k.arch.has("fma"):
         return k.b.op("arith.add", k.b.op("arith.mul", a, b), acc)
     return k.b.op("arith.fma", a, b, acc)
