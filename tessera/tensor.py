@@ -64,7 +64,7 @@ class Tensor:
         return None
 
     def numpy(self) -> Array:
-        """The elements as a NumPy array (a copy); only an eager tensor has them."""
+        """The elements as a NumPy array (a copy, row-major); only an eager tensor has them."""
         raise SourceError("E309", f"the elements of a tensor {self.type} are not known while tracing",
                           help="a compiled function is traced once for all inputs; compute with ts operators instead")
 
@@ -365,7 +365,7 @@ class EagerTensor(Tensor):
         return self._type
 
     def numpy(self) -> Array:
-        return np.array(self._data)
+        return np.array(self._data, order="C")
 
     def __repr__(self) -> str:
         text = np.array2string(widen(self._data), separator=", ", threshold=100, precision=6)
