@@ -134,11 +134,18 @@ def test_manifest_round_trip() -> None:
 
 def test_records_are_immutable_values() -> None:
     a, b = manifest.Source("m.py", 3), manifest.Source(line=3, file="m.py")
-    assert a == b and hash(a) == hash(b) and a != manifest.Source("m.py", 4) and repr(a) == "Source(file='m.py', line=3)"
+    assert (
+        a == b and hash(a) == hash(b) and a != manifest.Source("m.py", 4) and repr(a) == "Source(file='m.py', line=3)"
+    )
     assert manifest.Symbol("N", "x", 0).scale == 1
     for change in (lambda: setattr(a, "line", 4), lambda: delattr(a, "line")):
         with pytest.raises(AttributeError):
             change()
-    for args, kwargs in ((("m.py",), {}), (("m.py", 3, 4), {}), (("m.py", 3), {"column": 1}), (("m.py", 3), {"line": 3})):
+    for args, kwargs in (
+        (("m.py",), {}),
+        (("m.py", 3, 4), {}),
+        (("m.py", 3), {"column": 1}),
+        (("m.py", 3), {"line": 3}),
+    ):
         with pytest.raises(TypeError):
             manifest.Source(*args, **kwargs)

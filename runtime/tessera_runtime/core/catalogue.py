@@ -164,7 +164,8 @@ _ENTRIES = (
     Entry("E406", "target needed", 3,
           "A pass depends on the target. Give one with --arch."),
     Entry("E411", "element not written once", 3,
-          "A schedule.group leaves an element of its result unwritten, or writes it twice. Found by the Schedule interpreter."),
+          "A schedule.group leaves an element of its result unwritten, or writes it twice. Found by the Schedule "
+          "interpreter."),
     Entry("E412", "read out of bounds", 3,
           "An operator's element rule, or a schedule.read, accesses an element that the tensor does not have."),
     # --- E5xx: toolchain -------------------------------------------------------------------------------------------
