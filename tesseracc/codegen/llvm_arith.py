@@ -193,7 +193,24 @@ def _divide(w: Writer, op: Op) -> str:
 
 
 def _divide_float(w: Writer, op: Op) -> str:
-    raise _unsupported(op)
+    """floor(a / b); and r = a - floor(a / b) b, moved by b where rounding has left it with the other sign."""
+    type_ = op.result.type
+    if not is_float(type_):
+        raise _unsupported(op)
+    text, bools, zero = w.type(type_), w.type(with_element(type_, "bool")), w.splat(0.0, type_)
+    a, b = w[op["a"]], w[op["b"]]
+    quotient = w.let(f"fdiv {text} {a}, {b}")
+    whole = w.value_call(f"llvm.floor.{w.mangled(type_)}", text, f"{text} {quotient}")
+    if op.name == "arith.floordiv":
+        return whole
+    product = w.let(f"fmul {text} {whole}, {b}")
+    rest = w.let(f"fsub {text} {a}, {product}")
+    below, negative = (w.let(f"fcmp olt {text} {value}, {zero}") for value in (rest, b))
+    some = w.let(f"fcmp une {text} {rest}, {zero}")
+    differ = w.let(f"xor {bools} {below}, {negative}")
+    wrong = w.let(f"and {bools} {some}, {differ}")
+    moved = w.let(f"fadd {text} {rest}, {b}")
+    return w.let(f"select {bools} {wrong}, {text} {moved}, {text} {rest}")
 
 
 def _shift(w: Writer, op: Op) -> str:

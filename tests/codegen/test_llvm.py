@@ -134,6 +134,20 @@ def test_binary(dtype: str, count: int) -> None:
         np.testing.assert_array_equal(found, scalar.binary(name, a, b, dtype), err_msg=name)
 
 
+@FORMS
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_division_of_floats_floors(dtype: str, count: int) -> None:
+    rng = np.random.default_rng(11)
+    a, b = (rng.standard_normal((2, 512)) * [[50.0], [3.0]]).astype(dtype.replace("f", "float"))
+    whole = np.floor(a / b)
+    np.testing.assert_array_equal(compute("floordiv", [a, b], [dtype] * 2, dtype, count), whole)
+    rest = a - whole * b
+    rest = np.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+    found = compute("mod", [a, b], [dtype] * 2, dtype, count)
+    np.testing.assert_array_equal(found, rest)
+    np.testing.assert_allclose(found, np.mod(a, b), rtol=0, atol=float(np.finfo(dtype.replace("f", "float")).eps) * 200)
+
+
 @pytest.mark.parametrize("divisor", [1, 2, 3, 8, -1, -4, 7, 0])
 @pytest.mark.parametrize("dtype", ["i32", "u32", "i64"])
 def test_division_by_a_known_divisor(dtype: str, divisor: int) -> None:
@@ -249,7 +263,7 @@ def test_nothing_is_fast_or_contracted() -> None:
 def test_operations_without_an_instruction_are_named() -> None:
     for line in (
         "%b = arith.exp %a : f32",
-        "%b = arith.mod %a, %a : f32",
+        "%b = arith.pow %a, %a : f32",
         '%b = arith.cast %a {to = "fp8_e4m3"} : fp8_e4m3',
     ):
         with pytest.raises(TesseraError, match=r"machine instruction") as caught:
