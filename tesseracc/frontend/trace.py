@@ -18,12 +18,13 @@ import numpy as np
 
 from tessera import types as lang
 from tessera.decorators import Function
-from tessera.errors import SourceError, Span
+from tessera.dtypes import as_dtype
+from tessera.errors import SourceError, Span, user_calls
 from tessera.interpreters import Interpreter, interpret
 from tessera.operator import Operator
 from tessera.ops.create import Full
 from tessera.pytree import Tree, flatten_with_names
-from tessera.shapes import symbols_of
+from tessera.shapes import collect_assumptions, symbols_of
 from tessera.tensor import EagerTensor, Tensor
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.frontend.user_errors import user_error
@@ -34,6 +35,8 @@ from tesseracc.ir.value import Func, Loc, Module, Value
 from tesseracc.ir.verify import verify
 
 __all__ = ["Traced", "trace"]
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 #: a tensor from outside with at most this many elements is written into the IR when all its elements are equal
 INLINE_ELEMENTS = 1
@@ -75,7 +78,12 @@ class Tracer(Interpreter):
 
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
         self.b.loc = self.location(loc)
-        results = self.b.emit(f"graph.{op.name}", *(self.value(x) for x in args), **attrs_of(op)).results
+        try:
+            results = self.b.emit(f"graph.{op.name}", *(self.value(x) for x in args), **attrs_of(op)).results
+        except SourceError as error:
+            # the compiler's own frames stand between the operator and the user's line
+            calls = tuple(call for call in user_calls() if not call.span.file.startswith(_PACKAGE))
+            raise error.at(loc, calls) from None
         found = tuple(TracedTensor(value, self) for value in results)
         return found[0] if isinstance(op.infer(*(x.type for x in args)), lang.TensorType) else found
 
@@ -127,7 +135,8 @@ def trace(
 
     `types` gives the types of parameters by name, where annotations leave them open; `static` the Python values of
     others, which become part of the function; `root` is the folder that
-    locations are relative to. Attributes of the function: `outputs` (the names of the results), `doc`.
+    locations are relative to. Attributes of the function: `outputs` (the names of the results), `doc`, and where
+    operators assume it `assume`: pairs (size, divisor) that the inputs must satisfy.
     Raises SourceError E3xx at the user's line.
     """
     root = root if root is not None else os.path.dirname(fn.file)
@@ -147,7 +156,7 @@ def trace(
         value = Value(from_lang(type_), parameter.name)
         params.append(value)
         args[parameter.name] = TracedTensor(value, tracer)
-    with interpret(tracer):
+    with interpret(tracer), collect_assumptions() as assumed:
         try:
             result = fn.invoke(**args)
         except (TesseraError, AssertionError):
@@ -158,7 +167,9 @@ def trace(
         yields = [_output(tracer, fn, leaf, place) for _, leaf in leaves]
     outputs = _output_names([path for path, _ in leaves])
     _check_sizes(fn, params, yields, place)
-    attrs = {"doc": " ".join((fn.__doc__ or "").split()), "outputs": outputs}
+    attrs: dict[str, Any] = {"doc": " ".join((fn.__doc__ or "").split()), "outputs": outputs}
+    if assumed:
+        attrs = {"assume": tuple((a.value, a.divisor) for a in assumed), **attrs}
     region = remove_dead(tracer.b.region(params, yields))
     func = Func("graph.func", fn.name, region, attrs, tracer.location(place))
     used = {op.attrs["name"] for op in func.walk() if op.name == "graph.constant"}
@@ -176,6 +187,8 @@ def _declared(fn: Function, parameter: Any, place: Span) -> lang.TensorType | No
         return type_
     if parameter.default is not inspect.Parameter.empty:
         return None
+    if parameter.spec in (float, int, bool):
+        return lang.TensorType((), as_dtype(parameter.spec))
     raise SourceError(
         "E307",
         f"the type of parameter `{parameter.name}` of `{fn.name}` is not known",

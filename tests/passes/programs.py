@@ -1,7 +1,5 @@
 """Programs that the tests of the Graph and Schedule levels share: operator cases as modules, and composed functions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +46,7 @@ def loops(group: Op) -> list[str]:
     return [op.attrs.get("kind", "each") for op in group.regions[0].ops if op.regions]
 
 
-# -- operator cases ------------------------------------------------------------------------------------------------------
+# -- operator cases -------------------------------------------------------------------------------------------------
 
 
 def symbols_in(case: Case) -> list[str]:
@@ -102,7 +100,7 @@ def inputs_of(case: Case, env: Mapping[str, int], rng: np.random.Generator) -> l
     return [*arrays, np.zeros(tuple(env[name] for name in sorted(env)), bool)]
 
 
-# -- composed functions ----------------------------------------------------------------------------------------------------
+# -- composed functions ---------------------------------------------------------------------------------------------
 
 
 @ts.function
@@ -208,7 +206,9 @@ def moved(x: ts.Tensor["A", "B", ts.f32], i: ts.Tensor["N", ts.i32]):
     return ts.pad(ts.take(y, i, axis=0), ((1, 2), (0, 1)))
 
 
-FUNCTIONS: dict[str, Function] = {value.name: value for value in list(globals().values()) if isinstance(value, Function)}
+FUNCTIONS: dict[str, Function] = {
+    value.name: value for value in list(globals().values()) if isinstance(value, Function)
+}
 
 
 def arrays_for(params: tuple[Value, ...], env: Mapping[str, int], rng: np.random.Generator) -> list[Array]:

@@ -1,7 +1,7 @@
-"""Eager NumPy = Graph interpreter = Schedule interpreter before fusion = after it, for every operator and for functions.
+"""Eager NumPy = Graph interpreter = Schedule interpreter before and after fusion, for every operator and for functions.
 
-Comparators: exact for integers and bools, and for floats between the Schedule before and after fusion where the order of
-sums is the same; a bound per element type against the eager reference, which rounds its own way.
+Comparators: exact for integers and bools; for floats a bound per element type against the eager reference, which sums
+in another order and computes transcendental functions by another library.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ class _Folder:
     def __init__(self, constants: Mapping[str, Array]) -> None:
         self.constants = dict(constants)
         self.known: dict[Value, Array] = {}
+        self.stored: set[Value] = set()  # known values that are, or come from, arrays of the module
 
     def func(self, func: Func) -> Func:
         b = Builder(func.loc)
@@ -48,7 +49,10 @@ class _Folder:
         for op in func.body.ops:
             if op.name == "graph.constant":
                 self.known[op.result] = self.constants[op.attrs["name"]]
-            elif op.operands and all(v in self.known for v in op.operands) and _small(op):
+                self.stored.add(op.result)
+            elif op.name == "graph.full" and _small(op) and isinstance(op.attrs["value"], (int, float)):
+                (self.known[op.result],) = evaluate(operator_of(op), [])
+            elif all(v in self.known for v in op.operands) and self.stored & set(op.operands) and _small(op):
                 arrays = self.evaluate(op)
                 if arrays is not None:
                     b.loc = op.loc
@@ -57,6 +61,7 @@ class _Folder:
                         self.constants[name] = array
                         same[result] = b.op("graph.constant", types=result.type, name=name)
                         self.known[same[result]] = self.known[result] = array
+                        self.stored |= {same[result], result}
                     continue
             b.append(
                 Op(
