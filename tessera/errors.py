@@ -25,8 +25,8 @@ import tessera_runtime
 from tessera_runtime.core.errors import TesseraError
 
 __all__ = [
-    "Call", "SourceError", "SourceErrors", "Span", "TesseraError", "did_you_mean", "each_error", "render", "user_calls",
-    "user_span",
+    "Call", "SourceError", "SourceErrors", "Span", "TesseraError", "did_you_mean", "each_error", "origin", "render",
+    "user_calls", "user_span",
 ]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -72,7 +72,7 @@ class SourceError(TesseraError):
         super().__init__(code, message, help=help)
         self._placed = span is not None
         if span is None:
-            calls = _origin()
+            calls = origin()
             span = calls[0].span if calls else None
         self.span = span
         self.calls = calls
@@ -225,9 +225,9 @@ def user_calls(limit: int = 64) -> tuple[Call, ...]:
     return tuple(calls[: max(inside, 1)])
 
 
-def _origin() -> tuple[Call, ...]:
+def origin() -> tuple[Call, ...]:
     """The user's frames; none where the innermost frame outside of this package is the compiler's or the runtime's."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and _is_internal(frame.f_code.co_filename):
         frame = frame.f_back
     return () if frame is None or _is_ours(frame.f_code.co_filename) else user_calls()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tessera.arrays import dtype_of
-from tessera.errors import SourceError, Span, user_span
+from tessera.errors import SourceError, Span, origin, user_span
 from tessera.operator import Operator
 from tessera.types import TensorType
 
@@ -81,7 +81,14 @@ def execute(op: Operator, *xs: Tensor) -> Any:
     top = _owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
     if top is None:
         return _numpy(op, xs)
-    return top.process(op, xs, user_span() if top.located else None)
+    try:
+        return top.process(op, xs, user_span() if top.located else None)
+    except SourceError as err:
+        # Raised below the tracer, where the user's place cannot be seen from.
+        if err.span is None:
+            calls = origin()
+            err.at(calls[0].span if calls else None, calls)
+        raise
 
 
 def _owner(xs: tuple[Tensor, ...]) -> Interpreter | None:
