@@ -9,7 +9,7 @@ from tessera_runtime.core.dtypes import DTYPES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Difference", "compare", "number"]
+__all__ = ["Difference", "compare", "number", "readable"]
 
 
 class Difference(NamedTuple):
@@ -23,6 +23,16 @@ class Difference(NamedTuple):
     largest: float = 0.0
 
 
+def readable(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """The array as NumPy can show and compute it: bf16 and fp8, raw or of ml_dtypes, as f32; others unchanged."""
+    from tessera_runtime.core.dtypes import decode, storage_dtype
+
+    entry = DTYPES[dtype]
+    if entry.numpy == entry.raw:
+        return array
+    return decode(dtype, array.view(storage_dtype(dtype)).reshape(array.shape))
+
+
 def compare(actual: NDArray[Any], expected: NDArray[Any], dtype: str, atol: float, rtol: float) -> Difference | None:
     """None when |actual - expected| <= atol + rtol |expected| everywhere, in float64; integers and bool exactly.
 
@@ -32,6 +42,7 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], dtype: str, atol: floa
 
     if actual.shape != expected.shape:
         return Difference(f"expected shape {list(expected.shape)}, actual {list(actual.shape)}")
+    actual, expected = readable(actual, dtype), readable(expected, dtype)
     if DTYPES[dtype].kind != "f":
         wrong = np.not_equal(actual, expected)
         distance = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
@@ -64,7 +75,7 @@ def compare(actual: NDArray[Any], expected: NDArray[Any], dtype: str, atol: floa
 
 
 def number(value: Any) -> Any:
-    """A Python number for an array element, in the shortest digits that give the element back."""
+    """A Python number for an element of a `readable` array, in the shortest digits that give the element back."""
     if value.dtype.kind in "iub":
         return value.item()
-    return float(str(value.astype("float32") if value.dtype.kind == "V" else value))
+    return float(str(value))

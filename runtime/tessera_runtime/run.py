@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.api import Bundle, BundleFunction
-from tessera_runtime.compare import compare, number
+from tessera_runtime.compare import compare, number, readable
 from tessera_runtime.core import safetensors
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
 from tessera_runtime.core.errors import InputError, UsageError
@@ -163,9 +163,9 @@ class Runner:
             entry["file"] = path
             self.say(f"{output.name}: {kind} -> {path}")
             return entry
+        shown = readable(array, output.dtype)
         if array.size <= _SHOWN:
-            entry["values"] = _nested(array)
-        shown = array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
+            entry["values"] = _nested(shown)
         text = np.array2string(shown, threshold=64, precision=6, max_line_width=110)
         self.say(f"{output.name}: {kind}")
         self.say("  " + text.replace("\n", "\n  "))

@@ -234,6 +234,8 @@ def test_compare() -> None:
     assert compare(np.array([inf]), np.array([1e300]), "f64", 1e308, 1) is not None
     assert compare(np.array([100.0]), np.array([101.0]), "f64", 0, 0.01) is None
     assert compare(np.array([3], np.int32), np.array([4], np.int32), "i32", 9, 9) is not None
+    raw = np.array([0x3F80, 0x4000], np.uint16)  # bf16 1 and 2, as they are without ml_dtypes
+    assert compare(raw, np.array([0x3F80, 0x4001], np.uint16), "bf16", 0, 0.01) is None
     b = np.array([1.0, 2.0], ml_dtypes.bfloat16)
     found = compare(b, np.array([1.0, 3.0], ml_dtypes.bfloat16), "bf16", 0, 0)
     assert found is not None and (found.position, found.expected, found.actual, found.wrong, found.largest) == (
