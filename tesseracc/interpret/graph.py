@@ -19,12 +19,12 @@ from tessera.errors import Span
 from tessera.interpreters import Interpreter, interpret
 from tessera.operator import Operator
 from tessera.shapes import Dim, Expr, substitute
-from tessera.tensor import Tensor
 from tessera_runtime.core.dtypes import dtype_of
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import solve_dims
 from tesseracc.ir.dialects.graph import operator_from
+from tesseracc.ir.tensor import Held
 from tesseracc.ir.types import TensorType, bits_of, element, kind_of
 from tesseracc.ir.value import Attr, Func, Module, Value
 
@@ -144,7 +144,7 @@ def evaluate(op: Operator, inputs: Sequence[Array], kinds: set[str] | None = Non
     outs = found if isinstance(found, tuple) else (found,)
     if not op.has("element"):
         with interpret(_Evaluator(kinds)) as evaluator:
-            result = op.compose(*(_Array(evaluator, x) for x in inputs))
+            result = op.compose(*(_hold(evaluator, x) for x in inputs))
         return tuple(_data(x) for x in (result if isinstance(result, tuple) else (result,)))
     return tuple(_element(op, types, inputs, type_, out, kinds) for out, type_ in enumerate(outs))
 
@@ -172,26 +172,13 @@ def _element(
     return np.array(np.broadcast_to(value.value, shape))
 
 
-class _Array(Tensor):
-    """A tensor of a composition under evaluation."""
-
-    __slots__ = ("_interpreter", "data")
-
-    def __init__(self, interpreter: _Evaluator, data: Array) -> None:
-        self._interpreter = interpreter
-        self.data = data
-
-    @property
-    def type(self) -> lang.TensorType:
-        return lang.TensorType(self.data.shape, as_dtype(dtype_of(self.data.dtype)))
-
-    @property
-    def interpreter(self) -> _Evaluator:
-        return self._interpreter
+def _hold(evaluator: _Evaluator, x: Array) -> Held[Array]:
+    return Held(evaluator, lang.TensorType(x.shape, as_dtype(dtype_of(x.dtype))), x)
 
 
-def _data(x: Tensor) -> Array:
-    return x.data if isinstance(x, _Array) else x.numpy()
+def _data(x: Any) -> Array:
+    found: Array = x.held if isinstance(x, Held) else x.numpy()
+    return found
 
 
 class _Evaluator(Interpreter):
@@ -202,8 +189,8 @@ class _Evaluator(Interpreter):
     def __init__(self, kinds: set[str]) -> None:
         self.kinds = kinds
 
-    def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
-        results = tuple(_Array(self, x) for x in evaluate(op, [_data(a) for a in args], self.kinds))
+    def process(self, op: Operator, args: tuple[Any, ...], loc: Span | None) -> Any:
+        results = tuple(_hold(self, x) for x in evaluate(op, [_data(a) for a in args], self.kinds))
         return results if isinstance(op.infer(*(a.type for a in args)), tuple) else results[0]
 
 

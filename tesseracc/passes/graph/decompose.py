@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tessera import types as lang
 from tessera.errors import Span
 from tessera.interpreters import Interpreter, interpret
 from tessera.operator import Operator
@@ -13,26 +12,8 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.dialects.graph import attrs_of, from_lang, operator_of, to_lang
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs, substitute
+from tesseracc.ir.tensor import Held
 from tesseracc.ir.value import Func, Module, Op, Region, Value
-
-
-class _Part(Tensor):
-    """A value inside a composition."""
-
-    __slots__ = ("_interpreter", "_type", "value")
-
-    def __init__(self, interpreter: _Expander, type_: lang.TensorType, value: Value) -> None:
-        self._interpreter = interpreter
-        self._type = type_
-        self.value = value
-
-    @property
-    def type(self) -> lang.TensorType:
-        return self._type
-
-    @property
-    def interpreter(self) -> _Expander:
-        return self._interpreter
 
 
 class _Expander(Interpreter):
@@ -48,10 +29,10 @@ class _Expander(Interpreter):
             return op.compose(*args)
         types = op.infer(*(x.type for x in args))
         results = types if isinstance(types, tuple) else (types,)
-        values = [x.value for x in args if isinstance(x, _Part)]
+        values = [x.held for x in args if isinstance(x, Held)]
         assert len(values) == len(args), f"{op}: a composition uses a tensor that is not made of its operands"
         made = self.b.emit(f"graph.{op.name}", values, types=[from_lang(t) for t in results], **attrs_of(op))
-        parts = tuple(_Part(self, t, v) for t, v in zip(results, made.results, strict=True))
+        parts = tuple(Held(self, t, v) for t, v in zip(results, made.results, strict=True))
         return parts if isinstance(types, tuple) else parts[0]
 
 
@@ -59,9 +40,9 @@ def expand(op: Op, b: Builder) -> tuple[Value, ...]:
     """Emits what a composed operation stands for; returns the values of its results."""
     b.loc = op.loc
     with interpret(_Expander(b)) as expander:
-        found = operator_of(op).compose(*(_Part(expander, to_lang(v.type), v) for v in op.operands))
+        found = operator_of(op).compose(*(Held(expander, to_lang(v.type), v) for v in op.operands))
     parts = found if isinstance(found, tuple) else (found,)
-    return tuple(part.value for part in parts)
+    return tuple(part.held for part in parts)
 
 
 def decompose(func: Func) -> Func:

@@ -85,9 +85,9 @@ def _returned_views(func: Func) -> dict[Value, Value]:
     made = {result for op in func.body.ops if op.name == "schedule.group" for result in op.results}
     found: dict[Value, Value] = {}
     for op in func.body.ops:
-        if op.name == "schedule.view" and op["tensor"] in made and op["tensor"] not in func.body.yields:
-            if func.body.yields.count(op.result) == 1:
-                found.setdefault(op["tensor"], op.result)
+        returned = op.name == "schedule.view" and func.body.yields.count(op.result) == 1
+        if returned and op["tensor"] in made and op["tensor"] not in func.body.yields:
+            found.setdefault(op["tensor"], op.result)
     return found
 
 
