@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tesseracc.emulator.ptx import Address, Imm, Instruction, Operand, Reg, Special, SymbolRef, Vector
+from tesseracc.emulator.ptx import Address, Discard, Imm, Instruction, Operand, Reg, Special, SymbolRef, Vector
 from tesseracc.emulator.special import special_source
 from tesseracc.emulator.table import Step
 from tesseracc.emulator.types import TYPES, Array, PtxType, container
@@ -101,7 +101,7 @@ class Decoder:
 
     def sink(self, operand: Operand | None, type_name: str) -> Sink:
         """Stores values of `type_name`; into a wider register by sign or zero extension. None (`_`) discards."""
-        if operand is None:
+        if operand is None or isinstance(operand, Discard):
             return lambda w, value: None
         if isinstance(operand, Vector):
             return self._unpacked(operand, TYPES[type_name])

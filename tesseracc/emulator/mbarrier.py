@@ -65,16 +65,11 @@ class MBarriers:
         if drop:
             np.subtract.at(self.expected, index, count)
         if self.launch.detect and release:
-            lanes = w.lanes
-            warps, first = np.unique(lanes >> 5, return_index=True)
+            warps, back = np.unique(w.lanes >> 5, return_inverse=True)
             rows = self.launch.races.release(warps)
-            if len(np.unique(index)) <= len(warps) or len(index) == len(warps):
-                for row, k in zip(rows, first):
-                    self._learn(int(index[k]), row)
-            else:
-                back = np.searchsorted(warps, lanes >> 5)
-                for i, r in zip(index, back):
-                    self._learn(int(i), rows[r])
+            pairs = np.unique(index * len(warps) + back)
+            for pair in pairs:
+                self._learn(int(pair) // len(warps), rows[int(pair) % len(warps)])
         if (self.pending[index] < 0).any():
             w.log.add(BAD_STATE, "more arrivals at an mbarrier than its phase expects", w.code[w.pc])
             self.pending[index] = np.maximum(self.pending[index], 0)

@@ -9,6 +9,7 @@ from tesseracc.emulator.findings import EmulatorError
 from tesseracc.emulator.lexer import Token
 from tesseracc.emulator.ptx import (
     Address,
+    Discard,
     Function,
     Imm,
     Label,
@@ -159,9 +160,7 @@ class OperandParser:
         out: list[Operand] = []
         while out or self.peek().text != ";":
             operand = self.operand()
-            if operand is None:
-                raise self.error("`_` is not an operand here")
-            out.append(operand)
+            out.append(Discard() if operand is None else operand)
             if not self.accept(","):
                 break
         return tuple(out)

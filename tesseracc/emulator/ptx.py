@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 __all__ = [
-    "Address", "Function", "Imm", "Instruction", "Label", "Location", "Module", "Operand", "Pair", "Param", "Reg",
+    "Address", "Discard", "Function", "Imm", "Instruction", "Label", "Location", "Module", "Operand", "Pair", "Param", "Reg",
     "Special", "Symbol", "SymbolRef", "Vector",
 ]  # fmt: skip
 
@@ -49,6 +49,11 @@ class Special:
 
 
 @dataclass(frozen=True, slots=True)
+class Discard:
+    """`_` as a whole operand: a destination that nobody wants."""
+
+
+@dataclass(frozen=True, slots=True)
 class SymbolRef:
     """The address of a variable, or the name of a function."""
 
@@ -87,7 +92,7 @@ class Address:
     coords: Vector | None = None
 
 
-Operand: TypeAlias = "Reg | Imm | Special | SymbolRef | Label | Vector | Pair | Address"
+Operand: TypeAlias = "Discard | Reg | Imm | Special | SymbolRef | Label | Vector | Pair | Address"
 
 
 @dataclass(slots=True)
