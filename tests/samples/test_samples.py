@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tessera_runtime import load as load_bundle
-from tessera_runtime.core.dtypes import np_dtype
 
 from tessera.arrays import convert, widen
 from tessera.decorators import Kernel
 from tessera.dtypes import DType
 from tessera.shapes import substitute, symbols_of
+from tessera_runtime import load as load_bundle
+from tessera_runtime.core.dtypes import np_dtype
 from tesseracc.arch.arch import load
 from tesseracc.driver import Build, front, host_level
 from tesseracc.emulator_device import EmulatorDevice

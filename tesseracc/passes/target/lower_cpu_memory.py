@@ -70,6 +70,7 @@ def load(k: Kernel, buf: Buf, index: Affine | Vec, where: Lane | None) -> Rep:
         if mask == ALL:
             return Vec(k.b.op("target.load", ptr, types=vec, align=size))
         return Vec(masked_load(k, ptr, dtype, mask))
+    k.gathers += 1
     base, offsets = _split(k, index)
     ptr = k.offset(buf.ptr, base, dtype)
     return Vec(gather(k, ptr, offsets, dtype, mask))

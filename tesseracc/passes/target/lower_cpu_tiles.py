@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from tesseracc.ir.types import ScalarType, TileType, VecType, element, kind_of, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
+from tesseracc.passes.target.lower_cpu_transpose import favours_columns, fill_by_columns
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Int, Kernel, Range, Rep, Tile, Vec, native
 
 PANEL_VECTORS = 2  # native vectors in a panel's row
@@ -202,12 +203,27 @@ def put_tile(k: Kernel, tile: Tile, place: Place, rep: Rep, dtype: str) -> None:
     k.b.emit("target.store", value, ptr, align=size_of(tile.dtype))
 
 
-def walk(k: Kernel, shape: Sequence[int], extents: Sequence[Rep], width: int, visit: Callable[[Place], None]) -> None:
-    """Visits every chunk of `width` columns below the extents: whole ones without a mask, then the rest of the row."""
+def limits_of(k: Kernel, shape: Sequence[int], extents: Sequence[Rep]) -> list[Int]:
+    """The extents, clamped to the shape."""
     limits: list[Int] = []
     for rep, size in zip(extents, shape, strict=True):
         assert isinstance(rep, Affine)
-        limits.append(min(max(rep.base, 0), size) if isinstance(rep.base, int) else k.max(k.min(rep.base, size), 0))
+        limits.append(k.max(k.min(rep.base, size), 0))
+    return limits
+
+
+def walk(
+    k: Kernel,
+    shape: Sequence[int],
+    limits: Sequence[Int],
+    width: int,
+    visit: Callable[[Place], None],
+    first: tuple[Int, Int] = (0, 0),
+) -> None:
+    """Visits every chunk of `width` columns below the limits: whole ones without a mask, then the rest of the row.
+
+    `first` is where the first axis and the last one begin; the latter starts a chunk.
+    """
     saved = k.width, k.mask
     k.width, k.mask = width, ALL
     last = limits[-1]
@@ -219,18 +235,16 @@ def walk(k: Kernel, shape: Sequence[int], extents: Sequence[Rep], width: int, vi
                 nest([*leading, i])
                 return []
 
-            k.loop(0, limits[len(leading)], 1, (), outer)
+            k.loop(0 if leading else first[0], limits[len(leading)], 1, (), outer)
             return
 
         def chunk(j: Value, _: list[Value]) -> list[Value]:
             visit((leading, j))
             return []
 
-        whole: Int = (
-            last - last % width if isinstance(last, int) else k.sub(last, k.b.op("arith.mod", last, k.value(width)))
-        )
+        whole = _whole(k, last, width)
         if not (isinstance(whole, int) and whole == 0) and shape[-1] >= width:
-            k.loop(0, whole, width, (), chunk)
+            k.loop(first[1], whole, width, (), chunk)
         if isinstance(whole, int) and whole == last:
             return
 
@@ -258,7 +272,13 @@ def write_tile(
     if not bounded:
         fill_zero(k, tile)
     width = tile.panel or chunk_width(k)
-    walk(k, tile.shape, extents, width, lambda place: put_tile(k, tile, place, value(place), dtype or tile.dtype))
+    walk(
+        k,
+        tile.shape,
+        limits_of(k, tile.shape, extents),
+        width,
+        lambda place: put_tile(k, tile, place, value(place), dtype or tile.dtype),
+    )
 
 
 # -- operations --------------------------------------------------------------------------------------------------------
@@ -327,5 +347,17 @@ def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -
         for tile, rep, result in zip(targets, lower(k, region), op.results, strict=True):
             put_tile(k, tile, place, rep, element(result.type))
 
-    walk(k, shape, extents, width, visit)
+    limits = limits_of(k, shape, extents)
+    if len(targets) == 1 and favours_columns(k, op, targets[0], lower):
+        rows, columns = _whole(k, limits[0], native(k, targets[0].dtype)), _whole(k, limits[1], width)
+        fill_by_columns(k, op, targets[0], rows, columns, lower)
+        walk(k, shape, [rows, limits[1]], width, visit, (0, columns))
+        walk(k, shape, limits, width, visit, (rows, 0))
+    else:
+        walk(k, shape, limits, width, visit)
     return list(targets)
+
+
+def _whole(k: Kernel, size: Int, step: int) -> Int:
+    """The largest multiple of `step`, a power of two, up to `size`."""
+    return k.mul(k.floordiv(size, step), step)

@@ -115,6 +115,7 @@ class Kernel:
         self.scratch: Value = Value(PtrType("global"), "scratch")
         self.scratch_bytes = 0
         self.temporaries: dict[tuple[str, int], Value] = {}
+        self.gathers = 0  # scattered loads so far
         self.bypasses = False  # whether some store bypasses the caches
         self.tile_uses: object = None  # the analysis of lower_cpu_tiles, made when first asked for
 
