@@ -6,7 +6,9 @@ from tesseracc.emulator.launch import Emulator, launch
 from tesseracc.emulator.memory import GlobalMemory
 from tesseracc.emulator.parser import parse_ptx
 from tesseracc.emulator.ptx import Module
+from tesseracc.emulator.tensor_map import TensorMap
 
 __all__ = [
-    "Counters", "Emulator", "EmulatorError", "Finding", "GlobalMemory", "Module", "Report", "launch", "parse_ptx",
+    "Counters", "Emulator", "EmulatorError", "Finding", "GlobalMemory", "Module", "Report", "TensorMap", "launch",
+    "parse_ptx",
 ]  # fmt: skip
