@@ -218,67 +218,66 @@ def walk(
     limits: Sequence[Int],
     width: int,
     visit: Callable[[Place], None],
+    *,
     first: tuple[Int, Int] = (0, 0),
+    by_panels: bool = False,
 ) -> None:
     """Visits every chunk of `width` columns below the limits: whole ones without a mask, then the rest of the row.
 
-    `first` is where the first axis and the last one begin; the latter starts a chunk.
+    `first` is where the first axis and the last one begin; the latter starts a chunk. `by_panels` finishes a chunk for
+    all rows before the next chunk: what is written to panels is then written in order.
     """
-    saved = k.width, k.mask
-    k.width, k.mask = width, ALL
-    last = limits[-1]
 
-    def nest(leading: list[Int]) -> None:
-        if len(leading) < len(limits) - 1:
-
-            def outer(i: Value, _: list[Value]) -> list[Value]:
-                nest([*leading, i])
-                return []
-
-            k.loop(0 if leading else first[0], limits[len(leading)], 1, (), outer)
+    def over_rows(leading: list[Int], body: Callable[[list[Int]], None]) -> None:
+        if len(leading) == len(limits) - 1:
+            body(leading)
             return
 
-        def chunk(j: Value, _: list[Value]) -> list[Value]:
-            visit((leading, j))
+        def row(i: Value, _: list[Value]) -> list[Value]:
+            over_rows([*leading, i], body)
             return []
 
+        k.loop(0 if leading else first[0], limits[len(leading)], 1, (), row)
+
+    def over_columns(body: Callable[[Int], None]) -> None:
+        last = limits[-1]
         whole = _whole(k, last, width)
-        if not (isinstance(whole, int) and whole == 0) and shape[-1] >= width:
+
+        def chunk(j: Value, _: list[Value]) -> list[Value]:
+            body(j)
+            return []
+
+        if whole != 0 and shape[-1] >= width:
             k.loop(first[1], whole, width, (), chunk)
-        if isinstance(whole, int) and whole == last:
+        if whole == last:
             return
 
         def rest() -> list[Value]:
             k.mask = Range(None, k.sub(last, whole))
-            visit((leading, whole))
+            body(whole)
             k.mask = ALL
             return []
 
         k.when(k.less(whole, last), rest, list)
 
-    nest([])
+    saved = k.width, k.mask
+    k.width, k.mask = width, ALL
+    if by_panels:
+        over_columns(lambda j: over_rows([], lambda leading: visit((leading, j))))
+    else:
+        over_rows([], lambda leading: over_columns(lambda j: visit((leading, j))))
     k.width, k.mask = saved
 
 
-def write_tile(
-    k: Kernel,
-    tile: Tile,
-    extents: Sequence[Rep],
-    value: Callable[[Place], Rep],
-    *,
-    bounded: bool,
-    dtype: str | None = None,
-) -> None:
+def write_tile(k: Kernel, tile: Tile, extents: Sequence[Rep], value: Callable[[Place], Rep], *, bounded: bool) -> None:
+    """Fills a tile below the extents; unless it is only looked at there, with zeros elsewhere."""
     if not bounded:
         fill_zero(k, tile)
-    width = tile.panel or chunk_width(k)
-    walk(
-        k,
-        tile.shape,
-        limits_of(k, tile.shape, extents),
-        width,
-        lambda place: put_tile(k, tile, place, value(place), dtype or tile.dtype),
-    )
+
+    def visit(place: Place) -> None:
+        put_tile(k, tile, place, value(place), tile.dtype)
+
+    walk(k, tile.shape, limits_of(k, tile.shape, extents), tile.panel or chunk_width(k), visit)
 
 
 # -- operations --------------------------------------------------------------------------------------------------------
@@ -351,10 +350,10 @@ def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -
     if len(targets) == 1 and favours_columns(k, op, targets[0], lower):
         rows, columns = _whole(k, limits[0], native(k, targets[0].dtype)), _whole(k, limits[1], width)
         fill_by_columns(k, op, targets[0], rows, columns, lower)
-        walk(k, shape, [rows, limits[1]], width, visit, (0, columns))
-        walk(k, shape, limits, width, visit, (rows, 0))
+        walk(k, shape, [rows, limits[1]], width, visit, first=(0, columns))
+        walk(k, shape, limits, width, visit, first=(rows, 0))
     else:
-        walk(k, shape, limits, width, visit)
+        walk(k, shape, limits, width, visit, by_panels=bool(panels))
     return list(targets)
 
 

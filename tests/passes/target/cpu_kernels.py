@@ -21,11 +21,15 @@ tile.kernel @saxpy(%x: buf<f32[N], global>, %y: buf<f32[N], global>, %a: f32) {g
 """
 
 
-def matmul(m: int, n: int, k: int, dtype: str = "f32", acc: str = "f32", *, extents: bool = True) -> str:
-    """c = a b + bias over tiles of m x n, k at a time; `extents` bounds the product."""
+def matmul(
+    m: int, n: int, k: int, dtype: str = "f32", acc: str = "f32", *, extents: bool = True, transposed: bool = False
+) -> str:
+    """c = a b + bias over tiles of m x n, k at a time; `extents` bounds the product; `transposed`: of a^T, b^T."""
+    a_at, b_at = ("%q, %r", "%q, %r") if transposed else ("%r, %q", "%r, %q")
+    a_dims, b_dims = ("K, M", "N, K") if transposed else ("M, K", "K, N")
     bound = ", [%em, %en, %ek]" if extents else ", []"
     return f"""
-tile.kernel @mm(%a: buf<{dtype}[M, K], global>, %b: buf<{dtype}[K, N], global>, %bias: buf<{acc}[N], global>,
+tile.kernel @mm(%a: buf<{dtype}[{a_dims}], global>, %b: buf<{dtype}[{b_dims}], global>, %bias: buf<{acc}[N], global>,
     %c: buf<{acc}[M, N], global>) {{group = 64, grid = [<ceildiv(N, {n})>, <ceildiv(M, {m})>],
     symbols = ["K", "M", "N"], access = ["read", "read", "read", "write"]}} {{
   %gn = tile.group_id {{axis = 0}} : i64
@@ -49,7 +53,7 @@ tile.kernel @mm(%a: buf<{dtype}[M, K], global>, %b: buf<{dtype}[K, N], global>, 
       %kk = tile.splat %k0 : lanes<i64>
       %r = arith.add %mm, %i : lanes<i64>
       %q = arith.add %kk, %j : lanes<i64>
-      %v = tile.load %a, [%r, %q] : lanes<{dtype}>
+      %v = tile.load %a, [{a_at}] : lanes<{dtype}>
       yield %v
     }} : tile<{dtype}[{m}, {k}]>
     %tb = tile.map [%ek, %en], [] {{shape = [{k}, {n}]}} (%i: lanes<i64>, %j: lanes<i64>) {{
@@ -57,7 +61,7 @@ tile.kernel @mm(%a: buf<{dtype}[M, K], global>, %b: buf<{dtype}[K, N], global>, 
       %kk = tile.splat %k0 : lanes<i64>
       %r = arith.add %kk, %i : lanes<i64>
       %q = arith.add %nn, %j : lanes<i64>
-      %v = tile.load %b, [%r, %q] : lanes<{dtype}>
+      %v = tile.load %b, [{b_at}] : lanes<{dtype}>
       yield %v
     }} : tile<{dtype}[{k}, {n}]>
     %t = tile.mma %ta, %tb, %s{bound} : tile<{acc}[{m}, {n}]>
