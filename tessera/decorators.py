@@ -16,7 +16,7 @@ from typing import Any, cast, overload
 import numpy as np
 
 from tessera.dtypes import DType
-from tessera.errors import SourceError, Span, did_you_mean, marks_entry
+from tessera.errors import SourceError, Span, did_you_mean, marks_entry, user_span
 from tessera.interpreters import is_tracing
 from tessera.pytree import flatten, tree_map
 from tessera.shapes import Dim
@@ -55,6 +55,10 @@ def _tensor_spec(spec: Any) -> TensorSpec | None:
     if isinstance(spec, type) and issubclass(spec, Tensor):
         return TensorSpec()
     return spec if isinstance(spec, TensorSpec) else None
+
+
+#: while a list, every call of an entry from the host program is recorded in it: the entry's name and the place
+CALLS: list[tuple[str, Span | None]] | None = None
 
 
 class _Entry:
@@ -110,6 +114,11 @@ class _Entry:
         text: str = driver.inspect_ir(self, level, **options)
         return text
 
+    def _observe(self) -> None:
+        """Tells who watches (the compiler while it loads a module) that the entry is called on real values."""
+        if CALLS is not None and not is_tracing():
+            CALLS.append((self.name, user_span()))
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__.lower()} {self.name}>"
 
@@ -127,6 +136,7 @@ class Function(_Entry):
     """A function made of operators. Calling it runs it; see the module."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._observe()
         if self.compiled and not is_tracing() and _is_eager((args, kwargs)):
             driver = _driver()
             if driver is not None:
@@ -195,6 +205,7 @@ class Kernel(_Entry):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Launch it. A tensor that the kernel writes has the new elements afterwards; NumPy arrays change in place."""
+        self._observe()
         if is_tracing() or not _is_eager((args, kwargs)):
             raise SourceError(
                 "E316", f"kernel `{self.name}` is called inside a traced or differentiated function",

@@ -81,7 +81,20 @@ def function(program: Func) -> M.Function:
         M.Output(name, element(value.type), _shape(value.type), value.name if value in written else None)
         for name, value in zip(names, program.body.yields, strict=True)
     )
-    return M.Function(program.name, str(program.attrs.get("doc", "")), _symbols(program), inputs, outputs)
+    doc = str(program.attrs.get("doc", ""))
+    return M.Function(program.name, doc, _symbols(program), inputs, outputs, _guards(program))
+
+
+def _guards(program: Func) -> tuple[M.Guard, ...]:
+    """What tracing assumed of sizes (attribute `assume`: pairs of a size and a divisor), checked at every call."""
+    guards = []
+    for size, divisor in program.attrs.get("assume", ()):
+        remainder = size % divisor
+        if remainder != 0:
+            expr = encode_dim(remainder)
+            assert isinstance(expr, tuple), "a constant remainder is refused while tracing"
+            guards.append(M.Guard(expr, "eq", f"{size} to be a multiple of {divisor}"))
+    return tuple(guards)
 
 
 def default_names(count: int) -> tuple[str, ...]:

@@ -159,6 +159,9 @@ def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...], notes: l
     from tesseracc.frontend.specs import parse_specs, without_types
 
     loaded = source.load(file)
+    for name, span in loaded.calls:
+        where = f" ({Path(span.file).name}:{span.line})" if span else ""
+        click.echo(f"note: the module calls `{name}` while it loads; that runs eagerly, here and now{where}", err=True)
     chosen = source.choose(loaded, entries)
     given = parse_specs(specs, chosen)
     if not entries:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tessera import decorators
 from tessera.decorators import Function, Kernel
 from tessera.errors import SourceError, Span, did_you_mean
 from tessera_runtime.core.errors import TesseraError, UsageError
@@ -24,13 +25,17 @@ from tesseracc.frontend.user_errors import user_error
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A loaded module: its name, its path, the digest of its text, and its buildable objects by name."""
+    """A loaded module: its name, its path, the digest of its text, and its buildable objects by name.
+
+    `calls` are calls of them by the module's own statements, which ran eagerly: name and place.
+    """
 
     name: str
     path: Path
     digest: str
     entries: dict[str, Function | Kernel]
     namespace: dict[str, object]
+    calls: tuple[tuple[str, Span | None], ...] = ()
 
 
 def load(path: str | os.PathLike[str]) -> Source:
@@ -57,7 +62,7 @@ def load(path: str | os.PathLike[str]) -> Source:
         raise SourceError("E101", f"the module is not valid Python: {error}", span=Span(str(file), 1)) from None
     module = types.ModuleType(name)
     module.__file__ = str(file.absolute())
-    with _importable(name, module, file.absolute().parent):
+    with _importable(name, module, file.absolute().parent), _recorded() as calls:
         try:
             exec(code, module.__dict__)
         except TesseraError:
@@ -68,7 +73,8 @@ def load(path: str | os.PathLike[str]) -> Source:
             ) from None
         except Exception as error:
             raise user_error(error, file, "E103") from error
-    return Source(name, file, hashlib.sha256(data).hexdigest(), _entries(module), module.__dict__)
+    digest = hashlib.sha256(data).hexdigest()
+    return Source(name, file, digest, _entries(module), module.__dict__, tuple(dict.fromkeys(calls)))
 
 
 def _decode(data: bytes, file: Path) -> str:
@@ -77,6 +83,17 @@ def _decode(data: bytes, file: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SourceError("E101", "the module is not UTF-8 text", span=Span(str(file), line)) from None
+
+
+@contextmanager
+def _recorded() -> Iterator[list[tuple[str, Span | None]]]:
+    """Calls of entries while the module loads."""
+    calls: list[tuple[str, Span | None]] = []
+    decorators.CALLS = calls
+    try:
+        yield calls
+    finally:
+        decorators.CALLS = None
 
 
 @contextmanager
