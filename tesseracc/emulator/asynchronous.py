@@ -54,6 +54,7 @@ class Bulk:
     group: int | None = None
     data: Array | None = None
     landed: bool = False
+    waited: bool = False
 
 
 class AsyncEngine:
@@ -196,6 +197,7 @@ class AsyncEngine:
         lanes = set(w.lanes.tolist())
         for op in list(self.bulk):
             if op.group is not None and op.lane in lanes and op.group < self.bulk_group[op.lane] - left:
+                op.waited = True
                 if read_only:
                     self._capture(op)
                 else:
@@ -208,7 +210,7 @@ class AsyncEngine:
         for op in self.granular:
             self._finish_granular(op, ~op.waited)
         for bulk in list(self.bulk):
-            if not bulk.landed and (bulk.barriers or bulk.group is None):
+            if not bulk.waited:
                 self.launch.log.add(ASYNC_HAZARD, "the kernel ends before anyone has waited for this operation",
                                     self.launch.program.code[bulk.pc])  # fmt: skip
             self._land(bulk)

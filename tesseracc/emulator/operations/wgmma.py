@@ -36,6 +36,7 @@ class Pending:
     slots: tuple[int, ...]
     values: Array
     reads: Array
+    knowledge: Array | None = None  # what the race detector lets every warp of the group know after the wait
     group: int | None = None
 
 
@@ -68,6 +69,8 @@ class WarpgroupState:
                     for k, slot in enumerate(p.slots):
                         w.store(slot, np.ascontiguousarray(p.values[:, k]))
                     self.launch.asynchronous.release_reads(p.reads)
+                    if p.knowledge is not None:
+                        self.launch.races.acquire(np.arange(4) + (first >> 5), p.knowledge)
                 else:
                     rest.append(p)
             self.pending[first] = rest
@@ -218,7 +221,8 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
             for p in old:  # a chained accumulator: only the newest result will land
                 if p.slots == slots:
                     p.slots, p.values = (), p.values[:, :0]
-            old.append(Pending(slots, values, np.concatenate(reads)))
+            known = w.launch.races.release(np.array([first >> 5])) if w.launch.detect else None
+            old.append(Pending(slots, values, np.concatenate(reads), known))
             w.counters.mma[name] += 1
         kept = w.sel
         for slot in slots:
