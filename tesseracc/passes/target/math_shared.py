@@ -53,41 +53,50 @@ class Precision:
 
     # -- exponentials --------------------------------------------------------------------------------------------
 
-    def power_of_two(self, m: Ops, n: Value) -> Value:
-        """2^n for an integer n whose result is a normal number."""
-        return m.bits(m.two("shl", m.add(n, self.bias), self.mantissa), self.float_)
+    def nearest(self, m: Ops, x: Value, factor: float, bias: int) -> tuple[Value, Value]:
+        """n = x * factor rounded to an integer, as a float, and a bit pattern whose low bits are those of n + bias.
 
-    def scale(self, m: Ops, y: Value, n: Value) -> Value:
-        """y 2^n with one rounding, in two steps that each stay in range: gradual underflow, overflow to infinity."""
-        half = m.two("shr", n, 1)
-        rest = m.sub(n, half)
-        return m.mul(m.mul(y, self.power_of_two(m, half)), self.power_of_two(m, rest))
+        Beside 1.5 * 2^mantissa there is no room for a fraction: the sum is rounded to an integer, which its low bits
+        show. Shifted left by the mantissa's width they are an exponent; the bits above them fall out.
+        """
+        magic = 1.5 * 2.0**self.mantissa + bias
+        shifted = m.add(x, magic) if factor == 1 else m.fma(x, factor, magic)
+        return m.sub(shifted, magic), m.bits(shifted, self.unsigned)
 
-    def exp_parts(self, m: Ops, x: Value) -> tuple[Value, Value]:
-        """n and e^r - 1 with x = n ln2 + r."""
-        n = m.round(m.mul(x, 1 / math.log(2)))
-        r = m.fma(n, -self.ln2[0], x)
-        r = m.fma(n, -self.ln2[1], r)
-        return m.cast(n, self.integer), m.fma(m.mul(r, r), m.horner(r, self.exp_tail), r)
+    def scale(self, m: Ops, y: Value, pattern: Value) -> Value:
+        """y 2^n with one rounding, for a pattern of n + 2 bias: gradual underflow, overflow to infinity.
+
+        2^n is a product of two normal numbers, whose exponents are half of the pattern and the rest of it.
+        """
+        half = m.two("shl", m.two("shr", pattern, 1), self.mantissa)
+        rest = m.sub(m.two("shl", pattern, self.mantissa), half)
+        return m.mul(m.mul(y, m.bits(half, self.float_)), m.bits(rest, self.float_))
+
+    def remainder(self, m: Ops, x: Value, n: Value) -> Value:
+        """x - n ln2."""
+        return m.fma(n, -self.ln2[1], m.fma(n, -self.ln2[0], x))
 
     def exp(self, m: Ops, x: Value) -> Value:
-        n, e = self.exp_parts(m, clamp(m, x, *self.exp_range))
-        return self.scale(m, m.add(e, 1.0), n)
+        x = clamp(m, x, *self.exp_range)
+        n, pattern = self.nearest(m, x, 1 / math.log(2), 2 * self.bias)
+        return self.scale(m, m.horner(self.remainder(m, x, n), (1.0, 1.0, *self.exp_tail)), pattern)
 
-    def exp2_reduced(self, m: Ops, n: Value, r: Value) -> Value:
-        """2^(n + r), n a whole number."""
-        y = m.fma(r, m.horner(r, self.exp2_tail), 1.0)
-        return self.scale(m, y, m.cast(n, self.integer))
+    def exp2_reduced(self, m: Ops, pattern: Value, r: Value) -> Value:
+        """2^(n + r), for a pattern of n + 2 bias."""
+        return self.scale(m, m.horner(r, (1.0, *self.exp2_tail)), pattern)
 
     def exp2(self, m: Ops, x: Value) -> Value:
         x = clamp(m, x, *self.exp2_range)
-        n = m.round(x)
-        return self.exp2_reduced(m, n, m.sub(x, n))
+        n, pattern = self.nearest(m, x, 1.0, 2 * self.bias)
+        return self.exp2_reduced(m, pattern, m.sub(x, n))
 
     def expm1(self, m: Ops, x: Value) -> Value:
-        n, e = self.exp_parts(m, clamp(m, x, self.expm1_low, self.exp_range[1]))
+        bounded = clamp(m, x, self.expm1_low, self.exp_range[1])
+        n, pattern = self.nearest(m, bounded, 1 / math.log(2), self.bias - 1)
+        r = self.remainder(m, bounded, n)
+        e = m.fma(m.mul(r, r), m.horner(r, self.exp_tail), r)
         # 2^n e + (2^n - 1), with half of 2^n so that the largest n is in range
-        t = self.power_of_two(m, m.sub(n, 1))
+        t = m.bits(m.two("shl", pattern, self.mantissa), self.float_)
         y = m.mul(m.fma(t, e, m.sub(t, 0.5)), 2.0)
         # the sum loses the sign of -0, and the tail of tiny arguments
         return m.select(m.cmp("lt", m.abs(x), self.tiny), x, y)
