@@ -147,8 +147,8 @@ def pow(m: Ops, x: Value, y: Value) -> Value:
     error = m.fma(y, low, m.fma(y, high, m.neg(product)))
     # a product beyond the range, or infinite, has no error term
     error = m.select(m.cmp("lt", m.abs(product), 1100.0), error, 0.0)
-    n, power = F64.whole(m, bounded)
-    magnitude = F64.exp2_reduced(m, power, m.add(m.sub(bounded, n), error))
+    n, pattern = F64.nearest(m, bounded, 1.0, 2 * F64.bias)
+    magnitude = F64.exp2_reduced(m, pattern, m.add(m.sub(bounded, n), error))
     return pow_specials(m, x, y, magnitude)
 
 
