@@ -148,7 +148,7 @@ def _launch(
     args = [M.Arg(scalar=scalars[v]) if v in scalars else M.Arg(buffer=index[v]) for v in op.operands]
     args += [M.Arg(dim=(name,)) for name in kernel.attrs["symbols"]]
     grid = [encode_dim(dim) for dim in kernel.attrs["grid"]]
-    return M.Launch(number, tuple(grid + [1] * (3 - len(grid))), tuple(args))  # type: ignore[arg-type]
+    return M.Launch(number, tuple(grid + [1] * (3 - len(grid))), tuple(args))
 
 
 def _params(kernel: Func) -> tuple[M.Param, ...]:

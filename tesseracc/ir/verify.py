@@ -85,7 +85,7 @@ def _check_region(region: Region, func: Func, visible: set[Value], level: str) -
 #: dialects that may appear in a function of each kind
 LEVELS: dict[str, frozenset[str]] = {
     "graph.func": frozenset({"graph"}),
-    "schedule.func": frozenset({"schedule", "arith", "scf"}),
+    "schedule.func": frozenset({"schedule", "arith"}),
     "tile.kernel": frozenset({"tile", "arith", "scf"}),
     "tile.program": frozenset({"tile"}),
     "target.func": frozenset({"target", "arith", "scf"}),

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tessera_runtime import load as load_bundle
-from tests.operators.test_registry import CASES, IDS, assert_close, attribute_symbols, concrete, each, inputs, rng_of, sizes
 
 from tessera.dtypes import u8
 from tessera.operator import Case
 from tessera.shapes import symbol
 from tessera.types import TensorType
+from tessera_runtime import load as load_bundle
 from tesseracc.arch.arch import load
 from tesseracc.driver import Build, host_level
 from tesseracc.emulator_device import EmulatorDevice
@@ -28,6 +27,17 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.dialects.graph import attrs_of, from_lang
 from tesseracc.ir.value import Func, Loc, Module, Value
 from tesseracc.ir.verify import verify
+from tests.operators.test_registry import (
+    CASES,
+    IDS,
+    assert_close,
+    attribute_symbols,
+    concrete,
+    each,
+    inputs,
+    rng_of,
+    sizes,
+)
 
 Array = np.ndarray[Any, Any]
 

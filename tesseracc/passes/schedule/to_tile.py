@@ -55,7 +55,7 @@ def _widest(group: Op) -> str:
     sizes: dict[int, str] = {4: "f32"}
     for op in group.walk():
         for result in op.results:
-            if op.defn.dialect == "arith" and result.type != TensorType and element(result.type) not in ("i64", "bool"):
+            if op.defn.dialect == "arith" and not isinstance(result.type, TensorType) and element(result.type) not in ("i64", "bool"):
                 sizes.setdefault(size_of(element(result.type)), element(result.type))
     return sizes[max(sizes)]
 

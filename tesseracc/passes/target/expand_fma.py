@@ -73,7 +73,7 @@ def _fma_f64(m: Ops, a: Value, b: Value, c: Value) -> Value:
 
 
 def _expand(op: Op) -> list[Op] | None:
-    if op.name != "arith.fma":
+    if op.name != "arith.fma" or element(op.operands[0].type) not in ("f32", "f64"):
         return None
     b = Builder(op.loc)
     m = Ops(b, op.operands[0].type)
