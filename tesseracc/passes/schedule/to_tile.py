@@ -54,9 +54,9 @@ def _widest(group: Op) -> str:
     """The element type that most decides the register need: the widest float or integer that is computed with."""
     sizes: dict[int, str] = {4: "f32"}
     for op in group.walk():
-        for result in op.results:
-            if op.defn.dialect == "arith" and not isinstance(result.type, TensorType) and element(result.type) not in ("i64", "bool"):
-                sizes.setdefault(size_of(element(result.type)), element(result.type))
+        for dtype in (element(r.type) for r in op.results if op.defn.dialect == "arith"):
+            if dtype not in ("i64", "bool"):
+                sizes.setdefault(size_of(dtype), dtype)
     return sizes[max(sizes)]
 
 
