@@ -16,6 +16,7 @@ from tessera_runtime.core.dtypes import DTYPES, accepts, np_dtype
 from tessera_runtime.core.errors import InputError
 from tessera_runtime.core.manifest import Function, Input, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
+from tessera_runtime.memory import aligned_empty
 from tessera_runtime.plan import Instance, extents, instantiate
 
 __all__ = ["Bundle", "BundleFunction", "load"]
@@ -90,7 +91,7 @@ class BundleFunction:
                 results[output.name] = _result(function, output, shape, given[output.name])
                 continue
             try:
-                results[output.name] = np.empty(shape, dtype=np_dtype(output.dtype))
+                results[output.name] = aligned_empty(shape, np_dtype(output.dtype))
             except (MemoryError, ValueError) as error:
                 raise InputError(
                     "E713", f"{self.name}: no memory for the result '{output.name}' of shape {shape}"

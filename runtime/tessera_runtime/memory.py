@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect
 from collections.abc import Sequence
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tessera_runtime.core.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ALIGN", "Arena", "ArenaPool", "Span", "assign"]
+__all__ = ["ALIGN", "Arena", "ArenaPool", "Span", "aligned_empty", "assign"]
 
 ALIGN = 64
 _MAX_FREE = 1024
+_WORTH_ALIGNING = 1 << 14  # bytes; below it a call costs more than split cache lines
 
 Span = tuple[int, int, int]  # bytes, first step that uses it, last step that does
 
@@ -63,6 +66,21 @@ def _release(free: list[tuple[int, int]], start: int, stop: int) -> None:
     free.insert(at, (start, stop))
     if len(free) > _MAX_FREE:
         free.remove(min(free, key=lambda item: item[1] - item[0]))
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of undefined contents at a 64-byte boundary, where vector stores do not straddle cache lines.
+
+    Raises MemoryError or ValueError where NumPy does.
+    """
+    import numpy as np
+
+    size = math.prod(shape) * dtype.itemsize
+    if size < _WORTH_ALIGNING:
+        return np.empty(shape, dtype)
+    raw = np.empty(size + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 class Arena:
