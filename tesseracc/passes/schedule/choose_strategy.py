@@ -22,7 +22,8 @@ SHORT_AXIS = 24
 
 def inner_loops(op: Op) -> list[Op]:
     """The reductions and inner loops that stand directly in the group's region."""
-    return [inner for inner in op.regions[0].ops if inner.name in ("schedule.reduce", "schedule.each") and inner.attrs["sizes"]]
+    loops = ("schedule.reduce", "schedule.each")
+    return [inner for inner in op.regions[0].ops if inner.name in loops and inner.attrs["sizes"]]
 
 
 def choose(group: Op) -> str:

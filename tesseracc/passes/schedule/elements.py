@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from tessera.shapes import Dim
 from tesseracc.ir.builder import Builder
@@ -45,10 +46,20 @@ def is_lanes(value: Value) -> bool:
     return isinstance(value.type, LanesType)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value is kept: in `buf` at a loop's index. The first loop that needs it stores it, the others load."""
+
+    buf: Value
+    index: Value
+    first: bool
+
+
 class Emitter:
     """Translates the operations of one group's region.
 
-    `bufs` maps tensors to kernel buffers, `results[i]` is the buffer of the group's result i, `lanes` the group size.
+    `bufs` maps tensors to kernel buffers, `results[i]` is the buffer of the group's result i, `lanes` the group size,
+    `kept` the values that loops leave to each other.
     """
 
     def __init__(self, b: Builder, bufs: Mapping[Value, Value], results: Sequence[Value], lanes: int) -> None:
@@ -56,6 +67,7 @@ class Emitter:
         self.bufs = bufs
         self.results = results
         self.lanes = lanes
+        self.kept: Mapping[Value, Place] = {}
         self.varying = False  # whether the point that is worked on differs from lane to lane
 
     # -- helpers -------------------------------------------------------------------------------------------------
@@ -64,6 +76,7 @@ class Emitter:
         """The same emitter, writing to another builder."""
         other = Emitter(b, self.bufs, self.results, self.lanes)
         other.varying = self.varying
+        other.kept = self.kept
         b.loc = self.b.loc
         return other
 
@@ -97,6 +110,11 @@ class Emitter:
     def op(self, op: Op, env: Env) -> None:
         saved: Loc | None = self.b.loc
         self.b.loc = op.loc or saved
+        place = self.kept.get(op.result) if len(op.results) == 1 else None
+        if place is not None and not place.first:
+            env[op.result] = self.b.op("tile.load", place.buf, [env[place.index]], None)
+            self.b.loc = saved
+            return
         match op.name:
             case "schedule.read":
                 env[op.result] = self.read(op, env)
@@ -113,6 +131,8 @@ class Emitter:
             case _:
                 operands = self.same([env[v] for v in op.operands])
                 env[op.result] = self.b.op(op.name, *operands, **op.attrs)
+        if place is not None:
+            self.b.emit("tile.store", env[op.result], place.buf, [env[place.index]], None)
         self.b.loc = saved
 
     def read(self, op: Op, env: Env) -> Value:
@@ -123,7 +143,8 @@ class Emitter:
     def write(self, op: Op, env: Env) -> None:
         where = op.optional("where")
         indices = [env[v] for v in op.group("indices")]
-        self.b.emit("tile.store", env[op["value"]], self.results[op.attrs["result"]], indices, env[where] if where else None)
+        value, buf = env[op["value"]], self.results[op.attrs["result"]]
+        self.b.emit("tile.store", value, buf, indices, env[where] if where else None)
 
     # -- loops ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +218,7 @@ class Emitter:
             if kind_of(dtype) == "f":
                 fresh = emitter.b.op("arith.isnan", value)
                 known = emitter.b.op("arith.not", emitter.b.op("arith.isnan", old))
-                better = emitter.b.op("arith.or", emitter.b.op("arith.and", better, known), emitter.b.op("arith.and", fresh, known))
+                better = emitter.b.op("arith.and", emitter.b.op("arith.or", better, fresh), known)
             return [emitter.b.op("arith.select", better, value, old), emitter.b.op("arith.select", better, index, at)]
 
         found, where = self._nest(op.attrs["sizes"], [best, start], body)

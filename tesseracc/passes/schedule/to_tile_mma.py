@@ -5,8 +5,8 @@
         for k0 in 0, tile_k, ..: acc = mma(map A elements, map B elements, acc)
         map acc: epilogue and stores
 
-The element expressions of A and B (casts, scalings, transposed or gathered reads) are evaluated where the operand tiles are
-filled, so a fused prologue costs nothing extra in the product.
+The element expressions of A and B (casts, scalings, transposed or gathered reads) are evaluated where the operand tiles
+are filled, so a fused prologue costs nothing extra in the product.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class _Lowering:
         self.emitter = emitter
         self.b = emitter.b
         self.domain: tuple[Dim, ...] = group.attrs["domain"]
-        self.tile = (_fit(tuning.tile_m, self.m_size), _fit(tuning.tile_n, self.n_size), _fit(tuning.tile_k, self.k_size))
+        sizes = (tuning.tile_m, self.m_size), (tuning.tile_n, self.n_size), (tuning.tile_k, self.k_size)
+        self.tile = tuple(_fit(tile, size) for tile, size in sizes)
 
     @property
     def m_size(self) -> Dim:
@@ -68,8 +69,9 @@ class _Lowering:
         def step(inner: Builder, k0: Value, carried: list[Value]) -> Sequence[Value]:
             inner.loc = b.loc
             extent_k = inner.op("arith.sub", k, k0)
-            left = self._operand(inner, self.found.a, (extent_m, extent_k), (tile_m, tile_k), (m0, k0), point, m_first=True)
-            right = self._operand(inner, self.found.b, (extent_k, extent_n), (tile_k, tile_n), (k0, n0), point, m_first=False)
+            a, b_ = self.found.a, self.found.b
+            left = self._operand(inner, a, (extent_m, extent_k), (tile_m, tile_k), (m0, k0), point, m_first=True)
+            right = self._operand(inner, b_, (extent_k, extent_n), (tile_k, tile_n), (k0, n0), point, m_first=False)
             return [inner.op("tile.mma", left, right, carried[0], [extent_m, extent_n, extent_k])]
 
         zeros = b.op("tile.zeros", types=acc_type)
@@ -123,14 +125,14 @@ class _Lowering:
         region = b.nested([index, index, *(LanesType(element(t.type)) for t in tiles)], body, ("i", "j"))
         return b.emit("tile.map", list(extents), list(tiles), types=types, regions=[region], shape=shape).results
 
-    def _epilogue(self, acc: Value, extents: tuple[Value, Value], origin: tuple[Value, Value], point: dict[int, Value]) -> None:
+    def _epilogue(
+        self, acc: Value, extents: tuple[Value, Value], origin: tuple[Value, Value], point: dict[int, Value]
+    ) -> None:
         args = self.group.regions[0].args
 
         def body(inner: Builder, given: list[Value]) -> Sequence[Value]:
             inner.loc = self.b.loc
-            rows, cols = (
-                inner.op("arith.add", inner.op("tile.splat", base), arg) for base, arg in zip(origin, given, strict=False)
-            )
+            rows, cols = (inner.op("arith.add", inner.op("tile.splat", at), i) for at, i in zip(origin, given[:2]))
             env: Env = {args[axis]: value for axis, value in point.items()}
             for axes, index in ((self.found.m, rows), (self.found.n, cols)):
                 env.update(zip((args[axis] for axis in axes), self._axes(inner, index, axes), strict=True))
@@ -141,7 +143,7 @@ class _Lowering:
                     inside.op(op, env)
             return ()
 
-        self._map(self.b, extents, [acc], self.tile[:2], body, [])
+        self._map(self.b, extents, [acc], (self.tile[0], self.tile[1]), body, [])
 
 
 def _fit(tile: int, size: Dim) -> int:

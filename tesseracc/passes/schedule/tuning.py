@@ -10,13 +10,15 @@ from tesseracc.ir.types import size_of
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """lanes: lanes of a group; chunk: elements of an innermost axis per group; tile_*: shape of a matrix tile."""
+    """lanes: lanes of a group; chunk: elements of an innermost axis per group; tile_*: shape of a matrix tile;
+    keep: bytes of a row's values that a group may keep from one loop to the next."""
 
     lanes: int
     chunk: int
     tile_m: int
     tile_n: int
     tile_k: int
+    keep: int
 
 
 #: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain
@@ -31,6 +33,6 @@ def micro_rows(arch: Arch) -> int:
 def tuning_for(arch: Arch, dtype: str) -> Tuning:
     """The numbers for kernels that compute mostly with `dtype` (a name)."""
     if arch.kind == "cuda":
-        return Tuning(arch.group, 4 * arch.group, 64, 64, 16)
+        return Tuning(arch.group, 4 * arch.group, 64, 64, 16, 0)
     native = arch.vector_bits // (8 * size_of(dtype))
-    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256)
+    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256, arch.memory("l2").bytes // 8)
