@@ -3,6 +3,7 @@
     mma    a contraction: tiles of the result per group, the sum over k in steps of matrix products
     rows   one point of the domain per group, inner loops spread over the lanes
     lanes  one point of the domain per lane, inner loops serial in each lane
+    turn   like lanes, without inner loops, by square tiles: some operands are contiguous along another axis
 
 The choice depends on the group's own shape of computation: what is contiguous along which loop, and static sizes.
 """
@@ -11,13 +12,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tesseracc.analysis.access import dependence, is_contraction
+from tesseracc.analysis.access import accesses, dependence, is_contraction
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs, map_ops
+from tesseracc.ir.types import element, size_of
 from tesseracc.ir.value import Func, Module, Op
 
 #: below this static extent an inner axis is too short to be spread over the lanes of a group
 SHORT_AXIS = 24
+#: elements of fewer bytes are left to `lanes`: a register holds so many that turning a square of them is long code
+SMALLEST = 4
+#: static extents below this are not worth a tile
+SHORT_SIDE = 8
 
 
 def inner_loops(op: Op) -> list[Op]:
@@ -26,13 +32,34 @@ def inner_loops(op: Op) -> list[Op]:
     return [inner for inner in op.regions[0].ops if inner.name in loops and inner.attrs["sizes"]]
 
 
+def turned_reads(group: Op) -> tuple[int, list[Op]] | None:
+    """An axis, not the last, along which some reads are contiguous that are not so along the last axis; those reads."""
+    domain, args = group.attrs["domain"], group.regions[0].args
+    if len(domain) < 2 or any(op.regions for op in group.regions[0].ops):
+        return None
+    found: dict[int, list[Op]] = {}
+    for access in accesses(group):
+        if access.is_write:
+            continue
+        if access.stride(args[-1]) in (None, 0, 1) or size_of(element(access.op.result.type)) < SMALLEST:
+            continue
+        for axis, arg in enumerate(args[:-1]):
+            if access.stride(arg) == 1:
+                found.setdefault(axis, []).append(access.op)
+    if not found:
+        return None
+    axis = max(found, key=lambda at: (len(found[at]), at))
+    short = (isinstance(size, int) and size < SHORT_SIDE for size in (domain[axis], domain[-1]))
+    return None if any(short) else (axis, found[axis])
+
+
 def choose(group: Op) -> str:
     """The strategy of one group."""
     if is_contraction(group) is not None:
         return "mma"
     loops = inner_loops(group)
     if not loops:
-        return "lanes"
+        return "turn" if turned_reads(group) else "lanes"
     if not group.attrs["domain"]:
         return "rows"
     longest = [loop.attrs["sizes"][-1] for loop in loops]

@@ -11,7 +11,8 @@ from tesseracc.ir.types import size_of
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """lanes: lanes of a group; chunk: elements of an innermost axis per group; tile_*: shape of a matrix tile;
-    keep: bytes of a row's values that a group may keep from one loop to the next."""
+    keep: bytes of a row's values that a group may keep from one loop to the next; turn: side of the tiles in which
+    operands that lie along another axis are turned. 0: the target does not."""
 
     lanes: int
     chunk: int
@@ -19,6 +20,7 @@ class Tuning:
     tile_n: int
     tile_k: int
     keep: int
+    turn: int
 
 
 #: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain
@@ -33,6 +35,7 @@ def micro_rows(arch: Arch) -> int:
 def tuning_for(arch: Arch, dtype: str) -> Tuning:
     """The numbers for kernels that compute mostly with `dtype` (a name)."""
     if arch.kind == "cuda":
-        return Tuning(arch.group, 4 * arch.group, 64, 64, 16, 0)
+        return Tuning(arch.group, 4 * arch.group, 64, 64, 16, 0, 0)
     native = arch.vector_bits // (8 * size_of(dtype))
-    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256, arch.memory("l2").bytes // 8)
+    keep = arch.memory("l2").bytes // 8
+    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256, keep, 64)

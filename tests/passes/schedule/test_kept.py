@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,7 @@ def test_loops_over_different_rows_share_nothing() -> None:
 @pytest.mark.parametrize("static", [False, True])
 def test_equals_the_schedule_interpreter(monkeypatch: pytest.MonkeyPatch, keep: int, size: int, static: bool) -> None:
     def tuned(arch: object, dtype: str) -> Tuning:
-        given = tuning_for(load("x86-64-v4"), dtype)
-        return Tuning(given.lanes, given.chunk, given.tile_m, given.tile_n, given.tile_k, keep)
+        return replace(tuning_for(load("x86-64-v4"), dtype), keep=keep)
 
     monkeypatch.setattr(_to_tile, "tuning_for", tuned)
     text = TEXT.replace("<D>", str(size)).replace("D]", f"{size}]") if static else TEXT

@@ -123,6 +123,23 @@ schedule.func @f(%x: tensor<f32[N, D]>) -> (tensor<f32[]>) {
   yield %y
 }
 """
+TURNED = """
+schedule.func @f(%x: tensor<f32[B, D, N]>, %y: tensor<f32[N, B, D]>, %w: tensor<f32[N]>) -> (tensor<f32[B, N, D]>) {
+  %z = schedule.group {domain = [<B>, <N>, <D>]} (%b: i64, %i: i64, %j: i64) {
+    %last = schedule.dim {expr = <D - 1>} : i64
+    %r = arith.sub %last, %j : i64
+    %p = schedule.read %x, [%b, %j, %i] : f32
+    %q = schedule.read %x, [%b, %r, %i] : f32
+    %u = schedule.read %y, [%i, %b, %j] : f32
+    %v = schedule.read %w, [%i] : f32
+    %s = arith.mul %p, %v : f32
+    %t = arith.sub %s, %u : f32
+    %o = arith.add %t, %q : f32
+    schedule.write %o, [%b, %i, %j] {result = 0}
+  } : tensor<f32[B, N, D]>
+  yield %z
+}
+"""
 CASES: dict[str, tuple[str, str, list[tuple[tuple[int, ...], ...]]]] = {
     "softmax": (SOFTMAX, "rows", [((3, 131),), ((1, 1),), ((0, 5),), ((2, 300),)]),
     "linear": (
@@ -141,6 +158,16 @@ CASES: dict[str, tuple[str, str, list[tuple[tuple[int, ...], ...]]]] = {
     "argmax": (ARGMAX, "rows", [((5, 7),), ((2, 300),)]),
     "short argmax": (SHORT, "lanes", [((5, 10),), ((300, 10),), ((0, 10),)]),
     "pointwise": (POINTWISE, "lanes", [((5, 7), (7,)), ((2, 2100), (2100,)), ((1, 1), (1,)), ((0, 4), (4,))]),
+    "turned": (
+        TURNED,
+        "turn",
+        [
+            ((2, 7, 5), (5, 2, 7), (5,)),
+            ((1, 70, 130), (130, 1, 70), (130,)),
+            ((3, 1, 65), (65, 3, 1), (65,)),
+            ((1, 0, 4), (4, 1, 0), (4,)),
+        ],
+    ),
     "total": (TOTAL, "rows", [((5, 7),), ((0, 4),), ((3, 500),)]),
 }  # fmt: skip
 
