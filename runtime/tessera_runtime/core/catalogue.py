@@ -338,8 +338,6 @@ _ENTRIES = (
           "A launch needs a grid or shared memory beyond the device's limits."),
     Entry("E908", "executable memory refused", 6,
           "The operating system does not allow this process to map executable memory."),
-    Entry("E909", "plan step not supported", 6,
-          "The plan needs something that this device does not offer."),
     Entry("E921", "index out of bounds", 6,
           "A kernel accessed an element outside its buffer."),
     Entry("E922", "memory read before it was written", 6,

@@ -1,0 +1,79 @@
+"""`tesseracc emulate`: one kernel of a PTX file on arrays, without the rest of the compiler."""
+
+from __future__ import annotations
+
+import click
+
+FINDINGS = 6  # the exit code of device errors: the kernel did something that it must not
+
+
+@click.command("emulate")
+@click.argument("file", type=click.Path())
+@click.option("--kernel", help="The entry to run; needed where the file has several.")
+@click.option("--grid", default="1,1,1", show_default=True, help="Groups along x,y,z.")
+@click.option("--block", default="1,1,1", show_default=True, help="Threads of a group along x,y,z.")
+@click.option("--cluster", help="Groups of a cluster along x,y,z.")
+@click.option(
+    "--arg", "arguments", multiple=True, help="In order: @x.npy (a buffer), i32=201, f32=1.5, hex=00ff; repeats."
+)
+@click.option("--output", "outputs", multiple=True, help="N=@y.npy writes the buffer of argument N (from 0); repeats.")
+@click.option(
+    "--dynamic-shared", default=0, show_default=True, type=click.IntRange(0), help="Bytes of dynamic shared memory."
+)
+@click.option("--seed", default=0, show_default=True, help="Chooses the order in which asynchronous copies land.")
+@click.option("--detect/--no-detect", default=True, help="Look for races, stray and uninitialised accesses.")
+@click.option("--counters", is_flag=True, help="Print instructions, memory traffic, bank conflicts, barriers.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    file: str,
+    kernel: str | None,
+    grid: str,
+    block: str,
+    cluster: str | None,
+    arguments: tuple[str, ...],
+    outputs: tuple[str, ...],
+    dynamic_shared: int,
+    seed: int,
+    detect: bool,
+    counters: bool,
+    as_json: bool,
+) -> None:
+    """Run a kernel of the PTX in FILE on the emulator. Exit code 6 tells that there are findings.
+
+    \b
+    tesseracc emulate k.ptx --grid 2,1,1 --block 128,1,1 --arg @x.npy --arg @y.npy --arg i32=201 --output 1=@y_out.npy
+    """
+    from tesseracc.emulator.tool import emulate
+
+    code, text = emulate(
+        file,
+        kernel or _only_entry(file),
+        grid,
+        block,
+        arguments,
+        outputs,
+        dynamic_shared=dynamic_shared,
+        cluster=cluster,
+        seed=seed,
+        detect=detect,
+        counters=counters,
+        as_json=as_json,
+    )
+    click.echo(text)
+    ctx.exit(FINDINGS if code else 0)
+
+
+def _only_entry(file: str) -> str:
+    """The name of the file's only entry. Raises E801 where there are several, or none."""
+    from tessera_runtime.core.errors import UsageError
+    from tesseracc.emulator import parse_ptx
+    from tesseracc.textio import read_text
+
+    names = list(parse_ptx(read_text(file)).entries)
+    if len(names) != 1:
+        raise UsageError(
+            "E801", f"{file} has {len(names)} kernels", help=f"choose one with --kernel: {', '.join(names)}"
+        )
+    return names[0]

@@ -1,0 +1,74 @@
+"""Generated documents: specs/errors.md and specs/passes.md, from the catalogue and the pass registry."""
+
+from __future__ import annotations
+
+from tessera_runtime.core.catalogue import CATALOGUE
+
+_RANGES = {
+    "1": "Loading and parsing a module",
+    "2": "The kernel language",
+    "3": "Shapes, element types and operators",
+    "4": "IR text, verifier, passes",
+    "5": "Toolchain",
+    "6": "Bundles",
+    "7": "Inputs and guards",
+    "8": "Command line and files",
+    "9": "Devices, execution, findings of the emulator",
+}
+_EXITS = (
+    (0, "success"),
+    (1, "a result differs from the expected one"),
+    (2, "usage: command line or files"),
+    (3, "error in the source program"),
+    (4, "toolchain"),
+    (5, "bundle invalid or untrusted"),
+    (6, "device or execution"),
+    (7, "input or guard"),
+    (70, "a fault of the compiler or runtime itself"),
+)
+
+
+def errors_document() -> str:
+    """The text of specs/errors.md: every code with its title, exit code and explanation."""
+    lines = [
+        "# Errors",
+        "",
+        "Generated from the catalogue (`make bless` rewrites it). Codes that start with E stop the work, those with W",
+        "do not. `tesseracc explain CODE` prints an entry. Codes are stable: one is never reused for something else.",
+        "",
+        "| exit code | meaning |",
+        "|---|---|",
+        *(f"| {code} | {meaning} |" for code, meaning in _EXITS),
+    ]
+    for digit, title in _RANGES.items():
+        lines += ["", f"## {digit}xx: {title}", ""]
+        for code, entry in sorted(CATALOGUE.items(), key=lambda item: (item[0][0] == "W", item[0])):
+            if code[1] == digit:
+                lines.append(f"- **{code}** {entry.title} (exit {entry.exit_code}). {entry.explanation}")
+    return "\n".join(lines) + "\n"
+
+
+def passes_document() -> str:
+    """The text of specs/passes.md: the pipelines and every pass with its first line of documentation."""
+    from tesseracc.ir.pipeline import PASSES
+    from tesseracc.passes import pipelines
+
+    lines = [
+        "# Passes",
+        "",
+        "Generated from the pass registry (`make bless` rewrites it). `tesseracc opt -p a,b{n=2} file.tir` runs passes on",
+        "IR text; `tesseracc build --dump-dir D` writes the IR after every pass. Reasons for the order stand in",
+        "`tesseracc/passes/pipelines.py`.",
+        "",
+        f"- graph: {', '.join(map(str, pipelines.GRAPH))}",
+        f"- schedule: {', '.join(map(str, pipelines.SCHEDULE))}",
+        f"- tile, for each target: {', '.join(map(str, pipelines.TILE))}",
+        *(f"- target, for {kind}: {', '.join(map(str, steps))}" for kind, steps in pipelines.TARGET.items()),
+        "",
+        "| pass | level | what it does |",
+        "|---|---|---|",
+    ]
+    levels = ("graph", "schedule", "tile", "target")
+    for name, found in sorted(PASSES.items(), key=lambda item: (levels.index(item[1].level), item[0])):
+        lines.append(f"| `{name}` | {found.level} | {found.doc} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,66 @@
+"""Equal sources give equal bytes, and a bundle equal bits, whatever else varies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera_runtime import load as load_bundle
+from tesseracc.driver import Build, front, host_level
+from tesseracc.frontend import source
+
+ROOT = Path(__file__).parents[2]
+MODEL = """
+import tessera as ts
+
+w = ts.randn(24, 24, seed=5)
+
+@ts.function
+def model(x: ts.Tensor["N", 24, ts.f32]):
+    return {"y": ts.softmax(ts.gelu(x @ w), axis=-1), "total": ts.sum(x), "columns": ts.sum(x, axis=0)}
+
+@ts.kernel
+def scale(x: ts.Tensor["N", ts.f32], factor: ts.f32):
+    i = ts.tile.linear_id()
+    if i < N:
+        x[i] = factor * x[i]
+"""
+
+
+def build(folder: Path, *options: str, **environment: str) -> bytes:
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(MODEL)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'runtime'}", **environment}
+    command = [sys.executable, "-m", "tesseracc", "build", "model.py", "--arch", "cpu", "--arch", "sm_90", *options]
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return (folder / "model.tsb").read_bytes()
+
+
+def test_same_bytes(tmp_path: Path) -> None:
+    first = build(tmp_path / "a", PYTHONHASHSEED="1")
+    for i, (options, environment) in enumerate(
+        [
+            ((), {"PYTHONHASHSEED": "4711", "TZ": "Pacific/Auckland", "LC_ALL": "C"}),
+            (("--jobs", "1"), {"HOME": str(tmp_path / "nowhere"), "USER": "someone", "PYTHONHASHSEED": "0"}),
+            (("--jobs", "4"), {"OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "1", "LANG": "tr_TR.UTF-8"}),
+        ]
+    ):
+        assert build(tmp_path / f"deeper {i}" / "folder", *options, **environment) == first
+
+
+@pytest.mark.parametrize("n", [1, 130, 5001])
+def test_same_bits_for_any_number_of_threads(tmp_path: Path, n: int) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    data = Build(front(source.load(path).entries), [host_level()]).bundle()
+    x = np.random.default_rng(n).standard_normal((n, 24)).astype(np.float32)
+    runs = [load_bundle(data, threads=threads)["model"](x) for threads in (1, 2, 3, 2)]
+    for run in runs[1:]:
+        for a, b in zip(run, runs[0], strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
