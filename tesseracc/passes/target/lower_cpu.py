@@ -33,7 +33,7 @@ from tesseracc.passes.target.lower_cpu_flow import (
 from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store
 from tesseracc.passes.target.lower_cpu_mma import lower_mma
 from tesseracc.passes.target.lower_cpu_tiles import lower_map, lower_zeros
-from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Vec
+from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Stream, Vec
 
 #: a result of at least this many bytes does not stay in the caches until it is read: it is stored past them
 BYPASS_BYTES = 1 << 24
@@ -184,6 +184,12 @@ def _linear_id(k: Kernel) -> Affine:
     return Affine(k.add(k.mul(k.group_ids[0], k.group), k.lane_base), 1)
 
 
+def _linear(k: Kernel, op: Op) -> list[Rep]:
+    # groups, and chunks of a group, follow each other: a stream without a loop of its own
+    k.stream = k.stream or Stream(op.result, k.width, op)
+    return [_linear_id(k)]
+
+
 def _reduce(k: Kernel, op: Op) -> Rep:
     """The tree of the dialect: lane l with lane l + half, halving."""
     if k.width & (k.width - 1):
@@ -224,7 +230,7 @@ def _store(k: Kernel, op: Op) -> list[Rep]:
 _TABLE: dict[str, Callable[[Kernel, Op], list[Rep]]] = {
     "tile.group_id": lambda k, op: [Affine(k.group_ids[op.attrs["axis"]])],
     "tile.local_id": lambda k, op: [_local_id(k)],
-    "tile.linear_id": lambda k, op: [_linear_id(k)],
+    "tile.linear_id": _linear,
     "tile.lane_id": lambda k, op: [Vec(k.b.op("arith.mod", k.vector(_local_id(k), "i64"), k.constant(32, "i64")))],
     "tile.dim": lambda k, op: [Affine(k.dim(op.attrs["expr"]))],
     "tile.splat": lambda k, op: [k.env[op["a"]]],

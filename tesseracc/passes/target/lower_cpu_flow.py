@@ -18,6 +18,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.types import I64, LanesType, ScalarType, TileType, Type, element
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.passes.target.lower_cpu_forms import Pack, Unpack, carried, choose
+from tesseracc.passes.target.lower_cpu_prefetch import within
 from tesseracc.passes.target.lower_cpu_tiles import as_carried, copy_tile, new_tile
 from tesseracc.passes.target.lower_cpu_values import (
     ALL,
@@ -27,6 +28,7 @@ from tesseracc.passes.target.lower_cpu_values import (
     Range,
     Rep,
     Splat,
+    Stream,
     Tile,
     Vec,
 )
@@ -106,7 +108,9 @@ def lower_scf_for(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
         return lower(k, region)
 
     lo, hi, step = (k.env[v] for v in op.operands[:3])
-    return _loop(k, op, lo, hi, step, body, op.group("inits"))
+    by = step.base if isinstance(step, Affine) and step.stride == 0 else None
+    stream = None if by is None else Stream(region.args[0], by, op)
+    return within(k, stream, lambda: _loop(k, op, lo, hi, step, body, op.group("inits")))
 
 
 def lower_scf_while(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
@@ -219,12 +223,14 @@ def lower_tile_for(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
     match lo, hi, step:
         case Affine(base, int() as slope), Affine(end, 0), Affine(by, 0) if slope > 0:
             start = base
+            stream = Stream(region.args[0], by, op)
             if k.mask == ALL:
                 full = k.sub(end, (k.width - 1) * slope)
 
                 def main(first: list[Value], unpack: Unpack, pack: Pack) -> Sequence[Value]:
                     def work(i: Value, args: list[Value]) -> list[Value]:
-                        return pack([*body(Affine(i, slope), unpack(args)[:-1]), Affine(k.add(i, by))])
+                        new = within(k, stream, lambda: body(Affine(i, slope), unpack(args)[:-1]))
+                        return pack([*new, Affine(k.add(i, by))])
 
                     return k.loop(base, full, by, first, work)
 

@@ -23,7 +23,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import BOOL, I64, BufType, PtrType, Type, VecType, element, size_of
-from tesseracc.ir.value import Func, Region, Value
+from tesseracc.ir.value import Func, Op, Region, Value
 
 Int: TypeAlias = int | Value  # an i64 scalar: known, or computed
 SMALL = 1 << 20  # strides below this may be compared symbolically
@@ -85,6 +85,15 @@ class Tile:
         return -(-self.shape[-1] // self.panel) * self.panel * (rows + 1) if self.panel else rows * self.row
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The innermost loop: the value of its index, what it moves on by, and the operation that it comes from."""
+
+    index: Value
+    step: Int
+    owner: Op
+
+
 Lane: TypeAlias = Affine | Splat | Range | Vec
 Rep: TypeAlias = Lane | Buf | Tile
 ALL = Range()
@@ -115,6 +124,8 @@ class Kernel:
         self.scratch: Value = Value(PtrType("global"), "scratch")
         self.scratch_bytes = 0
         self.temporaries: dict[tuple[str, int], Value] = {}
+        self.stream: Stream | None = None  # the innermost loop, where code is for all lanes
+        self.streamed: dict[object, Op] = {}  # which loop asks early for which elements
         self.gathers = 0  # scattered loads so far
         self.bypasses = False  # whether some store bypasses the caches
         self.tile_uses: object = None  # the analysis of lower_cpu_tiles, made when first asked for

@@ -1,0 +1,53 @@
+"""Prefetches: what a loop will load a few iterations from now.
+
+The machine's own prefetcher follows streams, but stops at the end of every page and sees little of a loop that computes
+much between two lines. A contiguous load whose index is the loop's own is asked for `AHEAD` iterations early: the same
+address with a later index, so it works along a row as well as from row to row. When several loops go over the same
+elements, only the first one asks. An address beyond the buffer is harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from tesseracc.ir.types import size_of
+from tesseracc.ir.value import Op
+from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Buf, Kernel, Rep, Stream, Vec
+
+AHEAD = 8
+#: a load of more cache lines than this keeps the memory busy by itself
+LINES = 16
+T = TypeVar("T")
+
+
+def within(k: Kernel, stream: Stream | None, body: Callable[[], T]) -> T:
+    """Lowers the body of a loop."""
+    saved, k.stream = k.stream, stream
+    try:
+        return body()
+    finally:
+        k.stream = saved
+
+
+def prefetch(k: Kernel, op: Op, buf: Buf, flat: Callable[[list[Rep]], Affine | Vec]) -> None:
+    """Emits the prefetches of one `tile.load`; `flat` gives the element number of indices."""
+    stream = k.stream
+    indices = op.group("indices")
+    size = size_of(buf.type.dtype)
+    if stream is None or k.mask != ALL or buf.type.space != "global" or k.width * size > LINES * k.arch.cache_line:
+        return
+    here = k.env.get(stream.index)
+    if not isinstance(here, Affine) or all(v is not stream.index for v in indices):
+        return
+    fixed = tuple(None if v is stream.index else v for v in indices)
+    if k.streamed.setdefault((op["buf"], fixed), stream.owner) is not stream.owner:
+        return
+    mark = len(k.b.ops)
+    later = Affine(k.add(here.base, k.mul(stream.step, AHEAD)), here.stride)
+    place = flat([later if v is stream.index else k.env[v] for v in indices])
+    if not isinstance(place, Affine) or place.stride != 1:
+        del k.b.ops[mark:]
+        return
+    for at in range(0, k.width * size, k.arch.cache_line):
+        k.b.emit("target.prefetch", k.offset(buf.ptr, k.add(place.base, at // size), buf.type.dtype))
