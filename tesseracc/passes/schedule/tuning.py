@@ -25,6 +25,8 @@ class Tuning:
 
 #: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain
 VECTORS_PER_VALUE = 4
+#: side of the tiles in which a CPU turns operands: a few lines of cache per row; the best of 8 .. 256 on every CPU level
+TURN = 32
 
 
 def micro_rows(arch: Arch) -> int:
@@ -38,4 +40,4 @@ def tuning_for(arch: Arch, dtype: str) -> Tuning:
         return Tuning(arch.group, 4 * arch.group, 64, 64, 16, 0, 0)
     native = arch.vector_bits // (8 * size_of(dtype))
     keep = arch.memory("l2").bytes // 8
-    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256, keep, 64)
+    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256, keep, TURN)
