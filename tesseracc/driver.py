@@ -153,7 +153,7 @@ class Build:
             targets, entries = [], {}
             for image in images:
                 assert isinstance(image, Image)
-                record, files = plan.target(self.tile(image.arch), self.target(image.arch), image)
+                record, files = plan.target(self.target(image.arch), image)
                 targets.append(record)
                 entries.update(files)
             tile = [self.tile(arch) for arch in self.archs]

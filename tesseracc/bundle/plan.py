@@ -152,24 +152,21 @@ def _launch(
 
 
 def _params(kernel: Func) -> tuple[M.Param, ...]:
-    params = []
-    for value, access in zip(kernel.params, kernel.attrs["access"], strict=True):
-        if isinstance(value.type, BufType):
-            params.append(M.Param("buffer", value.type.dtype, access))
-        else:
-            params.append(M.Param("scalar", element(value.type)))
-    return tuple(params) + tuple(M.Param("dim", "i64") for _ in kernel.attrs["symbols"])
+    params = [
+        M.Param("scalar", dtype) if access == "value" else M.Param("buffer", dtype, access)
+        for dtype, access in zip(kernel.attrs["dtypes"], kernel.attrs["access"], strict=True)
+    ]
+    return (*params, *(M.Param("dim", "i64") for _ in kernel.attrs["symbols"]))
 
 
-def target(tile: Module, lowered: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
-    """The manifest's record of one target, and the container entries that it names."""
+def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
+    """The manifest's record of one target (its module at the target level), and the entries that it names."""
     arch = image.arch
     info = {k.name: k for k in image.kernels}
     kernels: list[M.Kernel] = []
     numbers: dict[str, tuple[int, Func]] = {}
-    for kernel in tile.of_kind("tile.kernel"):
-        code = lowered.func(kernel.name)
-        symbol = str(code.attrs["symbol"])
+    for kernel in module.of_kind("target.func"):
+        symbol = str(kernel.attrs["symbol"])
         found = info.get(symbol)
         numbers[kernel.name] = (len(kernels), kernel)
         kernels.append(
@@ -177,15 +174,15 @@ def target(tile: Module, lowered: Module, image: Image) -> tuple[M.Target, dict[
                 kernel.name,
                 symbol,
                 _params(kernel),
-                group=int(code.attrs["group"]) if arch.kind == "cuda" else 1,
-                shared_bytes=int(code.attrs["shared"]) if arch.kind == "cuda" else 0,
-                scratch_bytes=int(code.attrs["scratch"]),
+                group=int(kernel.attrs["group"]) if arch.kind == "cuda" else 1,
+                shared_bytes=int(kernel.attrs["shared"]) if arch.kind == "cuda" else 0,
+                scratch_bytes=int(kernel.attrs["scratch"]),
                 registers=found.registers if found else 0,
                 spill_bytes=found.spill_stores + found.spill_loads if found else 0,
                 source=M.Source(kernel.loc.file.rsplit("/", 1)[-1], kernel.loc.line) if kernel.loc else None,
             )
         )
-    plans = tuple(plan(program, numbers) for program in tile.of_kind("tile.program"))
+    plans = tuple(plan(program, numbers) for program in module.of_kind("tile.program"))
     entry = image_entry(arch.name, arch.toolchain.image)
     entries = {entry: image.data}
     ptx = None

@@ -217,7 +217,7 @@ def _summary(build: Build, output: str, size: int, as_json: bool) -> None:
     from tesseracc.codegen.image import Image
 
     images = [image for image in build.images if isinstance(image, Image)]
-    kernels = {image.arch.name: len(build.tile(image.arch).of_kind("tile.kernel")) for image in images}
+    kernels = {image.arch.name: len(build.target(image.arch).of_kind("target.func")) for image in images}
     functions = [p.name for p in build.tile(images[0].arch).of_kind("tile.program")]
     findings = [(image.arch.name, finding) for image in images for finding in image.findings]
     if as_json:

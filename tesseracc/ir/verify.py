@@ -5,13 +5,15 @@ The verifier is run between passes under `--verify-each`, on everything parsed, 
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from tessera.shapes import Expr
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.printer import op_text
 from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
 
 
-def _fail(op: Op, func: Func, message: str) -> None:
+def _fail(op: Op, func: Func, message: str) -> NoReturn:
     where = f" ({op.loc.file}:{op.loc.line})" if op.loc else ""
     raise TesseraError("E404", f"@{func.name}{where}: {message}\n    {op_text(op)}")
 
@@ -58,7 +60,10 @@ def _check_op(op: Op, func: Func, visible: set[Value]) -> None:
     if len(op.regions) != defn.regions:
         _fail(op, func, f"has {len(op.regions)} regions, expected {defn.regions}")
     if defn.infer is not None:
-        expected = defn.infer(op.operands, op.attrs)
+        try:
+            expected = defn.infer(op.operands, op.attrs)
+        except TesseraError as error:
+            _fail(op, func, error.message)
         if tuple(r.type for r in op.results) != tuple(expected):
             _fail(op, func, f"results should have types {', '.join(map(str, expected))}")
 

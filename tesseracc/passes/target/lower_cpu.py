@@ -21,6 +21,7 @@ from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import remove_dead
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, size_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.passes.target.interface import interface
 from tesseracc.passes.target.lower_cpu_arith import lower_arith
 from tesseracc.passes.target.lower_cpu_flow import (
     lower_scf_for,
@@ -76,7 +77,7 @@ def lower_kernel(func: Func, arch: Arch) -> Func:
     if k.bypasses:
         k.b.emit("target.fence")
     body = Region((args, begin, end, k.scratch), (*k.prologue.ops, *k.b.ops))
-    attrs = {"group": group, "scratch": k.scratch_bytes, "symbol": func.name}
+    attrs = {**interface(func), "group": group, "scratch": k.scratch_bytes, "shared": 0, "symbol": func.name}
     return Func("target.func", func.name, remove_dead(body), attrs, func.loc)
 
 

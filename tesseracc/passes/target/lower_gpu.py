@@ -24,6 +24,7 @@ from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, Til
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.passes.target.dims import emit_dim, flat_index
 from tesseracc.passes.target.gpu_memory import Shared
+from tesseracc.passes.target.interface import interface
 
 
 @dataclass(slots=True)
@@ -91,7 +92,8 @@ class Lowering:
             raise TesseraError(
                 "E541", f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit} per group"
             )
-        attrs = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
+        own = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
+        attrs = {**interface(self.kernel), **own}
         return Func("target.func", self.kernel.name, self.b.region(params), attrs, self.kernel.loc)
 
     def ops(self, region: Region) -> None:
