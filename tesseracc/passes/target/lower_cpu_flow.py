@@ -17,12 +17,15 @@ from collections.abc import Callable, Sequence
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.types import I64, LanesType, ScalarType, TileType, Type, element
 from tesseracc.ir.value import Op, Region, Value
+from tesseracc.passes.target.lower_cpu_align import lanes_to_boundary
 from tesseracc.passes.target.lower_cpu_forms import Pack, Unpack, carried, choose
+from tesseracc.passes.target.lower_cpu_memory import flat_index
 from tesseracc.passes.target.lower_cpu_prefetch import within
 from tesseracc.passes.target.lower_cpu_tiles import as_carried, copy_tile, new_tile
 from tesseracc.passes.target.lower_cpu_values import (
     ALL,
     Affine,
+    Int,
     Kernel,
     Lane,
     Range,
@@ -222,8 +225,10 @@ def lower_tile_for(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
     state = [k.env[v] for v in inits]
     match lo, hi, step:
         case Affine(base, int() as slope), Affine(end, 0), Affine(by, 0) if slope > 0:
-            start = base
             stream = Stream(region.args[0], by, op)
+            if k.mask == ALL and slope == 1 and by == k.width:
+                base = _aligned(k, op, base, end, lambda index: body(index, ()))
+            start = base
             if k.mask == ALL:
                 full = k.sub(end, (k.width - 1) * slope)
 
@@ -254,6 +259,16 @@ def lower_tile_for(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
 
             return carried(k, state, types, tail)
     return _lane_loop(k, lo, hi, step, element(op.operands[0].type), state, types, body)
+
+
+def _aligned(k: Kernel, op: Op, base: Int, end: Int, body: Callable[[Rep], list[Rep]]) -> Int:
+    """Runs the lanes up to a boundary of memory, where that is of use; returns the index at which the loop goes on."""
+    lanes = lanes_to_boundary(k, op, base, lambda buf, indices: flat_index(k, buf, indices))
+    if lanes is None:
+        return base
+    first = Range(None, k.min(lanes, k.sub(end, base)))
+    choose(k, k.any(first), [], lambda: k.under(first, lambda: body(Affine(base, 1))), list)
+    return k.add(base, lanes)
 
 
 def _lane_loop(
