@@ -56,7 +56,7 @@ def passes_document() -> str:
     lines = [
         "# Passes",
         "",
-        "Generated from the pass registry (`make bless` rewrites it). `tesseracc opt -p a,b{n=2} file.tir` runs passes on",
+        "Generated from the pass registry (`make bless` rewrites it). `tesseracc opt -p a,b{n=2} x.tir` runs passes on",
         "IR text; `tesseracc build --dump-dir D` writes the IR after every pass. Reasons for the order stand in",
         "`tesseracc/passes/pipelines.py`.",
         "",

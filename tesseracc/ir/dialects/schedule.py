@@ -6,7 +6,8 @@
     } : tensor<f32[N, D]>
 
 The region of a group runs once per point of `domain`, in any order: it has one i64 argument per domain axis. Inside,
-`arith` works on elements; `schedule.reduce` is an ordered reduction, `schedule.each` an inner parallel loop whose body writes.
+`arith` works on elements; `schedule.reduce` is an ordered reduction, `schedule.each` an inner parallel loop whose body
+writes.
 Each element of each result is written exactly once. Tensors of the outside are read element by element.
 """
 

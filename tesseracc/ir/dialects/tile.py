@@ -160,8 +160,8 @@ define(
     effect="nest",
     verify=_check_map,
     doc=(
-        "For every coordinate of `shape` below `extents`: region(coordinates, elements of tiles) yields the elements of "
-        "the results; elsewhere results are 0 and nothing is accessed."
+        "For every coordinate of `shape` below `extents`: region(coordinates, elements of tiles) yields the elements "
+        "of the results; elsewhere results are 0 and nothing is accessed."
     ),
 )
 define(

@@ -9,7 +9,7 @@ ALIGNMENT = 16
 
 @dataclass(slots=True)
 class Shared:
-    """`size` bytes are taken; `named` regions are shared by all who ask for the same name (the largest request wins)."""
+    """`size` bytes are taken; a `named` region is shared by all who ask for the same name and size."""
 
     size: int = 0
     named: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tessera_runtime.core.errors import TesseraError
-
 from tesseracc.ir.types import ScalarType, TileType, Type, element, kind_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.target.lower_gpu import Held, Lowering, Registers, SharedTile
@@ -76,7 +75,8 @@ def _inside(b: Builder, at: tuple[Value, Value], extents: list[Value]) -> Value:
 def _extents(low: Lowering, op: Op) -> list[Value]:
     """The extents, no larger than the shape (a thread may stand for coordinates beyond it)."""
     b = low.b
-    return [b.op("arith.min", low.get(v), b.const(n)) for v, n in zip(op.group("extents"), op.attrs["shape"], strict=True)]
+    pairs = zip(op.group("extents"), op.attrs["shape"], strict=True)
+    return [b.op("arith.min", low.get(v), b.const(n)) for v, n in pairs]
 
 
 def lower_map(low: Lowering, op: Op) -> None:
@@ -130,10 +130,10 @@ def _map_in_registers(low: Lowering, op: Op) -> None:
 
 
 def _map_to_shared(low: Lowering, op: Op) -> None:
-    """Threads fill the tile in steps of the group size, neighbours along the last axis; outside extents they store 0."""
+    """Threads fill the tile in steps of the group size, neighbours along the last axis; 0 outside the extents."""
     shape = (op.attrs["shape"][0], op.attrs["shape"][1])
     if any(isinstance(low.env[t], Registers) for t in op.group("tiles")):
-        raise TesseraError("E542", f"kernel @{low.kernel.name}: an operand of a product is computed from a tile in registers")
+        raise TesseraError("E542", f"kernel @{low.kernel.name}: a product's operand comes from a tile in registers")
     extents = _extents(low, op)
     tiles = []
     for result in op.results:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tessera_runtime.core.errors import TesseraError
-
 from tessera.shapes import Dim
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
@@ -90,7 +89,8 @@ class Lowering:
         limit = self.arch.limits.shared_static
         if shared > limit:
             raise TesseraError(
-                "E541", f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit} per group"
+                "E541",
+                f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit} per group",
             )
         own = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
         attrs = {**interface(self.kernel), **own}
@@ -201,7 +201,8 @@ class Lowering:
         where = op.optional("where")
         buf = op["buf"].type
         assert isinstance(buf, BufType)
-        uniform = buf.space != "local" and not self.in_map and not any(isinstance(v.type, LanesType) for v in op.operands)
+        varying = any(isinstance(v.type, LanesType) for v in op.operands)
+        uniform = buf.space != "local" and not self.in_map and not varying
         cond = self.get(where) if where is not None else None
         if uniform:
             first = self.b.op("arith.cmp", self.thread(), self.b.const(0), pred="eq")
@@ -246,7 +247,7 @@ class Lowering:
         for value in values:
             held = self.env[value]
             if isinstance(held, SharedTile):
-                raise TesseraError("E542", f"kernel @{self.kernel.name}: a tile that feeds a product cannot be carried by control flow")
+                raise TesseraError("E542", f"kernel @{self.kernel.name}: control flow carries a tile that feeds a product")
             found += held.pieces if isinstance(held, Registers) else [held]
         return found
 

@@ -1,0 +1,195 @@
+"""Tile IR as PTX: assembled for every GPU target without spills or advisories, and executed on the emulator, which
+looks for races, stray accesses and uninitialised memory, against the Tile interpreter."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tesseracc.arch.arch import load, names
+from tesseracc.codegen.image import Image, build_images
+from tesseracc.emulator import launch, parse_ptx
+from tesseracc.interpret import tile
+from tesseracc.interpret.binding import evaluate_dim, solve_dims
+from tesseracc.interpret.tile_memory import Memory
+from tesseracc.ir.parser import parse_module
+from tesseracc.ir.pipeline import Context, run_pipeline
+from tesseracc.ir.value import Func, Module
+from tesseracc.ir.verify import verify
+from tesseracc.passes import pipelines
+from tests.passes.schedule.test_to_tile import CASES, lowered
+
+Array = np.ndarray[Any, Any]
+GPUS = [name for name in names() if load(name).kind == "cuda"]
+HEAD = """tile.kernel @k(%x: buf<f32[N], global>, %y: buf<f32[N], global>) {access = ["read", "write"],
+    grid = [<ceildiv(N, 128)>], group = 128, symbols = ["N"]} {
+  %i = tile.linear_id : lanes<i64>
+  %l = tile.local_id : lanes<i64>
+  %n = tile.dim {expr = <N>} : i64
+  %m = tile.splat %n : lanes<i64>
+  %c = arith.cmp %i, %m {pred = "lt"} : lanes<bool>
+  %v = tile.load %x, [%i], where %c : lanes<f32>
+"""
+KERNELS = {
+    "branches that merge": """
+  %zero = arith.constant {value = 0.0} : lanes<f32>
+  %p = arith.cmp %v, %zero {pred = "gt"} : lanes<bool>
+  %r = tile.if %p () {
+    %a = arith.add %v, %v : lanes<f32>
+    yield %a
+  } () {
+    %b = arith.neg %v : lanes<f32>
+    yield %b
+  } : lanes<f32>
+  tile.store %r, %y, [%i], where %c
+}
+""",
+    "a loop with bounds per lane": """
+  %zero = arith.constant {value = 0} : lanes<i64>
+  %one = arith.constant {value = 1} : lanes<i64>
+  %start = arith.constant {value = 0.0} : lanes<f32>
+  %s = tile.for %zero, %l, %one, [%start] (%k: lanes<i64>, %acc: lanes<f32>) {
+    %q = arith.cast %k {to = "f32"} : lanes<f32>
+    %t = arith.add %acc, %q : lanes<f32>
+    yield %t
+  } : lanes<f32>
+  %w = arith.add %s, %v : lanes<f32>
+  tile.store %w, %y, [%i], where %c
+}
+""",
+    "while until every lane is done": """
+  %limit = arith.constant {value = 100.0} : lanes<f32>
+  %two = arith.constant {value = 2.0} : lanes<f32>
+  %a = arith.abs %v : lanes<f32>
+  %b = arith.add %a, %two : lanes<f32>
+  %r = tile.while %b (%g: lanes<f32>) {
+    %h = arith.cmp %g, %limit {pred = "lt"} : lanes<bool>
+    yield %h
+  } (%g2: lanes<f32>) {
+    %j = arith.mul %g2, %two : lanes<f32>
+    yield %j
+  } : lanes<f32>
+  tile.store %r, %y, [%i], where %c
+}
+""",
+    "neighbours through shared memory": """
+  %s = tile.alloc : buf<f32[128], shared>
+  tile.store %v, %s, [%l]
+  tile.barrier
+  %last = arith.constant {value = 127} : lanes<i64>
+  %o = arith.sub %last, %l : lanes<i64>
+  %r = tile.load %s, [%o] : lanes<f32>
+  tile.store %r, %y, [%i], where %c
+}
+""",
+    "the sum of the group in every lane": """
+  %t = tile.reduce %v {kind = "add"} : f32
+  %u = tile.splat %t : lanes<f32>
+  %t2 = tile.reduce %u {kind = "max"} : f32
+  %w = tile.splat %t2 : lanes<f32>
+  %r = arith.add %w, %v : lanes<f32>
+  tile.store %r, %y, [%i], where %c
+}
+""",
+    "an array of its own for every lane": """
+  %a = tile.alloc : buf<f32[3], local>
+  %k0 = arith.constant {value = 0} : i64
+  %k1 = arith.constant {value = 1} : i64
+  tile.store %v, %a, [%k0]
+  %d = arith.add %v, %v : lanes<f32>
+  tile.store %d, %a, [%k1]
+  %g = tile.load %a, [%k0] : lanes<f32>
+  %h = tile.load %a, [%k1] : lanes<f32>
+  %r = arith.mul %g, %h : lanes<f32>
+  tile.store %r, %y, [%i], where %c
+}
+""",
+}
+
+
+def compiled(module: Module, name: str) -> Image:
+    arch = load(name)
+    target = run_pipeline(pipelines.TARGET["cuda"], module, Context(arch))
+    return build_images([(target, arch)])[0]
+
+
+def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: dict[str, int]) -> None:
+    """Launches one kernel on the emulator; arrays change in place; any finding fails the test."""
+    grid = [evaluate_dim(d, symbols) for d in kernel.attrs["grid"]]
+    grid += [1] * (3 - len(grid))
+    if 0 in grid:
+        return
+    values = [*args, *(np.int64(symbols[s]) for s in kernel.attrs["symbols"])]
+    x, y, z = grid
+    report = launch(parse_ptx(image.ptx), kernel.name, (x, y, z), (int(kernel.attrs["group"]), 1, 1), values)
+    assert not report.findings, [f.render() for f in report.findings]
+
+
+@cache
+def case(name: str) -> tuple[Module, Image]:
+    module = lowered(CASES[name][0], "sm_90")
+    return module, compiled(module, "sm_90")
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_strategies_on_the_emulator(name: str) -> None:
+    module, image = case(name)
+    program, kernel = module.func("f"), module.of_kind("tile.kernel")[0]
+    rng = np.random.default_rng(17)
+    for shapes in CASES[name][2]:
+        inputs: list[Any] = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+        expected = tile.run(module, "f", inputs)
+        found = [np.full(e.shape, 7, e.dtype) for e in expected]
+        symbols = solve_dims([p.type.dims for p in program.params], [x.shape for x in inputs])  # type: ignore[union-attr]
+        run(module, kernel, image, [*inputs, *(x.reshape(-1) for x in found)], symbols)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)  # exp differs from NumPy's by an ulp
+
+
+@cache
+def kernel_of(name: str) -> tuple[Module, Image]:
+    module = verify(parse_module(HEAD + KERNELS[name]))
+    return module, compiled(module, "sm_90")
+
+
+@pytest.mark.parametrize("n", [0, 1, 127, 128, 129, 300])
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_kernels_on_the_emulator(name: str, n: int) -> None:
+    module, image = kernel_of(name)
+    kernel = module.func("k")
+    x = np.random.default_rng(n).standard_normal(n).astype(np.float32)
+    expected, found = np.zeros_like(x), np.zeros_like(x)
+    tile.run_kernel(kernel, [Memory(x, None), Memory(expected, None)], {"N": n})
+    run(module, kernel, image, [x, found], {"N": n})
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("arch", GPUS)
+def test_assembles_everywhere(arch: str) -> None:
+    for name in CASES:
+        image = compiled(lowered(CASES[name][0], arch), arch)
+        assert image.findings == (), (name, image.findings)
+        assert all(k.spill_stores == k.spill_loads == k.stack == 0 for k in image.kernels), name
+
+
+def test_shared_memory_beyond_the_limit_is_an_error() -> None:
+    text = HEAD + KERNELS["neighbours through shared memory"].replace("f32[128], shared", "f32[20000], shared")
+    with pytest.raises(Exception, match=r"E541.*80000 bytes") as caught:
+        compiled(verify(parse_module(text)), "sm_90")
+    assert getattr(caught.value, "code", "") == "E541"
+
+
+def test_a_finding_names_the_line_of_the_program() -> None:
+    lines = (HEAD + KERNELS["neighbours through shared memory"]).splitlines()
+    placed = (f'{t} loc("user.py":{i}:0:9)' if " = tile." in t else t for i, t in enumerate(lines, 1))
+    text = "\n".join(placed).replace("  tile.barrier\n", "")
+    module = verify(parse_module(text))
+    module = module.with_(funcs=(module.funcs[0].with_(loc=next(o.loc for o in module.funcs[0].walk() if o.loc)),))
+    image = compiled(module, "sm_90")
+    x = np.ones(128, np.float32)
+    report = launch(parse_ptx(image.ptx), "k", (1, 1, 1), (128, 1, 1), [x, x.copy(), np.int64(128)])
+    read = next(i for i, line in enumerate(lines, 1) if "%r = tile.load %s" in line)
+    assert any("user.py:" + str(read) in f.render() for f in report.findings), [f.render() for f in report.findings]
