@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import programs
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, by_blocks
 
 FOLDER = Path(__file__).resolve().parent / "results"
 
@@ -63,6 +63,7 @@ def sources(workloads: Sequence[Workload]) -> str:
     """What was measured: the programs, and NumPy at its best."""
     ours = inspect.getsource(programs)
     theirs = "\n\n".join(dict.fromkeys(w.numpy_source for w in workloads))
+    theirs += "\n\n" + inspect.getsource(by_blocks)
     return f"# -- compiled --\n{ours}\n\n# -- NumPy --\n{theirs}"
 
 

@@ -10,7 +10,7 @@ from benchmarks import compare, machine, report
 from benchmarks.timing import Times
 from benchmarks.workloads import WORKLOADS, Workload
 
-SMALL = {w.entry: w for w in WORKLOADS}
+SMALL = {w.entry: w for w in WORKLOADS}  # the last of each: NumPy by blocks of rows where there is such a form
 SIZES = {1: ((1,), (2100,), (4099,)), 2: ((1, 1), (5, 131), (70, 33)), 3: ((3, 4, 5), (35, 66, 130))}
 
 
