@@ -37,7 +37,7 @@ def widen(array: Array) -> Array:
 
 
 def _bits(array: Array, dtype: DType) -> Array:
-    return np.ascontiguousarray(array).view(core.storage_dtype(dtype.name))
+    return np.ascontiguousarray(array).view(core.storage_dtype(dtype.name)).reshape(array.shape)
 
 
 def convert(array: Array, to: DType) -> Array:

@@ -94,3 +94,10 @@ def test_names_and_numpy_types_are_one_to_one() -> None:
         dtype_of(np.dtype(">f4"))
     with pytest.raises(TesseraError):
         dtype_of(np.dtype(np.complex64))
+
+
+@pytest.mark.parametrize("name", ["f16", "bf16", "fp8_e4m3", "fp8_e5m2"])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 0), (3, 2)])
+def test_shapes_stay(name: str, shape: tuple[int, ...]) -> None:
+    raw = encode(name, np.ones(shape, np.float32))
+    assert raw.shape == shape and decode(name, raw).shape == shape

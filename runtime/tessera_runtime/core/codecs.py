@@ -23,7 +23,7 @@ _FP8 = {"fp8_e4m3": (3, -6, 0x7E), "fp8_e5m2": (2, -14, 0x7B)}
 def decode(name: str, raw: NDArray[Any]) -> NDArray[np.float32]:
     """The float32 values of raw bit patterns (uint16 for f16 and bf16, uint8 for fp8); any shape; exact."""
     if name == "f16":
-        half: NDArray[np.float32] = np.ascontiguousarray(raw, dtype=np.uint16).view(np.float16).astype(np.float32)
+        half: NDArray[np.float32] = np.asarray(raw, dtype=np.uint16).view(np.float16).astype(np.float32)
         return half
     if name == "bf16":
         wide: NDArray[np.uint32] = np.asarray(raw, dtype=np.uint16).astype(np.uint32) << np.uint32(16)
