@@ -24,18 +24,19 @@ from tests.passes.schedule.test_to_tile import CASES, lowered
 
 QEMU, COMPILER = shutil.which("qemu-aarch64"), shutil.which("aarch64-linux-gnu-gcc")
 SOURCE = Path(__file__).with_name("call_image.c")
+#: nothing where the means are missing: execution on aarch64 is unproven there (specs/arch.md)
+NAMES = sorted(CASES) if QEMU and COMPILER else []
 
 
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if QEMU is None or COMPILER is None:
-        pytest.skip("execution on aarch64 is unproven here: needs qemu-aarch64 and aarch64-linux-gnu-gcc")
+    assert COMPILER is not None
     program = tmp_path_factory.mktemp("caller") / "call_image"
     subprocess.run([COMPILER, "-O1", "-static", "-Wall", "-Werror", str(SOURCE), "-o", str(program)], check=True)
     return program
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", NAMES)
 def test_strategy(name: str, caller: Path, tmp_path: Path) -> None:
     arch = load("aarch64")
     module = lowered(CASES[name][0], arch.name)
