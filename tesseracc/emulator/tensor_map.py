@@ -8,7 +8,7 @@ fill. Runtime code that encodes real maps for a GPU encodes these for the emulat
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,11 @@ __all__ = ["TensorMap", "reduce_bytes"]
 _MAGIC = b"TsMap\x001\x00"
 _TYPES = ("u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "tf32")
 _SWIZZLES = (0, 32, 64, 128)
+
+
+def _five(values: Sequence[int]) -> list[int]:
+    """One field per axis of the largest rank, zeros behind the axes that there are."""
+    return [*values, *([0] * (5 - len(values)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,10 @@ class TensorMap:
     def encode(self) -> bytes:
         """The 128 bytes that a kernel parameter carries."""
         rank = self.rank
-        pad = lambda values: [*values, *([0] * (5 - len(values)))]  # noqa: E731
-        raw = _MAGIC + struct.pack("<QBBBB4x", self.address, _TYPES.index(self.dtype), rank, _SWIZZLES.index(self.swizzle),
-                                   self.fill_nan)  # fmt: skip
-        raw += struct.pack("<5I", *pad(self.dims)) + struct.pack("<5Q", *pad(self.strides))
-        raw += struct.pack("<5H", *pad(self.box)) + struct.pack("<5H", *pad(self.element_strides))
+        kind, swizzle = _TYPES.index(self.dtype), _SWIZZLES.index(self.swizzle)
+        raw = _MAGIC + struct.pack("<QBBBB4x", self.address, kind, rank, swizzle, self.fill_nan)
+        raw += struct.pack("<5I", *_five(self.dims)) + struct.pack("<5Q", *_five(self.strides))
+        raw += struct.pack("<5H", *_five(self.box)) + struct.pack("<5H", *_five(self.element_strides))
         return raw + bytes(128 - len(raw))
 
     @staticmethod
@@ -180,7 +184,7 @@ def reduce_bytes(old: Array, new: Array, op: str, kind: str) -> Array:
             r = np.where((x < y) == (op == "min"), a, b)
         return np.ascontiguousarray(r.astype(raw)).view(np.uint8)
     x, y = a.view(t.dtype), b.view(t.dtype)
-    table = {
+    table: dict[str, Callable[[], Array]] = {
         "add": lambda: x + y, "min": lambda: np.minimum(x, y), "max": lambda: np.maximum(x, y), "and": lambda: x & y,
         "or": lambda: x | y, "xor": lambda: x ^ y, "inc": lambda: np.where(x >= y, 0, x + 1),
         "dec": lambda: np.where((x == 0) | (x > y), y, x - 1),

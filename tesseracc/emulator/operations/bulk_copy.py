@@ -214,7 +214,8 @@ def _flat(i: Instruction, d: Decoder, target: str, source: str, spaces: list[str
         bars = w.spread(mbar(w)) if mbar is not None else columns[0]
         casts = w.spread(mask(w)) if mask is not None else None
         for k, lane in enumerate(w.lanes):
-            one(w, int(lane), *(int(c[k]) for c in columns), int(bars[k]), None if casts is None else int(casts[k]))
+            target, source, size = (int(c[k]) for c in columns)
+            one(w, int(lane), target, source, size, int(bars[k]), None if casts is None else int(casts[k]))
 
     del spaces
     return run

@@ -72,11 +72,11 @@ def _ld128(i: Instruction, d: Decoder, space: str, strong: bool) -> Step:
     return run
 
 
-@instruction("st", _SECTION + ": st, st.async", "b8..b128 u s f; .v2 .v4 .v8; cache, order, scope")
+@instruction("st", _SECTION + ": st", "b8..b128 u s f; .v2 .v4 .v8; cache, order, scope")
 def st(i: Instruction, d: Decoder) -> Step:
     """Store. Volatile, relaxed and release stores are strong; release orders."""
     if "async" in i.mods:
-        return _st_async(i, d)
+        raise ValueError("st.async is not modelled; use mapa and st.shared::cluster with an mbarrier")
     kind = i.mods[-1]
     named, address = d.address(i.operands[0])
     space = space_of(i, named)
@@ -102,19 +102,6 @@ def st(i: Instruction, d: Decoder) -> Step:
             w.launch.races.fence(w.warps)
         values: list[Array] = [s(w).view(raw) for s in sources]
         access.store(w, space, address(w), size, values, strong)
-
-    return run
-
-
-def _st_async(i: Instruction, d: Decoder) -> Step:
-    """st.async: a remote store that completes on the mbarrier given as the third operand."""
-    kind = i.mods[-1]
-    _, address = d.address(i.operands[0])
-    _, barrier = d.address(i.operands[2])
-    sources = d.sources(i.operands[1], f"b{TYPES[kind].bits}")
-
-    def run(w: Wave) -> None:
-        w.launch.asynchronous.store_async(w, address(w), [s(w) for s in sources], TYPES[kind].bytes, barrier(w))
 
     return run
 

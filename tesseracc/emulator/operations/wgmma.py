@@ -241,8 +241,8 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
             else:
                 values = np.ascontiguousarray(raw).view(np.float32).astype(np.float64)
             z[:, row, column] = values
-        z = z.reshape(64, n)
-        bits = tc.integer_matmul(a, b, z, "satfinite" in i.mods) if dk == "s32" else tc.matmul(a, b, z, dk)
+        start = z.reshape(64, n)
+        bits = tc.integer_matmul(a, b, start, "satfinite" in i.mods) if dk == "s32" else tc.matmul(a, b, start, dk)
         out = bits.reshape(4, 16, n)[:, row, column]
         if dk == "f16":
             out = np.ascontiguousarray(out.astype(np.uint16)).view(np.uint32)
