@@ -68,7 +68,7 @@ class Softmax(_AlongAxis):
     def compose(self, *xs: Tensor) -> Tensor:
         x = cast(xs[0], xs[0].dtype.wide)
         e = exp(x - max(x, self.axis, True))
-        # the sum is 1 or more; its reciprocal is taken once per row, where a division of every element costs more than exp
+        # the sum is 1 or more; its reciprocal is taken once per row: dividing every element would cost more than exp
         return cast(e * (1.0 / sum(e, self.axis, True)), xs[0].dtype)
 
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:

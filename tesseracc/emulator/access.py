@@ -61,7 +61,8 @@ def places_of(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
         bad = np.flatnonzero(~fits)
         size = w.launch.space_size(space)
         w.log.add(OUT_OF_BOUNDS, f"{width}-byte access at {space} address {int(address[bad[0]]):#x} by "
-                  f"{w.launch.who(w, int(lanes[bad[0]]))}; the space has {size} bytes", w.code[w.pc], count=len(bad))  # fmt: skip
+                  f"{w.launch.who(w, int(lanes[bad[0]]))}; the space has {size} bytes",
+                  w.code[w.pc], count=len(bad))  # fmt: skip
         place.keep(fits)
     _aligned(w, place, width)
     return [place] if len(place.offset) else []
@@ -127,7 +128,8 @@ def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int)
             bad = np.flatnonzero(missed)
             a = int(address[bad[0]])
             w.log.add(OUT_OF_BOUNDS, f"{width}-byte access at global address {a:#x} by "
-                      f"{w.launch.who(w, int(lanes[bad[0]]))}{w.launch.nearest(a)}", w.code[w.pc], count=len(bad))  # fmt: skip
+                      f"{w.launch.who(w, int(lanes[bad[0]]))}{w.launch.nearest(a)}",
+                       w.code[w.pc], count=len(bad))  # fmt: skip
     for place in out:
         _aligned(w, place, width)
     return [p for p in out if len(p.offset)]
@@ -221,7 +223,7 @@ def _initialised(w: Wave, place: _Place, width: int) -> None:
         bad = np.flatnonzero(~good)
         lane = int(place.lanes[bad[0]])
         base = w.launch.stride(place.space) if place.space != "global" else 1
-        w.log.add(UNINITIALISED, f"read of {place.space} memory at offset {int(place.offset[bad[0]]) % base} that nobody "
+        w.log.add(UNINITIALISED, f"read of {place.space} memory at offset {int(place.offset[bad[0]]) % base} that none "
                   f"has written, by {w.launch.who(w, lane)}", w.code[w.pc], count=len(bad))  # fmt: skip
 
 
@@ -246,7 +248,8 @@ def _in_flight(w: Wave, place: _Place, width: int, kind: str) -> None:
             bad = np.flatnonzero(owner)
             other = state.origin(int(owner[bad[0]]))
             w.log.add(ASYNC_HAZARD, f"{kind} of shared memory by {w.launch.who(w, int(place.lanes[bad[0]]))} that an "
-                      "asynchronous operation still uses: no wait orders them", w.code[w.pc], other, len(bad))  # fmt: skip
+                      "asynchronous operation still uses: no wait orders them", w.code[w.pc], other,
+                       len(bad))  # fmt: skip
             return
 
 

@@ -268,7 +268,7 @@ class AsyncEngine:
                       "fence.proxy.async between", at)  # fmt: skip
 
     def proxy_read(self, w: Wave, granules: Array, lane: int, mark: bool) -> None:
-        """A matrix instruction reads `granules` of shared memory on behalf of `lane`; `mark`: until it is waited for."""
+        """A matrix instruction reads `granules` of shared memory for `lane`; `mark`: until it is waited for."""
         self._check_proxy(w, granules, w.code[w.pc])
         clash = self.writing[granules]
         if clash.any():

@@ -45,7 +45,8 @@ class Barriers:
             stopped = w.alive_in_cta[w.cta[w.lanes]] < launch.threads
             if stopped.any():
                 w.log.add(DIVERGENT_BARRIER, f"{launch.who(w, int(w.lanes[np.flatnonzero(stopped)[0]]))} is at a "
-                          "barrier for the whole CTA after other threads of the CTA have exited", w.code[w.pc])  # fmt: skip
+                          "barrier for the whole CTA after other threads of the CTA have exited",
+                          w.code[w.pc])  # fmt: skip
         if self._everybody(w, number, count) and wait and vote is None and not self.uses:
             if launch.detect:
                 launch.races.join_all(w.warps_per_cta)
@@ -59,7 +60,7 @@ class Barriers:
             expected = None if count is None else int(w.spread(count)[mine[0]])
             use = self.uses.setdefault(int(key), _Use(expected))
             if use.expected != expected:
-                w.log.add(BAD_STATE, f"barrier {key % 16} is used with {use.expected} and with {expected} threads at once",
+                w.log.add(BAD_STATE, f"barrier {key % 16} is used with {use.expected} and {expected} threads at once",
                           w.code[w.pc])  # fmt: skip
             use.arrived += len(mine)
             use.warps.append(lanes[mine] >> 5)
@@ -127,5 +128,5 @@ class Barriers:
                 expected = int(w.alive_in_cta[key // 16]) if use.expected is None else use.expected
                 same = {k % 16 for k in self.uses if k // 16 == key // 16}
                 code = DIVERGENT_BARRIER if use.expected is None and len(same) == 1 else DEADLOCK
-                w.log.add(code, f"barrier {key % 16} of CTA {int(w.cta_number[key // 16])} waits for {expected} threads; "
+                w.log.add(code, f"barrier {key % 16} of CTA {int(w.cta_number[key // 16])} awaits {expected} threads; "
                           f"only {use.arrived} arrive", w.code[pc])  # fmt: skip

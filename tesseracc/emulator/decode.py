@@ -192,7 +192,7 @@ class Decoder:
 
 
 def immediate(imm: Imm, kind: PtxType) -> Array:
-    """The literal as a value of `kind`. Exact float literals used as bits keep their pattern, and the other way round."""
+    """The literal as a value of `kind`. Exact float literals keep their pattern as bits, and the other way round."""
     if kind.kind == "p":
         return np.bool_(imm.value != 0)
     raw = kind.container

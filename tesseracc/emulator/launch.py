@@ -85,7 +85,7 @@ class Launch:
     # --- batches -----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run the grid in batches of CTAs; kernels that poll memory run in one batch, since CTAs may wait for others."""
+        """Run the grid in batches of CTAs; kernels that poll memory run in one batch: CTAs may wait for others."""
         order = cluster_order(self.grid, self.cluster)
         if not len(order):
             return
@@ -180,7 +180,7 @@ def launch(
         raise EmulatorError("E942", f"`{kernel}` takes {len(params)} arguments, got {len(args)}")
     buffers: list[tuple[Array, int]] = []
     for param, arg in zip(params, args):
-        if isinstance(arg, np.ndarray) and arg.ndim + arg.size > 0 and not (arg.ndim == 0):
+        if isinstance(arg, np.ndarray) and arg.ndim != 0:
             address = memory.alloc(arg.nbytes)
             memory.write(address, arg)
             buffers.append((arg, address))

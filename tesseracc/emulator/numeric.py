@@ -17,7 +17,8 @@ import numpy as np
 from tesseracc.emulator.types import Array
 
 __all__ = [
-    "FORMATS", "Format", "canonical", "decode", "directed", "encode", "exact_f64", "flush", "fma64", "fma_odd", "narrow",
+    "FORMATS", "Format", "canonical", "decode", "directed", "encode", "exact_f64", "flush", "fma64", "fma_odd",
+    "narrow",
     "quantise", "round_f32", "round_odd", "sum_odd", "two_product", "two_sum",
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ _ENDS = {"bra", "brx", "ret", "exit", "trap"}
 
 @dataclass(slots=True)
 class Program:
-    """`code[pc]`; `targets[pc]` the branch targets of pc; `entry_of[function]` the pc of a function's first instruction."""
+    """`code[pc]`; `targets[pc]` the branch targets of pc; `entry_of[function]` the first pc of a function."""
 
     module: Module
     kernel: Function

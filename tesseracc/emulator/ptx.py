@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 __all__ = [
-    "Address", "Discard", "Function", "Imm", "Instruction", "Label", "Location", "Module", "Operand", "Pair", "Param", "Reg",
+    "Address", "Discard", "Function", "Imm", "Instruction", "Label", "Location", "Module", "Operand", "Pair", "Param",
+    "Reg",
     "Special", "Symbol", "SymbolRef", "Vector",
 ]  # fmt: skip
 
@@ -34,7 +35,7 @@ class Reg:
 
 @dataclass(frozen=True, slots=True)
 class Imm:
-    """A literal. `value` is an int, or a float for decimal and `0f`/`0d` literals; `bits` the exact pattern of those."""
+    """A literal. `value` is an int, or a float for decimal and `0f`/`0d` literals; `bits` their exact pattern."""
 
     value: int | float
     bits: int | None = None
@@ -85,7 +86,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`[base + offset]`; `coords` is the vector of a tensor operand `[map, {x, y}]`; base None is an absolute address."""
+    """`[base + offset]`; `coords` is the vector of a tensor operand `[map, {x, y}]`; without base: absolute."""
 
     base: Reg | SymbolRef | None
     offset: int = 0

@@ -168,7 +168,8 @@ class RaceDetector:
         return (records >> _THREAD).astype(np.int64) - 1 - self.first_thread
 
     def _who(self, lane: int) -> str:
-        return f"thread {lane % (self.warps_per_cta * 32)} of CTA {(lane + self.first_thread) // (self.warps_per_cta * 32)}"
+        threads = self.warps_per_cta * 32
+        return f"thread {lane % threads} of CTA {(lane + self.first_thread) // threads}"
 
     def _check(self, before: Array, record: Array, lanes: Array, pc: int, space: str, now: str, then: str) -> None:
         if not before.any():

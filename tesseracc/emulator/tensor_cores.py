@@ -43,7 +43,7 @@ def b_places(k: int, columns: int, bits: int) -> tuple[Array, Array]:
 
 
 def c_places(rows: int, columns: int) -> tuple[Array, Array]:
-    """(row, column) of C and D as [32 lanes, elements]: pairs of columns per thread, then rows 8 apart, then 8 columns."""
+    """(row, column) of C and D as [32 lanes, elements]: pairs of columns, then rows 8 apart, then 8 columns."""
     e = np.arange(rows // 8 * 2 * (columns // 8))
     tall = rows // 8
     row = _GROUP[:, None] + 8 * (e >> 1) % (8 * tall)

@@ -1,4 +1,4 @@
-"""Seeded bugs in asynchronous programs: a line of a correct program (see test_tensor_programs) is removed or changed."""
+"""Seeded bugs in asynchronous programs: one line of a correct program (test_tensor_programs) is removed or changed."""
 
 from __future__ import annotations
 

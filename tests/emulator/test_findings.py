@@ -52,7 +52,8 @@ CASES = {
         STORE + """xor.b32 %y, %z, 128; setp.lt.u32 %p, %i, 64; @!%p bra OUT; bar.sync 1, 64; OUT:
 ld.shared.u32 %x, [%y]; // BUG
 """,
-        STORE + """xor.b32 %y, %z, 128; setp.lt.u32 %p, %i, 64; @!%p bra OUT; bar.sync 1, 64; bra JOIN; OUT: bar.sync 2, 64;
+        STORE + """xor.b32 %y, %z, 128; setp.lt.u32 %p, %i, 64; @!%p bra OUT; bar.sync 1, 64; bra JOIN;
+OUT: bar.sync 2, 64;
 JOIN: ld.shared.u32 %x, [%y];
 """,
         "E955",
@@ -79,7 +80,8 @@ JOIN: ld.shared.u32 %x, [%y];
         "E953",
     ),
     "uninitialised bytes of a word": (
-        "mov.u32 %z, s; add.u32 %z, %z, %n; cvt.u16.u32 %h, %i; st.shared.u16 [%z], %h;\nld.shared.u32 %x, [%z]; // BUG\n",
+        "mov.u32 %z, s; add.u32 %z, %z, %n; cvt.u16.u32 %h, %i; st.shared.u16 [%z], %h;\n"
+            "ld.shared.u32 %x, [%z]; // BUG\n",
         "mov.u32 %z, s; add.u32 %z, %z, %n; cvt.u16.u32 %h, %i; st.shared.u16 [%z], %h; st.shared.u16 [%z+2], %h;\n"
         "ld.shared.u32 %x, [%z];\n",
         "E953",
@@ -100,7 +102,8 @@ JOIN: ld.shared.u32 %x, [%y];
         "E957",
     ),
     "endless wait for a flag": (
-        "setp.eq.u32 %p, %i, 0;\nLOOP: ld.volatile.global.u32 %x, [%a+12]; setp.eq.u32 %q, %x, 3; // BUG\n@%q bra LOOP;\n",
+        "setp.eq.u32 %p, %i, 0;\n"
+            "LOOP: ld.volatile.global.u32 %x, [%a+12]; setp.eq.u32 %q, %x, 3; // BUG\n@%q bra LOOP;\n",
         "setp.ne.u32 %p, %i, 0; @%p bra LOOP; st.volatile.global.u32 [%a+12], %i;\n"
         "LOOP: ld.volatile.global.u32 %x, [%a+12]; setp.eq.u32 %q, %x, 3;\n@%q bra LOOP;\n",
         "E957",
@@ -132,7 +135,8 @@ def test_global_race_between_ctas() -> None:
     assert [code for code, _ in found] == ["E956"]
     assert "BUG" in found[0][1]
     assert not findings("mov.u32 %y, %ctaid.x;\nst.global.u32 [%b], 5;\n", grid=3)
-    read = "mov.u32 %y, %ctaid.x; setp.eq.u32 %p, %y, 0; @%p st.global.u32 [%b], %i;\n@!%p ld.global.u32 %x, [%b]; // BUG\n"
+    read = ("mov.u32 %y, %ctaid.x; setp.eq.u32 %p, %y, 0; @%p st.global.u32 [%b], %i;\n"
+           "@!%p ld.global.u32 %x, [%b]; // BUG\n")
     assert findings(read, grid=2)[0][0] == "E956"
 
 

@@ -193,7 +193,8 @@ def test_float_atomics() -> None:
 def test_packed_float_atomics(kind: str, dtype: Any) -> None:
     x = np.random.default_rng(5).normal(size=256).astype(dtype)
     cells = np.zeros(8, dtype)
-    run_text(ATOMIC + f"red.global.add.noftz.{kind} [%b], %x; ret;", [x.view(np.uint32), cells.view(np.uint32), np.zeros(1)],
+    run_text(ATOMIC + f"red.global.add.noftz.{kind} [%b], %x; ret;",
+             [x.view(np.uint32), cells.view(np.uint32), np.zeros(1)],
              grid=(2,), block=(64,))  # fmt: skip
     want = np.zeros(8, dtype)
     for k in range(128):

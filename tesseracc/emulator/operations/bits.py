@@ -1,4 +1,4 @@
-"""Logic, shifts and bit fields: and or xor not cnot lop3 shl shr shf popc clz brev bfe bfi bfind fns szext bmsk prmt."""
+"""Logic, shifts, bit fields: and or xor not cnot lop3 shl shr shf popc clz brev bfe bfi bfind fns szext bmsk prmt."""
 
 from __future__ import annotations
 

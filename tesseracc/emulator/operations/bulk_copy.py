@@ -97,7 +97,7 @@ def _race(w: Wave, at: Array, lane: int, kind: str) -> None:
     else:
         launch.races.read(shadow, granules, lanes, w.pc, False, "shared")
         if not launch.written["shared"][at].all():
-            w.log.add(UNINITIALISED, f"a bulk copy by {launch.who(w, lane)} reads shared memory that nobody has written",
+            w.log.add(UNINITIALISED, f"a bulk copy by {launch.who(w, lane)} reads shared memory that none has written",
                       w.code[w.pc])  # fmt: skip
 
 

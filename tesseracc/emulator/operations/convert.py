@@ -18,7 +18,7 @@ _SCALAR_FLOATS = ("f16", "bf16", "f32", "f64", "tf32")
 
 @instruction("cvt", _SECTION, "u8..s64 f16 bf16 f32 f64 tf32, e4m3x2 e5m2x2 e2m1x2 e2m3x2 e3m2x2 f16x2 bf16x2 ue8m0x2")
 def cvt(i: Instruction, d: Decoder) -> Step:
-    """Conversion with the stated rounding; .sat clamps, .satfinite keeps narrow formats finite, .relu drops negatives."""
+    """Conversion with stated rounding; .sat clamps, .satfinite keeps narrow formats finite, .relu drops negatives."""
     if "pack" in i.mods:
         return _pack(i, d)
     kinds = [m for m in i.mods if m in TYPES]

@@ -46,7 +46,7 @@ def split_scope(i: Instruction) -> tuple[bool, bool]:
 
 @instruction("mbarrier", _SECTION, ".b64; .shared::cta .shared::cluster; .parity; .expect_tx")
 def mbarrier(i: Instruction, d: Decoder) -> Step:
-    """A barrier object with phases: arrivals and transaction bytes complete a phase; waits name a phase or its parity."""
+    """A barrier object with phases: arrivals and bytes complete a phase; waits name a phase or its parity."""
     action = i.mods[0]
     if action == "init":
         _, address = d.address(i.operands[0])

@@ -1,4 +1,4 @@
-"""Warpgroup matrix instructions of sm_90a: wgmma.mma_async and its fences (PTX ISA, Asynchronous Warpgroup Level Matrix).
+"""Warpgroup matrix instructions of sm_90a: wgmma.mma_async and its fences (PTX ISA, Asynchronous Warpgroup Matrix).
 
 The accumulators are computed at issue but kept aside until the group is waited for: registers read too early hold
 junk. The shared memory that the operands come from stays marked as being read until then.
@@ -97,7 +97,7 @@ def warpgroups(w: Wave) -> list[int]:
 
 
 def descriptor_offsets(descriptor: int, rows: int, k: int, size: int, k_major: bool) -> Array:
-    """Shared byte addresses [rows, k] of a matrix operand's elements (PTX ISA, Matrix Descriptor and canonical layouts).
+    """Shared byte addresses [rows, k] of an operand's elements (PTX ISA, Matrix Descriptor and canonical layouts).
 
     rows: M of A or N of B. In 16-byte units T: K-major without swizzle ((8,m),(T,2)):((T,SBO),(1,LBO)); with swizzle
     of s bytes rows have pitch s and 8-row groups pitch SBO. MN-major with swizzle ((s,m),(8,k)):((1,LBO),(s,SBO)),

@@ -3,7 +3,8 @@
 Meaning: IEEE 754 with round to nearest even; integers wrap; `floordiv` and `mod` floor as in Python, and a zero
 divisor gives 0; shifts by at least the width give 0 (or the sign, for `shr` of signed); `max` and `min` return NaN
 when an operand is NaN; comparisons with NaN are false, but `ne` is true. `cast` of a float to an integer truncates,
-saturates, and takes NaN to 0; to fp8 it saturates to the largest finite value and keeps NaN; to bool it tests for non-zero.
+saturates, and takes NaN to 0; to fp8 it saturates to the largest finite value and keeps NaN; to bool it tests for
+non-zero.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Tuning:
 
 #: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain
 VECTORS_PER_VALUE = 4
-#: side of the tiles in which a CPU turns operands: a few lines of cache per row; the best of 8 .. 256 on every CPU level
+#: side of the tiles in which a CPU turns operands: a few cache lines per row; the best of 8 .. 256 on every CPU level
 TURN = 32
 
 

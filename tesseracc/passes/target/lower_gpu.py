@@ -90,7 +90,7 @@ class Lowering:
         if shared > limit:
             raise TesseraError(
                 "E541",
-                f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit} per group",
+                f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit}",
             )
         own = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
         attrs = {**interface(self.kernel), **own}
@@ -247,7 +247,7 @@ class Lowering:
         for value in values:
             held = self.env[value]
             if isinstance(held, SharedTile):
-                raise TesseraError("E542", f"kernel @{self.kernel.name}: control flow carries a tile that feeds a product")
+                raise TesseraError("E542", f"@{self.kernel.name}: control flow carries a tile that feeds a product")
             found += held.pieces if isinstance(held, Registers) else [held]
         return found
 
