@@ -41,7 +41,7 @@ GRAPH: tuple[Step, ...] = parse_pipeline("decompose,canonicalize,graph-cse,fold-
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they
 # hide that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read
 # through merged axes, and only then loops collapse, for both look at the accesses as they will be. A group that by now
-# only copies is a view.
+# only copies is a view. Long reductions are cut last: partial results are in memory, so nothing fuses across them.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
     "graph-to-schedule,fuse,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views,split-reductions"
 )

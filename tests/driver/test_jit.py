@@ -1,0 +1,79 @@
+"""`ts.jit` and `inspect_ir`: compiled in memory, cached by types and compile-time values, equal to eager."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera as ts
+from tesseracc.ir.parser import parse_module
+from tesseracc.ir.verify import verify
+
+
+@ts.kernel
+def affine(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32], bias: float = 0.0, squares: bool = True):
+    i = ts.tile.linear_id()
+    if i < N:
+        if squares:
+            y[i] = x[i] * x[i] + bias
+        else:
+            y[i] = x[i] + bias
+    return y
+
+
+@ts.function
+def tree(a: Any, b: Any) -> Any:
+    return {"sum": ts.exp(a) + b, "pair": (a * b, [ts.sum(b)])}
+
+
+@ts.function
+def scores(x: ts.Tensor["N", "D", ts.f32], w: ts.Tensor["D", 4, ts.f32]):
+    return ts.softmax(x @ w)
+
+
+def data(*shape: int) -> Any:
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+def test_results_keep_their_structure() -> None:
+    compiled = ts.jit(tree)
+    a, b = data(33), data(33)
+    found, expected = compiled(a, b), tree(a, b)
+    assert sorted(found) == sorted(expected) and isinstance(found["pair"], tuple) and isinstance(found["pair"][1], list)
+    np.testing.assert_allclose(found["sum"].numpy(), expected["sum"].numpy(), rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(found["pair"][0].numpy(), expected["pair"][0].numpy())
+
+
+def test_one_compilation_serves_every_size_and_types_get_their_own() -> None:
+    compiled = ts.jit(scores)
+    for n in (0, 1, 70):
+        x, w = data(n, 9), data(9, 4)
+        np.testing.assert_allclose(compiled(x, w).numpy(), scores(x, w).numpy(), rtol=0, atol=1e-6)
+    assert len(compiled._runner._compiled) == 1  # type: ignore[attr-defined]
+    other = ts.jit(tree)
+    other(data(3), data(3))
+    other(data(3).astype(np.float64), data(3).astype(np.float64))
+    assert len(other._runner._compiled) == 2  # type: ignore[attr-defined]
+
+
+def test_compile_time_values_of_a_kernel() -> None:
+    compiled = ts.jit(affine)
+    x, y = data(300), np.zeros(300, np.float32)
+    compiled(x, y)
+    np.testing.assert_array_equal(y, x * x)
+    compiled(x, y, 2.0)
+    np.testing.assert_array_equal(y, x * x + np.float32(2))
+    compiled(x, y, squares=False)
+    np.testing.assert_array_equal(y, x)
+
+
+@pytest.mark.parametrize(
+    ("level", "kind"),
+    [("graph", "graph.func"), ("schedule", "schedule.group"), ("tile", "tile.kernel"), ("target", "target.func")],
+)
+def test_inspect_ir(level: str, kind: str) -> None:
+    for entry in (scores, affine):
+        text = entry.inspect_ir(level)
+        verify(parse_module(text))
+    assert kind in scores.inspect_ir(level)
+    assert "vec<" in scores.inspect_ir("target", arch="x86-64-v4")
