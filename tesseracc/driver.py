@@ -158,7 +158,9 @@ class Build:
                 entries.update(files)
             tile = [self.tile(arch) for arch in self.archs]
             used = plan.constants_used(tile)
-            constants = {name: array for name, array in self.module.constants.items() if name in used}
+            # passes add constants: those that folding has computed
+            held = {name: array for module in tile for name, array in module.constants.items()}
+            constants = {name: array for name, array in held.items() if name in used}
             functions = plan.functions(tile[0])
             return write(None, Contents(functions, targets, entries, constants, provenance=self.provenance))
 

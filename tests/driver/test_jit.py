@@ -31,6 +31,14 @@ def scores(x: ts.Tensor["N", "D", ts.f32], w: ts.Tensor["D", 4, ts.f32]):
     return ts.softmax(x @ w)
 
 
+TABLE = ts.tensor(np.arange(6, dtype=np.int32).reshape(2, 3))
+
+
+@ts.function
+def folded(x: ts.Tensor["N", 2, ts.i32]) -> Any:
+    return x + 1, ts.sum(TABLE.T * 3, axis=0), TABLE.T
+
+
 def data(*shape: int) -> Any:
     return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
@@ -77,3 +85,9 @@ def test_inspect_ir(level: str, kind: str) -> None:
         verify(parse_module(text))
     assert kind in scores.inspect_ir(level)
     assert "vec<" in scores.inspect_ir("target", arch="x86-64-v4")
+
+
+def test_constants_that_passes_compute_are_in_the_bundle() -> None:
+    x = np.arange(4, dtype=np.int32).reshape(2, 2)
+    for got, want in zip(ts.jit(folded)(x), folded(x), strict=True):
+        np.testing.assert_array_equal(got.numpy(), want.numpy())
