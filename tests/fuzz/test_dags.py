@@ -19,8 +19,8 @@ from tesseracc.frontend.merge import merge
 from tesseracc.frontend.trace import trace
 from tesseracc.interpret import schedule, tile
 from tesseracc.ir.value import Module
-from tests.fuzz.programs import SIZES, Program
-from tests.fuzz.programs import program as new_program
+from tests.fuzz.dags import SIZES, Program
+from tests.fuzz.dags import program as new_program
 
 Array = np.ndarray[Any, Any]
 COUNT = 60
