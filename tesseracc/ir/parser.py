@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import NoReturn, TypeVar
@@ -43,6 +44,7 @@ DTYPES = frozenset(
     ["f64", "f32", "f16", "bf16", "fp8_e4m3", "fp8_e5m2", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool"]
 )
 MAX_DEPTH = 200
+MAX_DIGITS = 40
 T = TypeVar("T")
 
 
@@ -164,7 +166,10 @@ class Parser:
 
     def type(self) -> Type:
         if self.peek.kind == "vec":
-            count, _, dtype = self.take().text[4:-1].partition("x")
+            token = self.take()
+            count, _, dtype = token.text[4:-1].partition("x")
+            if dtype not in DTYPES or len(count) > 4:
+                self.fail(f"`{token.text}` is no vector type", token.at)
             return VecType(int(count), dtype)
         word = self.peek.text
         if word not in ("lanes", "tensor", "buf", "tile", "ptr"):
@@ -202,13 +207,11 @@ class Parser:
         token = self.take()
         value: Attr
         if token.kind == "string":
-            import json
-
-            value = json.loads(token.text)
+            value = self.string(token)
         elif token.kind in ("number", "int"):
             integral = re.fullmatch(r"-?\d+", token.text)
-            value = int(token.text) if integral else float(token.text)
-        elif token.text == "-" and self.peek.kind in ("number", "word"):
+            value = self.integer(token) if integral else float(token.text)
+        elif token.text == "-" and self.peek.text in ("inf", "nan"):
             value = -float(self.take().text)
         elif token.text in ("true", "false"):
             value = token.text == "true"
@@ -230,26 +233,47 @@ class Parser:
         if not self.accept("{"):
             return {}
 
-        def item() -> tuple[str, Attr]:
-            key = self.kind("word")
-            self.expect("=")
-            return key, self.attr()
+        found: dict[str, Attr] = {}
 
-        return dict(self.list_of(item, "}"))
+        def item() -> None:
+            at = self.peek.at
+            key = self.kind("word")
+            if key in found:
+                self.fail(f"attribute `{key}` is given twice", at)
+            self.expect("=")
+            found[key] = self.attr()
+
+        self.list_of(item, "}")
+        return found
+
+    def string(self, token: _Token) -> str:
+        """The text that a string token stands for."""
+        try:
+            text = str(json.loads(token.text))
+            text.encode()  # half of a surrogate pair could not be written again
+        except ValueError:
+            self.fail("a string with an escape that JSON does not have", token.at)
+        return text
+
+    def integer(self, token: _Token) -> int:
+        if len(token.text) > MAX_DIGITS:
+            self.fail("a number of too many digits", token.at)
+        return int(token.text)
 
     def loc(self) -> Loc | None:
         if not self.accept("loc"):
             return None
         self.expect("(")
-        import json
-
-        file = json.loads(self.kind("string"))
+        token = self.peek
+        self.kind("string")
+        file = self.string(token)
         numbers = []
-        while self.accept(":"):
+        for _ in range(3):
+            self.expect(":")
             token = self.take()
             if not token.text.isdigit():
                 self.fail("expected a number", token.at)
-            numbers.append(int(token.text))
+            numbers.append(self.integer(token))
         self.expect(")")
         return Loc(file, *numbers)
 
@@ -341,6 +365,9 @@ class Parser:
             self.fail(error.message, at)
         operands = self.operands(defn, scope)
         attrs = self.attrs()
+        for key in attrs:
+            if key not in defn.attrs:
+                self.fail(f"`{name}` has no attribute `{key}`", at)
         regions = []
         for _ in range(defn.regions):
             inner = dict(scope)

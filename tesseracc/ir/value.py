@@ -7,6 +7,7 @@ declares (see `define.py`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -37,7 +38,7 @@ class Loc:
     end_col: int = 0
 
     def __str__(self) -> str:
-        return f'loc("{self.file}":{self.line}:{self.col}:{self.end_col})'
+        return f"loc({json.dumps(self.file, ensure_ascii=False)}:{self.line}:{self.col}:{self.end_col})"
 
 
 class Value:
