@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
+from tessera.shapes import Expr
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import AttrSpec, OpDef, Operand, define, resolve_with
 from tesseracc.ir.types import TensorType, Type
 from tesseracc.ir.value import Attr, Op, Value
@@ -52,8 +54,29 @@ def attrs_of(operator: Operator) -> dict[str, Attr]:
     return {f.name: getattr(operator, f.name) for f in fields(operator)}  # type: ignore[arg-type]
 
 
+def _fits(value: Attr, kind: str) -> bool:
+    """Whether an attribute is what the field's annotation says, such as `tuple[Dim, ...]` or `int | float`."""
+    if " | " in kind:
+        return any(_fits(value, part) for part in kind.split(" | "))
+    if kind.startswith("tuple["):
+        return isinstance(value, tuple) and all(_fits(item, kind[6:].removesuffix(", ...]")) for item in value)
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return {
+        "int": number, "bool": isinstance(value, bool), "str": isinstance(value, str),
+        "float": number or isinstance(value, float), "Expr": isinstance(value, Expr),
+        "Dim": number or isinstance(value, Expr),
+    }[kind]  # fmt: skip
+
+
 def _infer(cls: Any) -> Any:
+    kinds = {f.name: str(f.type) for f in fields(cls)}
+
     def infer(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type, ...]:
+        for name, value in attrs.items():
+            if name in kinds and not _fits(value, kinds[name]):
+                raise TesseraError("E404", f"attribute `{name}` is {value!r}, expected {kinds[name]}")
+        if not all(isinstance(v.type, TensorType) for v in operands):
+            raise TesseraError("E404", "operands must be tensors")
         found = cls(**attrs).infer(*(to_lang(v.type) for v in operands))
         if not isinstance(found, tuple):
             found = (found,)

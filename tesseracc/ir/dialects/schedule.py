@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tessera.shapes import equal_if_divisible, product
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
 from tesseracc.ir.types import BOOL, I64, ScalarType, TensorType, Type
 from tesseracc.ir.value import Attr, Op, Value
@@ -34,9 +35,29 @@ def _indices(op: Op, tensor: Type) -> str | None:
     return "`where` must be a bool" if where is not None and where.type != BOOL else None
 
 
+def _check_group(op: Op) -> str | None:
+    problem = _check_loop(op, len(op.attrs["domain"]))
+    for write in op.walk():
+        if problem is None and write.name == "schedule.write":
+            problem = _check_write(write, op)
+    return problem
+
+
+def _check_write(write: Op, group: Op) -> str | None:
+    number = write.attrs["result"]
+    if not 0 <= number < len(group.results):
+        return f"result {number} is written, of {len(group.results)}"
+    tensor = group.results[number].type
+    problem = _indices(write, tensor)
+    if problem is None and write["value"].type != _read([group.results[number]], {})[0]:
+        problem = f"{write['value'].type} is written to result {number}, {tensor}"
+    return problem
+
+
 def _read(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type, ...]:
     tensor = operands[0].type
-    assert isinstance(tensor, TensorType)
+    if not isinstance(tensor, TensorType):
+        raise TesseraError("E404", "needs a tensor")
     return (ScalarType(tensor.dtype),)
 
 
@@ -74,7 +95,7 @@ define(
     attrs="domain:tuple plan:str=",
     regions=1,
     doc="One kernel: the region runs for every point of the domain. `plan` records scheduling decisions.",
-    verify=lambda op: _check_loop(op, len(op.attrs["domain"])),
+    verify=_check_group,
 )
 define(
     "schedule.read",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
 from tesseracc.ir.types import I64, PtrType, Type, VecType, element, with_element
 from tesseracc.ir.value import Attr, Value
@@ -31,7 +32,8 @@ def _element(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type
 
 def _concat(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type, ...]:
     type_ = operands[0].type
-    assert isinstance(type_, VecType)
+    if not isinstance(type_, VecType):
+        raise TesseraError("E404", "needs a vector")
     return (VecType(len(attrs["lanes"]), type_.dtype),)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
 from tesseracc.ir.dialects.scf import carried, check_if
 from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, TileType, Type, element
@@ -28,7 +29,8 @@ REDUCTIONS = ("add", "mul", "max", "min", "and", "or")
 
 def _load(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type, ...]:
     buf = operands[0].type
-    assert isinstance(buf, BufType)
+    if not isinstance(buf, BufType):
+        raise TesseraError("E404", "needs a buffer")
     varying = buf.space == "local" or any(isinstance(v.type, LanesType) for v in operands[1:])
     return (LanesType(buf.dtype) if varying else ScalarType(buf.dtype),)
 

@@ -2,6 +2,7 @@
 
 each over [.., 1, ..]   = each over [.., ..] at index 0
 reduce over [1]         = identity (kind) of the term        (for add: 0 + term, which takes -0 to 0)
+argmax, argmin over [1] = 0
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ class _Dropper:
             b.append(op)
             return
         inner, sizes = self.region(op.regions[0], op.attrs["sizes"], op)
-        if sizes or op.attrs.get("kind", "").startswith("arg"):
-            keep = sizes if sizes else op.attrs["sizes"]
-            b.append(op if not sizes else replace(op, regions=(inner,), attrs={**op.attrs, "sizes": keep}))
+        if sizes:
+            b.append(replace(op, regions=(inner,), attrs={**op.attrs, "sizes": sizes}))
+            return
+        if op.attrs.get("kind", "").startswith("arg"):
+            self.same[op.result] = b.const(0)
             return
         for nested in inner.ops:
             b.append(nested)

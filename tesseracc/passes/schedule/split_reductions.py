@@ -60,9 +60,9 @@ def partials(group: Op, reduce: Op) -> Op:
     extent, chunks = product(sizes), ceildiv(product(sizes), CHUNK)
     args = tuple(Value(I64, arg.name) for arg in group.regions[0].args)
     chunk = Value(I64, "c")
-    before = Region(
-        group.regions[0].args, tuple(op for op in group.regions[0].ops[: group.regions[0].ops.index(reduce)])
-    )
+    # what the group writes besides is left to the group with the reduction over the partials
+    earlier = group.regions[0].ops[: group.regions[0].ops.index(reduce)]
+    before = Region(group.regions[0].args, tuple(op for op in earlier if op.name != "schedule.write"))
     same: dict[Value, Value] = dict(zip(group.regions[0].args, args, strict=True))
     ops, _ = inline_region(before, args)
     for old, new in zip(before.ops, ops, strict=True):

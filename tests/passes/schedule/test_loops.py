@@ -48,6 +48,26 @@ def test_drop_unit_axes(kind: str) -> None:
     assert run(done, "f", [x])[0].tobytes() == run(before, "f", [x])[0].tobytes()
 
 
+ARGUMENT = """
+schedule.func @f(%x: tensor<i64[1, N]>) -> (tensor<i64[1, N]>) {
+  %y = schedule.group {domain = [1, <N>]} (%i: i64, %j: i64) {
+    %s = schedule.reduce {kind = "argmax", sizes = [1]} (%k: i64) {
+      %a = schedule.read %x, [%i, %j] : i64
+      yield %a
+    } : i64
+    schedule.write %s, [%i, %j] {result = 0}
+  } : tensor<i64[1, N]>
+  yield %y
+}
+"""
+
+
+def test_the_first_of_one_is_at_0() -> None:
+    done = passes(parse_module(ARGUMENT), "drop-unit-axes")
+    assert domain(done) == ["N"] and loops(groups(done)[0]) == []
+    np.testing.assert_array_equal(run(done, "f", [np.array([[3, -1]])])[0], [[0, 0]])
+
+
 SPLIT = """
 schedule.func @f(%x: tensor<f32[A, B, C]>) -> (tensor<f32[A, B*C]>) {
   %y = schedule.group {domain = [<A>, <B*C>]} (%i: i64, %j: i64) {
@@ -165,6 +185,32 @@ def test_split_reductions(kind: str, size: int) -> None:
         assert abs(got - exact) <= 1e-5 * (np.abs(x) + 1.25).sum(dtype=np.float64) + 1e-6
     else:
         assert got == expected
+
+
+TWO = """
+schedule.func @f(%x: tensor<f32[N]>, %s: tensor<f32[]>) -> (tensor<f32[]>, tensor<f32[]>) {
+  %y, %z = schedule.group {domain = []} () {
+    %c = schedule.read %s, [] : f32
+    %d = arith.abs %c : f32
+    schedule.write %d, [] {result = 1}
+    %t = schedule.reduce {kind = "max", sizes = [<N>]} (%k: i64) {
+      %a = schedule.read %x, [%k] : f32
+      %b = arith.add %a, %d : f32
+      yield %b
+    } : f32
+    schedule.write %t, [] {result = 0}
+  } : tensor<f32[]>, tensor<f32[]>
+  yield %y, %z
+}
+"""
+
+
+def test_other_results_of_a_split_group_are_written_once() -> None:
+    before = parse_module(TWO)
+    done = passes(before, "split-reductions")
+    assert [len(group.results) for group in groups(done)] == [1, 2]
+    args = [random(20000), np.float32(-1.25).reshape(())]
+    np.testing.assert_array_equal(run(done, "f", args), run(before, "f", args))
 
 
 def test_short_and_parallel_reductions_stay_whole() -> None:
