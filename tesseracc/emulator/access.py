@@ -183,6 +183,8 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
     if not w.launch.detect or space in ("param", "const"):
         return
     launch = w.launch
+    if space == "shared" and launch.asynchronous.busy:
+        _in_flight(w, place, width, kind)
     if space in ("shared", "local"):
         if kind != "write":
             _initialised(w, place, width)
@@ -192,8 +194,6 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
                 launch.asynchronous.note_generic_write(place.offset, width)
     if space == "local":
         return
-    if space == "shared" and launch.asynchronous.busy:
-        _in_flight(w, place, width, kind)
     granule = min(launch.granule[space], width)
     shadow = shadow_of(w, space, place.segment)
     step = launch.granule[space]

@@ -279,6 +279,28 @@ class AsyncEngine:
             self.reading[granules] = w.pc + 1
             self.busy = True
 
+    def store_async(self, w: Wave, target: Array, lanes: Array, values: list[Array], size: int, barrier: Array) -> None:
+        """st.async: each lane's elements land in remote shared memory and complete on the mbarrier there."""
+        data = self.launch.shared.data
+        known = self.launch.races.release(np.unique(lanes >> 5)) if self.launch.detect else None
+        warps = np.unique(lanes >> 5)
+        for k, lane in enumerate(lanes):
+            raw = np.concatenate([np.ascontiguousarray(v[k : k + 1]).view(np.uint8) for v in values])
+            where = int(target[k]) + np.arange(size * len(values))
+
+            def land(captured: Array, where: Array = where) -> None:
+                data[where] = captured
+                self.launch.written["shared"][where] = 1
+
+            def load(raw: Array = raw) -> Array:
+                return raw
+
+            if known is not None:
+                self.mbarriers.learn(int(barrier[k]), known[int(np.searchsorted(warps, lane >> 5))])
+            none = np.zeros(0, np.int64)
+            bars = [(int(barrier[k]), size * len(values))]
+            self.issue_bulk(w, Bulk(w.pc, int(lane), none, np.unique(where // 4), load, land, bars))
+
     def release_reads(self, granules: Array) -> None:
         """The matrix instructions that read `granules` are complete."""
         self.reading[granules] = 0

@@ -69,14 +69,15 @@ class MBarriers:
             rows = self.launch.races.release(warps)
             pairs = np.unique(index * len(warps) + back)
             for pair in pairs:
-                self._learn(int(pair) // len(warps), rows[int(pair) % len(warps)])
+                self.learn(int(pair) // len(warps), rows[int(pair) % len(warps)])
         if (self.pending[index] < 0).any():
             w.log.add(BAD_STATE, "more arrivals at an mbarrier than its phase expects", w.code[w.pc])
             self.pending[index] = np.maximum(self.pending[index], 0)
         self.advance(w, index)
         return token
 
-    def _learn(self, index: int, row: Array) -> None:
+    def learn(self, index: int, row: Array) -> None:
+        """An arrival (or the issuer of a copy) that knows `row` takes part in the running phase."""
         old = self.arriving.get(index)
         self.arriving[index] = row if old is None else np.maximum(old, row)
 
@@ -88,7 +89,7 @@ class MBarriers:
         """Bytes have arrived."""
         self.tx[index] -= count
         if knowledge is not None:
-            self._learn(index, knowledge)
+            self.learn(index, knowledge)
         self.advance(w, np.array([index]))
 
     def advance(self, w: Wave, index: Array) -> None:

@@ -111,7 +111,7 @@ def _issue_to_shared(w: Wave, lane: int, targets: list[Array], load: Callable[[]
     knowledge = launch.races.release(np.array([lane >> 5]))[0] if launch.detect else None
     if knowledge is not None:
         for index, _ in barriers:
-            engine.mbarriers._learn(index, knowledge)
+            engine.mbarriers.learn(index, knowledge)
     pc = w.pc
 
     def land(data: Array) -> None:

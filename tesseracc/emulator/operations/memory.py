@@ -6,6 +6,8 @@ import numpy as np
 
 from tesseracc.emulator import access
 from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.memory import SHARED_BASE
+from tesseracc.emulator.operations.mbarriers import barrier_index
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.types import TYPES, Array
@@ -76,7 +78,7 @@ def _ld128(i: Instruction, d: Decoder, space: str, strong: bool) -> Step:
 def st(i: Instruction, d: Decoder) -> Step:
     """Store. Volatile, relaxed and release stores are strong; release orders."""
     if "async" in i.mods:
-        raise ValueError("st.async is not modelled; use mapa and st.shared::cluster with an mbarrier")
+        return _st_async(i, d)
     kind = i.mods[-1]
     named, address = d.address(i.operands[0])
     space = space_of(i, named)
@@ -102,6 +104,32 @@ def st(i: Instruction, d: Decoder) -> Step:
             w.launch.races.fence(w.warps)
         values: list[Array] = [s(w).view(raw) for s in sources]
         access.store(w, space, address(w), size, values, strong)
+
+    return run
+
+
+def _st_async(i: Instruction, d: Decoder) -> Step:
+    """st.async [a], b, [mbar]: a store into the cluster's shared memory that completes on an mbarrier there."""
+    kind = i.mods[-1]
+    size = TYPES[kind].bytes
+    _, address = d.address(i.operands[0])
+    _, barrier = d.address(i.operands[2])
+    sources = d.sources(i.operands[1], f"b{TYPES[kind].bits}")
+
+    def run(w: Wave) -> None:
+        where = w.spread(address(w))
+        where = np.where(where >= np.uint64(SHARED_BASE), where - np.uint64(SHARED_BASE), where)
+        index = barrier_index(w, barrier(w), "read")
+        launch, width = w.launch, size * len(sources)
+        launch.asynchronous.mbarriers.check(w, index)
+        for place in access.places_of(w, "shared", where, width):
+            at = np.arange(w.n) if place.at is None else place.at
+            if launch.detect:
+                shadow, step = access.shadow_of(w, "shared", place.segment), launch.granule["shared"]
+                for k in range(0, width, step):
+                    launch.races.write(shadow, (place.offset + k) // step, place.lanes, w.pc, False, "shared", None)
+            values = [w.spread(s(w))[at] for s in sources]
+            launch.asynchronous.store_async(w, place.offset, place.lanes, values, size, index[at])
 
     return run
 
