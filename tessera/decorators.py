@@ -65,6 +65,9 @@ class _Entry:
     """What functions and kernels have in common: the Python function, its place, its signature."""
 
     def __init__(self, python: Callable[..., Any], compiled: bool = False) -> None:
+        if not inspect.isfunction(python):
+            raise SourceError("E305", f"ts.{type(self).__name__.lower()} marks Python functions, not {_what(python)}",
+                              help="write it above a `def`")
         functools.update_wrapper(cast(Any, self), python)
         self.python = python
         self.name: str = python.__name__
@@ -185,6 +188,10 @@ class Function(_Entry):
 marks_entry(Function.invoke.__code__)
 
 
+def _what(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
+
+
 class Kernel(_Entry):
     """A program for the lanes of a group, in the kernel language. `group` lanes form a group; `grid` counts groups."""
 
@@ -201,7 +208,7 @@ class Kernel(_Entry):
         """The parsed kernel (tessera.kernel.KernelDef). Raises SourceError E2xx."""
         from tessera.kernel import parse
 
-        return parse(self.python, group=self.group, grid=self.grid)  # type: ignore[arg-type]
+        return parse(self.python, group=self.group, grid=self.grid)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Launch it. A tensor that the kernel writes has the new elements afterwards; NumPy arrays change in place."""

@@ -25,9 +25,12 @@ import tessera_runtime
 from tessera_runtime.core.errors import TesseraError
 
 __all__ = [
-    "Call", "SourceError", "SourceErrors", "Span", "TesseraError", "did_you_mean", "each_error", "origin", "render",
-    "user_calls", "user_span",
+    "Call", "SourceError", "SourceErrors", "Span", "TesseraError", "characters", "did_you_mean", "each_error", "origin",
+    "render", "user_calls", "user_span",
 ]
+
+#: so many places of a chain of calls are shown
+MAX_CHAIN = 8
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _OURS = (
@@ -149,10 +152,18 @@ def _chain(calls: tuple[Call, ...]) -> str:
     named = [c for c in calls if c.function != "<module>"]
     if not named:
         return ""
+    places = [(call.function, call.span.file, call.span.line) for call in named[1:]]
     out = f"  in `{named[0].function}`"
-    for call in named[1:]:
-        out += f", called from `{call.function}` ({_shown(call.span.file)}:{call.span.line})"
-    return out
+    at = shown = 0
+    while at < len(places) and shown < MAX_CHAIN:
+        times = 1  # a recursion is one place, many times
+        while at + times < len(places) and places[at + times] == places[at]:
+            times += 1
+        function, file, line = places[at]
+        out += f", called from `{function}` ({_shown(file)}:{line}{f', {times} times' if times > 1 else ''})"
+        at += times
+        shown += 1
+    return out + (f", and {len(places) - at} more" if at < len(places) else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
@@ -198,14 +209,14 @@ def _frame_span(frame: FrameType) -> Span:
         place = next(islice(code.co_positions(), frame.f_lasti // 2, None), None)
         if place is not None and place[0] is not None and place[2] is not None:
             start, end, col, end_col = place
-            return Span(code.co_filename, start, _chars(code.co_filename, start, col), end or start,
-                        _chars(code.co_filename, end or start, end_col or 0))
+            return Span(code.co_filename, start, characters(code.co_filename, start, col), end or start,
+                        characters(code.co_filename, end or start, end_col or 0))
     text = linecache.getline(code.co_filename, line)
     return Span(code.co_filename, line, len(text) - len(text.lstrip()), line, len(text.rstrip()))
 
 
-def _chars(filename: str, line: int, col: int) -> int:
-    """Byte offset to character offset (Python counts UTF-8 bytes)."""
+def characters(filename: str, line: int, col: int) -> int:
+    """Byte offset in a line of a file to character offset (Python counts UTF-8 bytes)."""
     text = linecache.getline(filename, line)
     return col if text.isascii() else len(text.encode()[:col].decode(errors="replace"))
 

@@ -432,7 +432,8 @@ def _scalar(value: Scalar, beside: DType | None) -> Tensor:
     else:
         dtype = beside if beside is not None and beside.kind != "bool" else i64
     if dtype.is_int and isinstance(value, int) and not dtype.min_value <= value <= dtype.max_value:
-        raise SourceError("E303", f"the number {value} does not fit {dtype}",
+        number = value if value.bit_length() < 256 else f"of {value.bit_length()} bits"
+        raise SourceError("E303", f"the number {number} does not fit {dtype}",
                           help="cast the tensor to a wider type first")
     return operators.full((), value, dtype)
 

@@ -10,11 +10,12 @@ build can start from the text of any level.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,12 +23,13 @@ import numpy as np
 
 from tessera import types as lang
 from tessera.decorators import Function, Kernel, Parameter
-from tessera.errors import SourceError, SourceErrors, each_error
+from tessera.errors import SourceError, SourceErrors, Span, each_error
 from tessera.pytree import Tree, unflatten
 from tessera.tensor import Tensor, as_tensor
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
+from tesseracc.frontend.limits import check_names, is_name
 from tesseracc.frontend.merge import merge
 from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
 from tesseracc.ir.printer import module_text
@@ -202,12 +204,25 @@ def front(
     errors: list[SourceError] = []
     for name, entry in entries.items():
         try:
-            parts.append(_front_entry(entry, (specs or {}).get(name, {}), notes))
+            part = _front_entry(_called(entry, name), (specs or {}).get(name, {}), notes)
+            check_names(part, Span(entry.file, entry.line))
+            parts.append(part)
         except SourceError as error:
             errors += [found for found in each_error(error) if isinstance(found, SourceError)]
+        except RecursionError:
+            place = Span(entry.file, entry.line)
+            errors.append(SourceError("E106", f"`{name}` nests expressions or calls too deeply", span=place))
     if errors:
         raise SourceErrors(errors) if len(errors) > 1 else errors[0]
     return verify(merge(parts))
+
+
+def _called(entry: Function | Kernel, name: str) -> Function | Kernel:
+    """The entry under another name: a module may hold it in a variable that is not the name of its `def`."""
+    if entry.name != name:
+        entry = copy.copy(entry)
+        entry.name = name
+    return entry
 
 
 def _front_entry(entry: Function | Kernel, types: Mapping[str, lang.TensorType], notes: list[Note] | None) -> Module:
@@ -217,7 +232,7 @@ def _front_entry(entry: Function | Kernel, types: Mapping[str, lang.TensorType],
 
         if notes is not None:
             notes += kernels.notes(entry.definition, root)
-        return kernels.lower(entry.definition, root)
+        return kernels.lower(replace(entry.definition, name=entry.name), root)
     from tesseracc.frontend import trace
 
     return trace.trace(entry, types, root).module
@@ -238,7 +253,7 @@ def jit(entry: Function | Kernel) -> Callable[..., object]:
 
 class _Jit:
     def __init__(self, entry: Function | Kernel) -> None:
-        self.entry = entry
+        self.entry = entry if is_name(entry.name) else _called(entry, "function")
         self._compiled: dict[tuple[str, ...], tuple[Callable[..., object], Tree | None]] = {}
 
     def __call__(self, *args: object, **kwargs: object) -> object:

@@ -163,7 +163,20 @@ def full(shape: Any, value: Any, dtype: Any = None) -> Tensor:
     target: DType = as_dtype(dtype) if dtype is not None else (
         bool_ if isinstance(value, bool) else f32 if isinstance(value, float) else i64)
     dims = as_dims("full", (shape,))
-    return apply(Full(dims, value.item() if isinstance(value, np.generic) else value, target.base.name))
+    number = value.item() if isinstance(value, np.generic) else value
+    return apply(Full(dims, _representable(number, target), target.base.name))
+
+
+def _representable(value: Any, dtype: DType) -> Any:
+    """`value`; as a float where it is an int beyond every int type. E303 where there is no such float either."""
+    if not isinstance(value, int) or -(2**63) <= value < 2**64:
+        return value
+    try:
+        if dtype.is_float:
+            return float(value)
+    except OverflowError:
+        pass
+    raise SourceError("E303", f"an int of {value.bit_length()} bits does not fit {dtype}")
 
 
 def zeros(*shape: Any, dtype: Any = f32) -> Tensor:

@@ -166,12 +166,13 @@ def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...], notes: l
     given = parse_specs(specs, chosen)
     if not entries:
         skipped = without_types(chosen, given)
-        for name in skipped:
-            click.echo(
-                f"note: `{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)",
-                err=True,
-            )
-        chosen = {name: entry for name, entry in chosen.items() if name not in skipped} or chosen
+        if len(skipped) < len(chosen):  # else the front end says it, as an error
+            for name in skipped:
+                click.echo(
+                    f"note: `{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)",
+                    err=True,
+                )
+                del chosen[name]
     return front(chosen, given, notes), loaded.digest
 
 

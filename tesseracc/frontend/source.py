@@ -19,8 +19,8 @@ from pathlib import Path
 from tessera import decorators
 from tessera.decorators import Function, Kernel
 from tessera.errors import SourceError, Span, did_you_mean
-from tessera_runtime.core.errors import TesseraError, UsageError
-from tesseracc.frontend.user_errors import user_error
+from tessera_runtime.core.errors import UsageError
+from tesseracc.frontend.user_errors import user_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +58,17 @@ def load(path: str | os.PathLike[str]) -> Source:
             max((error.end_offset or 1) - 1, 0),
         )
         raise SourceError("E101", f"the module is not valid Python: {error.msg}", span=span) from None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise SourceError("E101", f"the module is not valid Python: {error}", span=Span(str(file), 1)) from None
+    except (RecursionError, MemoryError):
+        raise SourceError(
+            "E101", "the module nests expressions too deeply for Python", span=Span(str(file), 1)
+        ) from None
     module = types.ModuleType(name)
     module.__file__ = str(file.absolute())
-    with _importable(name, module, file.absolute().parent), _recorded() as calls:
-        try:
-            exec(code, module.__dict__)
-        except TesseraError:
-            raise
-        except SystemExit:
-            raise SourceError(
-                "E103", "the module ends the process while it is loaded", span=Span(str(file), 1)
-            ) from None
-        except Exception as error:
-            raise user_error(error, file, "E103") from error
+    folder = file.absolute().parent
+    with _importable(name, module, folder), _recorded() as calls, user_code(file, "E103", "the module"):
+        exec(code, module.__dict__)
     digest = hashlib.sha256(data).hexdigest()
     return Source(name, file, digest, _entries(module), module.__dict__, tuple(dict.fromkeys(calls)))
 
@@ -139,4 +135,14 @@ def choose(source: Source, wanted: tuple[str, ...]) -> dict[str, Function | Kern
             f"{source.path.name} defines no function or kernel",
             help="mark a function with @ts.function or @ts.kernel",
         )
-    return {name: source.entries[name] for name in wanted} if wanted else dict(source.entries)
+    return {name: source.entries[name] for name in wanted or _distinct(source.entries)}
+
+
+def _distinct(entries: dict[str, Function | Kernel]) -> list[str]:
+    """One name for every entry. Of several names (`g = f`, `g = ts.jit(f)`) it is that of the `def`, else the first."""
+    names: dict[object, str] = {}
+    for name, entry in entries.items():
+        key = (entry.python, entry.group, str(entry.grid)) if isinstance(entry, Kernel) else entry.python
+        if key not in names or name == entry.python.__name__:
+            names[key] = name
+    return [name for name in entries if name in names.values()]

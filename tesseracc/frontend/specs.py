@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
-from tessera.decorators import Function, Kernel
+from tessera.decorators import Function, Kernel, Parameter
 from tessera.errors import SourceError, did_you_mean
 from tessera.types import TensorType
 from tessera_runtime.core.errors import UsageError
@@ -48,16 +49,13 @@ def without_types(entries: Mapping[str, Function | Kernel], specs: Specs) -> lis
     for name, entry in entries.items():
         if isinstance(entry, Kernel):
             continue
-        for parameter in entry.parameters:
-            spec = parameter.tensor
-            open_ = spec is None or spec.dims is None or spec.dtype is None
-            if open_ and parameter.name not in specs.get(name, {}) and parameter.default is _empty():
-                missing.append(name)
-                break
+        given = specs.get(name, {})
+        if any(p.name not in given and p.default is inspect.Parameter.empty and _is_open(p) for p in entry.parameters):
+            missing.append(name)
     return missing
 
 
-def _empty() -> object:
-    import inspect
-
-    return inspect.Parameter.empty
+def _is_open(parameter: Parameter) -> bool:
+    spec = parameter.tensor
+    typed = spec is not None and spec.dims is not None and spec.dtype is not None
+    return not typed and parameter.spec not in (float, int, bool)

@@ -7,6 +7,7 @@ constant of the module, named by the module-level variable that holds it.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ from tessera.ops.create import Full
 from tessera.pytree import Tree, flatten_with_names
 from tessera.shapes import collect_assumptions, symbols_of
 from tessera.tensor import EagerTensor, Tensor
-from tessera_runtime.core.errors import TesseraError
-from tesseracc.frontend.user_errors import user_error
+from tesseracc.frontend.limits import check_limits
+from tesseracc.frontend.user_errors import user_code
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.dialects.graph import attrs_of, from_lang, to_lang
 from tesseracc.ir.rewrite import remove_dead
@@ -85,6 +86,8 @@ class Tracer(Interpreter):
             calls = tuple(call for call in user_calls() if not call.span.file.startswith(_PACKAGE))
             raise error.at(loc, calls) from None
         found = tuple(TracedTensor(value, self) for value in results)
+        for result in found:
+            check_limits(f"the result of {op.name}", result.type.dims, result.type.dtype.name, loc)
         return found[0] if isinstance(op.infer(*(x.type for x in args)), lang.TensorType) else found
 
     def value(self, x: Tensor) -> Value:
@@ -142,30 +145,28 @@ def trace(
     root = root if root is not None else os.path.dirname(fn.file)
     tracer = Tracer(_global_names(fn), root)
     place = Span(fn.file, fn.line)
-    args: dict[str, Any] = {}
+    _check_form(fn, place)
+    args: list[Any] = []
+    named: dict[str, Any] = {}
     params: list[Value] = []
     for parameter in fn.parameters:
-        if static is not None and parameter.name in static:
-            args[parameter.name] = static[parameter.name]
-            continue
-        given = (types or {}).get(parameter.name)
-        type_ = given or _declared(fn, parameter, place)
-        if type_ is None:
-            args[parameter.name] = parameter.default
-            continue
-        value = Value(from_lang(type_), parameter.name)
-        params.append(value)
-        args[parameter.name] = TracedTensor(value, tracer)
+        value = None if static is None else static.get(parameter.name)
+        if static is None or parameter.name not in static:
+            type_ = (types or {}).get(parameter.name) or _declared(fn, parameter, place)
+            value = parameter.default if type_ is None else _parameter(tracer, params, parameter.name, type_, place)
+        if parameter.kind is parameter.kind.KEYWORD_ONLY:
+            named[parameter.name] = value
+        else:
+            args.append(value)
     with interpret(tracer), collect_assumptions() as assumed:
-        try:
-            result = fn.invoke(**args)
-        except (TesseraError, AssertionError):
-            raise
-        except Exception as error:
-            raise user_error(error, Path(fn.file), "E105") from error
-        leaves, tree = flatten_with_names(result)
+        with user_code(Path(fn.file), "E105", f"`{fn.name}`"):
+            result = fn.invoke(*args, **named)
+        leaves, tree = _leaves(fn, result, place)
         yields = [_output(tracer, fn, leaf, place) for _, leaf in leaves]
     outputs = _output_names([path for path, _ in leaves])
+    if len(set(outputs)) < len(outputs):
+        twice = next(name for i, name in enumerate(outputs) if name in outputs[:i])
+        raise SourceError("E317", f"two results of `{fn.name}` are named `{twice}`", span=place)
     _check_sizes(fn, params, yields, place)
     attrs: dict[str, Any] = {"doc": " ".join((fn.__doc__ or "").split()), "outputs": outputs}
     if assumed:
@@ -177,10 +178,45 @@ def trace(
     return Traced(verify(Module((func,), constants=constants)), tree)
 
 
+def _check_form(fn: Function, place: Span) -> None:
+    """A compiled function has fixed parameters and returns."""
+    stars = [p.name for p in fn.parameters if p.kind in (p.kind.VAR_POSITIONAL, p.kind.VAR_KEYWORD)]
+    if stars:
+        raise SourceError(
+            "E305", f"`{fn.name}` has the star parameter `{stars[0]}`", help="name every parameter", span=place
+        )
+    if inspect.isgeneratorfunction(fn.python) or inspect.iscoroutinefunction(fn.python):
+        raise SourceError(
+            "E317",
+            f"`{fn.name}` is a generator or coroutine",
+            help="return the results, as a tuple or dict",
+            span=place,
+        )
+
+
+def _parameter(tracer: Tracer, params: list[Value], name: str, type_: lang.TensorType, place: Span) -> TracedTensor:
+    """One more parameter of the graph."""
+    check_limits(f"parameter `{name}`", type_.dims, type_.dtype.name, place)
+    params.append(Value(from_lang(type_), name))
+    return TracedTensor(params[-1], tracer)
+
+
+def _leaves(fn: Function, result: Any, place: Span) -> tuple[list[tuple[str, Any]], Tree]:
+    """The results by their paths. Raises E317 for none, and for structures that have no names."""
+    try:
+        leaves, tree = flatten_with_names(result)
+    except (TypeError, RecursionError):
+        raise SourceError(
+            "E317", f"`{fn.name}` returns a structure that is not made of tuples, lists and dicts with names",
+            help="keys of a dict are strings", span=place,
+        ) from None  # fmt: skip
+    if not leaves:
+        raise SourceError("E317", f"`{fn.name}` returns nothing", help="end it with `return`", span=place)
+    return leaves, tree
+
+
 def _declared(fn: Function, parameter: Any, place: Span) -> lang.TensorType | None:
     """A parameter's type by its annotation; None for one that keeps its default. Raises E307 where neither says."""
-    import inspect
-
     spec = parameter.tensor
     if spec is not None and spec.dims is not None and spec.dtype is not None:
         type_: lang.TensorType = spec.type(parameter.name)
@@ -203,8 +239,16 @@ def _output(tracer: Tracer, fn: Function, leaf: Any, place: Span) -> Value:
     if isinstance(leaf, (bool, int, float, np.ndarray, np.generic)):
         from tessera.tensor import as_tensor
 
-        return tracer.value(as_tensor(np.asarray(leaf)))
-    raise SourceError("E317", f"`{fn.name}` returns a {type(leaf).__name__}, which is not a tensor", span=place)
+        try:
+            return tracer.value(as_tensor(np.asarray(leaf)))
+        except SourceError as error:
+            raise error.at(place) from None
+    raise SourceError(
+        "E317",
+        f"`{fn.name}` returns an object of type {type(leaf).__name__}, which is not a tensor",
+        help="return tensors, numbers, or tuples, lists and dicts of them",
+        span=place,
+    )
 
 
 def _output_names(paths: Sequence[str]) -> tuple[str, ...]:

@@ -1,22 +1,81 @@
-"""Exceptions of the user's own code, as errors at the user's line."""
+"""Code of the user that runs inside the compiler: what it prints, and what it raises, as errors at the user's line."""
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from tessera.errors import Call, SourceError, Span, did_you_mean
+import tessera
+import tessera_runtime
+import tesseracc
+from tessera.errors import Call, SourceError, Span, characters, did_you_mean
+from tessera_runtime.core.errors import TesseraError
+
+_OURS = tuple(
+    os.path.join(os.path.dirname(os.path.abspath(str(package.__file__))), "")
+    for package in (tessera, tesseracc, tessera_runtime)
+)
+_INSTALLED = f"{os.sep}site-packages{os.sep}"
 
 
-def user_error(error: Exception, file: Path, code: str) -> SourceError:
+class _ToStderr(io.TextIOBase):
+    """A stdout whose text goes to stderr, and which cannot be closed."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """The compiler goes on writing."""
+
+
+@contextmanager
+def user_code(file: Path, code: str, name: str) -> Iterator[None]:
+    """Around code of the user in `file`: whatever it raises becomes a SourceError.
+
+    `code` is for its own exceptions; `name` says what runs ("the module"). An error of the project that has no place
+    yet gets one. What the code prints goes to stderr: stdout is for results. Ctrl-C passes.
+    """
+    try:
+        with redirect_stdout(_ToStderr()):
+            yield
+    except SourceError as error:
+        if error.span is None:
+            calls = _calls(error, file)
+            error.at(_place(calls, file), calls)
+        raise
+    except TesseraError as error:
+        calls = _calls(error, file)
+        raise SourceError(
+            error.code, error.message, help=error.help, span=_place(calls, file), calls=calls
+        ) from error
+    except KeyboardInterrupt:
+        raise
+    except SystemExit as error:
+        calls = _calls(error, file)
+        raise SourceError(code, f"{name} ends the process", span=_place(calls, file), calls=calls) from None
+    except AssertionError as error:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        if os.path.abspath(last).startswith(_OURS):
+            raise  # a fault of the compiler
+        raise user_error(error, file, code) from error
+    except BaseException as error:
+        raise user_error(error, file, code) from error
+
+
+def user_error(error: BaseException, file: Path, code: str) -> SourceError:
     """An error with the code, at the innermost line that stands in the folder of `file`; E102 for a failed import."""
-    inside = str(file.absolute().parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(inside)]
-    calls = [Call(frame.name, _span_of(frame)) for frame in frames]
-    calls.reverse()
-    span = calls[0].span if calls else Span(str(file), 1)
+    calls = _calls(error, file)
+    span = _place(calls, file)
     if isinstance(error, ImportError):
-        return SourceError("E102", f"an import fails: {error}", span=span, calls=tuple(calls))
+        return SourceError("E102", f"an import fails: {error}", span=span, calls=calls)
     known: list[str] = []
     name = getattr(error, "name", None)
     if isinstance(error, AttributeError) and name and error.obj is not None:
@@ -27,10 +86,37 @@ def user_error(error: Exception, file: Path, code: str) -> SourceError:
             last = last.tb_next
         known = [*last.tb_frame.f_locals, *last.tb_frame.f_globals]
     help = did_you_mean(str(name), known) if known else None
-    return SourceError(code, f"{type(error).__name__}: {error}", span=span, calls=tuple(calls), help=help)
+    return SourceError(code, _summary(error), span=span, calls=calls, help=help)
+
+
+def _summary(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # the user's own __str__
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _calls(error: BaseException, file: Path) -> tuple[Call, ...]:
+    """The frames that stand in the folder of `file`, innermost first; not those of packages installed in there."""
+    inside = os.path.join(file.absolute().parent, "")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(inside)
+        and not frame.filename.startswith(_OURS)
+        and _INSTALLED not in frame.filename
+    ]
+    return tuple(Call(frame.name, _span_of(frame)) for frame in reversed(frames))
+
+
+def _place(calls: tuple[Call, ...], file: Path) -> Span:
+    return calls[0].span if calls else Span(str(file), 1)
 
 
 def _span_of(frame: traceback.FrameSummary) -> Span:
-    """The place of a frame; Python 3.10 knows the line only."""
+    """The place of a frame; Python 3.10 knows the line only. Python counts bytes, a Span characters."""
+    line = frame.lineno or 1
     col, end_line, end_col = (getattr(frame, name, None) or 0 for name in ("colno", "end_lineno", "end_colno"))
-    return Span(frame.filename, frame.lineno or 1, col, end_line, end_col)
+    start = characters(frame.filename, line, col)
+    return Span(frame.filename, line, start, end_line, characters(frame.filename, end_line, end_col))

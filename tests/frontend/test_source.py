@@ -66,7 +66,7 @@ def test_an_assumption_of_a_reshape_is_a_guard(tmp_path: Path) -> None:
         ("x = (1,\n", "E101", 1),
         ("import numpy\nimport no_such_module_anywhere\n", "E102", 2),
         ("def f():\n    return undefined_name\n\nf()\n", "E103", 2),
-        ("import sys\nsys.exit(3)\n", "E103", 1),
+        ("import sys\nsys.exit(3)\n", "E103", 2),
     ],
 )
 def test_what_goes_wrong_has_a_line(tmp_path: Path, text: str, code: str, line: int) -> None:
