@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any, cast, overload
 
 import numpy as np
@@ -64,8 +65,10 @@ CALLS: list[tuple[str, Span | None]] | None = None
 class _Entry:
     """What functions and kernels have in common: the Python function, its place, its signature."""
 
+    marks: tuple[type, ...] = (FunctionType,)
+
     def __init__(self, python: Callable[..., Any], compiled: bool = False) -> None:
-        if not inspect.isfunction(python):
+        if not isinstance(python, self.marks):
             raise SourceError("E305", f"ts.{type(self).__name__.lower()} marks Python functions, not {_what(python)}",
                               help="write it above a `def`")
         functools.update_wrapper(cast(Any, self), python)
@@ -136,7 +139,9 @@ class _Entry:
 
 
 class Function(_Entry):
-    """A function made of operators. Calling it runs it; see the module."""
+    """A function made of operators. Calling it runs it; see the module. A bound method is one too."""
+
+    marks = (FunctionType, MethodType)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._observe()
@@ -208,7 +213,7 @@ class Kernel(_Entry):
         """The parsed kernel (tessera.kernel.KernelDef). Raises SourceError E2xx."""
         from tessera.kernel import parse
 
-        return parse(self.python, group=self.group, grid=self.grid)
+        return parse(cast(FunctionType, self.python), group=self.group, grid=self.grid)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Launch it. A tensor that the kernel writes has the new elements afterwards; NumPy arrays change in place."""

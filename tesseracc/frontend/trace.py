@@ -277,7 +277,7 @@ def _check_sizes(fn: Function, params: Sequence[Value], yields: Sequence[Value],
 def _global_names(fn: Function) -> dict[int, str]:
     """Names of tensors that module-level variables (or dicts, lists and tuples in them) hold, by identity."""
     names: dict[int, str] = {}
-    for variable, held in list(fn.python.__globals__.items()):
+    for variable, held in list(inspect.unwrap(fn.python).__globals__.items()):
         if isinstance(held, (Tensor, dict, list, tuple)):
             try:
                 leaves, _ = flatten_with_names(held, variable)

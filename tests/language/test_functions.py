@@ -203,3 +203,17 @@ def test_pytrees() -> None:
         tree_map(lambda x, y: x, value, [1])
     with pytest.raises(TypeError):
         flatten({1: 2})
+
+
+def test_methods_are_functions_too() -> None:
+    class Model:
+        scale = 3.0
+
+        def forward(self, x):
+            return x * self.scale
+
+    forward = ts.function(Model().forward)
+    assert forward(np.float32([1.0, 2.0])).numpy().tolist() == [3.0, 6.0]
+    with pytest.raises(SourceError) as caught:
+        ts.function(Model())  # type: ignore[arg-type]
+    assert caught.value.code == "E305" and "object of type Model" in caught.value.message
