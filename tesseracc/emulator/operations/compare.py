@@ -24,6 +24,11 @@ _BOOL: dict[str, Callable[[Array, Array], Array]] = {
 }  # fmt: skip
 
 
+def compare_integers(op: str) -> Callable[[Array, Array], Array]:
+    """The comparison of integers called `op`; KeyError if there is none."""
+    return _ORDERED[op]
+
+
 def _compare(op: str, floating: bool) -> Callable[[Array, Array], Array]:
     if not floating:
         return _ORDERED[op]

@@ -87,7 +87,9 @@ def ret(i: Instruction, d: Decoder) -> Step:
         lanes = w.lanes
         for pc in np.unique(pcs):
             w.select(lanes[pcs == pc])
-            _copy(w, d.results_at[int(pc)])
+            results = d.results_at[int(pc)]
+            _copy(w, results)
+            _mark(w, results)
             w.queue(int(pc), w.sel)
 
     return _leave(i, d, go_back)
@@ -180,6 +182,13 @@ def _copy(w: Wave, copies: list[tuple[int, int, int]]) -> None:
         rows = memory[: w.size * launch.local_stride].reshape(w.size, launch.local_stride)
         for source, target, size in copies:
             rows[w.sel, target : target + size] = rows[w.sel, source : source + size]
+
+
+def _mark(w: Wave, copies: list[tuple[int, int, int]]) -> None:
+    """A call's result counts as written: callers pass its padding on, which the callee left alone."""
+    rows = w.launch.written["local"][: w.size * w.launch.local_stride].reshape(w.size, w.launch.local_stride)
+    for _, target, size in copies:
+        rows[w.sel, target : target + size] = 1
 
 
 def _external(i: Instruction, d: Decoder, name: str) -> Step:

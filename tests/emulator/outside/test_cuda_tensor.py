@@ -5,28 +5,26 @@ The programs address fragments by the tables of the PTX documentation, so they c
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from tesseracc.emulator import GlobalMemory, Module, TensorMap, launch, parse_ptx
-from tests.emulator.test_programs import run
+from tesseracc.emulator import GlobalMemory, Module, launch, parse_ptx
+from tests.emulator.outside.support import HERE, program, run, tensor_map
 
-PROGRAMS = Path(__file__).parent / "programs"
 BF16: Any = ml_dtypes.bfloat16
 
 
 @pytest.fixture(scope="module")
 def tensor() -> Module:
-    return parse_ptx((PROGRAMS / "tensor.ptx").read_text())
+    return program("cuda/tensor")
 
 
 @pytest.fixture(scope="module")
 def hopper() -> Module:
-    return parse_ptx((PROGRAMS / "hopper.ptx").read_text())
+    return program("cuda/hopper")
 
 
 def close(got: Any, want: Any, depth: int) -> None:
@@ -76,11 +74,7 @@ def test_wgmma_fed_by_tma(hopper: Module, seed: int) -> None:
     m, n, k = 128, 32, 320
     a, b = rng.normal(size=(m, k)).astype(BF16), rng.normal(size=(n, k)).astype(BF16)
     memory = GlobalMemory()
-    pa, pb = memory.alloc(a.nbytes), memory.alloc(b.nbytes)
-    memory.write(pa, a.view(np.uint16))
-    memory.write(pb, b.view(np.uint16))
-    maps = [TensorMap("bf16", p, (k, rows), (2 * k,), (64, box), swizzle=128).encode()
-            for p, rows, box in ((pa, m, 64), (pb, n, 16))]  # fmt: skip
+    maps = [tensor_map(memory, x.view(np.uint16), "bf16", (64, box), 128)[0] for x, box in ((a, 64), (b, 16))]
     c = np.zeros((m, n), np.float32)
     report = run(hopper, "wgmma_tma", (2, 2), (128,), [*maps, c, n, k], dynamic_shared=2 * 80 * 128, memory=memory,
                  seed=seed)  # fmt: skip
@@ -106,7 +100,7 @@ def test_cluster_histogram(hopper: Module) -> None:
 
 def test_wrong_byte_count_hangs(hopper: Module) -> None:
     """The same program with a larger expectation: the phase never completes."""
-    text = (PROGRAMS / "hopper.ptx").read_text()
+    text = (HERE / "cuda/hopper.ptx").read_text()
     lines = text.split("\n")
     at = next(k for k, line in enumerate(lines) if "expect_tx" in line and "1024" in line)
     lines[at] = lines[at].replace("1024", "2048")

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tesseracc.emulator import Module, Report, launch, parse_ptx
+from tesseracc.emulator import Module
 from tests.emulator.harness import same_bits
-
-PROGRAMS = Path(__file__).parent / "programs"
+from tests.emulator.outside.support import program, run
 
 
 @pytest.fixture(scope="module")
 def basic() -> Module:
-    return parse_ptx((PROGRAMS / "basic.ptx").read_text())
-
-
-def run(*args: Any, **options: Any) -> Report:
-    report = launch(*args, **options)
-    assert not report.findings, "\n".join(f.render() for f in report.findings)
-    return report
+    return program("cuda/basic")
 
 
 @pytest.mark.parametrize("n", [1, 31, 256, 1000])
