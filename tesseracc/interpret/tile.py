@@ -18,6 +18,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.interpret.tile_memory import MANY, Memory, Shadow
+from tesseracc.interpret.tile_values import TileValues
 from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, Type, element, kind_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
@@ -29,7 +30,7 @@ def _where(op: Op) -> str:
     return f" ({op.loc.file}:{op.loc.line})" if op.loc else ""
 
 
-class _Group:
+class _Group(TileValues):
     """One group of one kernel."""
 
     def __init__(self, kernel: Func, symbols: Mapping[str, int], group_ids: tuple[int, ...], epochs: list[int]) -> None:
@@ -43,6 +44,7 @@ class _Group:
         self.epochs = epochs  # a counter shared by all groups: an epoch belongs to one group
         self.epoch = self._new_epoch()
         self.in_map = False
+        self.copies = [[]]
         self.steps = 0
 
     def _new_epoch(self) -> int:
@@ -98,7 +100,8 @@ class _Group:
         if op.name == "arith.constant":
             type_ = op.result.type
             value = scalar.constant(op.attrs["value"], element(type_))
-            return np.full(self.lanes, value) if isinstance(type_, LanesType) else value
+            shape = type_.shape if isinstance(type_, TileType) else self.lanes
+            return value if isinstance(type_, ScalarType) else np.full(shape, value)
         return scalar.evaluate(op, [self.values[v] for v in op.operands])
 
     def do_tile_group_id(self, op: Op) -> Any:
@@ -130,6 +133,8 @@ class _Group:
         return Memory(array, Shadow.of(count, False), per_lane)
 
     def do_tile_barrier(self, op: Op) -> Any:
+        self.copies.append([])  # a barrier finishes all copies
+        self.finish(0)
         self.epoch = self._new_epoch()
 
     def do_tile_reduce(self, op: Op) -> Any:

@@ -19,6 +19,7 @@ class Shadow:
     read_epoch: Array
     read_lane: Array  # MANY when several lanes read in that epoch
     initialised: Array
+    pending: Array | None = None  # how many copies under way write an element
 
     @classmethod
     def of(cls, count: int, initialised: bool) -> Shadow:

@@ -26,12 +26,14 @@ from tesseracc.passes.target import expand_math as _expand_math
 from tesseracc.passes.target import expand_narrow as _expand_narrow
 from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
+from tesseracc.passes.tile import tiles_to_maps as _tiles_to_maps
 
 # importing a pass registers it
 _PASSES = (
     _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
+    _tiles_to_maps,
 )  # fmt: skip
 
 # Identities are looked for on the primitives that compositions leave; equal operations are shared before constants are
@@ -53,6 +55,6 @@ TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile")
 # of fused multiply-add is expanded last.
 _EXPAND = "expand-math,expand-narrow,expand-fma"
 TARGET: dict[str, tuple[Step, ...]] = {
-    "cpu": parse_pipeline(f"tile-to-cpu,{_EXPAND}"),
+    "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
     "cuda": parse_pipeline(f"tile-to-gpu,{_EXPAND}"),
 }

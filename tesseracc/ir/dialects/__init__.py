@@ -1,5 +1,5 @@
 """The dialects: one row per operation. Importing this package registers them all."""
 
-from tesseracc.ir.dialects import arith, graph, scf, schedule, target, tile
+from tesseracc.ir.dialects import arith, graph, scf, schedule, target, tile, tile_values
 
-__all__ = ["arith", "graph", "scf", "schedule", "target", "tile"]
+__all__ = ["arith", "graph", "scf", "schedule", "target", "tile", "tile_values"]

@@ -31,6 +31,7 @@ from tesseracc.passes.target.lower_cpu_flow import (
     lower_tile_if,
     lower_tile_while,
 )
+from tesseracc.passes.target.lower_cpu_fold import lower_element, lower_fold
 from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store
 from tesseracc.passes.target.lower_cpu_mma import lower_mma
 from tesseracc.passes.target.lower_cpu_tiles import lower_map, lower_zeros
@@ -245,6 +246,8 @@ _TABLE: dict[str, Callable[[Kernel, Op], list[Rep]]] = {
     "tile.while": lambda k, op: lower_tile_while(k, op, lower_region),
     "tile.zeros": lambda k, op: [lower_zeros(k, op)],
     "tile.map": lambda k, op: lower_map(k, op, lower_region),
+    "tile.fold": lambda k, op: [lower_fold(k, op)],
+    "tile.element": lambda k, op: [lower_element(k, op)],
     "tile.mma": lambda k, op: [lower_mma(k, op)],
     "scf.for": lambda k, op: lower_scf_for(k, op, lower_region),
     "scf.if": lambda k, op: lower_scf_if(k, op, lower_region),
