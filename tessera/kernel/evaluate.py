@@ -330,6 +330,7 @@ class _Groups:
             case Block(body, value):
                 self.block(body, mask)
                 return self.expr(value, mask)
+        raise AssertionError(type(expr).__name__)
 
     def id(self, kind: str, axis: int) -> Array:
         x = self.grid[0]

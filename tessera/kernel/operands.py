@@ -123,7 +123,7 @@ def held_type(operand: Operand) -> Elem:
         if isinstance(operand.value, bool):
             return Elem(bool_)
         return Elem(f32 if isinstance(operand.value, float) else i64)
-    assert not isinstance(operand, (BufferRef, Items))
+    assert not isinstance(operand, (BufferRef, Items)) and isinstance(operand.type, Elem)
     return operand.type
 
 

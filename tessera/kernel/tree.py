@@ -4,8 +4,8 @@ An expression is *uniform* (one value for the group) or *varying* (one value per
 and buffers only. A `Var` is one storage place: a Python name that changes its type in the course of a kernel has
 several. Operation names are those of the compiler's `arith` dialect, so that the tree lowers without a table.
 
-Ids, loops that are spread over groups (rule R3) and over lanes, and returned scalars are already spelled out:
-the tree has sequential loops and stores only.
+Ids, loops that are spread over groups (rules R2, R3, R4) and over lanes, and returned scalars and tiles are already
+spelled out: the tree has sequential loops and stores only. Tiles are described in `tile_tree.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,31 @@ from typing import TypeAlias
 
 from tessera.dtypes import DType
 from tessera.errors import Span
+from tessera.kernel.tile_tree import (
+    Axis,
+    Broadcast,
+    Commit,
+    Copy,
+    Iota,
+    LoadTile,
+    Mask,
+    Mma,
+    Permute,
+    ReduceTile,
+    Splat,
+    StoreTile,
+    TileType,
+    Wait,
+    Window,
+)
 from tessera.shapes import Dim
 
 __all__ = [
-    "Alloc", "Assign", "Barrier", "Binary", "Block", "Buffer", "Cast", "Choose", "Compare", "Const", "DimValue",
-    "Elem", "Expr",
-    "For", "Id", "If", "KernelDef", "Load", "Note", "Param", "Read", "Reduce", "Result", "Stmt", "Store", "Unary",
-    "Var",
-    "Where", "While", "children", "parts", "walk", "walk_exprs",
+    "Alloc", "Assign", "Axis", "Barrier", "Binary", "Block", "Broadcast", "Buffer", "Cast", "Choose", "Commit",
+    "Compare", "Const", "Copy", "DimValue", "Elem", "Expr", "For", "Id", "If", "Iota", "KernelDef", "Load", "LoadTile",
+    "Mask", "Mma", "Note", "Param", "Permute", "Read", "Reduce", "ReduceTile", "Result", "Splat", "Stmt", "Store",
+    "StoreTile", "TileType", "Unary", "Var", "Wait", "Where", "While", "Window", "children", "parts", "walk",
+    "walk_exprs",
 ]  # fmt: skip
 
 
@@ -40,10 +57,10 @@ class Elem:
 
 @dataclass(frozen=True)
 class Var:
-    """A storage place for one element (per lane if varying); equal when name and type are."""
+    """A storage place for one element (per lane if varying) or a tile; equal when name and type are."""
 
     name: str
-    type: Elem
+    type: Elem | TileType
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +118,7 @@ class Read:
     known: Expr | None = None
 
     @property
-    def type(self) -> Elem:
+    def type(self) -> Elem | TileType:
         return self.var.type
 
 
@@ -109,7 +126,7 @@ class Read:
 class Unary:
     op: str
     a: Expr
-    type: Elem
+    type: Elem | TileType
     span: Span
 
 
@@ -118,7 +135,7 @@ class Binary:
     op: str
     a: Expr
     b: Expr
-    type: Elem
+    type: Elem | TileType
     span: Span
 
 
@@ -127,14 +144,14 @@ class Compare:
     pred: str
     a: Expr
     b: Expr
-    type: Elem
+    type: Elem | TileType
     span: Span
 
 
 @dataclass(frozen=True)
 class Cast:
     a: Expr
-    type: Elem
+    type: Elem | TileType
     span: Span
 
 
@@ -156,7 +173,7 @@ class Where:
     cond: Expr
     a: Expr
     b: Expr
-    type: Elem
+    type: Elem | TileType
     span: Span
 
 
@@ -187,13 +204,14 @@ class Block:
     span: Span
 
     @property
-    def type(self) -> Elem:
+    def type(self) -> Elem | TileType:
         return self.value.type
 
 
 Expr: TypeAlias = (
     Const | DimValue | Id | Read | Unary | Binary | Compare | Cast | Choose | Where | Load | Reduce | Block
-)
+    | LoadTile | Splat | Iota | Broadcast | Permute | ReduceTile | Mma | Mask
+)  # fmt: skip
 
 # Statements -----------------------------------------------------------------------------------------------------------
 
@@ -256,7 +274,7 @@ class Alloc:
     span: Span
 
 
-Stmt: TypeAlias = Assign | Store | If | For | While | Barrier | Alloc
+Stmt: TypeAlias = Assign | Store | If | For | While | Barrier | Alloc | StoreTile | Copy | Commit | Wait
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
@@ -285,7 +303,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Result:
-    """A returned parameter (`param`), or the rank-0 buffer that a returned scalar is stored to."""
+    """A returned parameter (`param`), or the buffer that a returned scalar (rank 0) or tile is stored to."""
 
     name: str
     buffer: Buffer
@@ -297,7 +315,10 @@ class KernelDef:
     """A kernel ready to be evaluated or lowered.
 
     `grid` is the number of groups per axis, `group` the lanes of a group, `symbols` all dim names (sorted), `written`
-    and `read` the names of parameters that the kernel stores to and loads from.
+    and `read` the names of parameters that the kernel stores to and loads from. `axes` are the axes of the grid that
+    rules R2 to R4 made, in grid order. `config` holds the schedule parameters (of the autotune space, and rule R11).
+    `fixed` are dims that are compile-time numbers here; `open` are those that must be fixed (`specialise`) before
+    the kernel can be evaluated or lowered, because the shape of a tile depends on them.
     """
 
     name: str
@@ -314,6 +335,10 @@ class KernelDef:
     doc: str = ""
     constants: tuple[tuple[str, object], ...] = ()
     explicit_grid: bool = False
+    axes: tuple[Axis, ...] = ()
+    config: tuple[tuple[str, int], ...] = ()
+    fixed: tuple[tuple[str, int], ...] = ()
+    open: tuple[str, ...] = ()
     function: object = field(default=None, compare=False)
 
     @property
@@ -344,6 +369,14 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return (cond, a, b)
         case Load(_, indices):
             return indices
+        case LoadTile(window):
+            return window.starts
+        case Splat(a) | Broadcast(a) | Permute(a) | ReduceTile(_, a):
+            return (a,)
+        case Mma(a, b, acc):
+            return (a, b) if acc is None else (a, b, acc)
+        case Mask(a, counts, other):
+            return (a, *(c for c in counts if c is not None), other)
         case Block(_, value):
             return (value,)
         case _:
@@ -356,6 +389,10 @@ def _own(stmt: Stmt) -> tuple[Expr, ...]:
             return (value,)
         case Store(_, indices, value):
             return (*indices, value)
+        case StoreTile(window, value, counts):
+            return (*window.starts, value, *(c for c in counts if c is not None))
+        case Copy(dst, src):
+            return (*dst.starts, *src.starts)
         case If(cond) | While(cond):
             return (cond,)
         case For(_, lo, hi, step):
