@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -37,7 +38,6 @@ class BundleFunction:
         self.name = function.name
         plan = next(p for p in bundle.target.plans if p.function == function.name)
         self._plan = plan
-        self._written = bundle.written_params
         self._from_scalars = {symbol.input for symbol in function.symbols if symbol.axis < 0}
         self._cache: dict[tuple[Any, ...], tuple[Instance, tuple[tuple[int, ...], ...]]] = {}
         self._lock = threading.Lock()
@@ -115,7 +115,7 @@ class BundleFunction:
         if found is None:
             env = guards.solve(self.function, {name: array.shape for name, array in arrays.items()}, numbers)
             shapes = tuple(extents(o.shape, env, f"{self.name}: result '{o.name}'") for o in self.function.outputs)
-            found = instantiate(self._plan, self._written, env), shapes
+            found = instantiate(self._plan, self._bundle.target.kernels, env), shapes
             with self._lock:
                 if len(self._cache) >= _INSTANCES:
                     self._cache.pop(next(iter(self._cache)))
@@ -180,7 +180,6 @@ class Bundle(Mapping[str, BundleFunction]):
         self.device = device
         self.target: Target = device.select(file.manifest)
         self.program: Program = device.load(file, self.target)
-        self.written_params = [tuple(p.access != "read" for p in kernel.params) for kernel in self.target.kernels]
         self._functions = {f.name: BundleFunction(self, f, i) for i, f in enumerate(file.manifest.functions)}
 
     @property
@@ -214,12 +213,23 @@ class Bundle(Mapping[str, BundleFunction]):
 
 
 def load(
-    source: Any, device: str | Device = "cpu", threads: int | None = None, *, verify_weights: bool = False
+    source: Any,
+    device: str | Device = "cpu",
+    threads: int | None = None,
+    *,
+    verify_weights: bool = False,
+    require_signature: Any = None,
 ) -> Bundle:
     """Load and verify a bundle from a path, bytes or a file descriptor, for a device.
 
     `device` is `cpu`, `cuda`, `cuda:N`, `emulator` (with the compiler installed) or a `Device`; `threads` is for the
     CPU, by default all that this process may use. Raises TesseraError (E6xx, E8xx, E9xx).
+
+    `require_signature` is a public key (its file, or 32 bytes), a folder of public keys of which any will do, or a list
+    of these that must all be met; by default what the environment variable TESSERA_REQUIRE_SIGNATURE lists, `()` for
+    nothing. E651 and E652 when the bundle is not signed so; then nothing of its manifest was looked at.
     """
-    file = BundleFile(source, verify_weights=verify_weights)
+    if require_signature is None and not os.environ.get("TESSERA_REQUIRE_SIGNATURE"):
+        require_signature = ()
+    file = BundleFile(source, verify_weights=verify_weights, require_signature=require_signature)
     return Bundle(file, open_device(device, threads) if isinstance(device, str) else device)

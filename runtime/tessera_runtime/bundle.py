@@ -11,13 +11,16 @@ import mmap
 import os
 import threading
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core import container
 from tessera_runtime.core.check import check
 from tessera_runtime.core.errors import BundleError, UsageError
 from tessera_runtime.core.manifest import CHUNK, MAX_MANIFEST, Constant, Entry, Manifest, from_json
 from tessera_runtime.core.safetensors import parse_header
+
+if TYPE_CHECKING:
+    from tessera_runtime.signature import Signature
 
 __all__ = ["BundleFile", "Source"]
 
@@ -33,14 +36,16 @@ class BundleFile:
     `constant` verifies the 4 MiB chunks that the constant touches, each once.
     """
 
-    def __init__(self, source: Any, *, verify_weights: bool = False) -> None:
+    def __init__(self, source: Any, *, verify_weights: bool = False, require_signature: Any = ()) -> None:
         """Open a path, bytes, or an open file descriptor (which stays the caller's). E6xx, or E802 for the file itself.
 
         `verify_weights` verifies every chunk of the weights now instead of when they are first used.
+        `require_signature` is what `signature.requirements` takes; checked before the manifest is parsed. E651, E652.
         """
         self._memory = _open(source)
         self._view = memoryview(self._memory)
         self.header = self._read_header()
+        self.signatures = self._read_signatures(require_signature)
         self.manifest = self._read_manifest()
         self._places = self._check_container()
         self._entries: dict[str, Entry] = {entry.name: entry for entry in self.manifest.entries}
@@ -66,6 +71,20 @@ class BundleFile:
             raise BundleError("E602", f"the bundle should have {header.file_size} bytes and has {len(self._view)}")
         return header
 
+    def _read_signatures(self, required: Any) -> tuple[Signature, ...]:
+        count = self.header.signatures
+        if not count and required == ():
+            return ()
+        from tessera_runtime import signature
+
+        start = container.SIGNATURES_OFFSET
+        stop = start + count * container.SIGNATURE_RECORD
+        if stop > len(self._view):
+            raise BundleError("E604", "tsb.header tells of more signatures than the file holds")
+        found = signature.unpack(bytes(self._view[start:stop]))
+        signature.require(found, self.digest, signature.requirements(required))
+        return found
+
     def _read_manifest(self) -> Manifest:
         header = self.header
         end = header.manifest_offset + header.manifest_size
@@ -85,8 +104,7 @@ class BundleFile:
         header, total = self.header, len(self._view)
         sizes = {entry.name: entry.size for entry in self.manifest.entries}
         sizes[container.MANIFEST_NAME] = header.manifest_size
-        order = [(container.HEADER_NAME, container.HEADER_SIZE), *((name, sizes[name]) for name in sorted(sizes))]
-        places, end = container.lay_out(order)
+        places, end = container.lay_out(container.in_order(sizes, header.signatures))
         if end > total:
             raise BundleError("E602", f"the bundle's entries need {end} bytes of {total}")
         where = next(place for place in places if place.name == container.MANIFEST_NAME)
@@ -104,8 +122,9 @@ class BundleFile:
         if self._view[position:] != container.end_records(len(places), end, position - end):
             raise BundleError("E608", "the ZIP end records are not the ones that the entries imply")
         found = {place.name: place for place in places}
-        for name in (container.HEADER_NAME, container.MANIFEST_NAME):
-            self._crc(found[name])
+        for name in container.RESERVED:
+            if name in found:
+                self._crc(found[name])
         return found
 
     def _expect_local(self, place: container.Place, crc: int) -> None:
@@ -172,6 +191,11 @@ class BundleFile:
             if hashlib.sha256(data[index * CHUNK : (index + 1) * CHUNK]).hexdigest() != digest:
                 raise BundleError("E611", f"'{name}' was altered: its digest is not the one in the manifest")
         return data
+
+    def raw(self, name: str) -> memoryview:
+        """The bytes of `manifest.json` or an entry, without a copy, as they lie in the file: not verified."""
+        place = self._places[name]
+        return self._view[place.data : place.data + place.size].toreadonly()
 
     def constant(self, constant: Constant) -> memoryview:
         """The verified bytes of a constant, without a copy, 64-byte aligned, read-only."""

@@ -67,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--verify", action="store_true", help="verify every byte of the bundle, weights included, before anything else"
     )
+    p.add_argument(
+        "--require-signature", metavar="KEY", action="append", default=[],
+        help="refuse the bundle unless this public key, or one in this folder, signed it; repeats, all must be met",
+    )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--version", action="store_true", help="print the version")
     return p
@@ -113,7 +117,13 @@ def _main(args: list[str]) -> int:
 
     # Inputs and outputs are understood before the bundle is read, so that a slip costs no time.
     runner = Runner(options)
-    bundle = load(options.bundle, options.device, options.threads, verify_weights=options.verify)
+    required = None  # then the environment decides; an option adds to it
+    if options.require_signature:
+        from_environment = os.environ.get("TESSERA_REQUIRE_SIGNATURE", "").split(os.pathsep)
+        required = [*(path for path in from_environment if path), *options.require_signature]
+    bundle = load(
+        options.bundle, options.device, options.threads, verify_weights=options.verify, require_signature=required
+    )
     report, code = runner.run(bundle)
     if options.json:
         print(json.dumps({**report, "exit_code": code}, sort_keys=True, allow_nan=False, default=_plain))

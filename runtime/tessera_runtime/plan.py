@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tessera_runtime.core.dtypes import DTYPES
-from tessera_runtime.core.errors import InputError
-from tessera_runtime.core.manifest import Copy, Dim, Plan
+from tessera_runtime.core.errors import BundleError, InputError
+from tessera_runtime.core.manifest import Copy, Dim, Kernel, Launch, Plan
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.memory import assign
 
@@ -68,8 +68,8 @@ def nbytes_of(shape: Sequence[int], dtype: str, what: str) -> int:
     return size
 
 
-def instantiate(plan: Plan, written_params: Sequence[Sequence[bool]], env: Mapping[str, int]) -> Instance:
-    """Evaluate a checked plan. `written_params[k]` says which parameters kernel k writes. E710, E713."""
+def instantiate(plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int]) -> Instance:
+    """Evaluate a checked plan of a target with these kernels. E710, E713; E625 for what a kernel does not allow."""
     shapes, sizes = [], []
     for index, buffer in enumerate(plan.buffers):
         what = f"{plan.function}: {buffer.kind} {buffer.ref or index}"
@@ -86,10 +86,12 @@ def instantiate(plan: Plan, written_params: Sequence[Sequence[bool]], env: Mappi
             if sizes[step.src]:
                 steps.append(CopyStep(step.src, step.dst, sizes[step.src]))
             continue
-        for arg, writes in zip(step.args, written_params[step.kernel], strict=True):
-            if writes and arg.buffer is not None:
+        kernel = kernels[step.kernel]
+        for arg, param in zip(step.args, kernel.params, strict=True):
+            if param.access != "read" and arg.buffer is not None:
                 written.add(arg.buffer)
         x, y, z = extents(step.grid, env, f"{plan.function}: a grid")
+        _hold(plan.function, step, kernel, (x, y, z), sizes, env)
         (shared,) = extents((step.dynamic_shared,), env, f"{plan.function}: shared memory")
         if x * y * z == 0:
             continue
@@ -106,6 +108,29 @@ def instantiate(plan: Plan, written_params: Sequence[Sequence[bool]], env: Mappi
         steps.append(LaunchStep(step.kernel, (x, y, z), x * y * z, tuple(args), shared))
     offsets, arena = _place(plan, sizes, steps)
     return Instance(plan, tuple(shapes), tuple(sizes), tuple(offsets), arena, tuple(steps), frozenset(written))
+
+
+def _hold(
+    function: str, step: Launch, kernel: Kernel, grid: tuple[int, ...], sizes: Sequence[int], env: Mapping[str, int]
+) -> None:
+    """Hold a launch against what its kernel declares: the grid, and how many bytes each buffer has; E625."""
+    where = f"{function}: launch of {kernel.name}"
+    dims = [arg.dim for arg in step.args if arg.dim is not None]
+    own = {
+        name: dim if isinstance(dim, int) else evaluate(dim, env)
+        for name, dim in zip(kernel.symbols, dims, strict=False)
+    }
+    if any(value < 0 for value in own.values()):
+        raise InputError("E710", f"{where}: an extent is negative")
+    declared = grid if kernel.grid is None else extents(kernel.grid, own, where)
+    if declared != grid:
+        raise BundleError("E625", f"{where}: the grid is {grid}, and the kernel declares {declared}")
+    for slot, (arg, param) in enumerate(zip(step.args, kernel.params, strict=True)):
+        if param.shape is None or arg.buffer is None:
+            continue
+        needed = nbytes_of(extents(param.shape, own, where), param.dtype, where)
+        if needed != sizes[arg.buffer]:
+            raise BundleError("E625", f"{where}: argument {slot} has {sizes[arg.buffer]} bytes, declared are {needed}")
 
 
 def _place(plan: Plan, sizes: Sequence[int], steps: Sequence[LaunchStep | CopyStep]) -> tuple[list[int], int]:

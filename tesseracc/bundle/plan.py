@@ -147,14 +147,27 @@ def _launch(
     number, kernel = kernels[str(op.attrs["kernel"])]
     args = [M.Arg(scalar=scalars[v]) if v in scalars else M.Arg(buffer=index[v]) for v in op.operands]
     args += [M.Arg(dim=(name,)) for name in kernel.attrs["symbols"]]
+    return M.Launch(number, _grid(kernel), tuple(args))
+
+
+def _grid(kernel: Func) -> tuple[M.Dim, ...]:
     grid = [encode_dim(dim) for dim in kernel.attrs["grid"]]
-    return M.Launch(number, tuple(grid + [1] * (3 - len(grid))), tuple(args))
+    return tuple(grid + [1] * (3 - len(grid)))
 
 
-def _params(kernel: Func) -> tuple[M.Param, ...]:
+def _params(kernel: Func, launch: Op | None) -> tuple[M.Param, ...]:
+    """The parameters of a kernel; the shapes of its buffers are those that it is launched with."""
+    symbols = set(kernel.attrs["symbols"])
+    shapes: list[tuple[M.Dim, ...] | None] = []
+    for operand in launch.operands if launch is not None else ():
+        dims = operand.type.dims if isinstance(operand.type, BufType) else ()
+        known = all(symbols_of(dim) <= symbols for dim in dims)
+        shapes.append(tuple(encode_dim(dim) for dim in dims) if known else None)
     params = [
-        M.Param("scalar", dtype) if access == "value" else M.Param("buffer", dtype, access)
-        for dtype, access in zip(kernel.attrs["dtypes"], kernel.attrs["access"], strict=True)
+        M.Param("scalar", dtype) if access == "value" else M.Param("buffer", dtype, access, shape)
+        for dtype, access, shape in zip(
+            kernel.attrs["dtypes"], kernel.attrs["access"], shapes or [None] * len(kernel.attrs["dtypes"]), strict=True
+        )
     ]
     return (*params, *(M.Param("dim", "i64") for _ in kernel.attrs["symbols"]))
 
@@ -165,6 +178,12 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
     info = {k.name: k for k in image.kernels}
     kernels: list[M.Kernel] = []
     numbers: dict[str, tuple[int, Func]] = {}
+    launches = {
+        str(op.attrs["kernel"]): op
+        for program in module.of_kind("tile.program")
+        for op in program.body.ops
+        if op.name == "tile.launch"
+    }
     for kernel in module.of_kind("target.func"):
         symbol = str(kernel.attrs["symbol"])
         found = info.get(symbol)
@@ -173,7 +192,9 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
             M.Kernel(
                 kernel.name,
                 symbol,
-                _params(kernel),
+                _params(kernel, launches.get(kernel.name)),
+                symbols=tuple(kernel.attrs["symbols"]),
+                grid=_grid(kernel),
                 group=int(kernel.attrs["group"]) if arch.kind == "cuda" else 1,
                 shared_bytes=int(kernel.attrs["shared"]) if arch.kind == "cuda" else 0,
                 scratch_bytes=int(kernel.attrs["scratch"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from tessera_runtime.core import container, manifest, safetensors
 from tessera_runtime.core.check import check
 from tessera_runtime.core.dtypes import DTYPES, dtype_of, np_dtype
 from tessera_runtime.core.files import write_atomic
+from tesseracc.bundle.pack import pack
 from tesseracc.bundle.weights import WEIGHTS, pack_weights
 
 __all__ = ["Contents", "TestCase", "image_entry", "write"]
@@ -98,25 +98,7 @@ def _assemble(contents: Contents) -> bytes:
     check(manifest.from_json(text))  # what the reader will do; a fault here is a fault of the caller
 
     files = {name: payload for name, (_, payload) in payloads.items()} | {container.MANIFEST_NAME: text}
-    order = [(container.HEADER_NAME, container.HEADER_SIZE), *((name, len(files[name])) for name in sorted(files))]
-    places, end = container.lay_out(order)
-    where = {place.name: place for place in places}[container.MANIFEST_NAME]
-    # The central directory's size does not depend on the checksums, so the file's size is known before the header.
-    directory = sum(len(container.central(place, 0)) for place in places)
-    tail = container.end_records(len(places), end, directory)
-    header = container.Header(
-        end + directory + len(tail), where.data, where.size, hashlib.sha256(text).digest(),
-        tuple(target.name for target in contents.targets),
-    )  # fmt: skip
-    files[container.HEADER_NAME] = header.pack()
-    checksums = {place.name: zlib.crc32(files[place.name]) for place in places}
-    parts: list[bytes] = []
-    for place in places:
-        parts.append(container.padded_local_header(place, checksums[place.name]))
-        parts.append(files[place.name])
-    parts.extend(container.central(place, checksums[place.name]) for place in places)
-    parts.append(tail)
-    return b"".join(parts)
+    return b"".join(pack(files, [target.name for target in contents.targets]))
 
 
 def digests(data: bytes) -> tuple[str, ...]:

@@ -15,6 +15,9 @@ COMMANDS = {
     "opt": "Run passes on IR text.",
     "emulate": "Run a PTX kernel on the emulator.",
     "explain": "What an error code means and how to put it right.",
+    "keygen": "Make a key for signing bundles.",
+    "sign": "Sign a bundle.",
+    "verify": "Verify a bundle and its signatures.",
     "targets": "The targets that --arch accepts.",
 }
 

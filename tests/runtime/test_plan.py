@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 import tessera_runtime
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.errors import DeviceError, InputError
-from tessera_runtime.core.manifest import Arg, Buffer, Copy, Function, Input, Launch, Output, Plan, Symbol
+from tessera_runtime.core.manifest import Arg, Buffer, Copy, Function, Input, Kernel, Launch, Output, Plan, Symbol
 from tessera_runtime.memory import ALIGN, Arena, ArenaPool, assign
 from tessera_runtime.plan import CopyStep, LaunchStep, instantiate
 from tesseracc.bundle import write
 from tests.runtime.support import WEIGHT, bundle_bytes, contents, cpu_target
 
+NOTHING = Kernel("nothing", "nothing", ())
 spans = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 12), st.integers(0, 12)), max_size=30)
 
 
@@ -80,7 +81,7 @@ def launch(*grid: Any) -> Launch:
 
 
 def test_grids() -> None:
-    made = instantiate(plan(launch(("N",), 2, 3), launch(("N", 4, "sub"), 1, 1), launch(1, 1, 1)), [()], {"N": 4})
+    made = instantiate(plan(launch(("N",), 2, 3), launch(("N", 4, "sub"), 1, 1), launch(1, 1, 1)), [NOTHING], {"N": 4})
     assert [s.groups for s in made.steps if isinstance(s, LaunchStep)] == [24, 1]
     for grid, code in (
         ((("N", 9, "sub"), 1, 1), "E710"),
@@ -88,7 +89,7 @@ def test_grids() -> None:
         ((("N", 0, "mod"), 1, 1), "E710"),
     ):
         with pytest.raises(InputError if code == "E713" else tessera_runtime.TesseraError) as caught:
-            instantiate(plan(launch(*grid)), [()], {"N": 4})
+            instantiate(plan(launch(*grid)), [NOTHING], {"N": 4})
         assert caught.value.code == code and caught.value.exit_code == 7
 
 

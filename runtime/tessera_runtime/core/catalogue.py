@@ -276,12 +276,22 @@ _ENTRIES = (
           "not fit a kernel."),
     Entry("E624", "shape expression invalid", 5,
           "A shape expression in the manifest is not a well-formed postfix program over the function's symbols."),
+    Entry("E625", "launch contradicts its kernel", 5,
+          "At the extents of this call, the plan launches a kernel over another grid, or with smaller or larger "
+          "buffers, than the kernel declares. No code of the call was run."),
     Entry("E630", "code image invalid", 5,
           "A code image is not in the strict form that the loader accepts. Nothing of it was executed."),
     Entry("E631", "kernel not in its image", 5,
           "A kernel's symbol is missing from the code image, or lies outside its executable range."),
     Entry("E640", "safetensors file invalid", 5,
           "The weights are not a well-formed safetensors file: header length, JSON, offsets, dtype or shape."),
+    Entry("E650", "signatures malformed", 5,
+          "The signatures of a bundle are not in the one form that the format allows: 96 bytes each, sorted by key."),
+    Entry("E651", "bundle not signed by a trusted key", 5,
+          "A signature was required, and the bundle has none of the required key, or of any key in the keyring."),
+    Entry("E652", "signature wrong", 5,
+          "A signature in the bundle does not belong to its content: the bundle was altered after it was signed, or "
+          "the signature was made for another."),
     # --- E7xx: inputs and guards -----------------------------------------------------------------------------------
     Entry("E701", "wrong arguments", 7,
           "A function was called with too many or too few arguments, or with a name that it does not have."),
@@ -324,6 +334,9 @@ _ENTRIES = (
           "The bundle has several functions and none was chosen with --function."),
     Entry("E805", "target unknown", 2,
           "A value of --arch is no target's name or alias. See `tesseracc targets`."),
+    Entry("E806", "key not usable", 2,
+          "A key file does not hold one Ed25519 key in PEM form, holds a private key where a public one is expected or "
+          "the other way round, or a keyring holds no keys. `tesseracc keygen` makes keys."),
     # --- E9xx: devices, execution, emulator findings ---------------------------------------------------------------
     Entry("E901", "device unknown", 6,
           "The device is not one of cpu, cuda[:N] or an installed plug-in such as emulator."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from tessera_runtime.core import manifest as m
+from tessera_runtime.core.container import RESERVED
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, TesseraError
 from tessera_runtime.core.shapeexpr import is_symbol, validate
@@ -41,7 +42,7 @@ def check(manifest: m.Manifest) -> None:
     """Check the whole manifest; raises at the first fault."""
     entries = {entry.name: entry for entry in manifest.entries}
     names = [entry.name for entry in manifest.entries]
-    if names != sorted(set(names)) or any(name in ("manifest.json", "tsb.header") for name in names):
+    if names != sorted(set(names)) or any(name in RESERVED for name in names):
         raise _bad("entries", "names are not sorted, distinct and free of the reserved ones")
     for entry in manifest.entries:
         if len(entry.sha256) != -(-entry.size // m.CHUNK):
@@ -126,6 +127,8 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
     if target.ptx is not None:
         used.add(_entry(target.ptx, "code", entries, where))
     _distinct((k.name for k in target.kernels), where, "kernels")
+    for kernel in target.kernels:
+        _check_kernel(f"{where}, kernel {kernel.name}", kernel)
     _distinct((p.function for p in target.plans), where, "plans for a function")
     if {p.function for p in target.plans} != {f.name for f in manifest.functions}:
         raise _bad(where, "does not have one plan for each function")
@@ -135,6 +138,20 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
         if function is not None:
             _check_plan(f"{where}, plan {plan.function}", plan, function, target, constants)
     return used
+
+
+def _check_kernel(where: str, kernel: m.Kernel) -> None:
+    """What a kernel declares of its launches is over symbols that stand for its dim parameters."""
+    _distinct(kernel.symbols, where, "symbols")
+    dims = sum(param.kind == "dim" for param in kernel.params)
+    if len(kernel.symbols) not in (0, dims) or not all(is_symbol(name) for name in kernel.symbols):
+        raise _bad(where, f"has {len(kernel.symbols)} symbols for {dims} extents")
+    _dims(kernel.grid or (), kernel.symbols, f"{where}, grid")
+    for slot, param in enumerate(kernel.params):
+        if param.shape is not None:
+            if param.kind != "buffer":
+                raise _bad(where, f"parameter {slot} is a {param.kind} with a shape")
+            _dims(param.shape, kernel.symbols, f"{where}, parameter {slot}")
 
 
 def _check_plan(
@@ -165,8 +182,16 @@ def _check_plan(
         if declared is None or (declared.dtype, declared.shape) != (buffer.dtype, buffer.shape):
             raise _bad(where, f"buffer {index} is not the {buffer.kind} '{buffer.ref}'")
 
+    # Inputs and constants have contents from the start; what else is read, an earlier step has written.
+    defined = {index for index, buffer in enumerate(plan.buffers) if buffer.kind in ("input", "constant")}
+
+    def reads(index: int) -> None:
+        if index not in defined:
+            raise _bad(where, f"reads buffer {index} before any step has written it")
+
     def writes(index: int) -> None:
         buffer = plan.buffers[index]
+        defined.add(index)
         if buffer.kind == "constant" or (buffer.kind == "input" and not inputs[buffer.ref].inout):
             raise _bad(where, f"writes the {buffer.kind} '{buffer.ref}'")
         if buffer.kind == "output":
@@ -179,6 +204,7 @@ def _check_plan(
                 raise _bad(at, "copies between buffers that do not exist")
             if plan.buffers[step.src].dtype != plan.buffers[step.dst].dtype:
                 raise _bad(at, "copies between element types")
+            reads(step.src)
             writes(step.dst)
             continue
         if step.kernel >= len(target.kernels):
@@ -189,8 +215,16 @@ def _check_plan(
             raise _bad(at, f"passes {len(step.args)} arguments to {kernel.name}, which takes {len(kernel.params)}")
         for slot, (arg, param) in enumerate(zip(step.args, kernel.params, strict=True)):
             _check_arg(f"{at}, argument {slot}", arg, param, plan, inputs, symbols)
-            if arg.buffer is not None and param.access != "read":
-                writes(arg.buffer)
+        pairs = zip(step.args, kernel.params, strict=True)
+        passed = [(arg.buffer, param) for arg, param in pairs if arg.buffer is not None]
+        for index, param in passed:
+            if param.access != "write":
+                reads(index)
+        for index, param in passed:
+            if param.access != "read":
+                if sum(other == index for other, _ in passed) > 1:
+                    raise _bad(at, f"passes buffer {index}, which {kernel.name} writes, twice")
+                writes(index)
     missing = sorted(o.name for o in function.outputs if o.alias is None and o.name not in written)
     if missing:
         raise _bad(where, f"never writes the output '{missing[0]}'")

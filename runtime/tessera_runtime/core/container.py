@@ -8,20 +8,26 @@ compares. specs/bundle.md gives the layout in words.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tessera_runtime.core.errors import BundleError
 from tessera_runtime.core.manifest import CONTAINER_VERSION
 
 __all__ = [
-    "CRC_OFFSET", "HEADER_NAME", "HEADER_OFFSET", "HEADER_SIZE", "LARGE", "MANIFEST_NAME", "Header", "Place", "central",
-    "end_records", "lay_out", "local_header",
+    "CRC_OFFSET", "HEADER_NAME", "HEADER_OFFSET", "HEADER_SIZE", "LARGE", "MANIFEST_NAME", "MAX_SIGNATURES",
+    "RESERVED", "SIGNATURES_NAME", "SIGNATURES_OFFSET", "SIGNATURE_RECORD", "Header", "Place", "central", "end_records",
+    "in_order", "lay_out", "local_header", "padded_local_header",
 ]  # fmt: skip
 
 HEADER_NAME = "tsb.header"
 MANIFEST_NAME = "manifest.json"
+SIGNATURES_NAME = "tsb.signatures"
+RESERVED = (HEADER_NAME, MANIFEST_NAME, SIGNATURES_NAME)  # names that no entry of the manifest has
 HEADER_OFFSET = 64  # of the header's data in the file
+SIGNATURES_OFFSET = 2240  # of the signatures' data in a file that has any
+SIGNATURE_RECORD = 96  # bytes: a public key and its signature
+MAX_SIGNATURES = 64
 LARGE = 64 << 10  # entries from this size on begin on a page
 CRC_OFFSET = 14  # of the CRC-32 in a local header
 
@@ -51,7 +57,10 @@ class Place(NamedTuple):
 
 
 class Header(NamedTuple):
-    """`tsb.header`: enough to check a bundle for a machine from the first bytes of the file."""
+    """`tsb.header`: enough to check a bundle for a machine from the first bytes of the file.
+
+    `signatures` is how many the entry `tsb.signatures` holds; without any there is no such entry.
+    """
 
     file_size: int
     manifest_offset: int
@@ -59,12 +68,13 @@ class Header(NamedTuple):
     manifest_sha256: bytes
     targets: tuple[str, ...]
     version: int = CONTAINER_VERSION
+    signatures: int = 0
 
     def pack(self) -> bytes:
         """The header's bytes; targets are 32 bytes each, zero padded."""
         fixed = _HEADER.pack(
             _MAGIC, self.version, 0, self.version, 0, self.file_size, self.manifest_offset, self.manifest_size,
-            self.manifest_sha256, len(self.targets), 0,
+            self.manifest_sha256, len(self.targets), self.signatures,
         )  # fmt: skip
         names = b"".join(name.encode("ascii")[:_TARGET_SIZE].ljust(_TARGET_SIZE, b"\0") for name in self.targets)
         return (fixed + names).ljust(HEADER_SIZE, b"\0")
@@ -74,21 +84,21 @@ class Header(NamedTuple):
         """The header that `pack` made; E601 no bundle, E603 another version, E604 a field is wrong."""
         if len(data) < HEADER_SIZE or data[:8] != _MAGIC:
             raise BundleError("E601", "the file is not a Tessera bundle", help="bundles are made by `tesseracc build`")
-        _, version, minor, least, reserved, size, offset, length, digest, count, reserved2 = _HEADER.unpack_from(data)
+        _, version, minor, least, reserved, size, offset, length, digest, count, signed = _HEADER.unpack_from(data)
         if least > CONTAINER_VERSION or version != CONTAINER_VERSION:
             raise BundleError(
                 "E603",
                 f"the bundle has container version {version}.{minor}; this runtime reads version {CONTAINER_VERSION}.0",
                 help="build the bundle again with the compiler of this version, or update the runtime",
             )
-        if minor or reserved or reserved2 or least != version or count > _TARGETS:
+        if minor or reserved or least != version or count > _TARGETS or signed > MAX_SIGNATURES:
             raise BundleError("E604", "a field of tsb.header is out of range")
         raw = [data[_HEADER.size + i * _TARGET_SIZE : _HEADER.size + (i + 1) * _TARGET_SIZE] for i in range(count)]
         try:
             names = tuple(item.rstrip(b"\0").decode("ascii") for item in raw)
         except UnicodeDecodeError as error:
             raise BundleError("E604", "a target name in tsb.header is not ASCII") from error
-        header = Header(size, offset, length, digest, names, version)
+        header = Header(size, offset, length, digest, names, version, signed)
         if header.pack() != data[:HEADER_SIZE]:
             raise BundleError("E604", "tsb.header is not in its canonical form")
         return header
@@ -97,6 +107,14 @@ class Header(NamedTuple):
 def alignment(name: str, size: int) -> int:
     """Of an entry's data in the file: a page for large entries and for code that may be mapped, else a cache line."""
     return 4096 if size >= LARGE else 64
+
+
+def in_order(sizes: Mapping[str, int], signatures: int = 0) -> list[tuple[str, int]]:
+    """Names and sizes of all entries in the order of the file; `sizes` are those of the manifest and what it lists."""
+    first = [(HEADER_NAME, HEADER_SIZE)]
+    if signatures:
+        first.append((SIGNATURES_NAME, signatures * SIGNATURE_RECORD))
+    return first + [(name, sizes[name]) for name in sorted(sizes)]
 
 
 def lay_out(entries: Sequence[tuple[str, int]]) -> tuple[list[Place], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 
 from tessera_runtime.core.errors import UsageError
@@ -11,8 +12,12 @@ from tessera_runtime.core.errors import UsageError
 __all__ = ["write_atomic"]
 
 
-def write_atomic(path: str, data: bytes) -> None:
-    """Write beside the target and rename. E803 when that is not possible; then nothing is left behind."""
+def write_atomic(path: str, data: bytes | Sequence[bytes | memoryview], *, mode: int = 0o666) -> None:
+    """Write beside the target and rename: `data`, or its pieces one after the other. E803 when that is not possible.
+
+    Then nothing is left behind. `mode` is the file's before the process's mask is applied.
+    """
+    parts = [data] if isinstance(data, bytes) else data
     folder = os.path.dirname(path) or "."
     temporary: str | None = None
     try:
@@ -20,16 +25,16 @@ def write_atomic(path: str, data: bytes) -> None:
             raise IsADirectoryError(21, "Is a directory")
         if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe cannot be replaced
             with open(path, "wb") as file:
-                file.write(data)
+                file.writelines(parts)
             return
         descriptor, temporary = tempfile.mkstemp(prefix=".tessera-", dir=folder)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, mode & ~mask)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:

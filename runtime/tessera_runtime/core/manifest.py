@@ -152,11 +152,15 @@ class Constant(Record):
 
 @record
 class Param(Record):
-    """One 8-byte slot of a kernel's arguments: a buffer's address, an extent (i64), or a scalar's bits (low bytes)."""
+    """One 8-byte slot of a kernel's arguments: a buffer's address, an extent (i64), or a scalar's bits (low bytes).
+
+    `shape` is how much of a buffer the code may touch, over the kernel's own symbols; null if it does not say.
+    """
 
     kind: str = field(Choice("buffer", "dim", "scalar"))
     dtype: str = field(_DType)
     access: str = field(Choice("read", "write", "readwrite"), default="read")
+    shape: tuple[Dim, ...] | None = field(Nullable(_Shape), default=None)
 
 
 @record
@@ -169,11 +173,17 @@ class Source(Record):
 
 @record
 class Kernel(Record):
-    """A function of the target's image. `group` is threads per block; scratch is private memory per CPU thread."""
+    """A function of the target's image. `group` is threads per block; scratch is private memory per CPU thread.
+
+    `symbols` name the values of its dim parameters, in order; `grid` and the parameters' shapes are expressions over
+    them. Every launch is held against them before code runs. `grid` null: any.
+    """
 
     name: str = field(_Name)
     symbol: str = field(Text(1024, r"[A-Za-z_.$][A-Za-z0-9_.$]*"))
     params: tuple[Param, ...] = field(Array(Nested(Param), 4096))
+    symbols: tuple[str, ...] = field(Array(Text(64, r"[A-Za-z_][A-Za-z0-9_]*"), 4096), default=())
+    grid: tuple[Dim, ...] | None = field(Nullable(Array(Extent(), 3, 3)), default=None)
     group: int = field(Integer(1, 1024), default=1)
     shared_bytes: int = field(Integer(0, 1 << 20), default=0)
     scratch_bytes: int = field(Integer(0, 1 << 30), default=0)

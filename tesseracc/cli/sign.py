@@ -1,0 +1,45 @@
+"""`tesseracc sign`: a signature into a bundle, atomically."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("sign")
+@click.argument("bundle", type=click.Path())
+@click.option("--key", "keys", multiple=True, type=click.Path(), metavar="PRIVATE", help="Sign with this key; repeats.")
+@click.option("--remove", is_flag=True, help="Remove the signatures that the bundle has; --key adds new ones.")
+@click.option("-o", "--output", type=click.Path(), help="Write the signed bundle here instead of in place.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def command(bundle: str, keys: tuple[str, ...], remove: bool, output: str | None, as_json: bool) -> None:
+    """Sign BUNDLE. Every byte of it is verified first. Its contents and content digest stay as they are.
+
+    \b
+    tesseracc sign --key release.pem m.tsb
+    tesseracc verify m.tsb --key release.pem.pub
+    tessera-run m.tsb --require-signature release.pem.pub
+    """
+    import json
+
+    from tessera_runtime.bundle import BundleFile
+    from tessera_runtime.core.errors import UsageError
+    from tessera_runtime.core.files import write_atomic
+    from tessera_runtime.signature import parse_private, read_key
+    from tesseracc.bundle.sign import attach, make
+
+    if not keys and not remove:
+        raise UsageError("E801", "nothing to do: give --key, or --remove", help="`tesseracc keygen` makes keys")
+    seeds = [parse_private(read_key(path), path) for path in keys]
+    file = BundleFile(bundle, verify_weights=True)
+    found = {} if remove else {signature.key: signature for signature in file.signatures}
+    for seed in seeds:
+        signature = make(file.digest, seed)
+        found[signature.key] = signature
+    write_atomic(output or bundle, attach(file, list(found.values())))
+    if as_json:
+        document = {"bundle": output or bundle, "digest": file.digest, "keys": sorted(key.hex() for key in found)}
+        click.echo(json.dumps(document, sort_keys=True))
+        return
+    click.echo(f"{output or bundle}: sha256:{file.digest}")
+    for key in sorted(found):
+        click.echo(f"  signed by {key.hex()}")
