@@ -69,7 +69,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class MmaRow:
-    """One matrix instruction: D[m, n] = A[m, k] B[k, n] + C[m, n] with types a, b, acc; n lists all legal values."""
+    """One matrix instruction: D[m, n] = A[m, k] B[k, n] + C[m, n] with types a, b, acc; n lists all legal values.
+
+    `a_layout`, `b_layout` and `c_layout` name the layouts of fragments, with `{n}` where they depend on n; empty where
+    the operand is not in registers, or is in a layout that nobody may know.
+    """
 
     op: str
     m: int
@@ -78,6 +82,19 @@ class MmaRow:
     a: str
     b: str
     acc: str
+    shape: str  # as the instruction spells it, with `{n}`; m16n8k16
+    needs: tuple[str, ...]  # features
+    warps: int  # that execute it together
+    rate: float  # the part of the rate of its op that this form reaches
+    full_k: int  # k after which a partial sum has lost so much that it must be added to a wider one; 0: never
+    a_layout: str
+    b_layout: str
+    c_layout: str
+
+    def rate_key(self) -> str:
+        """The entry of `Throughput.tflops` that `rate` is a part of."""
+        kind = "fp8" if self.a.startswith("fp8") else "i8" if self.a in ("i8", "u8") else self.a
+        return f"mma.{kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +105,7 @@ class Throughput:
     units: int  # multiprocessors or cores that the rates cover
     dram_gbytes_per_s: float
     tflops: Mapping[str, float]  # by element type; matrix units where the type has them, as `mma.f32` style keys say
+    efficiency: Mapping[str, float]  # the part of `mma.` rates that an instruction can reach; 1 where not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,8 +376,18 @@ def _mma(fields: _Fields) -> list[MmaRow]:
         span.done()
     else:
         n = (fields.take("n", int),)
-    rows = [MmaRow(op, m, n, k, a, b, acc) for a, b, acc in fields.take("types", list)]
+    layouts = _Fields(fields.file, "mma: layouts.", fields.take("layouts", dict, {}))
+    named = {f"{operand}_layout": layouts.take(operand, str, "") for operand in "abc"}
+    layouts.done()
+    warps, rate, full_k = fields.take("warps", int, 1), fields.take("rate", float, 1.0), fields.take("full_k", int, 0)
+    shape, needs = fields.take("shape", str, f"m{m}n{{n}}k{k}"), fields.strings("needs")
+    rows = [
+        MmaRow(op, m, n, k, a, b, acc, shape, needs, warps, rate, full_k, **named)
+        for a, b, acc in fields.take("types", list)
+    ]
     fields.done()
+    for feature in sorted(set(needs) - set(_features())):
+        raise _invalid(fields.file, f"mma: feature {feature} is not in _features.yaml")
     return rows
 
 
@@ -370,6 +398,7 @@ def _throughput(fields: _Fields) -> Throughput:
         units=fields.take("units", int),
         dram_gbytes_per_s=fields.take("dram_gbytes_per_s", float),
         tflops=MappingProxyType(rates),
+        efficiency=MappingProxyType({key: float(value) for key, value in fields.take("efficiency", dict, {}).items()}),
     )
     fields.done()
     return result

@@ -1,0 +1,8 @@
+"""Linear layouts over GF(2): where elements of a tile lie in registers and shared memory. See specs/layouts.md."""
+
+from __future__ import annotations
+
+from tesseracc.layout.linear import LinearLayout
+from tesseracc.layout.text import format_layout, parse_layout
+
+__all__ = ["LinearLayout", "format_layout", "parse_layout"]
