@@ -32,7 +32,7 @@ class Decoder:
 
     def __init__(self, program: Program, symbols: dict[str, tuple[str, int]]) -> None:
         self.program = program
-        self.types = [TYPES[t] for t in program.module.registers]
+        self.types = program.registers
         self.symbols = symbols
         # Return address -> copies (from, to, bytes) in local memory that bring a call's results to the caller.
         self.results_at: dict[int, list[tuple[int, int, int]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from tesseracc.emulator.layout import Layout, cluster_order, granules, polls, us
 from tesseracc.emulator.memory import GlobalMemory, Segment
 from tesseracc.emulator.operations.wgmma import WarpgroupState
 from tesseracc.emulator.parser import parse_ptx
-from tesseracc.emulator.program import lay_out
+from tesseracc.emulator.program import JUMP, Program, lay_out
 from tesseracc.emulator.ptx import Module, Param
 from tesseracc.emulator.races import RaceDetector, Shadow
-from tesseracc.emulator.table import build_step
+from tesseracc.emulator.table import Step, build_step
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
@@ -30,6 +31,32 @@ __all__ = ["Emulator", "Launch", "launch"]
 _ = operations
 _BATCH_LANES = 1 << 16
 _BATCH_BYTES = 1 << 26
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A program ready to run while its variables stay at `addresses`; `names` are "" where layout inserted a jump."""
+
+    addresses: tuple[tuple[str, int], ...]
+    names: list[str]
+    steps: list[Step]
+    granule: dict[str, int]
+    uses_async_proxy: bool
+    polls: bool
+
+
+def _prepare(program: Program, symbols: dict[str, tuple[str, int]]) -> _Prepared:
+    """Steps of all instructions, remembered between launches."""
+    addresses = tuple(symbols.values())
+    known: _Prepared | None = program.prepared
+    if known is None or known.addresses != addresses:
+        decoder = Decoder(program, symbols)
+        names = ["" if i.opcode == JUMP else i.text for i in program.code]
+        steps = [build_step(i, decoder) for i in program.code]
+        known = program.prepared = _Prepared(
+            addresses, names, steps, granules(program), uses_async_proxy(program), polls(program)
+        )
+    return known
 
 
 class Launch:
@@ -57,10 +84,9 @@ class Launch:
         self.const = self.layout.const
         self.params = Segment.new(0, sum(p.size for p in self.program.kernel.params[-1:]) + max(
             (p.offset for p in self.program.kernel.params), default=0))  # fmt: skip
-        self.decoder = Decoder(self.program, self.layout.symbols)
-        self.granule = granules(self.program)
-        self.uses_async_proxy = uses_async_proxy(self.program)
-        self.steps = [build_step(i, self.decoder) for i in self.program.code]
+        self.prepared = _prepare(self.program, self.layout.symbols)
+        self.steps, self.granule = self.prepared.steps, self.prepared.granule
+        self.uses_async_proxy = self.prepared.uses_async_proxy
         self.warp_counts = [0] * len(self.steps)
         self.thread_counts = [0] * len(self.steps)
         ctas = int(np.prod(self.grid))
@@ -90,7 +116,7 @@ class Launch:
         if not len(order):
             return
         lanes = self.warps_per_cta * 32
-        limit = 16 * _BATCH_LANES if polls(self.program) else _BATCH_LANES
+        limit = 16 * _BATCH_LANES if self.prepared.polls else _BATCH_LANES
         per_cta = max(1, (self.shared_stride if self.shared_size else 0) + lanes * self.local_stride)
         count = max(1, min(limit // lanes, _BATCH_BYTES * (16 if limit > _BATCH_LANES else 1) // per_cta))
         count = max(self.cluster_size, count // self.cluster_size * self.cluster_size)
@@ -123,10 +149,10 @@ class Launch:
         )  # fmt: skip
 
     def _count(self) -> None:
-        for i, warps, threads in zip(self.program.code, self.warp_counts, self.thread_counts):
-            if warps and not i.opcode.startswith("%"):
-                self.counters.instructions[i.text] += warps
-                self.counters.threads[i.text] += threads
+        for name, warps, threads in zip(self.prepared.names, self.warp_counts, self.thread_counts):
+            if warps and name:
+                self.counters.instructions[name] += warps
+                self.counters.threads[name] += threads
 
     # --- words for messages ------------------------------------------------------------------------------------------
 

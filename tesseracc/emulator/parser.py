@@ -7,6 +7,7 @@ declaration gets a slot of its own, and labels are renamed by their block, so th
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from tesseracc.emulator.findings import EmulatorError
@@ -280,12 +281,12 @@ class _Parser(OperandParser):
             else:
                 function.body.append(self.statement(self.location))
         # Labels of a block may be used before they are defined: bind them now that the whole block is known.
-        for instruction in function.body[start:]:
-            instruction.operands = tuple(
-                Label(o.name + scope.suffix) if isinstance(o, Label) and o.name in scope.labels and "#" not in o.name
-                else o
-                for o in instruction.operands
-            )  # fmt: skip
+        for k, instruction in enumerate(function.body[start:] if scope.suffix else (), start):
+            if any(isinstance(o, Label) and o.name in scope.labels for o in instruction.operands):
+                function.body[k] = replace(instruction, operands=tuple(
+                    Label(o.name + scope.suffix) if isinstance(o, Label) and o.name in scope.labels else o
+                    for o in instruction.operands
+                ))  # fmt: skip
 
     def _branch_targets(self, function: Function, name: str) -> None:
         if self.next().text == ".branchtargets":

@@ -8,10 +8,15 @@ a loop comes after it: whoever is ahead waits where the paths join. Callees come
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from tesseracc.emulator.findings import EmulatorError
-from tesseracc.emulator.ptx import Function, Instruction, Label, Module, SymbolRef
+from tesseracc.emulator.ptx import Address, Function, Instruction, Label, Module, Operand, Pair, Reg, SymbolRef, Vector
+from tesseracc.emulator.types import TYPES, Array, PtxType
 
 __all__ = ["JUMP", "Program", "lay_out"]
 
@@ -21,7 +26,10 @@ _ENDS = {"bra", "brx", "ret", "exit", "trap"}
 
 @dataclass(slots=True)
 class Program:
-    """`code[pc]`; `targets[pc]` the branch targets of pc; `entry_of[function]` the first pc of a function."""
+    """`code[pc]`; `targets[pc]` the branch targets of pc; `entry_of[function]` the first pc of a function.
+
+    `registers` are those that the code names: slot -> type, `junk` what they hold at first. `prepared` is what launches remember of the program.
+    """
 
     module: Module
     kernel: Function
@@ -29,10 +37,25 @@ class Program:
     targets: dict[int, list[int]] = field(default_factory=dict)
     entry_of: dict[str, int] = field(default_factory=dict)
     functions: list[Function] = field(default_factory=list)
+    bodies: tuple[Instruction, ...] = ()
+    registers: dict[int, PtxType] = field(default_factory=dict)
+    junk: dict[int, Array] = field(default_factory=dict)
+    prepared: Any = None
 
 
 def lay_out(module: Module, kernel: str) -> Program:
-    """The program of entry `kernel`: callees first, blocks in convergence order."""
+    """The program of entry `kernel`: callees first, blocks in convergence order.
+
+    The module remembers it: many launches of one kernel share the work, as long as nobody edits a body.
+    """
+    known: Program | None = module.programs.get(kernel)
+    if known is not None and known.bodies == tuple(i for f in known.functions for i in f.body):
+        return known
+    program = module.programs[kernel] = _laid_out(module, kernel)
+    return program
+
+
+def _laid_out(module: Module, kernel: str) -> Program:
     if kernel not in module.functions or not module.functions[kernel].is_entry:
         raise EmulatorError(
             "E942",
@@ -43,7 +66,33 @@ def lay_out(module: Module, kernel: str) -> Program:
     for function in _call_order(module, program.kernel):
         program.functions.append(function)
         _emit(program, function)
+    program.bodies = tuple(i for f in program.functions for i in f.body)
+    for i in program.code:
+        for reg in _registers(i.guard, *i.operands):
+            program.registers[reg.slot] = TYPES[module.registers[reg.slot]]
+    program.junk = {slot: _junk(kind) for slot, kind in program.registers.items()}
     return program
+
+
+def _junk(kind: PtxType) -> Array:
+    """What a register holds before anything is written to it, the same for all lanes."""
+    pattern = 0xA5A5A5A5A5A5A5A5
+    if kind.bits == 128:
+        return np.full(2, pattern, np.uint64)
+    return kind.container(False if kind.kind == "p" else pattern & ((1 << kind.bits) - 1))
+
+
+def _registers(*operands: Operand | None) -> Iterator[Reg]:
+    """The registers that operands name."""
+    for operand in operands:
+        if isinstance(operand, Reg):
+            yield operand
+        elif isinstance(operand, Vector):
+            yield from _registers(*operand.items)
+        elif isinstance(operand, Pair):
+            yield from _registers(operand.first, operand.second)
+        elif isinstance(operand, Address):
+            yield from _registers(operand.base, operand.coords)
 
 
 def _call_order(module: Module, kernel: Function) -> list[Function]:
@@ -191,8 +240,7 @@ def _emit(program: Program, function: Function) -> None:
         start, stop = blocks[n]
         start_of[n] = len(code)
         for instruction in function.body[start:stop]:
-            instruction.index = len(code)
-            code.append(instruction)
+            code.append(replace(instruction, index=len(code)))
         last = code[-1]
         if last.opcode in ("bra", "brx"):
             labels = [o.name for o in last.operands if isinstance(o, Label)]

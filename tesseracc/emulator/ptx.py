@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 __all__ = [
     "Address", "Discard", "Function", "Imm", "Instruction", "Label", "Location", "Module", "Operand", "Pair", "Param",
@@ -96,7 +96,7 @@ class Address:
 Operand: TypeAlias = "Discard | Reg | Imm | Special | SymbolRef | Label | Vector | Pair | Address"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Instruction:
     """One PTX statement: `opcode.mods operands` under an optional guard predicate, with its line."""
 
@@ -106,7 +106,7 @@ class Instruction:
     guard: Reg | None
     line: int
     loc: Location | None
-    index: int = -1  # place in the linear program of its module, set by the layout
+    index: int = -1  # place in the linear program of a kernel, given by the layout
 
     @property
     def text(self) -> str:
@@ -161,13 +161,17 @@ class Function:
 
 @dataclass(slots=True)
 class Module:
-    """A parsed PTX module. `registers[slot]` is the type of a register; functions and variables go by name."""
+    """A parsed PTX module. `registers[slot]` is the type of a register; functions and variables go by name.
+
+    `programs` remembers how its kernels were laid out, see `program.lay_out`.
+    """
 
     version: str = ""
     target: str = ""
     functions: dict[str, Function] = field(default_factory=dict)
     symbols: dict[str, Symbol] = field(default_factory=dict)
     registers: list[str] = field(default_factory=list)
+    programs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def entries(self) -> dict[str, Function]:

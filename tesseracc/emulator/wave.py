@@ -74,13 +74,7 @@ class Wave:
         self.alive_in_warp = self.alive.reshape(-1, 32).sum(axis=1)
         self.alive_in_cta = np.full(self.ctas, launch.threads)
         self.special: dict[str, Array] = {}
-        junk = 0xA5A5A5A5A5A5A5A5
-        self.regs: list[Array] = []
-        for kind in launch.decoder.types:
-            if kind.bits == 128:
-                self.regs.append(np.full(2, junk, np.uint64))
-            else:
-                self.regs.append(kind.container(False if kind.kind == "p" else junk & ((1 << kind.bits) - 1)))
+        self.regs = launch.program.junk.copy()
         self.ready: dict[int, Lanes] = {}
         self.heap: list[int] = []
         self.parked: dict[int, Lanes] = {}
@@ -339,7 +333,7 @@ class Wave:
         out = hashlib.blake2b()
         for pc in sorted(self.parked):
             out.update(str(pc).encode())
-            for v in self.regs:
+            for v in self.regs.values():
                 out.update((v if v.shape[:1] != (self.size,) else v[self.parked[pc]]).tobytes())
         return out.digest()
 
