@@ -12,7 +12,8 @@ import numpy as np
 from tesseracc.emulator import numeric as nm
 from tesseracc.emulator.types import Array
 
-__all__ = ["BITS", "a_places", "b_places", "c_places", "element_values", "integer_matmul", "matmul", "unpack_registers"]
+__all__ = ["BITS", "a_places", "b_places", "c_places", "element_values", "integer_matmul", "matmul", "quad_places",
+           "unpack_registers"]  # fmt: skip
 
 BITS = {"f64": 64, "f32": 32, "tf32": 32, "s32": 32, "f16": 16, "bf16": 16, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8,
         "e3m2": 8, "e2m3": 8, "s4": 4, "u4": 4, "b1": 1}  # fmt: skip
@@ -49,6 +50,25 @@ def c_places(rows: int, columns: int) -> tuple[Array, Array]:
     row = _GROUP[:, None] + 8 * (e >> 1) % (8 * tall)
     column = (e // (2 * tall)) * 8 + _THREAD[:, None] * 2 + (e & 1)
     return row, column
+
+
+def quad_places(operand: str, bits: int, row_major: bool) -> tuple[Array, Array, Array]:
+    """(quad pair, row, column) of the elements of m8n8k4 (f16) as [32 lanes, elements]; C and D when `operand` is c.
+
+    PTX ISA, Matrix Fragments for mma.m8n8k4 with .f16: lanes l with equal l / 4 mod 4 are a quad pair, and each
+    quad pair multiplies matrices of its own.
+    """
+    e = np.arange(8 if operand == "c" else 4)[None, :]
+    half, thread = (_LANE >> 4)[:, None] * 4, (_LANE & 3)[:, None]
+    if operand == "c" and bits == 32:
+        row, column = half + (thread & 1) + (e & 2), (e & 4) + (thread & 2) + (e & 1)
+    elif operand == "c":
+        row, column = half + thread + 0 * e, e + 0 * half
+    elif operand == "a":
+        row, column = (half + thread + 0 * e, e + 0 * half) if row_major else (half + e, thread + 0 * e)
+    else:
+        row, column = (thread + 0 * e, half + e) if row_major else (e + 0 * half, half + thread + 0 * e)
+    return np.broadcast_to((_LANE >> 2 & 3)[:, None], row.shape), row, column
 
 
 def unpack_registers(registers: Array, bits: int) -> Array:

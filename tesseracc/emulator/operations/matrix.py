@@ -192,6 +192,8 @@ def mma(i: Instruction, d: Decoder) -> Step:
     m, n, k = shape_of(i)
     kinds = [word for word in i.mods if word in tc.BITS]
     dk, ak, bk, ck = kinds[-4:]
+    if (m, n, k) == (8, 8, 4) and (ak, bk) == ("f16", "f16"):
+        return _mma_quad(i, d, dk, ck)
     if (m, n) not in ((16, 8), (8, 8)) or (m == 8 and tc.BITS[ak] == 16):
         raise ValueError(f"shape m{m}n{n}k{k} of .{ak}")
     reg = register_type(ak)
@@ -213,6 +215,34 @@ def mma(i: Instruction, d: Decoder) -> Step:
         w.counters.mma[name] += len(x)
         bits = tc.integer_matmul(x, y, z, "satfinite" in i.mods) if dk == "s32" else tc.matmul(x, y, z, dk)
         store_accumulator(w, sinks, bits, dk, m, n)
+
+    return whole_warps(i, d, step)
+
+
+def _mma_quad(i: Instruction, d: Decoder, dk: str, ck: str) -> Step:
+    """m8n8k4 of f16: four products, one for each quad pair."""
+    a_row, b_row = (word == "row" for word in i.mods if word in ("row", "col"))
+    sinks = d.sinks(i.operands[0], "b32")
+    operands = [d.sources(o, "b32") for o in i.operands[1:4]]
+    places = [tc.quad_places("a", 16, a_row), tc.quad_places("b", 16, b_row), tc.quad_places("c", tc.BITS[ck], True)]
+    to = tc.quad_places("c", tc.BITS[dk], True)
+    if [len(o) for o in operands] != [2, 2, tc.BITS[ck] // 4] or len(sinks) != tc.BITS[dk] // 4:
+        raise ValueError("the wrong number of registers")
+
+    def step(w: Wave) -> None:
+        matrices = []
+        for sources, kind, where, shape in zip(operands, ("f16", "f16", ck), places, ((8, 4), (4, 8), (8, 8))):
+            raw = registers(w, sources)
+            out = np.zeros((len(raw), 4, *shape))
+            values = tc.element_values(tc.unpack_registers(raw, tc.BITS[kind]), kind)
+            out[:, where[0], where[1], where[2]] = values.reshape(*raw.shape[:2], -1)
+            matrices.append(out)
+        w.counters.mma["mma.m8n8k4.f16"] += len(matrices[0])
+        bits = tc.matmul(matrices[0], matrices[1], matrices[2], dk)[:, to[0], to[1], to[2]]
+        if dk == "f16":
+            bits = np.ascontiguousarray(bits.astype(np.uint16)).view(np.uint32)
+        for q, put in enumerate(sinks):
+            put(w, np.ascontiguousarray(bits[..., q]).reshape(-1))
 
     return whole_warps(i, d, step)
 
