@@ -12,7 +12,7 @@ import pytest
 
 from tesseracc.emulator import GlobalMemory, Report, TensorMap, launch, parse_ptx
 
-PROGRAMS = Path(__file__).parent / "programs"
+PROGRAMS = Path(__file__).parent / "outside/cuda"
 BF16: Any = ml_dtypes.bfloat16
 
 
