@@ -194,6 +194,8 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
                 launch.asynchronous.note_generic_write(place.offset, width)
     if space == "local":
         return
+    if strong:
+        launch.flags.access(kind, place.segment.base, place.offset, place.lanes)
     granule = min(launch.granule[space], width)
     shadow = shadow_of(w, space, place.segment)
     step = launch.granule[space]

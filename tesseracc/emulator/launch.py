@@ -15,6 +15,7 @@ from tesseracc.emulator.clusters import ClusterBarriers
 from tesseracc.emulator.counters import Counters
 from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.findings import EmulatorError, FindingLog, Report, StopLaunch
+from tesseracc.emulator.flags import Flags
 from tesseracc.emulator.layout import Layout, cluster_order, granules, polls, uses_async_proxy
 from tesseracc.emulator.memory import GlobalMemory, Segment
 from tesseracc.emulator.operations.wgmma import WarpgroupState
@@ -147,6 +148,7 @@ class Launch:
             self.program.code, self.log, w.size >> 5, w.warps_per_cta * self.cluster_size, first_thread,
             self.released, self.acquired, w.warps_per_cta,
         )  # fmt: skip
+        self.flags = Flags(self.races)
 
     def _count(self) -> None:
         for name, warps, threads in zip(self.prepared.names, self.warp_counts, self.thread_counts):

@@ -33,6 +33,9 @@ class MBarriers:
         self.phase = np.zeros(n, np.int64)
         self.arriving: dict[int, Array] = {}  # what the arrivals of the running phase know
         self.published: dict[int, Array] = {}  # what the completed phases know
+        # Warps whose lanes all arrived together, and when: their lanes hand data to each other through the barrier.
+        self.together: dict[int, dict[int, int]] = {}
+        self.met: dict[int, dict[int, int]] = {}
         self.failed: dict[int, Array] = {}  # polling pc -> indices that were not ready, for reports
         del w
 
@@ -67,9 +70,12 @@ class MBarriers:
         if self.launch.detect and release:
             warps, back = np.unique(w.lanes >> 5, return_inverse=True)
             rows = self.launch.races.release(warps)
-            pairs = np.unique(index * len(warps) + back)
-            for pair in pairs:
-                self.learn(int(pair) // len(warps), rows[int(pair) % len(warps)])
+            pairs, lanes = np.unique(index * len(warps) + back, return_counts=True)
+            for pair, count_ in zip(pairs.tolist(), lanes.tolist()):
+                barrier, k = divmod(pair, len(warps))
+                self.learn(barrier, rows[k])
+                if count_ == w.alive_in_warp[warps[k]]:
+                    self.together.setdefault(barrier, {})[int(warps[k])] = int(self.launch.races.clock[warps[k]]) - 1
         if (self.pending[index] < 0).any():
             w.log.add(BAD_STATE, "more arrivals at an mbarrier than its phase expects", w.code[w.pc])
             self.pending[index] = np.maximum(self.pending[index], 0)
@@ -105,6 +111,7 @@ class MBarriers:
                 if row is not None:
                     old = self.published.get(int(k))
                     self.published[int(k)] = row if old is None else np.maximum(old, row)
+                self.met.setdefault(int(k), {}).update(self.together.pop(int(k), {}))
 
     def ready(self, w: Wave, index: Array, parity: Array | None, token: Array | None) -> Array:
         """test_wait and try_wait, per executing lane; lanes that pass learn what the arrivals knew."""
@@ -120,6 +127,10 @@ class MBarriers:
                 if row is not None:
                     warps = np.unique(lanes[index[done] == k] >> 5)
                     self.launch.races.acquire(warps, row[None])
+                    met = self.met.get(int(k), {})
+                    for warp in warps.tolist() if met else ():
+                        if warp in met:
+                            self.launch.races.meet(warp, met[warp])
         if not done.all():
             self.failed[w.pc] = np.unique(index[~done])
         return done

@@ -91,6 +91,16 @@ class RaceDetector:
         c, w = self._coordinates(warps)
         self.known[c, w] = np.maximum(self.known[c, w], rows)
 
+    def learn(self, warp: int, row: Array) -> None:
+        """`warp` learns `row` from a thread of its cluster, perhaps of its own: its lanes hand data to each other."""
+        c, w = divmod(warp, self.warps_per_cluster)
+        self.known[c, w] = np.maximum(self.known[c, w], row)
+        self.meet(warp, int(row[w]))
+
+    def meet(self, warp: int, clock: int) -> None:
+        """The lanes of `warp` know what they did up to `clock`."""
+        self.warp_sync[warp] = max(int(self.warp_sync[warp]), clock)
+
     def join_groups(self, warps: Array, group: Array) -> None:
         """A barrier: `warps` [n] with equal `group` [n] numbers all learn what any of them knows."""
         rows = self.release(warps)

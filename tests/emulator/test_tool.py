@@ -11,7 +11,7 @@ import pytest
 from tesseracc.emulator import EmulatorError
 from tesseracc.emulator.tool import emulate, parse_argument, parse_dims
 
-PTX = Path(__file__).parent / "programs" / "basic.ptx"
+PTX = Path(__file__).parent / "outside/cuda/basic.ptx"
 
 
 def test_a_launch_from_files_to_files(tmp_path: Path) -> None:

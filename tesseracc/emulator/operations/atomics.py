@@ -9,6 +9,7 @@ import numpy as np
 from tesseracc.emulator import access
 from tesseracc.emulator import numeric as nm
 from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.flags import order
 from tesseracc.emulator.operations.memory import space_of, vector_width
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
@@ -93,14 +94,15 @@ def atom(i: Instruction, d: Decoder) -> Step:
     cs = d.sources(i.operands[place + 2], literal) if op == "cas" else bs
     sinks = d.sinks(i.operands[0], f"b{t.bits}") if returns else [d.sink(None, f"b{t.bits}")] * count
     update = _update(op, kind, space)
-    order = {"acquire", "release", "acq_rel"} & set(i.mods)
+    releases, acquires = ({"acq_rel", m} & set(i.mods) for m in ("release", "acquire"))
+    wide = "cta" not in i.mods and space != "shared"
     spins = op in ("cas", "exch")
     simple = op in _TOGETHER and (t.kind in "usb" or kind == "f64")
 
     def run(w: Wave) -> None:
         base = address(w)
-        if order and space != "shared" and w.launch.detect:
-            w.launch.races.fence(w.warps)
+        if releases:
+            order(w, wide)
         for k, (b, c, put) in enumerate(zip(bs, cs, sinks)):
             x, y = w.spread(b(w).view(t.container)), w.spread(c(w).view(t.container))
 
@@ -113,6 +115,8 @@ def atom(i: Instruction, d: Decoder) -> Step:
             at = base + np.uint64(k * t.bytes)
             old = access.atomic(w, space, at, t.bytes, one, returns, combine if simple else None)
             put(w, old)
+        if acquires:
+            order(w, wide)
         if spins:
             w.poll(np.bool_(True))
 

@@ -17,7 +17,10 @@ _SECTION = "9.7.13.15 mbarrier"
 
 
 def barrier_index(w: Wave, address: Array, kind: str) -> Array:
-    """Indices (offset / 8 over the batch) of the mbarriers at shared or generic addresses; `kind` read or write."""
+    """Indices (offset / 8 over the batch) of the mbarriers at shared or generic addresses; `kind` read, write or end.
+
+    Operations on a barrier do not race with each other, nor with its end: uses after it are found by `check`.
+    """
     address = w.spread(address)
     address = np.where(address >= np.uint64(SHARED_BASE), address - np.uint64(SHARED_BASE), address)
     cta, offset = access.resolve_shared(w, address, w.lanes)
@@ -31,8 +34,8 @@ def barrier_index(w: Wave, address: Array, kind: str) -> Array:
     if launch.detect:
         shadow = access.shadow_of(w, "shared", launch.shared)
         step = launch.granule["shared"]
-        if kind == "write":
-            launch.races.write(shadow, target // step, w.lanes, w.pc, False, "shared", None)
+        if kind != "read":
+            launch.races.write(shadow, target // step, w.lanes, w.pc, kind == "end", "shared", None)
             access.mark_initialised(launch.written["shared"], target, 8)
         else:
             launch.races.read(shadow, target // step, w.lanes, w.pc, True, "shared")
@@ -59,7 +62,7 @@ def mbarrier(i: Instruction, d: Decoder) -> Step:
         return init
     if action == "inval":
         _, address = d.address(i.operands[0])
-        return lambda w: w.launch.asynchronous.mbarriers.inval(w, barrier_index(w, address(w), "write"))
+        return lambda w: w.launch.asynchronous.mbarriers.inval(w, barrier_index(w, address(w), "end"))
     if action in ("arrive", "arrive_drop"):
         return _arrive(i, d, action == "arrive_drop")
     if action in ("expect_tx", "complete_tx"):

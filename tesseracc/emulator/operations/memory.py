@@ -6,6 +6,7 @@ import numpy as np
 
 from tesseracc.emulator import access
 from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.flags import order
 from tesseracc.emulator.memory import SHARED_BASE
 from tesseracc.emulator.operations.mbarriers import barrier_index
 from tesseracc.emulator.ptx import Instruction
@@ -42,7 +43,7 @@ def ld(i: Instruction, d: Decoder) -> Step:
     named, address = d.address(i.operands[1])
     space, count = space_of(i, named), vector_width(i)
     strong = bool(_STRONG & set(i.mods))
-    acquire = "acquire" in i.mods and space != "shared"
+    acquire, wide = "acquire" in i.mods, "cta" not in i.mods and space != "shared"
     if kind == "b128":
         return _ld128(i, d, space, strong)
     size = TYPES[kind].bytes
@@ -53,8 +54,8 @@ def ld(i: Instruction, d: Decoder) -> Step:
 
     def run(w: Wave) -> None:
         values = access.load(w, space, address(w), size, count, strong)
-        if acquire and w.launch.detect:
-            w.launch.races.fence(w.warps)
+        if acquire:
+            order(w, wide)
         if waits:
             w.poll(np.bool_(True))
         for put, v in zip(sinks, values):
@@ -86,22 +87,22 @@ def st(i: Instruction, d: Decoder) -> Step:
     if kind == "b128":
         value = d.source(i.operands[1], "b128")
 
-        def wide(w: Wave) -> None:
+        def both_halves(w: Wave) -> None:
             v = np.broadcast_to(value(w), (w.n, 2))
             access.store(w, space, address(w), 8, [v[:, 0], v[:, 1]], strong)
 
-        return wide
+        return both_halves
     size = TYPES[kind].bytes
     literal = kind if TYPES[kind].kind == "f" else f"b{TYPES[kind].bits}"
     raw = TYPES[kind].container
     sources = d.sources(i.operands[1], literal)
     if len(sources) != vector_width(i):
         raise ValueError(f"{len(sources)} sources for {vector_width(i)} elements")
-    release = "release" in i.mods and space != "shared"
+    release, wide = "release" in i.mods, "cta" not in i.mods and space != "shared"
 
     def run(w: Wave) -> None:
-        if release and w.launch.detect:
-            w.launch.races.fence(w.warps)
+        if release:
+            order(w, wide)
         values: list[Array] = [s(w).view(raw) for s in sources]
         access.store(w, space, address(w), size, values, strong)
 

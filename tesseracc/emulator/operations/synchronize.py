@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tesseracc.emulator.decode import Decoder, Source
+from tesseracc.emulator.flags import order
 from tesseracc.emulator.operations.warp import member_wait
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
@@ -112,8 +113,8 @@ def fence(i: Instruction, d: Decoder) -> Step:
     def run(w: Wave) -> None:
         if proxy:
             w.launch.asynchronous.proxy_fence(w)
-        elif wide and w.launch.detect:
-            w.launch.races.fence(w.warps)
+        else:
+            order(w, wide)
 
     return run
 
