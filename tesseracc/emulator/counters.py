@@ -78,23 +78,24 @@ class Counters:
 
     def count_global(self, lanes: Array, address: Array, width: int) -> None:
         """One global memory instruction: `address` [n] of accesses of `width` bytes by `lanes` [n]."""
-        rows = _rows(lanes, (address >> np.uint64(5)).astype(np.int64))
-        distinct = _distinct(rows)
-        self.global_requests += len(rows)
-        self.global_sectors += int(distinct.sum())
-        words = _distinct(_rows(lanes, (address // np.uint64(width)).astype(np.int64)))
-        self.global_ideal_sectors += int(np.minimum(-(-words * width // 32), distinct).sum())
+        rows, times = _patterns(_rows(lanes, address.astype(np.int64)), max(32, width))
+        distinct = _distinct(rows >> 5)
+        words = _distinct(rows // width)
+        self.global_requests += int(times.sum())
+        self.global_sectors += int((distinct * times).sum())
+        self.global_ideal_sectors += int((np.minimum(-(-words * width // 32), distinct) * times).sum())
 
     def count_shared(self, lanes: Array, offset: Array, width: int) -> None:
         """One shared memory instruction: byte `offset` [n] of accesses of `width` bytes by `lanes` [n]."""
         parts = max(1, width // 4)  # lanes are served in `parts` groups of 32 / parts
         group = 32 // parts if parts <= 4 else 8
-        rows = _rows(lanes, offset.astype(np.int64) >> 2)
-        self.shared_requests += len(rows)
-        rows = rows.reshape(-1, group)
+        rows, times = _patterns(_rows(lanes, offset), 4)
+        self.shared_requests += int(times.sum())
+        rows = rows.reshape(-1, group) >> 2
+        times = np.repeat(times, 32 // group)
         waves = _wavefronts(rows, min(parts, 4))
-        self.shared_wavefronts += int(waves.sum())
-        self.shared_ideal_wavefronts += int(np.count_nonzero(waves))
+        self.shared_wavefronts += int((waves * times).sum())
+        self.shared_ideal_wavefronts += int(((waves > 0) * times).sum())
 
 
 def _rows(lanes: Array, keys: Array) -> Array:
@@ -102,10 +103,23 @@ def _rows(lanes: Array, keys: Array) -> Array:
     n = len(lanes)
     if n % 32 == 0 and n and lanes[0] % 32 == 0 and lanes[-1] - lanes[0] == n - 1:
         return keys.reshape(-1, 32)
-    warps, row = np.unique(lanes >> 5, return_inverse=True)
-    out = np.full((len(warps), 32), -1, np.int64)
+    warp = lanes >> 5
+    row = np.cumsum(np.diff(warp, prepend=warp[:1]) != 0)  # lanes ascend
+    out = np.full((int(row[-1]) + 1, 32), -1, np.int64)
     out[row, lanes & 31] = keys
     return out
+
+
+def _patterns(rows: Array, unit: int) -> tuple[Array, Array]:
+    """Rows that differ by more than a shift of all addresses by a multiple of `unit`, and how often each occurs.
+
+    Such a shift moves sectors and banks along, so that one row stands for all of its kind: usually for every warp.
+    """
+    if len(rows) > 1 and rows[:, 0].min() >= 0:
+        shift = (rows[:, :1] - rows[0, 0]) // unit * unit
+        if (rows - shift == rows[0]).all():
+            return rows[:1], np.full(1, len(rows))
+    return rows, np.ones(len(rows), np.int64)
 
 
 def _distinct(rows: Array) -> Array:
@@ -123,9 +137,9 @@ def _wavefronts(words: Array, span: int) -> Array:
     words = np.sort(words, axis=1)
     fresh = words >= 0
     fresh[:, 1:] &= words[:, 1:] != words[:, :-1]
-    count = np.zeros((n, 32), np.int64)
-    row = np.broadcast_to(np.arange(n)[:, None], words.shape)[fresh]
+    row = np.broadcast_to(np.arange(n)[:, None] * 32, words.shape)[fresh]
     first = words[fresh]
+    count = np.zeros(n * 32, np.int64)
     for k in range(span):
-        np.add.at(count, (row, (first + k) & 31), 1)
-    return count.max(axis=1)
+        count += np.bincount(row + ((first + k) & 31), minlength=n * 32)
+    return count.reshape(n, 32).max(axis=1)

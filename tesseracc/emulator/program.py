@@ -28,7 +28,8 @@ _ENDS = {"bra", "brx", "ret", "exit", "trap"}
 class Program:
     """`code[pc]`; `targets[pc]` the branch targets of pc; `entry_of[function]` the first pc of a function.
 
-    `registers` are those that the code names: slot -> type, `junk` what they hold at first. `prepared` is what launches remember of the program.
+    `registers` are those that the code names: slot -> type, `junk` what they hold at first. `prepared` is what launches
+    remember of the program.
     """
 
     module: Module
