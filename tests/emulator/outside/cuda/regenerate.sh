@@ -9,3 +9,4 @@ one hopper sm_90a -lineinfo
 one simt sm_80
 one narrow sm_90
 one library sm_90
+one cluster sm_90a
