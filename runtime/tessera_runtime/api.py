@@ -36,8 +36,7 @@ class BundleFunction:
         self._bundle = bundle
         self.function = function
         self.name = function.name
-        plan = next(p for p in bundle.target.plans if p.function == function.name)
-        self._plan = plan
+        self._plan = bundle.plans[function.name]
         self._from_scalars = {symbol.input for symbol in function.symbols if symbol.axis < 0}
         self._cache: dict[tuple[Any, ...], tuple[Instance, tuple[tuple[int, ...], ...]]] = {}
         self._lock = threading.Lock()
@@ -180,6 +179,7 @@ class Bundle(Mapping[str, BundleFunction]):
         self.device = device
         self.target: Target = device.select(file.manifest)
         self.program: Program = device.load(file, self.target)
+        self.plans = {plan.function: plan for plan in self.target.plans}
         self._functions = {f.name: BundleFunction(self, f, i) for i, f in enumerate(file.manifest.functions)}
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import stat
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,10 @@ class BundleFile:
             if entry.kind != "weights" or verify_weights:
                 self._verify(entry, 0, entry.size)
                 self._verify_checksum(entry)
+        texts = {t.ptx for t in self.manifest.targets if t.ptx}
+        for name in sorted(texts | {t.image for t in self.manifest.targets if t.format == "ptx"}):
+            if not bytes(self.raw(name)).isascii():
+                raise BundleError("E632", f"'{name}' is not ASCII text")
         self._check_weights()
 
     @property
@@ -209,16 +214,18 @@ class BundleFile:
 def _open(source: Any) -> mmap.mmap:
     """The file's bytes in page-aligned memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        if len(source) == 0:
+        data = bytes(source)
+        if not data:
             raise BundleError("E601", "the bundle is empty")
-        memory = mmap.mmap(-1, len(source))
-        memory[:] = bytes(source)
+        memory = mmap.mmap(-1, len(data))
+        memory[:] = data
         return memory
     if isinstance(source, int):
         return _map(source, f"file descriptor {source}")
     path = os.fspath(source)
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError("E802", f"cannot read '{path}': {reason}") from error
@@ -230,7 +237,10 @@ def _open(source: Any) -> mmap.mmap:
 
 def _map(descriptor: int, shown: str) -> mmap.mmap:
     try:
-        size = os.fstat(descriptor).st_size
+        state = os.fstat(descriptor)
+        size = state.st_size
+        if not stat.S_ISREG(state.st_mode):
+            raise UsageError("E802", f"cannot read {shown}: it is not a regular file")
         if size == 0:
             raise BundleError("E601", f"{shown} is empty")
         if size > _READ_LIMIT:

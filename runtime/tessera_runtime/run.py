@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.api import Bundle, BundleFunction
+from tessera_runtime.audit import vectors
 from tessera_runtime.compare import compare, number, readable
 from tessera_runtime.core import safetensors
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
@@ -195,12 +196,11 @@ class Runner:
         failed = 0
         for test in bundle.manifest.tests:
             function = bundle[test.function]
-            tensors = safetensors.load(bundle.file.entry(test.entry))
-            inputs = {key[3:]: value for key, value in tensors.items() if key.startswith("in/")}
+            inputs, wanted = vectors(bundle.file, test)
             results = _results(function, function(**{name: array.copy() for name, array in inputs.items()}))
             messages = []
             for output in function.function.outputs:
-                expected = tensors.get(f"out/{output.name}")
+                expected = wanted.get(output.name)
                 if expected is None:
                     continue
                 found = compare(results[output.name], expected, output.dtype, float(test.atol), float(test.rtol))

@@ -81,7 +81,7 @@ def function(program: Func) -> M.Function:
         M.Output(name, element(value.type), _shape(value.type), value.name if value in written else None)
         for name, value in zip(names, program.body.yields, strict=True)
     )
-    doc = str(program.attrs.get("doc", ""))
+    doc = "".join(c for c in str(program.attrs.get("doc", "")) if c in "\n\t" or c.isprintable())
     return M.Function(program.name, doc, _symbols(program), inputs, outputs, _guards(program))
 
 

@@ -24,11 +24,13 @@ def command(bundle: str, keys: tuple[str, ...], keyring: str | None, as_json: bo
     """
     import json
 
+    from tessera_runtime.audit import audit
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.signature import Trust, require
 
     required = [*keys, *([keyring] if keyring else [])]
     file = BundleFile(bundle, verify_weights=True, require_signature=required)
+    audit(file)
     for signature in file.signatures:
         require([signature], file.digest, [Trust((signature.key,), "it")])
     found = [signature.key.hex() for signature in file.signatures]

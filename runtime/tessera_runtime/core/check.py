@@ -6,6 +6,7 @@ range, lack a symbol, or pass a kernel other arguments than it declares.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 from tessera_runtime.core import manifest as m
@@ -15,6 +16,8 @@ from tessera_runtime.core.errors import BundleError, TesseraError
 from tessera_runtime.core.shapeexpr import is_symbol, validate
 
 __all__ = ["check"]
+
+MAX_WORK = 1 << 24  # items of kernels' shape expressions that one plan may need
 
 
 def _bad(where: str, message: str) -> BundleError:
@@ -54,8 +57,9 @@ def check(manifest: m.Manifest) -> None:
     _distinct((t.name for t in manifest.targets), "targets", "targets")
     for target in manifest.targets:
         used |= _check_target(target, manifest, entries)
+    known = {function.name for function in manifest.functions}
     for test in manifest.tests:
-        if manifest.function(test.function) is None:
+        if test.function not in known:
             raise _bad(f"test {test.name}", f"names the unknown function '{test.function}'")
         used.add(_entry(test.entry, "tests", entries, f"test {test.name}"))
     _distinct((t.name for t in manifest.tests), "tests", "tests")
@@ -133,11 +137,20 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
     if {p.function for p in target.plans} != {f.name for f in manifest.functions}:
         raise _bad(where, "does not have one plan for each function")
     constants = {c.name: c for c in manifest.constants}
+    functions = {f.name: f for f in manifest.functions}
+    weights = [_weight(kernel) for kernel in target.kernels]
     for plan in target.plans:
-        function = manifest.function(plan.function)
-        if function is not None:
-            _check_plan(f"{where}, plan {plan.function}", plan, function, target, constants)
+        at = f"{where}, plan {plan.function}"
+        _check_plan(at, plan, functions[plan.function], target, constants)
+        if sum(weights[step.kernel] for step in plan.steps if isinstance(step, m.Launch)) > MAX_WORK:
+            raise _bad(at, "needs too much arithmetic on shapes")
     return used
+
+
+def _weight(kernel: m.Kernel) -> int:
+    """How many items of expressions are evaluated to hold one launch against a kernel's declaration."""
+    dims = [*(kernel.grid or ()), *(dim for param in kernel.params for dim in param.shape or ())]
+    return sum(1 if isinstance(dim, int) else len(dim) for dim in dims)
 
 
 def _check_kernel(where: str, kernel: m.Kernel) -> None:
@@ -220,9 +233,10 @@ def _check_plan(
         for index, param in passed:
             if param.access != "write":
                 reads(index)
+        times = Counter(index for index, _ in passed)
         for index, param in passed:
             if param.access != "read":
-                if sum(other == index for other, _ in passed) > 1:
+                if times[index] > 1:
                     raise _bad(at, f"passes buffer {index}, which {kernel.name} writes, twice")
                 writes(index)
     missing = sorted(o.name for o in function.outputs if o.alias is None and o.name not in written)

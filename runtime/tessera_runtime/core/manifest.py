@@ -167,7 +167,7 @@ class Param(Record):
 class Source(Record):
     """Where a kernel comes from: a file's base name and a line."""
 
-    file: str = field(Text(256, r"[^/\\\x00-\x1f]*"))
+    file: str = field(Text(256, r"[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]*"))
     line: int = field(Integer(0, 1 << 31))
 
 
@@ -234,8 +234,8 @@ class Plan(Record):
     """How a target runs a function: the steps in order."""
 
     function: str = field(_Identifier)
-    buffers: tuple[Buffer, ...] = field(Array(Nested(Buffer), 1 << 20))
-    steps: tuple[Launch | Copy, ...] = field(Array(Tagged({"launch": Launch, "copy": Copy}), 1 << 20))
+    buffers: tuple[Buffer, ...] = field(Array(Nested(Buffer), 1 << 16))
+    steps: tuple[Launch | Copy, ...] = field(Array(Tagged({"launch": Launch, "copy": Copy}), 1 << 18))
 
 
 @record
@@ -290,8 +290,8 @@ class Test(Record):
     name: str = field(_Name)
     function: str = field(_Identifier)
     entry: str = field(_Entry)
-    atol: str = field(Text(32, r"[0-9]{1,10}(\.[0-9]{1,10})?(e-?[0-9]{1,3})?"))
-    rtol: str = field(Text(32, r"[0-9]{1,10}(\.[0-9]{1,10})?(e-?[0-9]{1,3})?"))
+    atol: str = field(Text(32, r"[0-9]{1,10}(\.[0-9]{1,10})?(e-?[0-9]{1,2})?"))
+    rtol: str = field(Text(32, r"[0-9]{1,10}(\.[0-9]{1,10})?(e-?[0-9]{1,2})?"))
 
 
 @record

@@ -50,19 +50,23 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class Text:
-    """A string of at most `limit` characters, matching `pattern` if one is given."""
+#: Text without control characters but tab and line feed, which terminals would obey, and without lone surrogates
+PLAIN = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]*"
 
-    def __init__(self, limit: int = 1024, pattern: str | None = None) -> None:
+
+class Text:
+    """A string of at most `limit` characters that matches `pattern`."""
+
+    def __init__(self, limit: int = 1024, pattern: str = PLAIN) -> None:
         self.limit = limit
-        self.pattern = re.compile(pattern, re.ASCII) if pattern is not None else None
+        self.pattern = re.compile(pattern, re.ASCII)
 
     def decode(self, value: Any, path: str) -> str:
         if not isinstance(value, str):
             raise bad(path, f"{shown(value)} is not a string")
         if len(value) > self.limit:
             raise bad(path, f"longer than {self.limit} characters")
-        if self.pattern is not None and self.pattern.fullmatch(value) is None:
+        if self.pattern.fullmatch(value) is None:
             raise bad(path, f"{shown(value)} is not of the form {self.pattern.pattern}")
         return value
 
@@ -175,6 +179,9 @@ class Extent:
     def encode(self, value: Any) -> int | list[int | str]:
         return int(value) if isinstance(value, int) else list(value)
 
+
+MAX_DEPTH = 16  # levels of nesting
+MAX_VALUES = 1 << 22
 
 _REQUIRED: Any = object()
 
@@ -299,8 +306,31 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_LONG_NUMBER = re.compile(rb"[0-9]{40}")
+_PAIR = re.compile(rb"\[\]|\{\}")
+_EXCEPT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _bounded(data: bytes) -> bool:
+    """Whether a text is shallow and small enough for a parser that recurses and allocates; looks without parsing."""
+    bare = _STRING.sub(b"0", data)
+    if bare.count(b",") > MAX_VALUES or _LONG_NUMBER.search(bare) is not None:
+        return False
+    brackets = bare.translate(None, _EXCEPT_BRACKETS)
+    if len(brackets) > 2 * MAX_VALUES:
+        return False
+    for _ in range(MAX_DEPTH):
+        brackets = _PAIR.sub(b"", brackets)
+    return not brackets
+
+
 def parse_canonical(data: bytes) -> Any:
     """The value whose canonical spelling `data` is; E620 for anything else."""
+    if not _bounded(data):
+        raise BundleError(
+            "E620", f"the manifest is not JSON of at most {MAX_DEPTH} levels, {MAX_VALUES} values and 39 digits"
+        )
 
     def refuse(text: str) -> Any:
         raise ValueError(f"number {text[:40]} is not an integer")

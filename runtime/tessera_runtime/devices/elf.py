@@ -24,7 +24,8 @@ _IDENT = b"\x7fELF\x02\x01\x01" + bytes(9)
 _PT_LOAD, _PT_DYNAMIC, _PT_GNU_STACK, _PT_NULL = 1, 2, 0x6474E551, 0
 _PF_X, _PF_W, _PF_R = 1, 2, 4
 _HASH, _STRTAB, _SYMTAB, _STRSZ, _SYMENT, _SONAME = 4, 5, 6, 10, 11, 14
-_MAX_SYMBOLS = 1 << 20
+_MAX_SYMBOLS = 1 << 18
+_MAX_NAME = 1024
 
 
 def _require(condition: bool, message: str) -> None:
@@ -91,8 +92,8 @@ def _read_dynamic(image: bytes, offset: int, size: int, executable: list[tuple[i
     for index in range(1, count):
         name_at, info, _, section, value, extent = _SYM.unpack_from(image, symbols + index * _SYM.size)
         _require(name_at < length and section != 0, "an imported or nameless symbol")
-        end = table.find(b"\0", name_at)
-        _require(end >= 0, "a symbol's name is not terminated")
+        end = table.find(b"\0", name_at, name_at + _MAX_NAME + 1)
+        _require(end >= 0, "a symbol's name is not terminated or too long")
         name = table[name_at:end].decode("ascii", "replace")
         _require(info & 15 in (0, 2), f"symbol {name[:80]!r} is not a function")
         inside = any(start <= value and value + max(extent, 1) <= stop for start, stop in executable)
