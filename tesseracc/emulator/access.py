@@ -204,12 +204,15 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
         if kind == "read":
             launch.races.read(shadow, granules, place.lanes, w.pc, strong, space)
             continue
-        changed = None
+        changed: Callable[[], Array] | None = None
         if values is not None:
             size = width // len(values)
             part = values[k * granule // size]
-            now = place.segment.view(container(8 * size))[(place.offset + k * granule) // size]
-            changed = now != part
+            view, at = place.segment.view(container(8 * size)), (place.offset + k * granule) // size
+
+            def changed(view: Array = view, at: Array = at, part: Array = part) -> Array:
+                return view[at] != part
+
         launch.races.write(shadow, granules, place.lanes, w.pc, strong, space, changed)
 
 

@@ -235,7 +235,7 @@ class AsyncEngine:
         shadow = shadow_of(self.wave, "shared", launch.shared)
         granule = launch.granule["shared"]
         for k in range(0, size, granule):
-            shadow.write[(target + k) // granule] = launch.races.records(lanes, pc, False)
+            launch.races.wrote(shadow, (target + k) // granule, lanes, pc)
 
     def note_generic_write(self, target: Array, width: int) -> None:
         """An ordinary store to shared memory: invisible to the asynchronous proxy until a proxy fence."""

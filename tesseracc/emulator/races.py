@@ -15,6 +15,7 @@ writes of the same value are not reported: nobody can observe their order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,24 +32,62 @@ _THREAD = np.uint64(37)
 _STRONG = np.uint64(1 << 36)
 _CLOCK = np.uint64(16)
 _CLOCK_MASK = np.uint64((1 << 20) - 1)
+_CLOCK_FIELD = _CLOCK_MASK << _CLOCK
+_MOST_WAITING = 1 << 21
 _PC_MASK = np.uint64((1 << 16) - 1)
 
 
 class Shadow:
-    """Access records of a memory region: one per granule."""
+    """Access records of a memory region: one per granule.
 
-    __slots__ = ("read1", "read2", "write")
+    A read matters only to later writes, so it just waits (`waiting`: granules, records) until a write comes, and what
+    nobody writes costs next to nothing. `reads` and `writes` tell whether there are records that may still race.
+    """
+
+    __slots__ = ("count", "epoch", "read1", "read2", "reads", "waiting", "write", "writes")
 
     def __init__(self, granules: int) -> None:
         self.write = np.zeros(granules, np.uint64)
         self.read1 = np.zeros(granules, np.uint64)
         self.read2 = np.zeros(granules, np.uint64)
+        self.waiting: list[tuple[Array, Array]] = []
+        self.count = 0
+        self.reads = self.writes = False
+        self.epoch = 0
 
-    def forget(self, granules: Array) -> None:
-        """Drop the records of `granules`: their bytes were replaced by something already ordered."""
-        self.write[granules] = 0
-        self.read1[granules] = 0
-        self.read2[granules] = 0
+    def settle(self, epoch: int) -> None:
+        """Everything recorded so far is ordered before whatever comes."""
+        self.epoch = epoch
+        self.reads = self.writes = False
+        self.waiting, self.count = [], 0
+
+    def wait(self, granules: Array, record: Array) -> None:
+        """Note a read."""
+        self.waiting.append((granules, record))
+        self.count += len(record)
+        if self.count > _MOST_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Enter the reads that wait, in their order."""
+        for granules, record in self.waiting:
+            if self.reads:
+                before = self.read1[granules]
+                other = (before != 0) & (_warp(before) != _warp(record))
+                if other.any():
+                    at = np.arange(granules.start, granules.stop, granules.step) if _is_run(granules) else granules
+                    self.read2[at[other]] = before[other]
+            self.read1[granules] = record
+            self.reads = True
+            if not _is_run(granules):
+                lost = _warp(self.read1[granules]) != _warp(record)
+                if lost.any():  # several warps read one granule in one step
+                    self.read2[granules[lost]] = record[lost]
+        self.waiting, self.count = [], 0
+
+
+def _is_run(granules: Array) -> bool:
+    return isinstance(granules, slice)
 
 
 class RaceDetector:
@@ -62,6 +101,10 @@ class RaceDetector:
         self.first_thread = first_thread
         self.first_warp = first_thread >> 5
         self.clock = np.ones(warps, np.int64)
+        # The thread and clock fields of a record by each lane; what is at or below `floor` in shared memory is ordered.
+        self.threads = (np.arange(1, warps * 32 + 1) + first_thread).astype(np.uint64).reshape(-1, 32) << _THREAD
+        self.stamp = self.threads | np.uint64(1) << _CLOCK
+        self.floor, self.epoch = np.uint64(0), 0
         self.warp_sync = np.zeros(warps, np.int64)
         clusters = warps // warps_per_cluster
         self.known = np.zeros((clusters, warps_per_cluster, warps_per_cluster), np.int64)
@@ -83,8 +126,13 @@ class RaceDetector:
     def release(self, warps: Array) -> Array:
         """Publish: the snapshot, after which later accesses of `warps` belong to a new clock."""
         rows = self.snapshot(warps)
-        self.clock[warps] += 1
+        self._tick(warps)
         return rows
+
+    def _tick(self, warps: Array) -> None:
+        self.clock[warps] += 1
+        clock = np.minimum(self.clock[warps], int(_CLOCK_MASK)).astype(np.uint64)
+        self.stamp[warps] = self.threads[warps] | (clock << _CLOCK)[:, None]
 
     def acquire(self, warps: Array, rows: Array) -> None:
         """`warps` [n] learn `rows` [n or 1, warps_per_cluster]."""
@@ -113,7 +161,11 @@ class RaceDetector:
     def join_all(self, warps_per_group: int) -> None:
         """A barrier of every CTA (or cluster) of the batch at once."""
         warps = np.arange(len(self.clock))
-        rows = self.release(warps)
+        rows = self.snapshot(warps)
+        if warps_per_group == self.warps_per_cluster:  # nobody else reaches their shared memory
+            self.clock[:] = self.clock.max()
+            self.floor, self.epoch = np.uint64(self.clock[0]) << _CLOCK, self.epoch + 1
+        self._tick(warps)
         self.warp_sync[:] = self.clock - 1
         joint = rows.reshape(-1, warps_per_group, rows.shape[1]).max(axis=1)
         self.acquire(warps, np.repeat(joint, warps_per_group, axis=0))
@@ -121,7 +173,7 @@ class RaceDetector:
     def sync_warps(self, warps: Array) -> None:
         """bar.warp.sync by whole warps."""
         self.warp_sync[warps] = self.clock[warps]
-        self.clock[warps] += 1
+        self._tick(warps)
 
     def fence(self, warps: Array) -> None:
         """A fence of gpu scope: releases what the warps know to other clusters, and acquires what those released."""
@@ -135,35 +187,44 @@ class RaceDetector:
 
     def records(self, lanes: Array, pc: int, strong: bool) -> Array:
         """The packed records of an access by `lanes` of the batch."""
-        thread = (lanes + (self.first_thread + 1)).astype(np.uint64)
-        clock = np.minimum(self.clock[lanes >> 5], int(_CLOCK_MASK)).astype(np.uint64)
         flags = np.uint64(pc & 0xFFFF) | (_STRONG if strong else np.uint64(0))
-        return thread << _THREAD | clock << _CLOCK | flags
+        stamp = self.stamp.reshape(-1)
+        n = len(lanes)
+        if n and lanes[-1] - lanes[0] == n - 1:  # ascending lanes
+            return stamp[lanes[0] : lanes[0] + n] | flags
+        return stamp[lanes] | flags
+
+    def _settle(self, shadow: Shadow, space: str) -> None:
+        if space == "shared" and shadow.epoch != self.epoch:
+            shadow.settle(self.epoch)
 
     def read(self, shadow: Shadow, granules: Array, lanes: Array, pc: int, strong: bool, space: str) -> None:
-        """Lanes [n] read `granules` [n]."""
+        """Lanes [n] read `granules` [n] (numbers, or a slice)."""
+        self._settle(shadow, space)
         record = self.records(lanes, pc, strong)
-        self._check(shadow.write[granules], record, lanes, pc, space, "read", "write")
-        before = shadow.read1[granules]
-        other = (before != 0) & (_warp(before) != _warp(record))
-        if other.any():
-            shadow.read2[granules[other]] = before[other]
-        shadow.read1[granules] = record
-        lost = _warp(shadow.read1[granules]) != _warp(record)
-        if lost.any():  # several warps read one granule in this very step
-            shadow.read2[granules[lost]] = record[lost]
+        if shadow.writes:
+            self._check(shadow.write[granules], record, lanes, pc, space, "read", "write")
+        shadow.wait(granules, record)
 
     def write(self, shadow: Shadow, granules: Array, lanes: Array, pc: int, strong: bool, space: str,
-              changed: Array | None) -> None:  # fmt: skip
-        """Lanes [n] write `granules` [n]; `changed` [n] tells where the stored value differs from the present one."""
+              changed: Callable[[], Array] | None) -> None:  # fmt: skip
+        """Lanes [n] write `granules` [n]; `changed()` [n] tells where the stored value differs from the present one."""
+        self._settle(shadow, space)
+        shadow.flush()
         record = self.records(lanes, pc, strong)
-        before = shadow.write[granules]
-        if changed is not None:
-            before = np.where(changed, before, np.uint64(0))
-        self._check(before, record, lanes, pc, space, "write", "write")
-        self._check(shadow.read1[granules], record, lanes, pc, space, "write", "read")
-        self._check(shadow.read2[granules], record, lanes, pc, space, "write", "read")
+        if shadow.writes:
+            self._check(shadow.write[granules], record, lanes, pc, space, "write", "write", changed)
+        if shadow.reads:
+            self._check(shadow.read1[granules], record, lanes, pc, space, "write", "read")
+            self._check(shadow.read2[granules], record, lanes, pc, space, "write", "read")
         shadow.write[granules] = record
+        shadow.writes = True
+
+    def wrote(self, shadow: Shadow, granules: Array, lanes: Array, pc: int) -> None:
+        """Lanes [n] wrote `granules` [n] of shared memory by an operation that was checked when it was issued."""
+        self._settle(shadow, "shared")
+        shadow.write[granules] = self.records(lanes, pc, False)
+        shadow.writes = True
 
     def same_step(self, lanes: Array, winners: Array, pc: int, space: str) -> None:
         """Lanes [n] wrote a granule in one step with other values than `winners` [n]."""
@@ -181,12 +242,16 @@ class RaceDetector:
         threads = self.warps_per_cta * 32
         return f"thread {lane % threads} of CTA {(lane + self.first_thread) // threads}"
 
-    def _check(self, before: Array, record: Array, lanes: Array, pc: int, space: str, now: str, then: str) -> None:
-        if not before.any():
+    def _check(self, before: Array, record: Array, lanes: Array, pc: int, space: str, now: str, then: str,
+               changed: Callable[[], Array] | None = None) -> None:  # fmt: skip
+        live = before & _CLOCK_FIELD > (self.floor if space == "shared" else 0)
+        if not live.any():
             return
-        suspect = (before != 0) & ((before ^ record) >> _THREAD != 0) & (before & record & _STRONG == 0)
+        suspect = live & ((before ^ record) >> _THREAD != 0) & (before & record & _STRONG == 0)
         if not suspect.any():
             return
+        if changed is not None:
+            suspect &= changed()
         at = np.flatnonzero(suspect)
         old, mine = before[at], lanes[at]
         unordered = ~self.ordered(old, mine)
