@@ -1,0 +1,352 @@
+"""Accesses to shared memory: what the algebra predicts is what the emulator counts, and data arrive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tesseracc.layout import LinearLayout, parse_layout
+from tesseracc.layout import build as b
+from tesseracc.layout import fragments as fr
+from tesseracc.layout import shared as sh
+from tesseracc.layout.access import global_offsets, offsets, sectors, shared_access, vectors
+from tesseracc.layout.matrix_load import matrix_move
+from tesseracc.layout.swizzle import Pattern, matrix_pattern, pattern_of, staging, swizzle_for
+from tests.emulator.harness import run_text
+from tests.layout.strategies import invertible, register_layouts
+
+RAW = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+FEW = settings(max_examples=25)
+
+
+def access_kernel(places: LinearLayout, bits: int, access: Any, load: bool) -> tuple[str, str]:
+    """(text, module) of one warp that moves all its registers between shared memory and parameter 0.
+
+    Addresses come from a table, parameter 1: the byte offset of every (lane, instruction).
+    """
+    size, groups = access.bytes, access.vectors.groups
+    unit = min(size, 4)
+    count = size // unit
+    suffix = {1: "", 2: ".v2", 4: ".v4"}[count]
+    regs = "{" + ", ".join(f"%v{i}" for i in range(count)) + "}" if count > 1 else "%v0"
+    kind = f"{'u' if unit == 1 else 'b'}{8 * unit}"
+    text = f""".reg .b32 %i, %s, %o; .reg .b64 %p, %q; .reg .b{max(16, 8 * unit)} %v<{count}>;
+mov.u32 %i, %tid.x; ld.param.u64 %p, [p0]; ld.param.u64 %q, [p1];
+mad.wide.u32 %p, %i, {size * len(groups)}, %p; mad.wide.u32 %q, %i, {4 * len(groups)}, %q; mov.u32 %s, s;
+"""
+    for g in range(len(groups)):
+        text += f"ld.global.u32 %o, [%q+{4 * g}]; add.u32 %o, %o, %s;\n"
+        here, there = f"[%p+{size * g}]", "[%o]"
+        first, second = ("shared", "global") if load else ("global", "shared")
+        source, sink = (there, here) if load else (here, there)
+        text += f"ld.{first}{suffix}.{kind} {regs}, {source}; st.{second}{suffix}.{kind} {sink}, {regs};\n"
+    return text, f".shared .align 128 .b8 s[{(1 << places.out_bits) * bits // 8}];"
+
+
+def byte_offsets(places: LinearLayout, bits: int, groups: Any) -> Any:
+    """[lanes, instructions]: where each vector starts."""
+    lane, first = np.meshgrid(np.arange(32), [group[0] for group in groups], indexing="ij")
+    return (places.apply({"lane": lane, "register": first})["offset"] * bits // 8).astype(np.uint32)
+
+
+def fill(words: int) -> str:
+    """Code that copies parameter 2 into shared memory."""
+    return f""".reg .b32 %f, %fs, %fw; .reg .b64 %fp; .reg .pred %ft; mov.u32 %f, %tid.x; ld.param.u64 %fp, [p2];
+mad.wide.u32 %fp, %f, 4, %fp; mov.u32 %fs, s; mad.lo.u32 %fs, %f, 4, %fs;
+FILL: ld.global.u32 %fw, [%fp]; st.shared.u32 [%fs], %fw; add.u64 %fp, %fp, 128; add.u32 %fs, %fs, 128;
+add.u32 %f, %f, 32; setp.lt.u32 %ft, %f, {words}; @%ft bra FILL; bar.warp.sync -1;
+"""
+
+
+@st.composite
+def accesses(draw: Any) -> tuple[LinearLayout, LinearLayout, int]:
+    """A register layout of one warp, a shared layout of the same tile, bits of an element."""
+    registers = draw(register_layouts((8, 32), 3, warps=0))
+    columns = draw(st.sampled_from([None, "random", "swizzled"]))
+    bits = draw(st.sampled_from([8, 16, 32, 64]))
+    memory = sh.linear((8, 32))
+    if columns == "random":
+        memory = LinearLayout(memory.ins, memory.outs, invertible(draw, 8))
+    elif columns == "swizzled":
+        memory = sh.xor_swizzle((8, 32), draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 2])), 4)
+    if draw(st.booleans()):  # registers that are vectors in memory
+        kept = [c for c in memory.columns if c not in memory.columns[:3]]
+        registers = LinearLayout(registers.ins, registers.outs, [*memory.columns[:3], *draw(st.permutations(kept))])
+    return registers, memory, bits
+
+
+@FEW
+@given(accesses(), st.booleans())
+def test_conflicts_are_what_the_emulator_counts(case: tuple[LinearLayout, LinearLayout, int], load: bool) -> None:
+    registers, memory, bits = case
+    places = offsets(registers, memory)
+    access = shared_access(registers, memory, bits)
+    width = access.vectors.width
+    assert sorted(r for group in access.vectors.groups for r in group) == list(range(8))
+    tile = np.random.default_rng(7).integers(0, 1 << min(bits, 62), 256).astype(RAW[bits])
+    starts = byte_offsets(places, bits, access.vectors.groups)
+    text, module = access_kernel(places, bits, access, load)
+    held = np.zeros((32, 8), RAW[bits])  # the registers, in the order of vectors
+    order = [r for group in access.vectors.groups for r in group]
+    lane, register = np.meshgrid(np.arange(32), order, indexing="ij")
+    at = registers.apply({"lane": lane, "register": register})
+    elements = tile.reshape(8, 32)[at["dim0"], at["dim1"]]
+    if load:
+        image = tile[memory.table()]
+        args = [held, starts, image.view(np.uint32)]
+        report = run_text(fill(len(image) * bits // 32) + text + "ret;", args, module=module)
+        assert np.array_equal(held, elements)
+        filled = 256 * bits // 8 // 128
+    else:
+        out = np.zeros_like(tile)
+        words = out.view(np.uint32)
+        text += f""".reg .b64 %r; ld.param.u64 %r, [p2]; mad.wide.u32 %r, %i, 4, %r; mad.lo.u32 %s, %i, 4, %s;
+bar.warp.sync -1;
+{"".join(f"ld.shared.u32 %o, [%s+{128 * k}]; st.global.u32 [%r+{128 * k}], %o;" for k in range(len(words) // 32))}"""
+        report = run_text(text + "ret;", [elements, starts, words], module=module)
+        assert np.array_equal(out, tile[memory.table()])
+        filled = len(words) // 32
+    assert not report.findings, report.findings[0].render()
+    assert report.counters.shared_wavefronts - filled == access.total
+    assert report.counters.bank_conflicts == access.conflicts
+    assert len(access.vectors.groups) * width == 8
+
+
+@FEW
+@given(accesses())
+def test_vectors_are_aligned_and_widest(case: tuple[LinearLayout, LinearLayout, int]) -> None:
+    registers, memory, bits = case
+    places = offsets(registers, memory)
+    found = vectors(places, bits)
+    for lane in (0, 1, 13, 31):
+        for group in found.groups:
+            at = [places.at(lane=lane, register=r)[0] for r in group]
+            assert at == list(range(at[0], at[0] + found.width)) and at[0] % found.width == 0
+    wider = found.width * 2
+    if wider * bits <= 128:  # no lane holds such a vector in an order of registers that all lanes share
+        reachable = {frozenset(places.at(lane=0, register=r)[0] // wider for r in range(8))}
+        held = [sorted(places.at(lane=lane, register=r)[0] for r in range(8)) for lane in range(32)]
+        whole = all(len({o // wider for o in row}) * wider == 8 for row in held)
+        lows = {places.at(lane=lane)[0] % wider for lane in range(32)}
+        assert reachable and not (whole and lows == {0})
+
+
+def test_vectors_leave_out_copies() -> None:
+    places = LinearLayout.make({"register": [[1], [0], [2], [3]], "lane": [[4], [8]]})
+    assert vectors(places.rename(outs={"dim0": "offset"}), 32).groups == ((0, 1, 4, 5),)
+
+
+@settings(max_examples=40)
+@given(st.data(), st.sampled_from([8, 16, 32, 64]), st.booleans())
+def test_staging_is_free_of_conflicts(data: Any, bits: int, unit: bool) -> None:
+    """Whatever two bijective layouts do: an access of the staging layout never has a conflict."""
+    if unit:  # coordinates in any order, the usual case
+        columns = [1 << bit for bit in range(11)]
+        write, read = (
+            LinearLayout((("register", 4), ("lane", 5), ("warp", 2)), (("dim0", 5), ("dim1", 6)),
+                         data.draw(st.permutations(columns)))
+            for _ in range(2)
+        )  # fmt: skip
+    else:
+        write, read = (data.draw(register_layouts((32, 64), 4, warps=2)) for _ in range(2))
+    memory = staging(write, read, bits)
+    assert memory.is_bijective() and memory.shape == (32, 64)
+    for layout in (write, read):
+        access = shared_access(layout, memory, bits)
+        assert access.conflicts == 0
+    # At least the vectors that both sides have in common are used by both.
+    plain = [shared_access(layout, sh.linear((32, 64)), bits).total for layout in (write, read)]
+    assert sum(shared_access(layout, memory, bits).total for layout in (write, read)) <= sum(plain)
+
+
+def test_staging_of_known_pairs() -> None:
+    rows, columns = b.coalesced((64, 64), 32, 4), b.coalesced((64, 64), 32, 4, (0, 1))
+    memory = staging(rows, columns, 32)
+    accesses = [shared_access(layout, memory, 32) for layout in (rows, columns)]
+    assert [a.conflicts for a in accesses] == [0, 0]
+    same = staging(rows, rows, 16)
+    assert shared_access(rows, same, 16).vectors.width == 8 and shared_access(rows, same, 16).conflicts == 0
+    fragment = fr.mma_c(16, 64) * LinearLayout.identity(4, "warp", "dim0")
+    memory = staging(fragment, b.coalesced((64, 64), 16, 4), 16)
+    assert shared_access(fragment, memory, 16).conflicts == 0
+    assert shared_access(fragment, memory, 16).vectors.width == 2
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("columns", [32, 64, 128])
+def test_a_tile_for_wide_copies_and_ldmatrix(bits: int, columns: int) -> None:
+    """Written in 16-byte pieces along rows, read by ldmatrix: both without conflicts, and a wide chunk stays whole."""
+    shape = (64, columns)
+    write = b.coalesced(shape, bits, 4)
+    memory = swizzle_for(shape, [pattern_of(write), matrix_pattern(shape, bits)], bits)
+    assert shared_access(write, memory, bits).conflicts == 0
+    assert shared_access(write, memory, bits).bytes == 16
+    a = b.fit(fr.mma_a(16, 32 * 8 // bits, bits), shape)
+    move = matrix_move(a, memory, bits)
+    assert move is not None and move.count == 4 and move.wavefronts == move.ideal == 4
+
+
+def test_three_patterns() -> None:
+    shape = (32, 32)
+    row = Pattern((1, 2), (4, 8, 16, 32, 64))
+    column = Pattern((32, 64), (128, 256, 512, 1, 2))
+    diagonal = Pattern((33, 66), (4, 8, 16, 128, 256))
+    memory = swizzle_for(shape, [row, column, diagonal], 32)
+    assert memory.is_bijective()
+
+
+# --- swizzles ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("span", [32, 64, 128])
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("order", [(1, 0), (0, 1)])
+def test_hardware_swizzles(span: int, bits: int, order: tuple[int, int]) -> None:
+    """Against the byte formula: chunk bits 4.. of an address are xored with its bits 7.. ."""
+    inner = span * 8 // bits
+    shape = (16, 2 * inner) if order == (1, 0) else (2 * inner, 16)
+    layout = sh.swizzled(shape, bits, span, order)
+    inverse = layout.inverse()
+    size = bits // 8
+    for slow in range(16):
+        for fast in range(2 * inner):
+            box, column = divmod(fast, inner)
+            address = box * 16 * span + slow * span + column * size
+            address ^= (address >> 7) % (span // 16) << 4
+            place = {f"dim{order[0]}": fast, f"dim{order[1]}": slow}
+            assert inverse.apply(place)["offset"] == address // size
+    if order == (1, 0):
+        assert parse_layout(f"#shared.{span}b.{bits}.16x{2 * inner}") == layout
+    with pytest.raises(ValueError, match="do not fill"):
+        sh.swizzled((16, inner // 2) if order == (1, 0) else (inner // 2, 16), bits, span, order)
+
+
+@pytest.mark.parametrize(("vec", "per", "most"), [(8, 1, 8), (8, 2, 4), (4, 4, 2), (1, 1, 16)])
+def test_xor_swizzle(vec: int, per: int, most: int) -> None:
+    layout = sh.xor_swizzle((32, 64), vec, per, most)
+    for row in range(32):
+        for column in range(64):
+            assert layout.at(offset=row * 64 + column) == (row, column ^ row // per % most * vec)
+    turned = sh.xor_swizzle((64, 32), vec, per, most, (0, 1))
+    assert b.transpose(turned, (1, 0)) == layout
+
+
+def test_core_matrices() -> None:
+    layout = sh.core_matrices((16, 32), 16)
+    for row in range(16):
+        for column in range(32):
+            at = row // 8 * 256 + column // 8 * 64 + row % 8 * 8 + column % 8
+            assert layout.at(offset=at) == (row, column)
+
+
+def test_swizzled_tiles_read_without_conflicts() -> None:
+    """What TMA writes with 128 bytes of swizzle is read by ldmatrix without conflicts; the dense tile is not."""
+    for bits in (8, 16, 32):
+        columns = 1024 // bits
+        a = b.fit(fr.mma_a(16, 256 // bits, bits), (64, columns))
+        move = matrix_move(a, sh.swizzled((64, columns), bits, 128), bits)
+        assert move is not None and move.wavefronts == move.ideal
+        plain = matrix_move(a, sh.linear((64, columns)), bits)
+        assert plain is not None and plain.wavefronts == 8 * plain.ideal
+
+
+# --- global memory ----------------------------------------------------------------------------------------------------
+
+
+def test_global_vectors_and_sectors() -> None:
+    for bits in (8, 16, 32, 64):
+        for order in ((1, 0), (0, 1)):
+            layout = b.coalesced((128, 128), bits, 4, order)
+            places = global_offsets(layout, order[0])
+            assert vectors(places, bits).width == 128 // bits
+            assert vectors(places, bits, 32 if bits < 32 else bits).width == max(1, 32 // bits)
+            assert sectors(places, bits, 128 // bits) == (16, 16)
+            across = global_offsets(layout, order[1])
+            assert vectors(across, bits).width == 1
+    fragment = fr.mma_c(16)
+    places = global_offsets(fragment, 1)
+    assert vectors(places, 32).width == 2 and sectors(places, 32, 2) == (8, 8)
+    assert sectors(global_offsets(fragment, 0), 32, 1)[0] == 4
+
+
+# --- ldmatrix ---------------------------------------------------------------------------------------------------------
+
+
+def matrix_kernel(move: Any, store: bool, size: int) -> tuple[str, str]:
+    """Moves by ldmatrix or stmatrix; registers to or from parameter 0, addresses from parameter 1."""
+    regs = "{" + ", ".join(f"%v{i}" for i in range(move.count)) + "}"
+    trans = ".trans" if move.trans else ""
+    text = f""".reg .b32 %i, %s, %o, %v<{move.count}>; .reg .b64 %p, %q; mov.u32 %i, %tid.x; mov.u32 %s, s;
+ld.param.u64 %p, [p0]; ld.param.u64 %q, [p1];
+mad.wide.u32 %p, %i, {4 * move.count * move.steps}, %p; mad.wide.u32 %q, %i, {4 * move.steps}, %q;
+"""
+    for step in range(move.steps):
+        text += f"ld.global.u32 %o, [%q+{4 * step}]; add.u32 %o, %o, %s;\n"
+        words = [(f"%v{q}", f"[%p+{4 * (step * move.count + q)}]") for q in range(move.count)]
+        if store:
+            text += "".join(f"ld.global.u32 {value}, {at};\n" for value, at in words)
+            text += f"stmatrix.sync.aligned.m8n8.x{move.count}{trans}.shared.b16 [%o], {regs};\n"
+        else:
+            text += f"ldmatrix.sync.aligned.m8n8.x{move.count}{trans}.shared.b16 {regs}, [%o];\n"
+            text += "".join(f"st.global.u32 {at}, {value};\n" for value, at in words)
+    return text, f".shared .align 128 .b8 s[{size}];"
+
+
+CASES = [
+    ("A", 16, False, 4), ("A", 8, False, 4), ("A", 32, False, 4), ("B", 16, True, 4), ("B", 16, False, 2),
+    ("A", 16, True, 1), ("C", 16, False, 4), ("C", 16, True, 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("store", [False, True])
+@pytest.mark.parametrize(("operand", "bits", "turned", "count"), CASES)
+def test_matrix_moves(operand: str, bits: int, turned: bool, count: int, store: bool) -> None:
+    """`turned`: memory is contiguous along the other axis, which takes .trans."""
+    k = 256 // bits
+    fragment = {"A": fr.mma_a(16, k, bits), "B": fr.mma_b(k, bits), "C": fr.mma_c(16)}[operand]
+    shape = (32, 64)
+    registers = b.fit(fragment, shape)
+    fastest = (0 if turned else 1) if operand != "B" else (1 if turned else 0)
+    order = (fastest, 1 - fastest)
+    memory = sh.swizzled(shape, bits, 32 * bits // 8 if shape[fastest] == 32 else min(128, 64 * bits // 8), order)
+    move = matrix_move(registers, memory, bits, count)
+    assert move is not None and move.trans == turned and move.count == count and move.wavefronts == move.ideal
+    assert sorted(e for step in move.registers for word in step for e in word) == list(range(64))
+    tile = np.random.default_rng(5).integers(0, 1 << bits, 2048).astype(RAW[bits])
+    lane, step = np.meshgrid(np.arange(32), np.arange(move.steps), indexing="ij")
+    starts = (move.address.apply({"lane": lane, "step": step})["offset"] * bits // 8).astype(np.uint32)
+    order_of = np.array(move.registers).reshape(-1)
+    lane, register = np.meshgrid(np.arange(32), order_of, indexing="ij")
+    at = registers.apply({"lane": lane, "register": register})
+    elements = np.ascontiguousarray(tile.reshape(shape)[at["dim0"], at["dim1"]])
+    text, module = matrix_kernel(move, store, tile.nbytes)
+    image = tile[memory.table()]
+    if store:
+        out = np.zeros_like(image)
+        text += f""".reg .b64 %r; ld.param.u64 %r, [p2]; mad.wide.u32 %r, %i, 4, %r; mad.lo.u32 %s, %i, 4, %s;
+bar.warp.sync -1;
+{"".join(f"ld.shared.u32 %o, [%s+{128 * j}]; st.global.u32 [%r+{128 * j}], %o;" for j in range(tile.nbytes // 128))}"""
+        report = run_text(text + "ret;", [elements.view(np.uint32), starts, out.view(np.uint32)], module=module)
+        assert np.array_equal(out, image)
+    else:
+        held = np.zeros_like(elements)
+        args = [held.view(np.uint32), starts, image.view(np.uint32)]
+        report = run_text(fill(tile.nbytes // 4) + text + "ret;", args, module=module)
+        assert np.array_equal(held, elements)
+    assert not report.findings, report.findings[0].render()
+    assert report.counters.bank_conflicts == 0
+
+
+def test_matrix_moves_that_do_not_fit() -> None:
+    a16 = b.fit(fr.mma_a(16, 16, 16), (64, 64))
+    assert matrix_move(a16, sh.xor_swizzle((64, 64), 4, 1, 8), 16) is None  # chunks of 8 bytes are torn apart
+    assert matrix_move(fr.mma_a(16, 8, 32), sh.linear((16, 8), (0, 1)), 32) is None  # no .trans for 32 bits
+    assert matrix_move(fr.mma_a(16, 4, 64), sh.linear((16, 4)), 64) is None
+    assert matrix_move(b.coalesced((64, 64), 16, 4), sh.linear((64, 64)), 16) is None
+    assert matrix_move(fr.mma_c(16), sh.linear((16, 8)), 32) is None  # two f32 are 8 bytes
+    one = matrix_move(fr.ldmatrix(1), sh.linear((8, 8)), 16)
+    assert one is not None and one.count == 1 and one.registers == (((0, 1),),)
