@@ -34,17 +34,31 @@ _BASES = {"shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "cons
 
 
 class _Place:
-    """Where the lanes of one access go: all of them into one segment, at byte `offset` [n]; `at` their positions."""
+    """Where the lanes of one access go: all of them into one segment, at byte `offset` [n]; `at` their positions.
 
-    __slots__ = ("at", "lanes", "offset", "segment", "space")
+    `dense`: each lane starts where the one before it ends. `within` is the range of addresses in a windowed space.
+    """
 
-    def __init__(self, space: str, segment: Segment, lanes: Array, offset: Array, at: Array | None) -> None:
+    __slots__ = ("at", "dense", "lanes", "offset", "segment", "space", "within")
+
+    def __init__(self, space: str, segment: Segment, lanes: Array, offset: Array, at: Array | None,
+                 within: tuple[int, int] | None = None) -> None:  # fmt: skip
         self.space, self.segment, self.lanes, self.offset, self.at = space, segment, lanes, offset, at
+        self.dense, self.within = False, within
 
     def keep(self, mask: Array) -> None:
         at = np.flatnonzero(mask)
         self.at = at if self.at is None else self.at[at]
         self.lanes, self.offset = self.lanes[at], self.offset[at]
+        self.dense = False
+
+    def units(self, size: int, first: int, width: int) -> Array:
+        """The numbers of the `size`-byte units that hold byte `first` of each lane's `width`: an array or a slice."""
+        if self.dense:
+            step = width // size
+            start = (int(self.offset[0]) + first) // size
+            return slice(start, start + (len(self.offset) - 1) * step + 1, step)
+        return (self.offset + first if first else self.offset) >> size.bit_length() - 1
 
 
 def places_of(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
@@ -55,6 +69,14 @@ def places_of(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
         return _generic(w, address, lanes, width)
     if space == "global":
         return _global(w, address, lanes, None, width)
+    low, high = int(address.min()), int(address.max()) + width
+    if space in ("shared", "local") and high <= w.launch.space_size(space):  # of the lane's own CTA, or its own
+        bits = int(np.bitwise_or.reduce(address))
+        offset = address.view(np.int64) + w.home(space)
+        place = _Place(space, w.launch.windowed(space), lanes, offset, None, (low, high))
+        if bits & (width - 1):
+            _aligned(w, place, width)
+        return [place] if len(place.offset) else []
     segment, offset, fits = _windowed(w, space, address, lanes, width)
     place = _Place(space, segment, lanes, offset, None)
     if not fits.all():
@@ -110,7 +132,10 @@ def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int)
     segment = memory.find(low, 1)
     out: list[_Place] = []
     if segment is not None and high + width <= segment.base + segment.size:
-        out.append(_Place("global", segment, lanes, (address - np.uint64(segment.base)).astype(np.int64), at))
+        place = _Place("global", segment, lanes, (address - np.uint64(segment.base)).view(np.int64), at)
+        step = np.diff(place.offset) if int(place.offset[-1] - place.offset[0]) == (len(lanes) - 1) * width else None
+        place.dense = step is not None and bool((step == width).all())
+        out.append(place)
     else:
         segments = memory.segments
         bases = np.array([s.base for s in segments], np.uint64)
@@ -177,7 +202,7 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
         counters.bytes_written[space] += width * len(place.offset)
     if w.launch.counting:
         if space == "global":
-            counters.count_global(place.lanes, place.offset.astype(np.uint64) + np.uint64(place.segment.base), width)
+            counters.count_global(place.lanes, place.offset, width, place.dense)  # segments start at sectors
         elif space == "shared":
             counters.count_shared(place.lanes, place.offset, width)
     if not w.launch.detect or space in ("param", "const"):
@@ -189,7 +214,8 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
         if kind != "write":
             _initialised(w, place, width)
         if kind != "read":
-            mark_initialised(launch.written[space], place.offset, width)
+            if not (space == "shared" and launch.known.covers(place.within)):
+                mark_initialised(launch.written[space], place.offset, width)
             if space == "shared":
                 launch.asynchronous.note_generic_write(place.offset, width)
     if space == "local":
@@ -200,7 +226,7 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
     shadow = shadow_of(w, space, place.segment)
     step = launch.granule[space]
     for k in range(max(1, width // granule)):
-        granules = (place.offset + k * granule) // step
+        granules = place.units(step, k * granule, width)
         if kind == "read":
             launch.races.read(shadow, granules, place.lanes, w.pc, strong, space)
             continue
@@ -208,7 +234,7 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
         if values is not None:
             size = width // len(values)
             part = values[k * granule // size]
-            view, at = place.segment.view(container(8 * size)), (place.offset + k * granule) // size
+            view, at = place.segment.view(container(8 * size)), place.units(size, k * granule, width)
 
             def changed(view: Array = view, at: Array = at, part: Array = part) -> Array:
                 return view[at] != part
@@ -217,6 +243,8 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
 
 
 def _initialised(w: Wave, place: _Place, width: int) -> None:
+    if place.space == "shared" and w.launch.known.covers(place.within):
+        return
     known = w.launch.written[place.space]
     size = min(width, 8)
     good = np.ones(len(place.offset), np.bool_)
@@ -230,6 +258,8 @@ def _initialised(w: Wave, place: _Place, width: int) -> None:
         base = w.launch.stride(place.space) if place.space != "global" else 1
         w.log.add(UNINITIALISED, f"read of {place.space} memory at offset {int(place.offset[bad[0]]) % base} that none "
                   f"has written, by {w.launch.who(w, lane)}", w.code[w.pc], count=len(bad))  # fmt: skip
+    elif place.space == "shared" and place.within is not None:
+        w.launch.known.explore(place.within, len(place.offset) * width)
 
 
 def mark_initialised(known: Array, offset: Array, width: int) -> None:
@@ -244,6 +274,11 @@ def mark_initialised(known: Array, offset: Array, width: int) -> None:
 def _in_flight(w: Wave, place: _Place, width: int, kind: str) -> None:
     """An access to shared bytes that an unfinished asynchronous operation reads or writes."""
     state = w.launch.asynchronous
+    if width >= 8:  # two marks at once
+        pairs = [place.units(8, k, width) for k in range(0, width, 8)]
+        marks = [state.writing] if kind == "read" else [state.writing, state.reading]
+        if not any(m.view(np.uint64)[pair].any() for m in marks for pair in pairs):
+            return
     for k in range(0, width, 4):
         granule = (place.offset + k) // 4
         owner = state.writing[granule]
@@ -276,7 +311,10 @@ def load(w: Wave, space: str, address: Array, size: int, count: int, strong: boo
     for place in places:
         observe(w, place, width, "read", strong, None)
     if len(places) == 1 and places[0].at is None:
-        view, index = places[0].segment.view(dtype), places[0].offset // size
+        view, place = places[0].segment.view(dtype), places[0]
+        if place.dense:
+            return [view[place.units(size, k * size, width)].copy() for k in range(count)]
+        index = place.units(size, 0, width)
         return [view[index + k] if k else view[index] for k in range(count)]
     for k in range(count):
         out = np.zeros(w.n, dtype)
@@ -295,7 +333,12 @@ def store(w: Wave, space: str, address: Array, size: int, values: list[Array], s
     for place in places_of(w, space, address, size * len(values)):
         mine = values if place.at is None else [v[place.at] for v in values]
         observe(w, place, size * len(values), "write", strong, mine)
-        view, index = place.segment.view(dtype), place.offset // size
+        view = place.segment.view(dtype)
+        if place.dense:
+            for k, v in enumerate(mine):
+                view[place.units(size, k * size, size * len(mine))] = v
+            continue
+        index = place.units(size, 0, size * len(mine))
         for k, v in enumerate(mine):
             view[index + k] = v
         if w.launch.detect and not strong and place.space in ("shared", "global"):

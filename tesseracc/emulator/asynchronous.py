@@ -64,7 +64,7 @@ class AsyncEngine:
         self.launch = launch
         self.wave = w
         self.busy = False
-        granules = len(launch.shared.data) // 4 + 1
+        granules = len(launch.shared.data) // 4 + 4
         self.writing: Array = np.zeros(granules, np.int32)
         self.reading: Array = np.zeros(granules, np.int32)
         self.dirty: Array | None = np.zeros(granules, np.bool_) if launch.uses_async_proxy else None

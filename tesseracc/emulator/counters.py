@@ -76,9 +76,15 @@ class Counters:
             "mbarrier_polls": self.mbarrier_polls,
         }
 
-    def count_global(self, lanes: Array, address: Array, width: int) -> None:
-        """One global memory instruction: `address` [n] of accesses of `width` bytes by `lanes` [n]."""
-        rows, times = _patterns(_rows(lanes, address.astype(np.int64)), max(32, width))
+    def count_global(self, lanes: Array, address: Array, width: int, dense: bool = False) -> None:
+        """One global memory instruction: `address` [n] of accesses of `width` bytes by `lanes` [n].
+
+        `dense`: each lane's access follows the one before it.
+        """
+        if dense and len(lanes) % 32 == 0 and lanes[0] % 32 == 0 and lanes[-1] - lanes[0] == len(lanes) - 1:
+            rows, times = address[None, :32], np.full(1, len(lanes) // 32)
+        else:
+            rows, times = _patterns(_rows(lanes, address), max(32, width))
         distinct = _distinct(rows >> 5)
         words = _distinct(rows // width)
         self.global_requests += int(times.sum())

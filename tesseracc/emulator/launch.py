@@ -17,7 +17,7 @@ from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.findings import EmulatorError, FindingLog, Report, StopLaunch
 from tesseracc.emulator.flags import Flags
 from tesseracc.emulator.layout import Layout, cluster_order, granules, polls, uses_async_proxy
-from tesseracc.emulator.memory import GlobalMemory, Segment
+from tesseracc.emulator.memory import GlobalMemory, Known, Segment
 from tesseracc.emulator.operations.wgmma import WarpgroupState
 from tesseracc.emulator.parser import parse_ptx
 from tesseracc.emulator.program import JUMP, Program, lay_out
@@ -140,6 +140,7 @@ class Launch:
         for offset, data in self.layout.shared_init:
             for cta in range(w.ctas):
                 self.shared.data[cta * self.shared_stride + offset :][: len(data)] = np.frombuffer(data, np.uint8)
+        self.known = Known(self.written["shared"], self.shared_stride)
         self.barriers = Barriers(self)
         self.cluster_barriers = ClusterBarriers(self)
         self.asynchronous = AsyncEngine(self, w)
@@ -166,6 +167,10 @@ class Launch:
         """Bytes of a windowed state space."""
         sizes = {"shared": self.shared_size, "local": self.local_size, "const": self.const.size}
         return sizes.get(space, self.params.size)
+
+    def windowed(self, space: str) -> Segment:
+        """The data of shared or local memory."""
+        return self.shared if space == "shared" else self.local
 
     def stride(self, space: str) -> int:
         """Distance between the copies of a per-CTA or per-thread space."""

@@ -16,7 +16,8 @@ from tesseracc.emulator.findings import EmulatorError
 from tesseracc.emulator.types import Array
 
 __all__ = [
-    "CONST_BASE", "GlobalMemory", "LOCAL_BASE", "PARAM_BASE", "RANK_SHIFT", "SHARED_BASE", "Segment", "WINDOW_BITS",
+    "CONST_BASE", "GlobalMemory", "Known", "LOCAL_BASE", "PARAM_BASE", "RANK_SHIFT", "SHARED_BASE", "Segment",
+    "WINDOW_BITS",
 ]  # fmt: skip
 
 # Windows of the generic address space: 2^40 bytes each.
@@ -48,6 +49,34 @@ class Segment:
     def view(self, dtype: Any) -> Array:
         """The bytes as elements of `dtype`."""
         return self.data.view(dtype)
+
+
+class Known:
+    """Address ranges of shared memory that are known to be written in every CTA: nothing in them need be checked."""
+
+    def __init__(self, written: Array, stride: int) -> None:
+        self.rows = written[: len(written) // stride * stride].reshape(-1, stride)
+        self.ranges: list[tuple[int, int]] = []
+        self.patience = 0
+
+    def covers(self, within: tuple[int, int] | None) -> bool:
+        """Whether [low, high) is inside a known range."""
+        return within is not None and any(a <= within[0] and within[1] <= b for a, b in self.ranges)
+
+    def explore(self, within: tuple[int, int], nbytes: int) -> None:
+        """An access of `nbytes` in [low, high) found all that it read written: perhaps everything there is."""
+        low, high = within
+        self.patience -= 1
+        if self.patience > 0 or (high - low) * len(self.rows) > 8 * nbytes:
+            return
+        if not self.rows[:, low:high].all():
+            self.patience = 16
+            return
+        apart = [(a, b) for a, b in self.ranges if b < low or a > high]
+        for a, b in self.ranges:
+            if b >= low and a <= high:
+                low, high = min(a, low), max(b, high)
+        self.ranges = [*apart[-15:], (low, high)]
 
 
 class GlobalMemory:

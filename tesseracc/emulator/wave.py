@@ -73,6 +73,7 @@ class Wave:
         self.alive = self.thread < launch.threads
         self.alive_in_warp = self.alive.reshape(-1, 32).sum(axis=1)
         self.alive_in_cta = np.full(self.ctas, launch.threads)
+        self.shared_base, self.local_base = self.cta * launch.shared_stride, every * launch.local_stride
         self.special: dict[str, Array] = {}
         self.regs = launch.program.junk.copy()
         self.ready: dict[int, Lanes] = {}
@@ -143,6 +144,11 @@ class Wave:
             fresh[:] = v
             self.regs[slot] = v = fresh
         v[self.sel] = value
+
+    def home(self, space: str) -> Array:
+        """Where the executing lanes' own shared or local memory begins in the data of the batch."""
+        base = self.shared_base if space == "shared" else self.local_base
+        return base if self.full else base[self.sel]
 
     def spread(self, value: Array) -> Array:
         """`value` per executing lane, also if it is shared by all."""
