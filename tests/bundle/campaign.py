@@ -1,0 +1,226 @@
+"""The mutation campaign: mutants are loaded, and run where they load, in processes with little time and memory.
+
+`python -m tests.bundle.campaign --cases 100000` reports on stdout and, with --report, as JSON. A case fails if the
+process dies or hangs, an exception has no code, a mutant with its old digests gives other results, or the second
+reader disagrees. Cases whose machine code, or whose description of it (the target's `kernels`), is another than the
+original's are loaded, not run: code is not confined (specs/security.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera_runtime.api import Bundle, load
+from tessera_runtime.audit import audit
+from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core.catalogue import CATALOGUE
+from tessera_runtime.core.dtypes import np_dtype
+from tessera_runtime.core.errors import TesseraError
+from tessera_runtime.core.manifest import Function, Target
+from tessera_runtime.core.shapeexpr import evaluate
+from tests.bundle.base import base
+from tests.bundle.mutate import Mutant, mutant
+from tests.bundle.second_reader import read
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "bundle" / "golden" / "v1" / "golden.tsb"
+SAMPLES = ("fused_elementwise.py", "row_normalise.py", "moving_average.py", "attention.py", "seeds/saxpy.py")
+SECONDS = 20  # for one case
+MEMORY = 3 << 30  # of address space
+EVERY = 8  # one case in so many is shown to the second reader too
+FAILURES = ("crash", "hang", "no code", "other results", "readers disagree", "unknown code")
+
+
+def arguments(function: Function) -> dict[str, Any]:
+    """Fixed arguments of a function: every symbol a small size of its own."""
+    rng = np.random.default_rng(sum(function.name.encode()))
+    env = {symbol.name: 5 + 2 * index for index, symbol in enumerate(function.symbols)}
+    found: dict[str, Any] = {}
+    for item in function.inputs:
+        if item.kind == "scalar":
+            found[item.name] = 2
+            continue
+        shape = tuple(dim if isinstance(dim, int) else evaluate(dim, env) for dim in item.shape)
+        dtype = np_dtype(item.dtype)
+        found[item.name] = np.asarray(rng.standard_normal(shape) * 4).astype(dtype)
+    return found
+
+
+def _results(bundle: Bundle, calls: dict[str, dict[str, Any]]) -> dict[str, bytes | str]:
+    """Of every function that there were fixed arguments for: the bits of its results, or the code of its refusal."""
+    found: dict[str, bytes | str] = {}
+    for name, given in calls.items():
+        if name not in bundle:
+            continue
+        try:
+            values = bundle[name](**copy.deepcopy(given))
+        except TesseraError as error:
+            found[name] = error.code
+            continue
+        values = values if isinstance(values, tuple) else (values,)
+        found[name] = b"".join(np.ascontiguousarray(value).tobytes() for value in values if value is not None)
+    return found
+
+
+class Subject:
+    """A bundle, its fixed calls, and what they give."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = path.read_bytes()
+        self.manifest = BundleFile(self.data).manifest
+        self.calls = {f.name: arguments(f) for f in self.manifest.functions}
+        self.runs = path.name != "base.tsb"  # whose code does nothing
+        if self.runs:
+            bundle = load(self.data, threads=1)
+            self.expected = _results(bundle, self.calls)
+            self.targets = {target.name: self._code(bundle.file, target) for target in self.manifest.targets}
+
+    @staticmethod
+    def _code(file: BundleFile, target: Target) -> Any:
+        return file.raw(target.image).tobytes(), target.kernels, target.kind, target.machine, target.requires
+
+    def outcome(self, case: Mutant, compare_readers: bool) -> str:
+        """What became of a mutant, in a word or two."""
+        said = self._load(case)
+        if compare_readers and (read(case.data) == "ok") != (said.startswith("ran") or said == "loaded"):
+            return "readers disagree"
+        return said
+
+    def _load(self, case: Mutant) -> str:
+        try:
+            file = BundleFile(case.data, verify_weights=True)
+            audit(file)
+        except TesseraError as error:
+            return error.code if error.code in CATALOGUE and error.exit_code == 5 else "unknown code"
+        if not self.runs:
+            return "loaded"
+        try:
+            bundle = load(case.data, threads=1)
+        except TesseraError:
+            return "loaded"  # for another machine
+        if self._code(bundle.file, bundle.target) != self.targets.get(bundle.target.name):
+            return "loaded"
+        found = _results(bundle, self.calls)
+        if found == self.expected:
+            return "ran, same results"
+        return "other results" if case.kind == "raw" else "ran, another digest"
+
+
+def work(path: Path, seed: int, start: int, stop: int) -> None:
+    """A process: one line per case on stdout, `number outcome kind`, the number before the case is tried."""
+    import faulthandler
+    import warnings
+
+    warnings.simplefilter("ignore")
+    subject = Subject(path)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()
+    for number in range(start, stop):
+        print(number, end=" ", flush=True)
+        case = mutant(subject.data, seed, number)
+        signal.alarm(SECONDS)
+        try:
+            said = subject.outcome(case, number % EVERY < 2)
+        except Exception as error:
+            said = f"no code: {type(error).__name__}: {str(error)[:100]!r}"
+        signal.alarm(0)
+        print(f"{case.kind}: {said}", flush=True)
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def run(path: Path, seed: int, start: int, stop: int) -> tuple[Counter[str], list[str], int]:
+    """All cases of one bundle: how many had which outcome, what failed, and the peak memory of a process in KiB."""
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    peak = 0
+    while start < stop:
+        command = [sys.executable, "-m", "tests.bundle.campaign", "--work", str(path), str(seed), str(start), str(stop)]
+        env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'runtime'}"}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        last = start - 1
+        for line in done.stdout.splitlines():
+            word, _, said = line.partition(" ")
+            if word == "peak":
+                peak = max(peak, int(said))
+                continue
+            last = int(word)
+            if not said:
+                said = "raw: " if last % 2 == 0 else "inside: "
+                said += "hang" if done.returncode == -signal.SIGALRM else f"crash ({done.returncode})"
+            counts[said] += 1
+            if any(failure in said for failure in FAILURES):
+                failures.append(f"{path.name} seed {seed} case {last}: {said}")
+        if last < start and done.returncode != 0:
+            raise RuntimeError(f"the worker does not start: {done.stderr[-2000:]}")
+        start = last + 1
+    return counts, failures, peak
+
+
+def subjects(folder: Path) -> list[Path]:
+    """The bundles under attack, written to a folder."""
+    from tesseracc.arch.arch import resolve
+    from tesseracc.driver import Build, front
+    from tesseracc.frontend import source
+
+    (folder / "base.tsb").write_bytes(base())
+    (folder / "golden.tsb").write_bytes(GOLDEN.read_bytes())
+    for name in SAMPLES:
+        module = front(source.load(str(ROOT / "samples" / name)).entries)
+        path = folder / f"{Path(name).stem}.tsb"
+        path.write_bytes(Build(module, resolve(("x86-64-v2", "x86-64-v3"))).bundle())
+    return sorted(folder.iterdir())
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path, help="write counts and failures as JSON")
+    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        path, seed, start, stop = options.work
+        work(Path(path), int(seed), int(start), int(stop))
+        return
+    begin = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = subjects(Path(folder))
+        total: Counter[str] = Counter()
+        failures: list[str] = []
+        peaks: dict[str, int] = {}
+        share = -(-options.cases // len(paths))
+        for path in paths:
+            counts, failed, peaks[path.name] = run(path, options.seed, 0, share)
+            total += counts
+            failures += failed
+            print(f"{path.name}: {sum(counts.values())} cases, {len(failed)} failures, {peaks[path.name] >> 10} MiB")
+    report = {"cases": sum(total.values()), "seed": options.seed, "seconds": round(time.time() - begin),
+              "peak_mib": {name: peak >> 10 for name, peak in peaks.items()}, "outcomes": dict(sorted(total.items())),
+              "failures": failures}  # fmt: skip
+    for key, value in report["outcomes"].items():
+        print(f"{value:8} {key}")
+    for failure in failures:
+        print(failure)
+    if options.report:
+        options.report.write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
