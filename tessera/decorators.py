@@ -213,7 +213,8 @@ class Kernel(_Entry):
         """The parsed kernel (tessera.kernel.KernelDef). Raises SourceError E2xx."""
         from tessera.kernel import parse
 
-        return parse(cast(FunctionType, self.python), group=self.group, grid=self.grid)
+        config = {name: values[0] for name, values in self.space.items() if values}
+        return parse(cast(FunctionType, self.python), group=self.group, grid=self.grid, config=config)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Launch it. A tensor that the kernel writes has the new elements afterwards; NumPy arrays change in place."""

@@ -18,6 +18,7 @@ from tessera.kernel import values
 from tessera.kernel.memory import Access, Memory
 from tessera.kernel.parse import specialise
 from tessera.kernel.report import fail
+from tessera.kernel.tile_evaluate import TileEvaluator, largest_tile
 from tessera.kernel.tree import (
     Alloc,
     Assign,
@@ -27,8 +28,10 @@ from tessera.kernel.tree import (
     Buffer,
     Cast,
     Choose,
+    Commit,
     Compare,
     Const,
+    Copy,
     DimValue,
     Expr,
     For,
@@ -40,8 +43,11 @@ from tessera.kernel.tree import (
     Reduce,
     Stmt,
     Store,
+    StoreTile,
+    TileType,
     Unary,
     Var,
+    Wait,
     Where,
     While,
 )  # fmt: skip
@@ -52,6 +58,7 @@ from tessera.types import TensorSpec, TensorType, check_spec
 __all__ = ["bind", "evaluate"]
 
 _LANES_AT_ONCE = 1 << 20
+_ELEMENTS_AT_ONCE = 1 << 21
 
 
 def evaluate(kernel: KernelDef, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -61,9 +68,14 @@ def evaluate(kernel: KernelDef, args: Sequence[Any], kwargs: Mapping[str, Any] |
     shared memory that was not written.
     """
     *_, constants = bind(kernel, args, kwargs or {})
-    kernel = specialise(kernel, constants)
+    *_, given, _ = bind(kernel, args, kwargs or {})
+    kernel = specialise(kernel, constants, dims={name: _size(given[name], {}) for name in kernel.open})
     arrays, scalars, env, _ = bind(kernel, args, kwargs or {})
-    outs = {r.buffer: np.zeros((), values_dtype(r.buffer.dtype)) for r in kernel.results if r.param is None}
+    outs = {
+        r.buffer: np.zeros([_size(d, env) for d in r.buffer.dims], values_dtype(r.buffer.dtype))
+        for r in kernel.results
+        if r.param is None
+    }
     memories = {
         p.buffer: Memory(p.buffer, arrays[p.name], tracked=p.name in kernel.written, written=True)
         for p in kernel.buffers
@@ -72,11 +84,14 @@ def evaluate(kernel: KernelDef, args: Sequence[Any], kwargs: Mapping[str, Any] |
     memories |= {buffer: Memory(buffer, array, tracked=True, written=True) for buffer, array in outs.items()}
     grid = [_size(dim, env) for dim in kernel.grid]
     total = int(np.prod(grid, dtype=np.int64)) if all(g > 0 for g in grid) else 0
-    step = max(1, _LANES_AT_ONCE // kernel.group)
+    step = max(1, min(_LANES_AT_ONCE // kernel.group, _ELEMENTS_AT_ONCE // largest_tile(kernel)))
     for first in range(0, total, step):
         ids = np.arange(first, min(first + step, total), dtype=np.int64)
         _Groups(kernel, ids, grid, env, dict(memories), scalars).run()
-    results = tuple(arrays[r.param] if r.param is not None else outs[r.buffer][()] for r in kernel.results)
+    results = tuple(
+        arrays[r.param] if r.param is not None else outs[r.buffer] if r.buffer.rank else outs[r.buffer][()]
+        for r in kernel.results
+    )
     return None if not results else results[0] if len(results) == 1 else results
 
 
@@ -88,7 +103,8 @@ def values_dtype(dtype: DType) -> np.dtype[Any]:
 
 
 def _size(dim: Dim, env: Mapping[str, Dim]) -> int:
-    value = substitute(dim, env)
+    value = env.get(str(dim)) if not isinstance(dim, int) else dim
+    value = substitute(dim, env) if value is None else value
     assert isinstance(value, int), f"{dim} is not determined by the arguments"
     return value
 
@@ -157,7 +173,7 @@ def _array(kernel: KernelDef, name: str, buffer: Buffer, value: Any) -> Array:
     return array
 
 
-class _Groups:
+class _Groups(TileEvaluator):
     """Some groups of one launch."""
 
     def __init__(
@@ -177,6 +193,7 @@ class _Groups:
         self.interval = np.zeros((len(ids), 1), np.int64)
         # agents: lane l of group g is g * (lanes + 1) + 1 + l, the group as a whole g * (lanes + 1)
         self.whole = self.group * (kernel.group + 1)
+        super().__init__()
 
     def run(self) -> None:
         self.block(self.kernel.body, np.ones((len(self.ids), 1), bool))
@@ -205,14 +222,25 @@ class _Groups:
                 while mask.any():
                     self.block(body, mask)
                     mask = mask & self.expr(cond, mask)
+            case StoreTile():
+                self.store_tile(stmt, mask)
+            case Copy():
+                self.copy(stmt, mask)
+            case Commit():
+                self.commit(mask)
+            case Wait(pending):
+                self.land(mask, pending)
             case Barrier():
+                self.land(mask, None)
                 self.interval = self.interval + mask[:, :1]
             case Alloc(buffer):
                 self.alloc(buffer)
 
     def assign(self, var: Var, value: Array, mask: Array) -> None:
         old = self.vars.get(var)
-        self.vars[var] = value if old is None else np.where(mask, value, old)
+        if isinstance(var.type, TileType):
+            mask = mask[:, :1].reshape(-1, *[1] * var.type.rank)
+        self.vars[var] = value if old is None or mask.all() else np.where(mask, value, old)
 
     def loop(self, stmt: For, mask: Array) -> None:
         index, hi, step = (self.expr(e, mask) for e in (stmt.lo, stmt.hi, stmt.step))
@@ -237,10 +265,7 @@ class _Groups:
         access, where = self.access(memory, indices, mask, stmt.varying, stmt.span)
         memory.store(access)
         raw = values.to_storage(np.ascontiguousarray(np.broadcast_to(value, where.shape)[where]), stmt.buffer.dtype)
-        if memory.array.flags.c_contiguous:
-            memory.array.reshape(-1)[access.at] = raw
-        else:
-            memory.array[np.unravel_index(access.at, memory.array.shape)] = raw
+        memory.put(access.at, raw)
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
@@ -279,12 +304,7 @@ class _Groups:
         varying = expr.type.varying
         access, where = self.access(memory, indices, mask, varying, expr.span)
         memory.load(access)
-        array = memory.array
-        raw = (
-            array.reshape(-1)[access.at]
-            if array.flags.c_contiguous
-            else array[np.unravel_index(access.at, array.shape)]
-        )
+        raw = memory.elements(access.at)
         out = np.zeros(where.shape, values.held(expr.buffer.dtype))
         out[where] = values.from_storage(np.ascontiguousarray(raw), expr.buffer.dtype)
         return out
@@ -330,7 +350,8 @@ class _Groups:
             case Block(body, value):
                 self.block(body, mask)
                 return self.expr(value, mask)
-        raise AssertionError(type(expr).__name__)
+            case _:
+                return self.tile(expr, mask)
 
     def id(self, kind: str, axis: int) -> Array:
         x = self.grid[0]

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 
-from tessera.dtypes import DType, as_dtype, bool_, f32, i64
-from tessera.errors import SourceError, Span
+from tessera.dtypes import DType, bool_, i64
+from tessera.errors import Span
 from tessera.kernel.operands import (
     BufferRef,
     Items,
@@ -19,27 +19,25 @@ from tessera.kernel.operands import (
     common,
     compare,
     constant_dim,
-    convert,
     describe,
     held_type,
     is_expr,
-    is_number,
     negate,
-    number,
     to_expr,
 )  # fmt: skip
 from tessera.kernel.report import Report, fail
 from tessera.kernel.scope import Frame, dtype_attribute, lookup, module_attribute
+from tessera.kernel.tile_operands import TileOp, WindowRef, transpose
 from tessera.kernel.tree import (
     Assign,
     Block,
     Buffer,
-    Cast,
     Choose,
     Const,
     Elem,
     Expr,
     Load,
+    LoadTile,
     Read,
     Reduce,
     Stmt,
@@ -48,7 +46,14 @@ from tessera.kernel.tree import (
     Where,
     parts,
 )  # fmt: skip
-from tessera.kernel.vocabulary import TILE, UNARY, Namespace, Word, attribute, known_words, suggestion, word_of
+from tessera.kernel.vocabulary import (
+    TILE,
+    Config,
+    Namespace,
+    attribute,
+    suggestion,
+)
+from tessera.kernel.windows import Windows
 
 __all__ = ["Expressions"]
 
@@ -59,7 +64,7 @@ _BINARY = {
 _BITS = {ast.BitAnd: "and", ast.BitOr: "or", ast.BitXor: "xor", ast.LShift: "shl", ast.RShift: "shr"}
 _PREDICATES = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 _UNSUPPORTED = {
-    ast.Lambda: "lambda", ast.ListComp: "a comprehension", ast.SetComp: "a comprehension",
+    ast.Lambda: "lambda", ast.SetComp: "a comprehension",
     ast.DictComp: "a comprehension",
     ast.GeneratorExp: "a generator expression", ast.Await: "await", ast.Yield: "yield", ast.YieldFrom: "yield",
     ast.Dict: "a dict",
@@ -68,13 +73,14 @@ _UNSUPPORTED = {
 }  # fmt: skip
 
 
-class Expressions:
+class Expressions(Windows):
     """Reads expressions; statements are read by the subclass (helpers need them: `inline`)."""
 
     group: int
     dims: tuple[str, ...]
 
     def __init__(self, frame: Frame, report: Report) -> None:
+        super().__init__()
         self.frame = frame
         self.report = report
         self.out: list[Stmt] = []
@@ -82,6 +88,11 @@ class Expressions:
         self.parallel: Span | None = None  # the work loop that is being read
         self.naming: str | None = None  # the name that an allocation is being bound to
         self._serial = 0
+        self._buffers: dict[str, int] = {}
+
+    def free(self, name: str, span: Span) -> Operand | None:
+        """A name that is bound nowhere, if a rule gives it a meaning."""
+        return None
 
     def span(self, node: ast.AST) -> Span:
         return self.frame.source.span(node)
@@ -92,9 +103,10 @@ class Expressions:
     def temporary(self, value: Expr, hint: str = "t") -> Read:
         """The value, evaluated now and held in a variable of its own."""
         self._serial += 1
-        var = Var(
-            f"{self.frame.prefix}{hint}.{self._serial}", Elem(value.type.dtype, value.type.varying or self.varying)
-        )
+        type_ = value.type
+        if isinstance(type_, Elem):
+            type_ = Elem(type_.dtype, type_.varying or self.varying)
+        var = Var(f"{self.frame.prefix}{hint}.{self._serial}", type_)
         self.out.append(Assign(var, value, value.span))
         return Read(var, value.span)
 
@@ -146,13 +158,32 @@ class Expressions:
         raise fail("E202", f"{node.value!r} is not supported in a kernel", self.span(node))
 
     def on_Name(self, node: ast.Name) -> Operand:
-        return lookup(self.frame, node.id, self.dims, self.span(node), self.report)
+        return lookup(self.frame, node.id, self.dims, self.span(node), self.report, self.free)
 
     def on_Tuple(self, node: ast.Tuple) -> Operand:
         return Items(tuple(self.expr(item) for item in node.elts))
 
     def on_List(self, node: ast.List) -> Operand:
-        return Items(tuple(self.expr(item) for item in node.elts))
+        return self.list_of_buffers(tuple(self.expr(item) for item in node.elts), self.span(node))
+
+    def list_of_buffers(self, items: tuple[Operand, ...], span: Span) -> Operand:
+        return Items(items)
+
+    def on_ListComp(self, node: ast.ListComp) -> Operand:
+        """`[f(i) for i in range(n)]` with compile-time bounds."""
+        span, (first, *more) = self.span(node), node.generators
+        calls = isinstance(first.iter, ast.Call) and [constant_dim(self.expr(a)) for a in first.iter.args]
+        if more or first.ifs or not isinstance(first.target, ast.Name) or not calls or None in calls:
+            raise fail("E202", "a comprehension runs over range() with compile-time bounds in a kernel", span)
+        items: list[Operand] = []
+        env, outer = self.frame.env, self.frame.env.get(first.target.id)
+        for value in range(*calls):  # type: ignore[arg-type]
+            env[first.target.id] = Static(value)
+            items.append(self.expr(node.elt))
+        env.pop(first.target.id)
+        if outer is not None:
+            env[first.target.id] = outer
+        return self.list_of_buffers(tuple(items), span)
 
     def on_Attribute(self, node: ast.Attribute) -> Operand:
         base, span = self.expr(node.value), self.span(node)
@@ -167,6 +198,15 @@ class Expressions:
                 return Static(buffer.rank)
             case BufferRef(buffer) if node.attr == "dtype":
                 return Static(buffer.dtype)
+            case TileOp() if node.attr in ("shape", "ndim", "dtype"):
+                shape: Operand = Items(tuple(map(Static, base.shape)))
+                return {"shape": shape, "ndim": Static(len(base.shape))}.get(node.attr, Static(base.dtype))
+            case WindowRef(window) if node.attr == "shape":
+                return Items(tuple(Static(dim) for dim in window.shape))
+            case BufferRef() | TileOp() | WindowRef() if node.attr == "T" and self.is_tile(base):
+                return transpose(self.tile(base, span), span)
+            case Static(Config()):
+                return self.configured(node.attr, span)
         raise fail("E202", f"{describe(base)} has no attribute `{node.attr}` in a kernel", span)
 
     def _word(self, space: Namespace, name: str, span: Span) -> Operand:
@@ -189,7 +229,16 @@ class Expressions:
     def on_BinOp(self, node: ast.BinOp) -> Operand:
         return self.binary(type(node.op), self.expr(node.left), self.expr(node.right), self.span(node))
 
+    def configured(self, name: str, span: Span) -> Operand:
+        raise AssertionError("given by the subclass")
+
     def binary(self, kind: type[ast.operator], a: Operand, b: Operand, span: Span) -> Operand:
+        if self.is_tile(a) or self.is_tile(b):
+            if kind is ast.MatMult:
+                return self.mma(self.tile(a, span), self.tile(b, span), None, span)
+            if kind is ast.Mult:
+                self.double_correction(a, b, span)
+            return self.lift([a, b], lambda v: self.binary(kind, v[0], v[1], span), span)
         if kind in _BINARY:
             return arithmetic(_BINARY[kind], a, b, span)
         if kind in _BITS:
@@ -198,7 +247,12 @@ class Expressions:
 
     def on_UnaryOp(self, node: ast.UnaryOp) -> Operand:
         span, a = self.span(node), self.expr(node.operand)
-        match node.op:
+        if self.is_tile(a):
+            return self.lift([a], lambda v: self.signed(node.op, v[0], span), span)
+        return self.signed(node.op, a, span)
+
+    def signed(self, op: ast.unaryop, a: Operand, span: Span) -> Operand:
+        match op:
             case ast.Not():
                 cond = self.truth(a, span)
                 return (
@@ -220,6 +274,9 @@ class Expressions:
             right = self.expr(comparator)
             if isinstance(op, (ast.Is, ast.IsNot)) and (left == Static(None) or right == Static(None)):
                 parts.append(Static((left == right) == isinstance(op, ast.Is)))
+            elif type(op) in _PREDICATES and (self.is_tile(left) or self.is_tile(right)):
+                pred = _PREDICATES[type(op)]
+                parts.append(self.lift([left, right], lambda v, p=pred: compare(p, v[0], v[1], span), span))  # type: ignore[misc]
             elif type(op) in _PREDICATES:
                 parts.append(compare(_PREDICATES[type(op)], left, right, span))
             else:
@@ -235,7 +292,7 @@ class Expressions:
             return b if a.value else Static(False)
         if isinstance(b, Static):
             return a if b.value else Static(False)
-        return bitwise("and", a, b, span)
+        return self.binary(ast.BitAnd, a, b, span)
 
     def on_BoolOp(self, node: ast.BoolOp) -> Operand:
         """`and`, `or`: the right side is evaluated only by lanes that need it."""
@@ -288,8 +345,19 @@ class Expressions:
 
     def on_Subscript(self, node: ast.Subscript) -> Operand:
         base = self.expr(node.value)
-        if isinstance(base, BufferRef):
+        if isinstance(base, BufferRef) and self.names_element(base.buffer, node):
             return self.load(base.buffer, self.indices(base.buffer, node), self.span(node))
+        if isinstance(base, (BufferRef, WindowRef)):
+            window = self.window(base, node)
+            if not window.shape:
+                return self.load(window.buffer, window.starts, self.span(node))
+            return WindowRef(window, self.span(node))
+        if isinstance(base, TileOp):
+            items = [ast.unparse(i) for i in (node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice])]
+            if any(i not in (":", "None") for i in items):
+                raise fail("E207", "a tile has `:` and `None` as indices only", self.span(node),
+                           "elements and parts are read from memory: index a buffer or a parameter")  # fmt: skip
+            return self.expand(base, items, self.span(node))
         if isinstance(base, Items):
             at = constant_dim(self.expr(node.slice))
             if at is None or not -len(base.items) <= at < len(base.items):
@@ -300,6 +368,12 @@ class Expressions:
                 )
             return base.items[at]
         raise fail("E207", f"{describe(base)} cannot be subscripted", self.span(node))
+
+    def names_element(self, buffer: Buffer, node: ast.Subscript) -> bool:
+        """Whether the subscript has an index for each axis, and no slice."""
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        slices = any(isinstance(p, ast.Slice) for p in parts)
+        return not slices and (len(parts) >= buffer.rank or buffer.rank == 0)
 
     def indices(self, buffer: Buffer, node: ast.Subscript) -> tuple[Expr, ...]:
         """The indices of an element. Raises SourceError E202 for slices, E207 for a wrong rank."""
@@ -319,96 +393,7 @@ class Expressions:
         varying = self.varying or any(i.type.varying for i in indices)
         return Load(buffer, indices, Elem(buffer.dtype.base, varying), span)
 
-    # -- calls -----------------------------------------------------------------------------------------------------
-
-    def on_Call(self, node: ast.Call) -> Operand:
-        span = self.span(node)
-        function = self.expr(node.func)
-        stars = [a for a in node.args if isinstance(a, ast.Starred)] + [k.value for k in node.keywords if k.arg is None]
-        if stars:
-            raise fail("E202", "star arguments are not supported in a kernel", self.span(stars[0]))
-        args = [self.expr(a) for a in node.args]
-        kwargs = {k.arg: self.expr(k.value) for k in node.keywords if k.arg is not None}
-        match function:
-            case Static(Word() as word):
-                return self.word(word, args, kwargs, span)
-            case Static(DType() as dtype):
-                (value,) = self.bind(str(dtype), "x", args, kwargs, span)
-                return self.cast(value, dtype, span)
-            case Static(FunctionType() as helper):
-                return self.inline(helper, args, kwargs, span)
-            case Static(value) if (known := word_of(value)) is not None:
-                return self.word(known, args, kwargs, span)
-        raise fail(
-            "E204",
-            f"{describe(function)} cannot be called in a kernel",
-            span,
-            "kernels call ts.tile.*, element functions and plain Python functions",
-        )
-
-    def bind(
-        self, name: str, params: str, args: list[Operand], kwargs: dict[str, Operand], span: Span
-    ) -> list[Operand]:
-        """Arguments in the order of `params` ("a b c=1"); defaults are ints or None. Raises SourceError E218."""
-        specs = [p.partition("=") for p in params.split()]
-        if len(args) > len(specs):
-            raise fail(
-                "E218", f"`{name}` takes {len(specs)} argument{'s' * (len(specs) != 1)}, {len(args)} are given", span
-            )
-        bound = dict(zip((p[0] for p in specs), args, strict=False))
-        for key, value in kwargs.items():
-            if key in bound or key not in {p[0] for p in specs}:
-                raise fail(
-                    "E218",
-                    f"`{name}` has no argument `{key}` to give here",
-                    span,
-                    f"it is {name}({', '.join(p[0] for p in specs)})",
-                )
-            bound[key] = value
-        for key, eq, default in specs:
-            if key not in bound:
-                if not eq:
-                    raise fail(
-                        "E218", f"`{name}` needs `{key}`", span, f"it is {name}({', '.join(p[0] for p in specs)})"
-                    )
-                bound[key] = Static(int(default) if default else None)
-        return [bound[p[0]] for p in specs]
-
-    def cast(self, value: Operand, dtype: object, span: Span) -> Operand:
-        if isinstance(dtype, Static):
-            dtype = dtype.value
-        try:
-            to = as_dtype(dtype).base
-        except SourceError:
-            raise fail("E206", "the second argument of a cast must be an element type such as ts.f16", span) from None
-        expr = to_expr(value, span) if not is_number(value) else to_expr(value, span, to)
-        return expr if expr.type.dtype == to else Cast(expr, Elem(to, expr.type.varying), span)
-
-    def word(self, word: Word, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
-        """A call of a word of the language."""
-        name = word.name
-        if name in UNARY:
-            return self._unary(UNARY[name], self.bind(word.shown, "x", args, kwargs, span)[0], span)
-        method = getattr(self, "word_" + name, None)
-        if method is None:
-            help = (
-                "a loop over range() stands in a `for` statement"
-                if "range" in name
-                else f"kernels know {', '.join(known_words(Namespace('tessera.tile')))}"
-            )
-            raise fail("E204", f"`{word.shown}` cannot be called here", span, help)
-        result: Operand = method(word.shown, args, kwargs, span)
-        return result
-
-    def _unary(self, op: str, a: Operand, span: Span) -> Operand:
-        value = number(a)
-        if op == "sqrt" and value is not None and value >= 0:
-            return Static(math.sqrt(value))
-        x = to_expr(a, span)
-        x = convert(x, x.type.dtype.wide if x.type.dtype.is_float else f32)
-        return Unary(op, x, x.type, span)
-
 
 def effect_free(expr: Expr) -> bool:
     """Whether an expression may be evaluated twice: it reads no memory and runs no helper."""
-    return not any(isinstance(e, (Load, Block, Reduce)) for e in parts(expr))
+    return not any(isinstance(e, (Load, LoadTile, Block, Reduce)) for e in parts(expr))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from tessera.dtypes import i64
 from tessera.errors import Span
+from tessera.kernel.domains import domain_loop, store_places
 from tessera.kernel.expressions import effect_free
 from tessera.kernel.operands import (
     BufferRef,
@@ -28,21 +29,22 @@ from tessera.kernel.operands import (
 )
 from tessera.kernel.report import fail
 from tessera.kernel.scope import Bound, Env, Poison, Unset, conversions, join_env
-from tessera.kernel.statements import Statements
-from tessera.kernel.syntax import carried_names, mentions, store_targets, tail_returns, tainted_names
+from tessera.kernel.syntax import assigned_names, carried_names, mentions, store_targets, tail_returns, tainted_names
+from tessera.kernel.tile_operands import Register
 from tessera.kernel.tree import Block, Const, Elem, Expr, For, Id, Stmt, Var, While
-from tessera.kernel.vocabulary import Word
-from tessera.shapes import ceildiv, dim_max
+from tessera.kernel.vocabulary import COLLECTIVE, Word
+from tessera.kernel.work import Work
 
 __all__ = ["Reader", "has_word"]
 
 _UNROLL = 32
-#: calls that keep a range from being spread over lanes: the body is a program of the group, or spreads work itself
-_COLLECTIVE = {"barrier", "alloc_shared", "reduce_sum", "reduce_max", "reduce_min", "local_id", "lane_id"}
 
 
-class Reader(Statements):
+class Reader(Work):
     """Reads a whole kernel."""
+
+    work_level = -1  # the level of the innermost work loop's body
+    work_body: Sequence[ast.stmt] = ()
 
     # -- loops -----------------------------------------------------------------------------------------------------
 
@@ -53,6 +55,7 @@ class Reader(Statements):
         assigned in the loop, can change.
         """
         head = dict(self.frame.env)
+        invariant = self.invariant(names, self._serial)
         for _ in range(64):
             mark = self.report.mark()
             varying = False
@@ -63,7 +66,7 @@ class Reader(Statements):
 
             body, back = self.nested(run, head, self.varying)
             known = {name: back[name] for name in head if name in back}
-            joined = join_env(head, known, varying or self.varying, span, self.frame.prefix)
+            joined = join_env(head, known, varying or self.varying, span, self.frame.prefix, invariant)
             if joined == head:
                 self.out.extend(conversions(self.frame.env, head, span))
                 body += conversions(back, head, span)
@@ -92,7 +95,7 @@ class Reader(Statements):
             self.block(tail_returns(node.body, ast.Continue))
             return test.type.varying
 
-        body, _ = self._fixpoint(_assigned(node.body), read, span)
+        body, _ = self._fixpoint(assigned_names(node.body), read, span)
         assert test is not None
         if isinstance(test, Const) and test.value:
             raise fail(
@@ -112,6 +115,12 @@ class Reader(Statements):
         self._plain_loop(node)
         if not isinstance(node.target, ast.Name):
             raise fail("E202", "a loop has one variable in a kernel", self.span(node.target))
+        domain = domain_loop(node)
+        if domain is not None:
+            width = self.domain_width(domain)
+            self.report.once(f"R2: `{domain.name}` runs over `{domain.dim}` by {width}, in sequence", self.span(node))
+            self._sequential(node, Static(0), Static(domain.dim), Static(width), False)
+            return
         if not isinstance(node.iter, ast.Call):
             source = self.expr(node.iter)
             if isinstance(source, Items):
@@ -128,9 +137,13 @@ class Reader(Statements):
             raise fail("E202", "a loop runs over ts.tile.range(...) or range(...)", self.span(node.iter))
         lo, hi, step = self._range(node.iter, word)
         tile = word.name == "range"
-        if tile and self.level == 0 and self.frame is self.kernel_frame and self.spread and self._is_work(node):
-            self._work_loop(node, lo, hi, step)
-            return
+        if tile and self.frame is self.kernel_frame and self.spread and not self.varying:
+            if self.level == 0 and (self._is_work(node) or self._is_needed(node, lo, hi)):
+                self._work_loop(node, lo, hi, step)
+                return
+            if self.parallel is not None and self.level == self.work_level and self._is_second(node, lo, hi, step):
+                self._work_loop(node, lo, hi, step)
+                return
         lanes = tile and self._over_lanes(node, lo, hi, step)
         bounds = [constant_dim(x) for x in (lo, hi, step)]
         if not tile and all(b is not None for b in bounds):
@@ -187,6 +200,11 @@ class Reader(Statements):
         first, last, stride = (x if effect_free(x) else self.temporary(x, "bound") for x in (first, last, stride))
         varying = any(x.type.varying for x in (first, last, stride))
         var = Var(self.frame.prefix + name, Elem(i64, varying))
+        start, stop, by = static_dim(lo), static_dim(hi), constant_dim(step)
+        if start is not None and stop is not None and by is not None and not lanes:
+            self.ranges[var.name] = (start, stop, by)
+        else:
+            self.ranges.pop(var.name, None)
         before = dict(self.frame.env)
 
         def read() -> bool:
@@ -200,7 +218,7 @@ class Reader(Statements):
                 self.frame.env[name] = before[name]
             return varying
 
-        assigned = _assigned(node.body)
+        assigned = assigned_names(node.body)
         body, head = self._fixpoint(assigned, read, span)
         head[name] = Unset("is not defined after its loop")
         if lanes:
@@ -214,35 +232,68 @@ class Reader(Statements):
         """Whether iterations store elements of a parameter at places that depend on the loop variable."""
         assert isinstance(node.target, ast.Name)
         names = tainted_names(node.body, {node.target.id})
-        return any(
-            isinstance(t.value, ast.Name)
-            and self.frame.env.get(t.value.id) in [BufferRef(b) for b in self.params.values()]
-            and mentions(t.slice, names)
-            for t in store_targets(node.body)
-        )
+        return any(mentions(t.slice, names) for t in self._written(node.body))
+
+    def _written(self, body: Sequence[ast.stmt]) -> list[ast.Subscript]:
+        """The subscripts of parameters that statements store to."""
+        params = [BufferRef(b) for b in self.params.values()]
+        return [
+            t for t in store_places(body) if isinstance(t.value, ast.Name) and self.frame.env.get(t.value.id) in params
+        ]
+
+    def _is_needed(self, node: ast.For, lo: Operand, hi: Operand) -> bool:
+        """Whether an output that is stored as a whole (rule R9) needs the axis that the loop runs over."""
+        assert isinstance(node.target, ast.Name)
+        stop = static_dim(hi)
+        if stop is None or constant_dim(lo) != 0 or not self.needs_axis(stop):
+            return False
+        names = {node.target.id}
+        return any(mentions(n.slice, names) for s in node.body for n in ast.walk(s) if isinstance(n, ast.Subscript))
+
+    def _is_second(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> bool:
+        """Whether a loop of tiles inside a work loop makes one more axis: all stores to parameters are in it."""
+        assert isinstance(node.target, ast.Name)
+        names = tainted_names(node.body, {node.target.id})
+        mine = self._written(node.body)
+        if not mine or not all(mentions(t.slice, names) for t in mine):
+            return False
+        if len(mine) != len(self._written(self.work_body)):
+            return False
+        if static_dim(lo) is None or static_dim(hi) is None or constant_dim(step) is None or len(self.drafts) > 1:
+            return False
+        if not any(isinstance(n, ast.Slice) for t in mine for n in ast.walk(t.slice)):
+            return False
+        carried = carried_names(node.body)
+        return not any(isinstance(self.frame.env.get(n), Bound | Static | Register) for n in carried)
 
     def _work_loop(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> None:
         """One group per iteration: the variable is `lo + group_id * step`, the body stands alone (rule R3)."""
         assert isinstance(node.target, ast.Name)
         span, name = self.span(node.iter), node.target.id
         start, stop, stride = static_dim(lo), static_dim(hi), static_dim(step)
-        if start is None or stop is None or not isinstance(stride, int):
+        if start is None or stop is None or stride is None:
             raise fail(
                 "E211",
                 "the number of iterations of this work loop is not known at launch",
                 span,
                 "its bounds must be dims and compile-time integers; range() makes a sequential loop",
             )
-        if self.trips is not None:
+        if self.drafts and self.level == 0:
             raise fail(
                 "E211",
                 "a kernel has one loop that is spread over the groups, and this would be the second",
                 span,
                 "split the kernel, or use range() for a sequential loop",
             )
+        stores = self._is_work(node)
         for carried, where in carried_names(node.body).items():
             value = self.frame.env.get(carried)
             if value is None or isinstance(value, (Unset, Poison, BufferRef, Items)):
+                continue
+            if not stores:
+                self.report.once(
+                    f"R3: `{carried}` has the value from before the loop in each iteration", self.span(where)
+                )
                 continue
             raise fail(
                 "E214",
@@ -250,19 +301,17 @@ class Reader(Statements):
                 self.span(where),
                 "give it its first value inside the loop, or use range() for a sequential loop",
             )
-        self.trips = dim_max(0, ceildiv(stop - start, stride))
-        self.report.note(f"R3: each group runs one iteration of the loop over `{name}` ({self.trips} groups)", span)
-        group = Id("group", Elem(i64), span)
-        self.bind_name(
-            name,
-            arithmetic("add", Static(start), arithmetic("mul", group, Static(stride), span), span),
-            self.span(node.target),
-        )
-        self.parallel = span
+        draft = self.add_axis(name, Static(start), stop, stride, "work", span)
+        trips = draft.axis.trips
+        self.report.note(f"R3: each group runs one iteration of the loop over `{name}` ({trips} groups)", span)
+        self.frame.env[name] = Bound(draft.var)
+        outer = self.parallel, self.work_level, self.work_body
+        self.parallel, self.work_body = span, node.body
         self.level += 1
+        self.work_level = self.level
         self.block(tail_returns(node.body, ast.Continue))
         self.level -= 1
-        self.parallel = None
+        self.parallel, self.work_level, self.work_body = outer
 
     def _over_lanes(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> bool:
         """Whether a range inside a work loop is spread over the lanes of the group (rule A69)."""
@@ -273,7 +322,8 @@ class Reader(Statements):
         stores = store_targets(node.body)
         if not stores or not all(mentions(t.slice, names) for t in stores):
             return False
-        if any(isinstance(n, ast.Attribute) and n.attr in _COLLECTIVE for stmt in node.body for n in ast.walk(stmt)):
+        inner = [n for stmt in node.body for n in ast.walk(stmt)]
+        if any(isinstance(n, ast.Slice) or (isinstance(n, ast.Attribute) and n.attr in COLLECTIVE) for n in inner):
             return False
         span = self.span(node.iter)
         carried = sorted(n for n in carried_names(node.body) if isinstance(self.frame.env.get(n), Bound | Static))
@@ -285,10 +335,6 @@ class Reader(Statements):
             return False
         self.report.note(f"A69: the lanes of a group share the iterations of the loop over `{node.target.id}`", span)
         return True
-
-
-def _assigned(body: Sequence[ast.stmt]) -> set[str]:
-    return {n.id for stmt in body for n in ast.walk(stmt) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def has_word(function: ast.AST, names: set[str]) -> bool:

@@ -57,6 +57,94 @@ class Memory:
             self.shared_load = np.zeros(size, bool)  # several agents of `load_group` in `load_interval`
             self.crossed_load = np.zeros(size, bool)  # several groups, at any time
         self.spans: list[Span] = []  # the places that the shadow refers to by number
+        self.in_flight: Array | None = None  # shared: elements that a copy will change
+
+    # -- elements ----------------------------------------------------------------------------------------------------
+
+    def elements(self, at: Array) -> Array:
+        """The raw elements at flat places."""
+        if self.array.flags.c_contiguous:
+            found: Array = self.array.reshape(-1)[at]
+            return found
+        return self.array[np.unravel_index(at, self.array.shape)]
+
+    def put(self, at: Array, raw: Array) -> None:
+        """Changes the raw elements at flat places."""
+        if self.array.flags.c_contiguous:
+            self.array.reshape(-1)[at] = raw
+        else:
+            self.array[np.unravel_index(at, self.array.shape)] = raw
+
+    # -- copies in flight --------------------------------------------------------------------------------------------
+
+    def start_copy(self, at: Array, span: Span) -> None:
+        """A copy into these elements begins. Raises SourceError E225."""
+        self._landed(at, span, "the target of another copy")
+        if self.in_flight is None:
+            self.in_flight = np.zeros(self.array.size, bool)
+        self.in_flight[at] = True
+
+    def finish_copy(self, at: Array) -> None:
+        assert self.in_flight is not None
+        self.in_flight[at] = False
+        if self.written is not None:
+            self.written[at] = True
+
+    def _landed(self, at: Array, span: Span, what: str) -> None:
+        if self.in_flight is not None and self.in_flight[at].any():
+            where = self._index(int(at[int(np.argmax(self.in_flight[at]))]))
+            raise fail("E225", f"`{self.buffer.name}`{where} is {what} while a copy into it is in flight", span,
+                       "complete it with cp_wait_group (behind cp_commit_group), or with barrier")  # fmt: skip
+
+    # -- accesses of the group as a whole, in program order ----------------------------------------------------------
+
+    def load_tile(self, access: Access) -> None:
+        """Checks and records a load. Raises SourceError E215 (another group stores), E217, E225."""
+        at = access.at
+        self._defined(at, access.span)
+        if not self.tracked or self.buffer.space == "shared":
+            return
+        clash = (self.store_agent[at] != _NONE) & (self.store_group[at] != access.group)
+        if clash.any():
+            self._race(access, int(np.argmax(clash)), self.store_line, "a store", "this load")
+        self.crossed_load[at] |= (self.load_agent[at] != _NONE) & (self.load_group[at] != access.group)
+        order, first, last = _runs(at)
+        if order is not None:
+            self.crossed_load[at[order][first]] |= access.group[order][first] != access.group[order][last]
+        self.load_agent[at], self.load_group[at], self.load_interval[at] = access.agent, access.group, _NONE
+        self.load_line[at] = self._line(access.span)
+
+    def store_tile(self, access: Access) -> None:
+        """Checks and records a store. Raises SourceError E215 (another group), E225."""
+        at = access.at
+        self._landed(at, access.span, "stored to")
+        if self.written is not None:
+            self.written[at] = True
+        if not self.tracked or self.buffer.space == "shared":
+            return
+        order, first, last = _runs(at)
+        if order is not None:
+            double = first != last
+            where = self._index(int(at[order[first[int(np.argmax(double))]]]))
+            raise fail("E215", f"several groups store to `{self.buffer.name}`{where}", access.span,
+                       "let each element belong to one group")  # fmt: skip
+        clash = (self.store_agent[at] != _NONE) & (self.store_group[at] != access.group)
+        if clash.any():
+            self._race(access, int(np.argmax(clash)), self.store_line, "a store", "this store")
+        read = self.load_agent[at] != _NONE
+        clash = read & ((self.load_group[at] != access.group) | self.crossed_load[at])
+        if clash.any():
+            self._race(access, int(np.argmax(clash)), self.load_line, "a load", "this store")
+        self.store_agent[at], self.store_group[at], self.store_interval[at] = access.agent, access.group, _NONE
+        self.store_line[at] = self._line(access.span)
+
+    def _defined(self, at: Array, span: Span) -> None:
+        self._landed(at, span, "read")
+        if self.written is not None and not self.written[at].all():
+            raise fail("E217", f"`{self.buffer.name}` is read before it is written", span,
+                       "shared memory has no defined contents at first")  # fmt: skip
+
+    # -- accesses of lanes -------------------------------------------------------------------------------------------
 
     def _line(self, span: Span) -> int:
         """A number for a place in the source."""
@@ -67,13 +155,7 @@ class Memory:
     def load(self, access: Access) -> None:
         """Checks and records a load. Raises SourceError E215, E217."""
         at = access.at
-        if self.written is not None and not self.written[at].all():
-            raise fail(
-                "E217",
-                f"`{self.buffer.name}` is read before it is written",
-                access.span,
-                "shared memory has no defined contents at first",
-            )
+        self._defined(at, access.span)
         if not self.tracked:
             return
         stored = self.store_agent[at] != _NONE
@@ -113,8 +195,9 @@ class Memory:
         self.load_line[at] = self._line(access.span)
 
     def store(self, access: Access) -> None:
-        """Checks and records a store. Raises SourceError E215."""
+        """Checks and records a store. Raises SourceError E215, E225."""
         at = access.at
+        self._landed(at, access.span, "stored to")
         if self.written is not None:
             self.written[at] = True
         if not self.tracked:

@@ -21,14 +21,15 @@ from typing import Any, TypeAlias
 from tessera.dtypes import DType, bool_, f32, i64, promote
 from tessera.errors import Span
 from tessera.kernel.report import fail
+from tessera.kernel.tile_operands import Register, TileOp, WindowRef
 from tessera.kernel.tree import Binary, Buffer, Cast, Compare, Const, DimValue, Elem, Expr, Id, Read, Unary
 from tessera.shapes import Dim, dim_max, dim_min
 from tessera.shapes import Expr as DimExpr
 
 __all__ = [
-    "BufferRef", "Items", "Operand", "Static", "arithmetic", "bitwise", "common", "compare", "constant_dim",
-    "convert", "describe",
-    "held_type", "is_expr", "is_number", "join_types", "negate", "number", "pure", "static_dim", "to_expr",
+    "NOT_ELEMENTS", "BufferRef", "Items", "Operand", "Static", "arithmetic", "bitwise", "common", "compare",
+    "constant_dim", "convert", "describe", "held_type", "is_expr", "is_number", "join_types",
+    "negate", "number", "pure", "static_dim", "to_expr",
 ]  # fmt: skip
 
 
@@ -57,7 +58,8 @@ class Items:
     items: tuple[Operand, ...]
 
 
-Operand: TypeAlias = Static | BufferRef | Items | Expr
+Operand: TypeAlias = Static | BufferRef | Items | TileOp | WindowRef | Register | Expr
+NOT_ELEMENTS = (Static, BufferRef, Items, TileOp, WindowRef, Register)
 
 
 def is_number(operand: object) -> bool:
@@ -90,7 +92,7 @@ def static_dim(operand: object) -> Dim | None:
 
 def is_expr(operand: object) -> bool:
     """Whether the operand is, or can be held as, one element."""
-    return is_number(operand) or static_dim(operand) is not None or not isinstance(operand, (Static, BufferRef, Items))
+    return is_number(operand) or static_dim(operand) is not None or not isinstance(operand, NOT_ELEMENTS)
 
 
 def describe(operand: Operand) -> str:
@@ -100,6 +102,12 @@ def describe(operand: Operand) -> str:
             return f"the {'shared buffer' if buffer.space == 'shared' else 'tensor'} `{buffer.name}`"
         case Items():
             return "a tuple"
+        case TileOp():
+            return f"a tile of {operand.type}"
+        case WindowRef(window):
+            return f"a slice of `{window.buffer.name}`"
+        case Register():
+            return "registers without a value (ts.tile.fill gives them one)"
         case Static(None):
             return "None"
         case Static(value) if callable(value) and not isinstance(value, DType):
@@ -123,19 +131,20 @@ def held_type(operand: Operand) -> Elem:
         if isinstance(operand.value, bool):
             return Elem(bool_)
         return Elem(f32 if isinstance(operand.value, float) else i64)
-    assert not isinstance(operand, (BufferRef, Items)) and isinstance(operand.type, Elem)
+    assert not isinstance(operand, NOT_ELEMENTS) and isinstance(operand.type, Elem)
     return operand.type
 
 
 def to_expr(operand: Operand, span: Span, dtype: DType | None = None) -> Expr:
     """The operand as a run-time expression, of element type `dtype` if given. Raises SourceError E206, E220."""
-    if isinstance(operand, (BufferRef, Items)) or (isinstance(operand, Static) and not is_expr(operand)):
+    if isinstance(operand, NOT_ELEMENTS) and not is_expr(operand):
         raise fail("E206", f"one element is needed here, not {describe(operand)}", span)
     if isinstance(operand, Static):
         if isinstance(operand.value, DimExpr):
             return convert(DimValue(operand.value, Elem(i64), span), dtype or i64)
         assert isinstance(operand.value, (bool, int, float))
         return _const(operand.value, dtype or held_type(operand).dtype, span)
+    assert not isinstance(operand, NOT_ELEMENTS)
     return operand if dtype is None else convert(operand, dtype)
 
 

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 
-from tessera.dtypes import DType, as_dtype
 from tessera.errors import SourceError, Span
+from tessera.kernel.domains import Domain, find_domains, output_names, with_loop
 from tessera.kernel.launch import check_grid, check_group, groups_for, lanes_needed, uses_id
 from tessera.kernel.loops import Reader, has_word
-from tessera.kernel.operands import BufferRef, Static, held_type, is_expr, to_expr
-from tessera.kernel.report import Report, fail
-from tessera.kernel.scope import Bound, Frame, Poison, Unset
+from tessera.kernel.operands import BufferRef, Static
+from tessera.kernel.report import KernelErrors, Report, fail
+from tessera.kernel.results import results_of, returned_values
+from tessera.kernel.scope import Bound, Frame
+from tessera.kernel.signature import Signature
 from tessera.kernel.syntax import Source, function_source, nested_return, tail_returns
-from tessera.kernel.tree import Alloc, Buffer, KernelDef, Load, Param, Read, Result, Store, Var, walk, walk_exprs
-from tessera.kernel.tree import Elem as ElemType
-from tessera.shapes import Dim, symbols_of
-from tessera.types import RegionSpec, TensorSpec
+from tessera.kernel.tree import (
+    Alloc,
+    Axis,
+    Buffer,
+    Copy,
+    KernelDef,
+    Load,
+    LoadTile,
+    Result,
+    Stmt,
+    Store,
+    StoreTile,
+    TileType,
+    walk,
+    walk_exprs,
+)
+from tessera.shapes import Dim, known_equal, symbols_of
 
 __all__ = ["parse", "specialise"]
 
@@ -31,120 +46,67 @@ def parse(
     group: int = 128,
     grid: object = None,
     constants: Mapping[str, object] | None = None,
+    config: Mapping[str, int] | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> KernelDef:
-    """Reads a kernel. `constants` replaces the values of compile-time parameters.
+    """Reads a kernel. `constants` replaces the values of compile-time parameters, `config` gives schedule parameters
+    (of an autotune space, and rule R11), `dims` fixes dims of the signature to numbers.
 
     Raises KernelErrors (a SourceError with `.errors`) with every error that was found.
     """
     source = function_source(function)
-    report = Report()
     span = source.name_span()
-    try:
-        lanes = check_group(group, span)
-        groups = None if grid is None else check_grid(grid, span)
-        signature = _Signature(function, source, dict(constants or {}), report)
-    except SourceError as error:
-        report.error(error)
-        report.finish()
-        raise
-    report.finish()
-    return _read(function, source, signature, lanes, groups, report)
+    fixed, tracked = dict(dims or {}), frozenset[str]()
+    while True:  # again when the body fixes a dim, or needs what was not tracked; both only grow
+        report = Report()
+        try:
+            lanes = check_group(group, span)
+            groups = None if grid is None else check_grid(grid, span)
+            signature = Signature(function, source, dict(constants or {}), report, fixed)
+            report.finish()
+            return _read(function, source, signature, lanes, groups, report, dict(config or {}), tracked)
+        except _Again as again:
+            fixed |= again.fixes
+            tracked |= again.untracked
+            continue
+        except SourceError as error:
+            if isinstance(error, KernelErrors):
+                raise
+            report.error(error)
+            report.finish()
+            raise
 
 
-def specialise(kernel: KernelDef, constants: Mapping[str, object]) -> KernelDef:
-    """The same kernel with other values of its compile-time parameters."""
-    if dict(constants) == dict(kernel.constants):
+class _Again(Exception):
+    """The kernel has to be read once more, with these dims fixed and these buffers tracked."""
+
+    def __init__(self, fixes: dict[str, int], untracked: set[str]) -> None:
+        super().__init__()
+        self.fixes, self.untracked = fixes, untracked
+
+
+def specialise(
+    kernel: KernelDef,
+    constants: Mapping[str, object] | None = None,
+    *,
+    config: Mapping[str, int] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> KernelDef:
+    """The same kernel with other values of its compile-time parameters, schedule parameters, and dims fixed."""
+    values = dict(kernel.constants) if constants is None else dict(constants)
+    settings = {**dict(kernel.config), **(config or {})}
+    fixed = {**dict(kernel.fixed), **(dims or {})}
+    if (values, settings, fixed) == (dict(kernel.constants), dict(kernel.config), dict(kernel.fixed)):
         return kernel
     assert isinstance(kernel.function, FunctionType)
     grid = kernel.grid if kernel.explicit_grid else None
-    return parse(kernel.function, group=kernel.group, grid=grid, constants=constants)
+    return parse(kernel.function, group=kernel.group, grid=grid, constants=values, config=settings, dims=fixed)
 
 
-class _Signature:
-    """Parameters, dims and the declared result of a kernel."""
-
-    def __init__(self, function: FunctionType, source: Source, constants: dict[str, object], report: Report) -> None:
-        self.params: list[Param] = []
-        self.readonly: set[str] = set()
-        self.constants: dict[str, object] = {}
-        node = source.node
-        if node.args.vararg or node.args.kwarg:
-            raise fail("E205", "a kernel has no star parameters", source.name_span())
-        try:
-            namespace = {
-                n: c.cell_contents
-                for n, c in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-            }
-        except ValueError:
-            namespace = {}
-        try:
-            annotations = inspect.get_annotations(function, locals=namespace, eval_str=True)
-        except SourceError as error:
-            raise error.at(source.name_span()) from None
-        except Exception as error:
-            raise fail("E205", f"the annotations cannot be evaluated: {error}", source.name_span()) from None
-        for name, parameter in inspect.signature(function).parameters.items():
-            arg = next(a for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs] if a.arg == name)
-            try:
-                self._add(name, annotations.get(name), parameter, source.span(arg), constants)
-            except SourceError as error:
-                report.error(error.at(source.span(arg)))
-        unknown = sorted(set(constants) - set(self.constants))
-        if unknown:
-            raise fail(
-                "E222", f"`{unknown[0]}` is not a compile-time parameter of `{function.__name__}`", source.name_span()
-            )
-        self.returns = annotations.get("return")
-        self.buffers = {p.name: p.buffer for p in self.params if p.buffer is not None}
-        self.dims = sorted({s for b in self.buffers.values() for d in b.dims for s in symbols_of(d)})
-        for name in sorted({p.name for p in self.params} & set(self.dims)):
-            report.error(fail("E205", f"`{name}` is a parameter and a dim", source.name_span(), "rename one of them"))
-
-    def _add(
-        self, name: str, annotation: object, parameter: inspect.Parameter, span: Span, constants: Mapping[str, object]
-    ) -> None:
-        has_default = parameter.default is not inspect.Parameter.empty
-        default = parameter.default if has_default else None
-        if isinstance(annotation, RegionSpec):
-            if annotation.privilege == "read":
-                self.readonly.add(name)
-            annotation = annotation.inner
-        if isinstance(annotation, TensorSpec):
-            type_ = annotation.type(name)
-            buffer = Buffer(name, type_.dims, type_.dtype, "global", span)
-            self.params.append(Param(name, span, buffer=buffer))
-            return
-        plain = annotation in (int, bool, None, inspect.Parameter.empty)
-        if has_default and plain and (isinstance(default, (int, float, str)) or default is None):
-            value = constants.get(name, default)
-            self.constants[name] = value
-            self.params.append(Param(name, span, default=value, has_default=True, constant=True))
-            return
-        if annotation is None:
-            raise fail(
-                "E205",
-                f"`{name}` needs an annotation",
-                span,
-                'write for example `x: ts.Tensor["N", ts.f32]` or `alpha: ts.f32`',
-            )
-        try:
-            dtype: DType = as_dtype(annotation)
-        except SourceError:
-            raise fail(
-                "E205",
-                f"`{name}`: {annotation!r} is not the type of a kernel parameter",
-                span,
-                "parameters are ts.Tensor[...], ts.Tile[...] or an element type such as ts.f32",
-            ) from None
-        if has_default and not isinstance(default, (int, float)):
-            raise fail("E205", f"the default of `{name}` is not a number", span)
-        self.params.append(
-            Param(name, span, var=Var(name, ElemType(dtype.base)), default=default, has_default=has_default)
-        )
-
-
-def _returns_scalar(node: ast.FunctionDef, signature: _Signature) -> bool:
-    """Whether any `return` gives something other than parameters."""
+def _returns_scalar(node: ast.FunctionDef, signature: Signature) -> bool:
+    """Whether any `return` gives something other than parameters and tiles."""
+    if signature.result_dims:
+        return False
     for inner in ast.walk(node):
         if isinstance(inner, ast.Return) and inner.value is not None:
             values = inner.value.elts if isinstance(inner.value, ast.Tuple) else [inner.value]
@@ -158,10 +120,12 @@ def _returns_scalar(node: ast.FunctionDef, signature: _Signature) -> bool:
 def _read(
     function: FunctionType,
     source: Source,
-    signature: _Signature,
+    signature: Signature,
     group: int,
     grid: tuple[Dim, ...] | None,
     report: Report,
+    config: dict[str, int],
+    tracked: frozenset[str],
 ) -> KernelDef:
     node, span = source.node, source.name_span()
     scalar = _returns_scalar(node, signature)
@@ -176,23 +140,37 @@ def _read(
             frame.env[param.name] = Static(param.default)
     reader = Reader(frame, report, signature.buffers, signature.dims, group, spread)
     reader.readonly = frozenset(signature.readonly)
+    reader.batched, reader.tracked = frozenset(signature.batched), tracked
+    for name, size in signature.fixed.items():
+        frame.env.setdefault(name, Static(size))
     late = nested_return(node.body)
     if late is not None:
         report.error(fail("E213", "a `return` inside a loop is not supported in a kernel", source.span(late)))
         report.finish()
-    reader.block(tail_returns(node.body))
+    body_nodes = tail_returns(node.body)
+    domains = find_domains(body_nodes, signature.buffers, reader.batched, _is_free(frame, signature), source.span)
+    outputs = _outputs(body_nodes, signature)
+    reader.prepare(domains, outputs, config, signature.fixed)
+    for domain in domains.values():
+        if not domain.written and not _places_output(domain, domains, outputs, source, report):
+            body_nodes = with_loop(body_nodes, domain)
+    reader.block(body_nodes)
     results: tuple[Result, ...] = ()
     try:
-        results = _results(reader, signature, report, source)
+        results = results_of(reader, signature, report, source)
     except SourceError as error:
         if not report.errors:
             report.error(error)
+    fixes = {name: size for name, size in reader.fixes.items() if name not in signature.fixed}
+    if fixes or reader.untracked - tracked:
+        raise _Again(fixes, reader.untracked)
     report.finish()
-    body = tuple(reader.out)
+    axes, prologue = reader.launch(span)
+    body = (*prologue, *reader.out)
     explicit = grid is not None
     if grid is None:
         try:
-            grid = _grid(reader, body, group, report, span)
+            grid = _grid(reader, body, axes, group, report, span)
         except SourceError as error:
             report.error(error)
             report.finish()
@@ -202,26 +180,104 @@ def _read(
         report.error(fail("E221", f"grid= uses `{unknown[0]}`, which is no dim of the signature", span))
         report.finish()
     globals_ = signature.buffers.values()
-    stores = {s.buffer for s in walk(body) if isinstance(s, Store)}
-    loads = {e.buffer for e in walk_exprs(body) if isinstance(e, Load)}
+    stores, loads = _accesses(body)
     written = frozenset(b.name for b in globals_ if b in stores)
-    _warnings(body, stores, loads, results, written, report, span)
+    _warnings(body, stores, loads, results, written, signature, report, span)
     return KernelDef(
         name=function.__name__, params=tuple(signature.params), body=body, results=results, group=group, grid=grid,
         symbols=tuple(signature.dims), read=frozenset(b.name for b in globals_ if b in loads), written=written,
         notes=tuple(report.notes), span=span, doc=inspect.getdoc(function) or "",
-        constants=tuple(signature.constants.items()), explicit_grid=explicit, function=function,
+        constants=tuple(signature.constants.items()), explicit_grid=explicit, axes=axes,
+        config=tuple(sorted(reader.config.items())), fixed=tuple(sorted(signature.fixed.items())),
+        open=_open(body, signature.dims), function=function,
     )  # fmt: skip
 
 
-def _grid(reader: Reader, body: tuple[object, ...], group: int, report: Report, span: Span) -> tuple[Dim, ...]:
-    statements = tuple(reader.out)
+def _is_free(frame: Frame, signature: Signature) -> Callable[[str], bool]:
+    """Whether a name is bound nowhere: it may be a domain variable (rule R2)."""
+
+    def check(name: str) -> bool:
+        bound = name in frame.locals or name in signature.dims or name in signature.fixed or frame.captured(name)[0]
+        return not bound
+
+    return check
+
+
+def _outputs(body: Sequence[ast.stmt], signature: Signature) -> list[tuple[Dim, ...]]:
+    """The shapes that tiles are stored to as a whole, or returned for (rule R9), without a batch axis."""
+    found = [(name, signature.buffers[name].dims) for name in output_names(body) if name in signature.buffers]
+    if signature.result_dims and _returns_tile(body, signature):
+        found.append(("return", signature.result_dims))
+    return [dims[1:] if name in signature.batched else dims for name, dims in found]
+
+
+def _returns_tile(body: Sequence[ast.stmt], signature: Signature) -> bool:
+    values = [n.value for s in body for n in ast.walk(s) if isinstance(n, ast.Return) and n.value is not None]
+    return any(not (isinstance(v, ast.Name) and v.id in signature.buffers) for v in values)
+
+
+def _places_output(
+    domain: Domain, domains: Mapping[str, Domain], outputs: list[tuple[Dim, ...]], source: Source, report: Report
+) -> bool:
+    """Whether a domain variable that is in no written subscript places a tile of rule R9."""
+    for dims in outputs:
+        wanted = sum(known_equal(dim, domain.dim) for dim in dims)
+        wanted -= sum(d.written and known_equal(d.dim, domain.dim) for d in domains.values())
+        rivals = [d.name for d in domains.values() if not d.written and known_equal(d.dim, domain.dim)]
+        if wanted > 0 and len(rivals) > wanted:
+            names = " and ".join(f"`{name}`" for name in rivals)
+            raise fail("E211", f"{names} run over `{domain.dim}`, and the result does not say which of them place it",
+                       source.span(domain.first), "store the tile to a slice of a parameter")  # fmt: skip
+        if wanted > 0:
+            return True
+    return False
+
+
+def _accesses(body: tuple[Stmt, ...]) -> tuple[set[Buffer], set[Buffer]]:
+    """The buffers that are stored to, and those that are read."""
+    stores, loads = set[Buffer](), set[Buffer]()
+    for stmt in walk(body):
+        match stmt:
+            case Store(buffer):
+                stores.add(buffer)
+            case StoreTile(window):
+                stores.add(window.buffer)
+            case Copy(dst, src):
+                stores.add(dst.buffer)
+                loads.add(src.buffer)
+    for expr in walk_exprs(body):
+        match expr:
+            case Load(buffer):
+                loads.add(buffer)
+            case LoadTile(window):
+                loads.add(window.buffer)
+    return stores, loads
+
+
+def _open(body: tuple[Stmt, ...], dims: Sequence[str]) -> tuple[str, ...]:
+    """The dims that the shape of a tile or of shared memory depends on."""
+    shapes: list[Dim] = []
+    for stmt in walk(body):
+        if isinstance(stmt, Alloc):
+            shapes += stmt.buffer.dims
+        elif isinstance(stmt, (StoreTile, Copy)):
+            window = stmt.window if isinstance(stmt, StoreTile) else stmt.src
+            shapes += window.shape
+    for expr in walk_exprs(body):
+        if isinstance(expr.type, TileType):
+            shapes += expr.type.shape
+    return tuple(sorted({s for dim in shapes for s in symbols_of(dim)} & set(dims)))
+
+
+def _grid(
+    reader: Reader, statements: tuple[Stmt, ...], axes: tuple[Axis, ...], group: int, report: Report, span: Span
+) -> tuple[Dim, ...]:
     linear, by_group = uses_id(statements, "linear"), uses_id(statements, "group")
-    if any(value is not None and not isinstance(value, BufferRef) for value in _values(reader)):
+    if any((isinstance(r, Bound) and r.facts is None) or isinstance(r, Static) for r in returned_values(reader)):
         report.note("R9: a kernel that returns a scalar runs as one group", span)
         return (1,)
-    if reader.trips is not None:
-        return (reader.trips,)
+    if axes:
+        return tuple(axis.trips for axis in axes)
     if linear is not None:
         return groups_for(lanes_needed(statements, report, linear.span), group)
     if by_group is not None:
@@ -235,101 +291,23 @@ def _grid(reader: Reader, body: tuple[object, ...], group: int, report: Report, 
     return (1,)
 
 
-def _values(reader: Reader) -> list[object]:
-    count = reader.kernel_frame.env.get("return")
-    if not isinstance(count, Static):
-        return []
-    assert isinstance(count.value, tuple)
-    return [reader.kernel_frame.env.get(f"return.{k}") for k in range(count.value[1])]
-
-
-def _results(reader: Reader, signature: _Signature, report: Report, source: Source) -> tuple[Result, ...]:
-    """The results, and the stores of returned scalars to their buffers. Raises SourceError E213."""
-    if not reader.returns:
-        if isinstance(signature.returns, (DType, TensorSpec)):
-            raise fail("E213", "the kernel declares a result and has no `return`", source.name_span())
-        return ()
-    given = [(span, value) for span, value in reader.returns if value is not None]
-    if not given:
-        return ()
-    span = given[-1][0]
-    binding = reader.kernel_frame.env.get("return")
-    if isinstance(binding, Unset):
-        if all(isinstance(value, BufferRef) for _, value in given) and len({value for _, value in given}) == 1:
-            only = given[0][1]
-            assert isinstance(only, BufferRef)
-            reader.kernel_frame.env["return"], reader.kernel_frame.env["return.0"] = Static(("tuple", 1)), only
-        else:
-            raise fail("E213", "the paths of the kernel return different things, or some return nothing", span)
-    results: list[Result] = []
-    values = _values(reader)
-    declared = (
-        list(signature.returns)
-        if isinstance(signature.returns, (tuple, list))
-        else [signature.returns] * (len(values) == 1)
-    )
-    for at, value in enumerate(values):
-        want = declared[at] if at < len(declared) else None
-        match value:
-            case BufferRef(buffer) if buffer.space == "global":
-                if isinstance(want, DType):
-                    raise fail(
-                        "E213",
-                        f"the kernel declares a scalar of type {want} and returns the tensor `{buffer.name}`",
-                        span,
-                    )
-                results.append(Result(buffer.name, buffer, buffer.name))
-            case BufferRef(buffer):
-                raise fail(
-                    "E213",
-                    f"`{buffer.name}` is shared memory and cannot be returned",
-                    span,
-                    "return one of its elements, or store it to a parameter",
-                )
-            case Poison():
-                return ()
-            case Bound() | Static() if isinstance(value, Bound) or is_expr(value):
-                expr = Read(value.var, span) if isinstance(value, Bound) else to_expr(value, span)
-                if isinstance(want, TensorSpec):
-                    raise fail(
-                        "E213",
-                        f"the kernel declares a tensor and returns a scalar of type {held_type(expr).dtype}",
-                        span,
-                    )
-                if expr.type.varying:
-                    raise fail(
-                        "E213",
-                        "the returned scalar differs between the lanes of the group",
-                        span,
-                        "return a uniform value: an element of shared memory at a uniform index, or a group reduction",
-                    )
-                dtype = as_dtype(want) if want is not None else expr.type.dtype
-                name = "out" if len(values) == 1 else f"out{at}"
-                buffer = Buffer(name, (), dtype, "global", span)
-                reader.out.append(Store(buffer, (), to_expr(expr, span, dtype), False, span))
-                results.append(Result(name, buffer))
-            case _:
-                raise fail("E213", "the paths of the kernel return different things, or some return nothing", span)
-    names = [r.name for r in results]
-    for name in names:
-        if names.count(name) > 1:
-            raise fail("E213", f"`{name}` is returned twice", span)
-    return tuple(results)
-
-
 def _warnings(
-    body: tuple[object, ...],
+    body: tuple[Stmt, ...],
     stores: set[Buffer],
     loads: set[Buffer],
     results: tuple[Result, ...],
     written: frozenset[str],
+    signature: Signature,
     report: Report,
     span: Span,
 ) -> None:
+    for name, buffer in signature.buffers.items():
+        if buffer not in stores and buffer not in loads and not any(r.param == name for r in results):
+            report.warn("W207", f"`{name}` is neither read nor written", buffer.span)
     for result in results:
         if result.param is not None and result.param not in written:
             report.warn("W201", f"`{result.param}` is returned but never written", result.buffer.span)
-    for stmt in walk(body):  # type: ignore[arg-type]
+    for stmt in walk(body):
         if isinstance(stmt, Alloc) and stmt.buffer not in loads:
             how = "written but never read" if stmt.buffer in stores else "never used"
             report.warn("W202", f"the shared memory `{stmt.buffer.name}` is {how}", stmt.span)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import TypeAlias
@@ -18,13 +18,25 @@ from typing import TypeAlias
 import numpy as np
 
 import tessera.dtypes as dtypes
-from tessera.dtypes import DType
+from tessera.dtypes import DType, i64, promote
 from tessera.errors import Span, did_you_mean
-from tessera.kernel.operands import BufferRef, Items, Operand, Static, convert, held_type, is_expr, join_types, to_expr
+from tessera.kernel.operands import (
+    NOT_ELEMENTS,
+    Items,
+    Operand,
+    Static,
+    convert,
+    held_type,
+    is_expr,
+    join_types,
+    to_expr,
+)
 from tessera.kernel.report import Already, Report, fail
 from tessera.kernel.syntax import Source
-from tessera.kernel.tree import Assign, Expr, Read, Stmt, Var
+from tessera.kernel.tile_operands import Facts, Register, TileOp, cast_tile, key, may_equal
+from tessera.kernel.tree import Assign, Binary, DimValue, Elem, Expr, Read, Stmt, TileType, Var
 from tessera.kernel.vocabulary import namespace_of, word_of
+from tessera.kernel.windows import Contents, join_contents
 from tessera.shapes import Expr as DimExpr
 from tessera.shapes import symbol
 
@@ -37,6 +49,7 @@ class Bound:
 
     var: Var
     known: Expr | None = None
+    facts: Facts | None = None  # of a tile
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ class Poison:
     """Its definition had an error."""
 
 
-Binding: TypeAlias = Operand | Bound | Unset | Poison
+Binding: TypeAlias = Operand | Bound | Unset | Poison | Contents
 Env: TypeAlias = dict[str, Binding]
 
 
@@ -91,18 +104,30 @@ class Frame:
         return False, None
 
 
-def lookup(frame: Frame, name: str, dims: Sequence[str], span: Span, report: Report) -> Operand:
-    """What a name stands for at this point. Raises SourceError E203, E210."""
+def lookup(
+    frame: Frame,
+    name: str,
+    dims: Sequence[str],
+    span: Span,
+    report: Report,
+    free: Callable[[str, Span], Operand | None],
+) -> Operand:
+    """What a name stands for at this point; `free` knows some that are bound nowhere. Raises SourceError E203, E210."""
     binding = frame.env.get(name)
     match binding:
         case Poison():
             raise Already
         case Unset(why):
             raise fail("E210", f"`{name}` {why}", span, "give it a value on every path that leads here")
-        case Bound(var, known):
-            return Read(var, span, known)
+        case Bound(var, known, facts):
+            return Read(var, span, known) if facts is None else TileOp(Read(var, span), facts)
+        case Register(type_):
+            help = "ts.tile.fill gives it one"
+            raise fail("E210", f"`{name}` is allocated as {type_}, but has no value yet", span, help)
         case None:
             pass
+        case Contents():
+            raise AssertionError(name)
         case _:
             return binding
     if name in frame.locals:
@@ -119,8 +144,11 @@ def lookup(frame: Frame, name: str, dims: Sequence[str], span: Span, report: Rep
     if outside:
         return static_operand(value, name, span)
     if name == "math":
-        report.note("R10: `math` is known without an import", span)
+        report.once("R10: `math` is known without an import", span)
         return Static(math)
+    implied = free(name, span)
+    if implied is not None:
+        return implied
     near = did_you_mean(
         name, {*frame.env, *dims, *frame.closure, *(n for n in frame.function.__globals__ if not n.startswith("__"))}
     )
@@ -170,13 +198,21 @@ def _operand(binding: Binding, span: Span) -> Operand | None:
     """A binding's value, when it can be held as one element."""
     if isinstance(binding, Bound):
         return Read(binding.var, span)
-    if isinstance(binding, (Unset, Poison, Items, BufferRef)) or not is_expr(binding):
+    if isinstance(binding, (Unset, Poison, Contents)) or not is_expr(binding):
         return None
     return binding
 
 
-def _join(name: str, a: Binding, b: Binding, varying: bool, span: Span, prefix: str) -> Binding:
+def _join(
+    name: str, a: Binding, b: Binding, varying: bool, span: Span, prefix: str, invariant: Callable[[Expr], bool]
+) -> Binding:
     if a == b:
+        return a
+    if name.startswith("@"):
+        return join_state(name, a, b, span)
+    if isinstance(a, Bound) and isinstance(b, Bound) and a.facts is not None and b.facts is not None:
+        return join_tiles(prefix + name, a, b, span, invariant)
+    if isinstance(a, Register) and isinstance(b, Bound) and a.type == b.var.type:
         return a
     for side in (a, b):
         if isinstance(side, Poison):
@@ -190,10 +226,61 @@ def _join(name: str, a: Binding, b: Binding, varying: bool, span: Span, prefix: 
     return Bound(Var(prefix + name, join_types(x, y, varying)))
 
 
-def join_env(a: Env, b: Env, varying: bool, span: Span, prefix: str) -> Env:
-    """The bindings behind a place where two paths meet; `varying` when lanes may come from both."""
+def join_env(
+    a: Env, b: Env, varying: bool, span: Span, prefix: str, invariant: Callable[[Expr], bool] = lambda e: False
+) -> Env:
+    """The bindings behind a place where two paths meet; `varying` when lanes may come from both.
+
+    `invariant` says of an expression of sizes whether it has the same value on both paths.
+    """
     missing = Unset("is not assigned on every path")
-    return {name: _join(name, a.get(name, missing), b.get(name, missing), varying, span, prefix) for name in {**a, **b}}
+    return {
+        name: _join(name, a.get(name, missing), b.get(name, missing), varying, span, prefix, invariant)
+        for name in {**a, **b}
+    }
+
+
+def join_tiles(name: str, a: Bound, b: Bound, span: Span, invariant: Callable[[Expr], bool]) -> Binding:
+    """A tile that is one or the other; `a` is the one that comes first.
+
+    Where the valid parts differ: a count that both paths agree on holds for both. Else a tile that is updated
+    (`t += x`) is valid everywhere, and updates by ragged tiles change their part only; of one that is replaced, the
+    count is a variable.
+    """
+    x, y, s, t = a.facts, b.facts, a.var.type, b.var.type
+    assert x is not None and y is not None and isinstance(s, TileType) and isinstance(t, TileType)
+    if len(s.shape) != len(t.shape) or not all(map(may_equal, s.shape, t.shape)):
+        return Unset("stands for tiles of different shapes on different paths")
+    pinned = x.pinned
+    counts: list[Expr | None] = []
+    for axis, (c, d) in enumerate(zip(x.counts, y.counts, strict=True)):
+        place = Var(f"{name}#{axis}", Elem(i64))
+        same = (None if c is None else key(c)) == (None if d is None else key(d))
+        if same or (isinstance(c, Read) and c.var == place) or (x.pinned and d is None):
+            counts.append(c)
+        elif (c is None or invariant(c)) and (d is None or invariant(d)) and not x.pinned:
+            counts.append(d if c is None else c if d is None else Binary("min", c, d, Elem(i64), span))
+        elif x.pinned or y.updated:
+            pinned = True
+            counts.append(None)
+        else:
+            counts.append(Read(place, span))
+    origins = zip(x.origins, y.origins, strict=True)
+    facts = Facts(
+        tuple(counts),
+        tuple(o if p is None else p if o in (None, p) else None for o, p in origins),
+        x.tag if y.tag in (None, x.tag) else y.tag if x.tag is None else None,
+        zero=x.zero and y.zero, pinned=pinned, loaded=x.loaded and y.loaded,
+    )  # fmt: skip
+    dtype = s.dtype if s.dtype == t.dtype else promote(s.dtype, t.dtype)
+    return Bound(Var(name, TileType(s.shape, dtype)), None, facts)
+
+
+def join_state(name: str, a: Binding, b: Binding, span: Span) -> Binding:
+    """What shared memory holds: as far as both paths agree. Where one has not filled it, what the other one has."""
+    if isinstance(a, Contents) and isinstance(b, Contents):
+        return Contents(join_contents(a.facts, b.facts, name[1:], span))
+    return a if isinstance(a, Contents) else b
 
 
 def conversions(source: Env, target: Env, span: Span) -> list[Stmt]:
@@ -201,7 +288,9 @@ def conversions(source: Env, target: Env, span: Span) -> list[Stmt]:
     out: list[Stmt] = []
     for name, binding in target.items():
         old = source.get(name)
-        if isinstance(binding, Bound) and old is not None and not (isinstance(old, Bound) and old.var == binding.var):
+        if isinstance(binding, Bound) and binding.facts is not None:
+            out += _tile_conversions(old, binding, span)
+        elif isinstance(binding, Bound) and old is not None and not (isinstance(old, Bound) and old.var == binding.var):
             value = _operand(old, span)
             if value is not None:
                 out.append(
@@ -212,9 +301,24 @@ def conversions(source: Env, target: Env, span: Span) -> list[Stmt]:
     return out
 
 
+def _tile_conversions(source: Binding | None, target: Bound, span: Span) -> list[Stmt]:
+    assert target.facts is not None and isinstance(target.var.type, TileType)
+    if not isinstance(source, Bound) or source.facts is None:
+        return []
+    out: list[Stmt] = []
+    if source.var != target.var:
+        value = cast_tile(TileOp(Read(source.var, span), source.facts), target.var.type.dtype, span)
+        out.append(Assign(target.var, value.expr, span))
+    for axis, (want, have) in enumerate(zip(target.facts.counts, source.facts.counts, strict=True)):
+        if isinstance(want, Read) and want.var.name == f"{target.var.name}#{axis}" and want != have:
+            full = DimValue(target.var.type.shape[axis], Elem(i64), span)
+            out.append(Assign(want.var, full if have is None else have, span))
+    return out
+
+
 def hold(operand: Operand) -> bool:
     """Whether an operand has to be stored in a variable when a name is bound to it."""
-    return not isinstance(operand, (Static, BufferRef, Items))
+    return not isinstance(operand, NOT_ELEMENTS)
 
 
 def type_of(operand: Operand) -> str:

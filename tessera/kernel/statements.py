@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from types import FunctionType
 
 from tessera.dtypes import DType
 from tessera.errors import Call, SourceError, Span
+from tessera.kernel.attention_words import AttentionWords
 from tessera.kernel.expressions import effect_free
 from tessera.kernel.operands import (
+    NOT_ELEMENTS,
     BufferRef,
     Items,
     Operand,
@@ -26,14 +28,13 @@ from tessera.kernel.operands import (
     to_expr,
 )  # fmt: skip
 from tessera.kernel.report import Already, Report, fail
-from tessera.kernel.scope import Bound, Env, Frame, Poison, Unset, conversions, hold, join_env, static_operand
+from tessera.kernel.scope import Bound, Env, Frame, Poison, conversions, hold, join_env
 from tessera.kernel.syntax import (
-    function_source,
-    nested_return,
+    assigned_names,
     tail_returns,
 )
-from tessera.kernel.tree import Assign, Buffer, Elem, Expr, If, Read, Stmt, Store, Var
-from tessera.kernel.words import Words
+from tessera.kernel.tile_operands import TileOp, WindowRef, reads
+from tessera.kernel.tree import Assign, Buffer, Elem, Expr, If, Mask, Read, Stmt, Store, Var, Window
 from tessera.shapes import Dim
 
 __all__ = ["Statements"]
@@ -55,7 +56,7 @@ _HELP = {
 }
 
 
-class Statements(Words):
+class Statements(AttentionWords):
     """Reads the statements of one kernel, helpers inlined.
 
     `spread` says whether the kernel may have a work loop (rule R3): it uses no ids of the grid, has no explicit grid,
@@ -76,6 +77,26 @@ class Statements(Words):
         self.spreading = False  # inside a loop that is spread over lanes
         self.returns: list[tuple[Span, Operand | None]] = []
         self.kernel_frame = frame
+        self.mentioned: set[str] = set()  # names in the value that is being assigned
+
+    def state(self) -> dict[str, object]:
+        """The bindings of this place. `@b` says what the shared buffer b holds, `#b.slot.axis` is a count of it."""
+        return self.frame.env  # type: ignore[return-value]
+
+    def read_state(self, name: str, default: Operand, span: Span) -> Operand:
+        found = self.frame.env.get(name)
+        if isinstance(found, Bound):
+            return Read(found.var, span, found.known)
+        return found if isinstance(found, Static) else default
+
+    def write_state(self, name: str, value: Operand, span: Span) -> None:
+        if isinstance(value, Static):
+            self.frame.env[name] = value
+            return
+        expr = to_expr(value, span)
+        var = Var(name, expr.type)
+        self.out.append(Assign(var, expr, span))
+        self.frame.env[name] = Bound(var, pure(expr))
 
     # -- blocks ----------------------------------------------------------------------------------------------------
 
@@ -154,6 +175,7 @@ class Statements(Words):
             value = self.expr(node.value)
         finally:
             self.naming = None
+        self.mentioned = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
         if isinstance(first, (ast.Tuple, ast.List)) or len(node.targets) > 1:
             value = self._settled(value)
         for target in node.targets:
@@ -172,9 +194,13 @@ class Statements(Words):
         """The value held apart from the variables it was made of (for swaps, and tuples with a name)."""
         if isinstance(value, Items):
             return Items(tuple(self._settled(item) for item in value.items))
+        if isinstance(value, WindowRef):
+            value = self.tile(value, value.span)
+        if isinstance(value, TileOp):
+            return TileOp(self.temporary(value.expr), value.facts)
         if not hold(value):
             return value
-        assert not isinstance(value, (Static, BufferRef))
+        assert not isinstance(value, NOT_ELEMENTS)
         return self.temporary(value)
 
     def assign(self, target: ast.expr, value: Operand, span: Span) -> None:
@@ -192,8 +218,10 @@ class Statements(Words):
             case _:
                 raise fail("E208", "only names and elements of tensors can be assigned", self.span(target))
 
-    def bind_name(self, name: str, value: Operand, span: Span) -> None:
-        """`name = value`."""
+    def bind_name(self, name: str, value: Operand, span: Span, updated: bool = False) -> None:
+        """`name = value`; `updated` when the value was made from the name's old one."""
+        if isinstance(value, WindowRef):
+            value = self.tile(value, value.span)
         param = self.params.get(name)
         if (
             param is not None
@@ -209,22 +237,50 @@ class Statements(Words):
             )
         if isinstance(value, Items):
             value = self._settled(value)
+        if isinstance(value, TileOp):
+            self._bind_tile(name, value, span, updated or name in self.mentioned)
+            return
         if not hold(value):
-            assert isinstance(value, (Static, BufferRef, Items))
+            assert isinstance(value, NOT_ELEMENTS)
             self.frame.env[name] = value
             return
-        assert not isinstance(value, (Static, BufferRef, Items))
+        assert not isinstance(value, NOT_ELEMENTS) and isinstance(value.type, Elem)
         var = Var(self.frame.prefix + name, Elem(value.type.dtype, value.type.varying or self.varying))
         self.out.append(Assign(var, value, span))
         self.frame.env[name] = Bound(var, pure(value))
 
-    def store(self, target: ast.Subscript, value: Operand, span: Span) -> None:
-        """`x[i] = value`."""
-        buffer = self._target(target)
-        self._store(buffer, self.indices(buffer, target), value, span)
+    def _bind_tile(self, name: str, value: TileOp, span: Span, updated: bool) -> None:
+        """A tile. Where all of the old one counts (see `join_tiles`), a ragged update changes the valid part only."""
+        old = self.frame.env.get(name)
+        facts = replace(value.facts, updated=updated)
+        expr = value.expr
+        if updated and isinstance(old, Bound) and old.facts is not None and old.facts.pinned:
+            if old.var.type == expr.type and any(c is not None for c in facts.counts):
+                expr = Mask(expr, facts.counts, Read(old.var, span), value.type, span)
+                facts = replace(facts, counts=(None,) * len(facts.counts), zero=False)
+            facts = replace(facts, pinned=True)
+        var = Var(self.frame.prefix + name, value.type)
+        self.out.append(Assign(var, expr, span))
+        self.frame.env[name] = Bound(var, None, facts)
 
-    def _target(self, target: ast.Subscript) -> Buffer:
+    def store(self, target: ast.Subscript, value: Operand, span: Span) -> None:
+        """`x[i] = value`, of an element or a tile."""
+        found = self._target(target)
+        if isinstance(found, Window):
+            if not found.shape:
+                self._store(found.buffer, found.starts, value, span)
+            else:
+                self.store_window(found, value, span)
+            return
+        self._store(found, self.indices(found, target), value, span)
+
+    def _target(self, target: ast.Subscript) -> Buffer | Window:
+        """The buffer, where the subscript names an element of it, or the window that it names."""
         base = self.expr(target.value)
+        if isinstance(base, WindowRef) or (isinstance(base, BufferRef) and not self.names_element(base.buffer, target)):
+            window = self.window(base, target)
+            self.may_store(window.buffer, self.span(target))
+            return window
         if not isinstance(base, BufferRef):
             raise fail(
                 "E208",
@@ -236,7 +292,8 @@ class Statements(Words):
             raise fail("E208", f"`{base.buffer.name}` is declared Region[read]", self.span(target))
         return base.buffer
 
-    def _store(self, buffer: Buffer, indices: tuple[Expr, ...], value: Operand, span: Span) -> None:
+    def check_stored(self, buffer: Buffer, value: Operand, span: Span) -> None:
+        """Raises SourceError E206 for an element that a buffer cannot hold."""
         if not is_expr(value):
             raise fail("E206", f"an element of `{buffer.name}` cannot be {describe(value)}", span)
         have, want = held_type(value).dtype, buffer.dtype
@@ -255,7 +312,12 @@ class Statements(Words):
                 span,
                 f"convert it with ts.cast(..., ts.{want.base})",
             )
-        expr = to_expr(value, span, want)
+
+    def _store(self, buffer: Buffer, indices: tuple[Expr, ...], value: Operand, span: Span) -> None:
+        self.check_stored(buffer, value, span)
+        if buffer.space == "shared":
+            self.frame.env.pop(f"@{buffer.name}", None)
+        expr = to_expr(value, span, buffer.dtype)
         varying = self.varying or expr.type.varying or any(i.type.varying for i in indices)
         self.out.append(Store(buffer, indices, expr, varying, span))
 
@@ -265,13 +327,19 @@ class Statements(Words):
             read = ast.copy_location(ast.Name(node.target.id, ast.Load()), node.target)
             old = self.expr(read)
             if isinstance(old, BufferRef):
-                raise fail("E208", f"`{node.target.id}` is a tensor: name an element of it", span)
-            self.bind_name(node.target.id, self.binary(type(node.op), old, self.expr(node.value), span), span)
+                raise fail("E208", f"`{node.target.id}` is a tensor: name an element or a slice of it", span)
+            self.bind_name(node.target.id, self.binary(type(node.op), old, self.expr(node.value), span), span, True)
             return
         if not isinstance(node.target, ast.Subscript):
             raise fail("E208", "only names and elements of tensors can be assigned", span)
-        buffer = self._target(node.target)
-        indices = tuple(i if effect_free(i) else self.temporary(i) for i in self.indices(buffer, node.target))
+        found = self._target(node.target)
+        if isinstance(found, Window) and found.shape:
+            old = self.load_tile(found, self.span(node.target))
+            self.store_window(found, self.binary(type(node.op), old, self.expr(node.value), span), span)
+            return
+        buffer = found.buffer if isinstance(found, Window) else found
+        places = found.starts if isinstance(found, Window) else self.indices(found, node.target)
+        indices = tuple(i if effect_free(i) else self.temporary(i) for i in places)
         old = self.load(buffer, indices, self.span(node.target))
         self._store(buffer, indices, self.binary(type(node.op), old, self.expr(node.value), span), span)
 
@@ -306,90 +374,25 @@ class Statements(Words):
         env, span, prefix = self.frame.env, self.span(node), self.frame.prefix
         then, env_then = self.nested(lambda: self.block(node.body), env, varying)
         orelse, env_else = self.nested(lambda: self.block(node.orelse), env, varying)
-        joined = join_env(env_then, env_else, test.type.varying or self.varying, span, prefix)
+        serial = self._serial
+        invariant = self.invariant(assigned_names([*node.body, *node.orelse]), serial)
+        joined = join_env(env_then, env_else, test.type.varying or self.varying, span, prefix, invariant)
         then += conversions(env_then, joined, span)
         orelse += conversions(env_else, joined, span)
         self.frame.env = joined
         self.out.append(If(test, tuple(then), tuple(orelse), span))
 
-    # -- helpers ---------------------------------------------------------------------------------------------------
+    def invariant(self, names: set[str], serial: int) -> Callable[[Expr], bool]:
+        """Whether an expression of sizes is the same before and behind statements that assign these names."""
 
-    def inline(self, function: FunctionType, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
-        """A call of a plain Python function: its statements, then its value."""
-        depth, frame = 0, self.frame
-        while frame.caller is not None:
-            depth, frame = depth + 1, frame.caller
-        if depth >= _HELPER_DEPTH:
-            raise fail(
-                "E202",
-                f"`{function.__name__}` calls itself, or calls are nested too deeply",
-                span,
-                "helpers are inlined",
-            )
-        source = function_source(function)
-        self._serial += 1
-        inner = Frame(source, function, f"{self.frame.prefix}{function.__name__}.{self._serial}.", {}, span, self.frame)
-        late = nested_return(source.node.body)
-        outer, self.frame = self.frame, inner
-        outer_out, self.out = self.out, []
-        self.level += 1
-        try:
-            if late is not None:
-                raise self._placed(
-                    fail("E213", "a `return` inside a loop is not supported in a kernel", self.span(late))
-                )
-            self._bind_arguments(inner, args, kwargs, span)
-            before = len(self.report.errors)
-            self.block(tail_returns(source.node.body))
-            if len(self.report.errors) > before:
-                raise Already
-            value = self._returned(inner, span)
-            statements = self.out
-        finally:
-            self.frame, self.out = outer, outer_out
-            self.level -= 1
-        self.out.extend(statements)
-        return value
+        def check(expr: Expr) -> bool:
+            for name in reads(expr):
+                last = name.removeprefix(self.frame.prefix)
+                if last in names or name.startswith("?") or "#" in name:
+                    return False
+                number = last.rpartition(".")[2]
+                if number.isdigit() and int(number) > serial:
+                    return False
+            return True
 
-    def _bind_arguments(self, inner: Frame, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> None:
-        function, node = inner.function, inner.source.node
-        spec = node.args
-        if spec.vararg or spec.kwarg:
-            raise fail("E202", "star parameters are not supported in a kernel", span)
-        positional = [a.arg for a in [*spec.posonlyargs, *spec.args]]
-        names = [*positional, *(a.arg for a in spec.kwonlyargs)]
-        if len(args) > len(positional):
-            raise fail("E218", f"`{function.__name__}` takes {len(positional)} arguments, {len(args)} are given", span)
-        bound = dict(zip(positional, args, strict=False))
-        for key, value in kwargs.items():
-            if key in bound or key not in names:
-                raise fail("E218", f"`{function.__name__}` has no argument `{key}` to give here", span)
-            bound[key] = value
-        defaults = dict(zip(reversed(positional), reversed(function.__defaults__ or ()), strict=False)) | (
-            function.__kwdefaults__ or {}
-        )
-        for name in names:
-            if name not in bound:
-                if name not in defaults:
-                    raise fail("E218", f"`{function.__name__}` needs `{name}`", span)
-                bound[name] = static_operand(defaults[name], name, span)
-            self.bind_name(name, bound[name], span)
-
-    def _returned(self, inner: Frame, span: Span) -> Operand:
-        value = inner.env.get("return")
-        match value:
-            case None:
-                return Static(None)
-            case Unset():
-                raise fail("E213", f"not every path of `{inner.function.__name__}` returns a value", span)
-            case Static(("tuple", int() as count)):
-                return Items(tuple(self._returned_item(inner.env[f"return.{k}"], span) for k in range(count)))
-            case _:
-                return self._returned_item(value, span)
-
-    def _returned_item(self, value: object, span: Span) -> Operand:
-        if isinstance(value, Bound):
-            return Read(value.var, span, value.known)
-        if isinstance(value, (Unset, Poison)):
-            raise Already
-        return value  # type: ignore[return-value]
+        return check

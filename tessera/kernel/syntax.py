@@ -15,7 +15,10 @@ from types import FunctionType
 
 from tessera.errors import SourceError, Span
 
-__all__ = ["Source", "carried_names", "function_source", "mentions", "store_targets", "tail_returns", "tainted_names"]
+__all__ = [
+    "Source", "assigned_names", "carried_names", "function_source", "mentions", "store_targets", "tail_returns",
+    "tainted_names",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,11 @@ def tainted_names(body: Sequence[ast.stmt], start: set[str]) -> set[str]:
                     names.update(_targets(node.target))
         if len(names) == before:
             return names
+
+
+def assigned_names(body: Sequence[ast.stmt]) -> set[str]:
+    """The names that statements assign."""
+    return {n.id for stmt in body for n in ast.walk(stmt) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def store_targets(body: Sequence[ast.stmt]) -> list[ast.Subscript]:

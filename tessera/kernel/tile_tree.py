@@ -32,7 +32,7 @@ from tessera.errors import Span
 from tessera.shapes import Dim
 
 if TYPE_CHECKING:
-    from tessera.kernel.tree import Buffer, Expr
+    from tessera.kernel.tree import Buffer, Elem, Expr
 
 __all__ = [
     "Axis", "Broadcast", "Commit", "Copy", "Iota", "LoadTile", "Mask", "Mma", "Permute", "ReduceTile", "Splat",
@@ -134,6 +134,7 @@ class Permute:
 @dataclass(frozen=True)
 class ReduceTile:
     """`add`, `max`, `min` over one axis, which goes away. Operands have the accumulating type (f32, f64, i32, i64).
+    Of a tile of rank 1 the result is a uniform element.
 
     The meaning of `add` is the tree of halves: with n the next power of two of the extent and identities behind the
     end, element l takes in element l + n/2, and so on. `max` and `min` propagate NaN.
@@ -142,7 +143,7 @@ class ReduceTile:
     op: str
     a: Expr
     axis: int
-    type: TileType
+    type: TileType | Elem
     span: Span
 
 

@@ -31,6 +31,11 @@ class Namespace:
     name: str
 
 
+@dataclass(frozen=True)
+class Config:
+    """What `ts.tile.context()` gives: schedule parameters and dims by name."""
+
+
 #: functions of one float element: word -> arith operation
 UNARY = {
     name: name
@@ -46,8 +51,23 @@ ELEMENT = frozenset({"abs", "maximum", "minimum", "max", "min", "where", "cast",
 #: operations that exist in `ts.tile` only
 TILE = frozenset({
     "linear_id", "group_id", "lane_id", "local_id", "group_size", "range", "alloc_shared", "barrier",
-    "reduce_sum", "reduce_max", "reduce_min",
+    "reduce_sum", "reduce_max", "reduce_min", "alloc_register", "zeros", "full", "fill", "arange", "context", "load",
+    "store", "load_vector", "store_vector", "cp_async", "load_async", "cp_commit_group", "cp_wait_group", "mma",
+    "matmul", "dot", "transpose", "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
+    "causal_mask", "apply_causal_mask", "online_softmax", "update_accumulator",
 })  # fmt: skip
+
+#: words whose first argument is a place, not a value
+PLACES = frozenset({"load", "store", "load_vector", "store_vector", "fill", "update_accumulator"})
+
+#: words that mean the same on every element of a tile
+ELEMENTWISE = ELEMENT | {"int", "float", "bool", "int_floor", "int_ceil", "python_round"}
+
+#: operations of a group that name a tile: a loop around them is not shared by lanes
+COLLECTIVE = TILE - {"linear_id", "group_id", "group_size", "range"}
+
+#: words of tiles that `ts` has too
+_BOTH = frozenset({"sum", "matmul", "zeros", "full", "arange", "transpose"})
 
 #: Python's own functions
 _BUILTINS: dict[object, str] = {
@@ -88,8 +108,10 @@ def attribute(space: Namespace, name: str) -> Word | Namespace | None:
     if space.name == "tessera":
         if name == "tile":
             return Namespace("tessera.tile")
-        return Word(name, f"ts.{name}") if name in UNARY or name in ELEMENT else None
-    return Word(name, f"ts.tile.{name}") if name in TILE or name in UNARY or name in ELEMENT else None
+        return Word(name, f"ts.{name}") if name in UNARY or name in ELEMENT or name in _BOTH else None
+    if name in TILE or name in UNARY or name in ELEMENT:
+        return Word(name, f"ts.tile.{name}")
+    return None
 
 
 def known_words(space: Namespace) -> list[str]:

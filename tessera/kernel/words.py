@@ -6,7 +6,7 @@ import math
 
 from tessera.dtypes import DType, bool_, f32, i64
 from tessera.errors import Span
-from tessera.kernel.expressions import Expressions
+from tessera.kernel.calls import Calls
 from tessera.kernel.operands import (
     BufferRef,
     Items,
@@ -23,13 +23,14 @@ from tessera.kernel.operands import (
     to_expr,
 )
 from tessera.kernel.report import fail
+from tessera.kernel.tile_operands import TileOp
 from tessera.kernel.tree import Alloc, Barrier, Buffer, Compare, Elem, Id, Reduce, Unary, Where
 from tessera.shapes import Dim
 
 __all__ = ["Words"]
 
 
-class Words(Expressions):
+class Words(Calls):
     """Each word takes what the user wrote for it, its arguments by position and by name, and the place of the call."""
 
     # -- elements --------------------------------------------------------------------------------------------------
@@ -65,6 +66,8 @@ class Words(Expressions):
 
     def word_len(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         match self.bind(name, "x", args, kwargs, span)[0]:
+            case TileOp() as tile:
+                return Static(tile.shape[0])
             case BufferRef(buffer) if buffer.rank:
                 return Static(buffer.dims[0])
             case Items(items):
@@ -90,14 +93,24 @@ class Words(Expressions):
             result = arithmetic(op, result, arg, span)
         return result
 
+    def reduction(self, op: str, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+        raise AssertionError("given by the subclass")
+
     def word_max(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+        if args and self.is_tile(args[0]) and (len(args) == 1 or kwargs):
+            return self.reduction("max", name, args, kwargs, span)
         return self._extremum("max", name, args, kwargs, span)
 
     def word_min(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+        if args and self.is_tile(args[0]) and (len(args) == 1 or kwargs):
+            return self.reduction("min", name, args, kwargs, span)
         return self._extremum("min", name, args, kwargs, span)
 
-    word_maximum = word_max
-    word_minimum = word_min
+    def word_maximum(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+        return self._extremum("max", name, args, kwargs, span)
+
+    def word_minimum(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+        return self._extremum("min", name, args, kwargs, span)
 
     def word_pow(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         a, b = self.bind(name, "a b", args, kwargs, span)
@@ -185,7 +198,10 @@ class Words(Expressions):
 
     def _reduce(self, op: str, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         self.collective(name, span)
-        x = to_expr(self.bind(name, "x", args, kwargs, span)[0], span)
+        value = self.bind(name, "x", args, kwargs, span)[0]
+        if self.is_tile(value):
+            return self.all_reduced(op, self.tile(value, span), span)
+        x = to_expr(value, span)
         dtype = x.type.dtype
         x = convert(x, (dtype.accum if op == "add" else dtype.wide) if dtype.kind != "bool" else i64)
         return self.temporary(Reduce(op, x, Elem(x.type.dtype), span), "reduced")
@@ -198,6 +214,24 @@ class Words(Expressions):
 
     def word_reduce_min(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         return self._reduce("min", name, args, kwargs, span)
+
+    def _dims(self, operand: Operand, what: str, span: Span) -> tuple[Dim, ...]:
+        """A shape: positive compile-time integers, or dims that are fixed when the kernel is specialised."""
+        items = operand.items if isinstance(operand, Items) else (operand,)
+        dims: list[Dim] = []
+        for item in items:
+            size = static_dim(item)
+            if size is None or (isinstance(size, int) and size < 1):
+                shown = str(item.value) if isinstance(item, Static) else "a value known at run time only"
+                raise fail("E212", f"the shape of {what} must be positive compile-time integers, not {shown}", span)
+            dims.append(size)
+        return tuple(dims)
+
+    def _fresh_name(self, name: str) -> str:
+        """A name that no other shared buffer has."""
+        count = self._buffers.get(name, 0)
+        self._buffers[name] = count + 1
+        return f"{name}.{count}" if count else name
 
     def word_alloc_shared(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         """alloc_shared((64, 32), ts.f32) or alloc_shared(64, 32, dtype=ts.f32), with swizzle= and alignment=."""
@@ -218,16 +252,7 @@ class Words(Expressions):
             shape = args[0] if len(args) == 1 and isinstance(args[0], Items) else Items(tuple(args))
         elif args:
             raise fail("E218", f"`{name}` is given its shape twice", span)
-        items = shape.items if isinstance(shape, Items) else (shape,)
-        dims: list[Dim] = []
-        for item in items:
-            size = constant_dim(item)
-            if size is None or size < 1:
-                shown = str(item.value) if isinstance(item, Static) else "a value known at run time only"
-                raise fail(
-                    "E212", f"the shape of shared memory must be positive compile-time integers, not {shown}", span
-                )
-            dims.append(size)
+        dims = self._dims(shape, "shared memory", span)
         if not isinstance(dtype, Static) or not isinstance(dtype.value, DType):
             raise fail(
                 "E212", "shared memory needs an element type", span, "write ts.tile.alloc_shared((128,), ts.f32)"
@@ -240,8 +265,7 @@ class Words(Expressions):
         if alignment is not None and (not isinstance(alignment, int) or alignment not in (1, 2, 4, 8, 16, 32, 64, 128)):
             raise fail("E212", f"alignment is a power of two up to 128, not {alignment!r}", span)
         self._serial += 1
-        buffer = Buffer(
-            self.naming or f"shared.{self._serial}", tuple(dims), dtype.value.base, "shared", span, swizzle, alignment
-        )
+        label = self._fresh_name(self.naming or f"shared.{self._serial}")
+        buffer = Buffer(label, dims, dtype.value.base, "shared", span, swizzle, alignment)
         self.out.append(Alloc(buffer, span))
         return BufferRef(buffer)

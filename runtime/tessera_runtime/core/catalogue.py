@@ -65,7 +65,7 @@ _ENTRIES = (
           "An operation was given something of the wrong type: a float where an integer must stand, a tensor where "
           "one element is needed, and so on."),
     Entry("E207", "wrong rank of a subscript", 3,
-          "An element of a tensor has one index per axis."),
+          "An element of a tensor has one index per axis; a slice at most so many. A tile has `:` and `None`."),
     Entry("E208", "cannot be stored to", 3,
           "Only elements of tensor parameters and of shared memory can be stored to, and names bound."),
     Entry("E209", "group operation under divergent control flow", 3,
@@ -76,10 +76,11 @@ _ENTRIES = (
           "The number of groups cannot be told from the kernel, or is ambiguous. State it with "
           "@ts.kernel(grid=...)."),
     Entry("E212", "bad allocation of shared memory", 3,
-          "Shared memory has a shape of compile-time integers and an element type."),
+          "Shared memory and tiles have a shape of compile-time integers, or of dims that are then fixed when the "
+          "kernel is compiled, and an element type."),
     Entry("E213", "bad result of a kernel", 3,
-          "A kernel returns parameters, or scalars that are the same for all lanes, and the same on every path; not "
-          "inside a loop."),
+          "A kernel returns parameters, tiles, or scalars that are the same for all lanes, and the same on every "
+          "path; not inside a loop."),
     Entry("E214", "state carried across a work loop", 3,
           "The iterations of a work loop run in parallel (rule R3), so no variable can pass from one to the next."),
     Entry("E215", "race", 3,
@@ -100,6 +101,15 @@ _ENTRIES = (
           "group= is a power of two up to 1024; grid= is one to three sizes made of dims of the signature."),
     Entry("E222", "wrong arguments of a kernel", 3,
           "A kernel was called with arguments that it does not have, or with memory that it cannot use."),
+    Entry("E223", "tiles do not fit together", 3,
+          "The shapes of tiles do not agree, or a vector meets a tile of rank 2 and nothing says whether it has one "
+          "element per row or per column. Write v[:, None] or v[None, :]."),
+    Entry("E224", "bad slice of memory", 3,
+          "A slice names a tile of one to three axes whose widths are known while compiling, as in x[i:i+64]. What "
+          "lies past the end of the tensor is masked."),
+    Entry("E225", "copy still in flight", 3,
+          "Shared memory is used while an asynchronous copy into it may not have completed. Put cp_commit_group and "
+          "cp_wait_group, or a barrier, in between."),
     Entry("W201", "returned parameter never written", 3,
           "The kernel returns a parameter that it does not store to."),
     Entry("W202", "shared memory not used", 3,
@@ -108,6 +118,14 @@ _ENTRIES = (
           "A dim of the signature has the name of something in the module; in the kernel it means the dim."),
     Entry("W204", "kernel without effect", 3,
           "The kernel stores to no parameter and returns nothing."),
+    Entry("W205", "vector along the wrong axis", 3,
+          "A vector with one element per row of a tile is laid along that tile's columns. Where both have the same "
+          "size nothing else would show it."),
+    Entry("W206", "double correction", 3,
+          "A sum of exp(x - m) is multiplied by exp(y - m) with the same m, so that it is scaled to the maximum twice. "
+          "In an online softmax the sum of a block is added as it is when its terms use the new maximum."),
+    Entry("W207", "parameter not used", 3,
+          "A tensor parameter is neither read nor written. Was it meant to be an output?"),
     # --- E3xx: shapes, dtypes, operators at trace time -------------------------------------------------------------
     Entry("E301", "element type or policy not understood", 3,
           "A dtype string, policy or dtype argument names no element type. The message shows the column where "
@@ -220,8 +238,6 @@ _ENTRIES = (
           "No disassembler that can still be had reads code for this target."),
     Entry("E541", "too much shared memory", 4,
           "A kernel needs more shared memory for one group than the target has. Use smaller tiles or fewer buffers."),
-    Entry("E542", "tile has no form on this target", 4,
-          "A tile is used in a way that the target's lowering has no form for."),
     Entry("W511", "LLVM warning", 4,
           "LLVM printed a warning while it compiled a module."),
     Entry("W532", "assembler advisory", 4,

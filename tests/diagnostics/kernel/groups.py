@@ -102,7 +102,7 @@ def shared_result(x: ts.Tensor["N", ts.f32]):
 
 @ts.kernel
 def allocations(x: ts.Tensor["N", ts.f32]):
-    a = ts.tile.alloc_shared((N,), ts.f32)  #! E212 ts.tile.alloc_shared((N,), ts.f32)
+    a = ts.tile.alloc_shared((ts.tile.group_id(),), ts.f32)  #! E212 ts.tile.alloc_shared((ts.tile.group_id(),), ts.f32)
     b = ts.tile.alloc_shared((4,))  #! E212 ts.tile.alloc_shared((4,))
     c = ts.tile.alloc_shared((4,), ts.f32, swizzle="zig")  #! E212 ts.tile.alloc_shared((4,), ts.f32, swizzle="zig")
     d = ts.tile.alloc_shared(4, 4, dtype=ts.f32, alignment=3)  #! E212 ts.tile.alloc_shared(4, 4, dtype=ts.f32, alignment=3)
