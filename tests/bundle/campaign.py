@@ -117,7 +117,10 @@ class Subject:
         found = _results(bundle, self.calls)
         if found == self.expected:
             return "ran, same results"
-        return "other results" if case.kind == "raw" else "ran, another digest"
+        if case.kind == "raw":
+            return "other results"
+        codes = sorted({value for value in found.values() if isinstance(value, str)})
+        return "ran, another digest: " + (f"calls refused by {' '.join(codes)}" if codes else "its own results")
 
 
 def work(path: Path, seed: int, start: int, stop: int) -> None:

@@ -1,4 +1,4 @@
-"""A second reader of bundles, from specs/bundle.md and specs/bundle.schema.json alone. It shares no code with the first.
+"""A second reader of bundles, from specs/bundle.md and specs/bundle.schema.json alone, sharing no code with the first.
 
 Where the first builds the bytes that the format prescribes and compares, this one parses. `read` gives `ok` or a code.
 """
