@@ -2,8 +2,8 @@
 
     text = llvm_text(module.of_kind("target.func"), load("x86-64-v4"))
 
-Structured control flow becomes blocks and phis; every other operation is a row of the tables in `llvm_arith` and
-`llvm_target`. No fast-math flag and no contraction is ever written: `arith.fma` is the only fused operation.
+Structured control flow becomes blocks and phis; every other operation is a row of a table, in `llvm_arith`,
+`llvm_target` or `llvm_ptx`. No fast-math flag and no contraction is ever written: only `arith.fma` is fused.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import Arch
 from tesseracc.codegen.llvm_arith import ARITH
 from tesseracc.codegen.llvm_debug import Debug
+from tesseracc.codegen.llvm_ptx import PTX
 from tesseracc.codegen.llvm_target import TARGET
 from tesseracc.codegen.llvm_text import Table, Writer, is_signed
 from tesseracc.ir.types import PtrType
 from tesseracc.ir.value import Func, Op, Region
 
-TABLE: Table = {**ARITH, **TARGET}
+TABLE: Table = {**ARITH, **TARGET, **PTX}
 
 
 def llvm_text(funcs: Sequence[Func], arch: Arch, *, debug: bool = False) -> str:
@@ -115,7 +116,7 @@ def _region(w: Writer, region: Region) -> None:
         found = handler(w, op)
         if op.results:
             assert found is not None
-            w.names[op.result] = found
+            w.names.update(zip(op.results, [found] if isinstance(found, str) else found, strict=True))
 
 
 def _if(w: Writer, op: Op) -> None:

@@ -18,7 +18,8 @@ from tesseracc.ir.value import Attr, Loc, Op, Value
 _FLOATS = {"f64": "double", "f32": "float"}
 _NVPTX_SPACES = {"global": 1, "shared": 3, "local": 5, "generic": 0}
 
-Handler: TypeAlias = "Callable[[Writer, Op], str | None]"
+#: gives the name of the result, or of each result
+Handler: TypeAlias = "Callable[[Writer, Op], str | list[str] | None]"
 
 
 def scalar_text(dtype: str) -> str:

@@ -58,7 +58,7 @@ class TileValues:
     def do_tile_coordinate(self, op: Op) -> Array:
         type_ = op.result.type
         assert isinstance(type_, TileType)
-        found: Array = np.indices(type_.shape, np.int64)[op.attrs["axis"]]
+        found: Array = np.indices(type_.shape, np_dtype(type_.dtype))[op.attrs["axis"]]
         return found
 
     def do_tile_broadcast(self, op: Op) -> Array:
@@ -68,7 +68,8 @@ class TileValues:
         shape = [1] * len(type_.shape)
         for size, axis in zip(source.shape, op.attrs["axes"], strict=True):
             shape[axis] = size
-        return np.broadcast_to(source.reshape(shape), type_.shape).copy()
+        found: Array = np.broadcast_to(source.reshape(shape), type_.shape).copy()
+        return found
 
     def do_tile_transpose(self, op: Op) -> Array:
         return np.ascontiguousarray(np.transpose(self.values[op["a"]], op.attrs["perm"]))
@@ -110,6 +111,8 @@ class TileValues:
         memory: Memory = self.values[op["buf"]]
         value: Array = self.values[op["value"]]
         flat, inside = self._places(memory, value.shape, op.attrs["axes"], op.group("indices"))
+        for axis, count in enumerate(op.group("counts")):
+            inside &= np.indices(value.shape, np.int64)[axis] < int(self.values[count])
         self._touch(op, memory, flat[inside], written=True)
         memory.array.reshape(-1)[flat[inside]] = value[inside]
 

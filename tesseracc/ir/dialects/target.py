@@ -119,3 +119,31 @@ define(
 define("target.ballot", "a", infer=lambda v, a: (with_element(I64, "i32"),), effect="sync", doc="Warp vote (GPU).")
 define("target.fence", effect="sync", doc="Earlier stores, non-temporal ones too, are visible before later ones (CPU).")
 define("target.prefetch", "ptr", "locality:int=3", effect="sync", doc="Prefetch for reading (CPU).")
+define(
+    "target.mma",
+    "a* b* acc*",
+    "instruction:str",
+    effect="sync",
+    doc="A matrix instruction on fragments in registers, as PTX spells it (GPU).",
+)
+define(
+    "target.ldmatrix",
+    "ptr",
+    "count:int trans:bool=false",
+    effect="read",
+    doc="`count` 8x8 matrices of 16-bit units from shared memory, a word of each to every lane (GPU).",
+)
+define(
+    "target.copy_async",
+    "dst src count",
+    "bytes:int",
+    effect="write",
+    doc="Starts a copy of `bytes` (4, 8, 16) from global to shared memory; bytes from `count` on are 0 (GPU).",
+)
+define("target.commit_copies", effect="sync", doc="Closes this thread's group of copies (GPU).")
+define(
+    "target.wait_copies",
+    attrs="pending:int",
+    effect="sync",
+    doc="Until at most `pending` of this thread's groups of copies are unfinished; 0: all copies (GPU).",
+)

@@ -50,7 +50,7 @@ def _check_full(op: Op) -> str | None:
 
 def _check_coordinate(op: Op) -> str | None:
     type_ = _tile(op.result.type)
-    if type_.dtype != "i64" or not 0 <= op.attrs["axis"] < len(type_.shape):
+    if type_.dtype not in ("i32", "i64") or not 0 <= op.attrs["axis"] < len(type_.shape):
         return f"no coordinates along axis {op.attrs['axis']} in {type_}"
     return None
 
@@ -90,6 +90,9 @@ def _check_read(op: Op) -> str | None:
 def _check_write(op: Op) -> str | None:
     type_ = _tile(op["value"].type)
     problem = _block(op["buf"].type, type_.shape, op.attrs["axes"], op.group("indices"))
+    counts = op.group("counts")
+    if counts and (len(counts) != len(type_.shape) or any(v.type != I64 for v in counts)):
+        return f"needs one i64 count for each axis of {type_}"
     return problem or (None if element(op["buf"].type) == type_.dtype else f"writes {type_} to {op['buf'].type}")
 
 
@@ -114,15 +117,15 @@ def _check_element(op: Op) -> str | None:
 
 
 define("tile.full", "a", verify=_check_full, doc="A tile with the scalar in every element.")
-define("tile.coordinate", attrs="axis:int", verify=_check_coordinate, doc="Every element's index along an axis (i64).")
+define("tile.coordinate", attrs="axis:int", verify=_check_coordinate, doc="Every element's index along an axis.")
 define(
     "tile.broadcast",
     "a",
     "axes:tuple",
     verify=_check_broadcast,
-    doc="Axis i of the operand becomes axis axes[i]; along new axes, and those of size 1, elements repeat.",
+    doc="Axis i of the operand becomes axis axes[i]; along new axes and those of size 1 elements repeat.",
 )
-define("tile.transpose", "a", "perm:tuple", infer=_transpose, doc="Axis i of the result is axis perm[i] of the operand.")
+define("tile.transpose", "a", "perm:tuple", infer=_transpose, doc="Axis i of the result is the operand's axis perm[i].")
 define("tile.fold", "a", "axis:int kind:str", infer=_fold, doc="Reduces an axis, by halving it; see the module.")
 define(
     "tile.read",
@@ -134,11 +137,14 @@ define(
 )
 define(
     "tile.write",
-    "value buf indices*",
+    "value buf indices* counts*",
     "axes:tuple",
     effect="write",
     verify=_check_write,
-    doc="Stores a tile as the block of a buffer that begins at `indices`; what lies outside of the buffer is dropped.",
+    doc=(
+        "Stores a tile as the block of a buffer that begins at `indices`; what lies outside of the buffer is dropped, "
+        "and what is not below `counts` (one per axis of the tile, or none)."
+    ),
 )
 define(
     "tile.copy_async",

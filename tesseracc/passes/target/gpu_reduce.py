@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 WARP = 32
 
 
-def _shuffle_down(low: Lowering, value: Value, distance: int) -> Value:
-    """The value of the lane `distance` further on, for any element type."""
+def shuffle(low: Lowering, value: Value, distance: int, mode: str) -> Value:
+    """The value of the lane `distance` further on (`down`), or with other bits (`bfly`), for any element type."""
     b = low.b
     dtype = element(value.type)
     offset = b.const(distance, "i32")
     if size_of(dtype) < 4 or dtype == "bool":
         wide = b.op("arith.cast", value, to="i32")
-        return b.op("arith.cast", b.op("target.shfl", wide, offset, mode="down"), to=dtype)
+        return b.op("arith.cast", b.op("target.shfl", wide, offset, mode=mode), to=dtype)
     bits = value if dtype[0] == "i" else b.op("arith.bitcast", value, to=f"i{8 * size_of(dtype)}")
     if size_of(dtype) == 4:
-        moved = b.op("target.shfl", bits, offset, mode="down")
+        moved = b.op("target.shfl", bits, offset, mode=mode)
     else:
         # two halves of 32 bits
-        parts = [b.op("target.shfl", _half(low, bits, shift), offset, mode="down") for shift in (0, 32)]
+        parts = [b.op("target.shfl", _half(low, bits, shift), offset, mode=mode) for shift in (0, 32)]
         words = [b.op("arith.cast", b.op("arith.bitcast", part, to="u32"), to="u64") for part in parts]
         high = b.op("arith.shl", words[1], b.const(32, "u64"))
         moved = b.op("arith.bitcast", b.op("arith.or", high, words[0]), to="i64")
@@ -74,7 +74,7 @@ def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
             low.barrier()
     while width > 1:
         width //= 2
-        value = b.op(f"arith.{kind}", value, _shuffle_down(low, value, width))
+        value = b.op(f"arith.{kind}", value, shuffle(low, value, width, "down"))
     result = b.op("target.shared", offset=low.shared.scratch("reduced", size))
     first = b.op("arith.cmp", thread, b.const(0), pred="eq")
 

@@ -1,7 +1,7 @@
 """`tile.fold` and `tile.element` on a CPU.
 
-The order of a fold is fixed (dialects/tile_values.py): the axis, padded to a power of two, is halved. Along rows the upper
-halvings join whole chunks of columns, the last ones happen inside a vector. Along any other axis whole rows are
+The order of a fold is fixed (dialects/tile_values.py): the axis, padded to a power of two, is halved. Along rows the
+upper halvings join whole chunks of columns, the last ones happen inside a vector. Along any other axis whole rows are
 joined, chunk by chunk of the columns.
 """
 

@@ -1,18 +1,18 @@
 """`tile-to-gpu`: a `tile.kernel` becomes one function per thread.
 
 A uniform value is computed by every thread, a lanes value is the thread's own element: both are scalars here. Control
-flow with varying conditions is ordinary control flow of the thread. What a group does together (reductions, tiles)
-is in `gpu_reduce.py` and `gpu_tiles.py`.
+flow with varying conditions is ordinary control flow of the thread. What a group does together is in the `gpu_*.py`
+beside this: reductions, and tiles, which are spread over the threads' registers (gpu_spread.py, gpu_layouts.py).
 
 Memory order inside a group is program order (dialects/tile.py). Element accesses that would need a barrier for
-that are errors in the program, so barriers are added only around what the lowering itself shares between threads,
-and behind a uniform store to a buffer that the kernel also reads.
+that are errors in the program, so barriers are added only around what operations on tiles and the lowering itself share
+between threads, and behind a uniform store to a buffer that the kernel also reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from tessera.shapes import Dim
 from tessera_runtime.core.errors import TesseraError
@@ -21,37 +21,18 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, Type, element, size_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
-from tesseracc.passes.target.dims import emit_dim, flat_index
-from tesseracc.passes.target.gpu_memory import Shared
+from tesseracc.layout.linear import LinearLayout
+from tesseracc.passes.target.dims import emit_dim
+from tesseracc.passes.target.gpu_blocks import Swizzle, lower_copy, lower_read, lower_write, memory_of, operand_buffers
+from tesseracc.passes.target.gpu_convert import convert, lower_broadcast, lower_fold, lower_transpose
+from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile, lower_map, tile_arith
+from tesseracc.passes.target.gpu_layouts import Layouts
+from tesseracc.passes.target.gpu_matrix import lower_mma
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State
+from tesseracc.passes.target.gpu_spread import Free, Spread, registers
 from tesseracc.passes.target.interface import interface
 
-
-@dataclass(slots=True)
-class Registers:
-    """A tile held in registers: `pieces` are the thread's elements, in the order of `gpu_tiles.coordinates`."""
-
-    shape: tuple[int, int]
-    pieces: list[Value]
-
-
-@dataclass(slots=True)
-class SharedTile:
-    """A tile in shared memory, row-major."""
-
-    shape: tuple[int, int]
-    ptr: Value
-    dtype: str
-
-
-Held = Value | Registers | SharedTile
-
-
-@dataclass(slots=True)
-class State:
-    """What threads did to shared tiles since the last barrier."""
-
-    written: bool = False
-    read: bool = False
+Held = Value | Spread | Free
 
 
 class Lowering:
@@ -67,9 +48,15 @@ class Lowering:
         self.shared = Shared()
         self.state = State()
         self.in_map = False
+        self.varying = 0  # regions around that only some threads may be in
+        self.lanes = min(self.group, arch.lanes)
+        self.warps = max(1, self.group // arch.lanes)
+        self.layouts = Layouts(kernel, arch, self.warps, self.lanes)
+        self.numbers: dict[Value, int] = {}  # values that are known
         ops = list(kernel.walk())
         self.loaded = {op["buf"] for op in ops if op.name == "tile.load"}
-        self.operands = {v for op in ops if op.name == "tile.mma" for v in op.operands[:2]}
+        products = {v for op in ops if op.name == "tile.mma" for v in (op["a"], op["b"])}
+        self.swizzles = {buf: s for buf, s in ((b, Swizzle.of_buffer(b)) for b in operand_buffers(ops, products)) if s}
 
     # -- the kernel ----------------------------------------------------------------------------------------------
 
@@ -93,6 +80,9 @@ class Lowering:
                 f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit}",
             )
         own = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
+        if self.layouts.choices:
+            # registers hold the operands of products: the assembler is not to spill for the sake of more groups at once
+            own["min_blocks"] = 1
         attrs = {**interface(self.kernel), **own}
         return Func("target.func", self.kernel.name, self.b.region(params), attrs, self.kernel.loc)
 
@@ -117,12 +107,54 @@ class Lowering:
         assert isinstance(found, Value), "a tile where an element is expected"
         return found
 
+    def note_constant(self, value: Value, number: int) -> None:
+        self.numbers[value] = number
+
+    def known(self, value: Value) -> int | None:
+        """The number that a value is known to be."""
+        return self.numbers.get(value)
+
     def arith(self, op: Op) -> None:
-        if op.name == "arith.constant":
+        if isinstance(op.result.type, TileType):
+            self.env[op.result] = tile_arith(self, op)
+        elif op.name == "arith.constant":
             type_ = ScalarType(element(op.result.type))
-            self.env[op.result] = self.b.op(op.name, types=type_, **op.attrs)
+            self.env[op.result] = found = self.b.op(op.name, types=type_, **op.attrs)
+            if isinstance(op.attrs["value"], int):
+                self.note_constant(found, op.attrs["value"])
         else:
             self.env[op.result] = self.b.op(op.name, *(self.get(v) for v in op.operands), **op.attrs)
+
+    # -- tiles -----------------------------------------------------------------------------------------------------
+
+    def spread(self, value: Value) -> Spread:
+        """A tile in registers, in the layout of its class."""
+        return self.tile(value, self.layouts.of(value)) if isinstance(self.env[value], Free) else self._spread(value)
+
+    def _spread(self, value: Value) -> Spread:
+        held = self.env[value]
+        assert isinstance(held, Spread), "an element where a tile is expected"
+        return held
+
+    def tile(self, value: Value, layout: LinearLayout) -> Spread:
+        """A tile in registers, in a given layout."""
+        held = self.env[value]
+        return held.make(layout) if isinstance(held, Free) else self.converted(self._spread(value), layout)
+
+    def converted(self, value: Spread, layout: LinearLayout) -> Spread:
+        return convert(self, value, layout)
+
+    def before_read(self) -> None:
+        """Before threads read shared memory that others may have written."""
+        if self.state.written:
+            self.barrier()
+        self.state = replace(self.state, read=True)
+
+    def before_write(self) -> None:
+        """Before threads write shared memory that others may still read."""
+        if self.state.read:
+            self.barrier()
+        self.state = replace(self.state, written=True, tiles=True)
 
     # -- ids and sizes -------------------------------------------------------------------------------------------
 
@@ -165,21 +197,38 @@ class Lowering:
             count *= dim
         size = count * size_of(type_.dtype)
         if type_.space == "shared":
-            return self.b.op("target.shared", offset=self.shared.take(size))
+            return self.b.op("target.shared", offset=self.shared.take(size, BUFFER_ALIGNMENT))
         return self.b.op("target.alloca", bytes=size, align=16)
 
     def barrier(self) -> None:
         self.b.emit("target.barrier")
-        self.state = State()
+        self.state = State(copies=self.state.copies)
 
     def do_tile_barrier(self, op: Op) -> None:
+        if self.state.copies:  # a barrier of the language finishes all copies
+            self.b.emit("target.wait_copies", pending=0)
         self.barrier()
+        self.state = State()
+
+    def do_tile_commit(self, op: Op) -> None:
+        if self.arch.has("cp_async"):
+            self.b.emit("target.commit_copies")
+
+    def do_tile_wait(self, op: Op) -> None:
+        if self.arch.has("cp_async"):
+            self.b.emit("target.wait_copies", pending=op.attrs["pending"])
+        self.state = replace(self.state, written=True, tiles=True)
+
+    def touch(self, buf: Value, *, write: bool) -> None:
+        """An access of single elements: behind what operations on tiles wrote, and known to those that follow."""
+        if self.in_map or not isinstance(buf.type, BufType) or buf.type.space != "shared":
+            return
+        if self.state.tiles and not self.varying:
+            self.barrier()
+        self.state = replace(self.state, written=self.state.written or write, read=self.state.read or not write)
 
     def address(self, op: Op) -> Value:
-        buf = op["buf"]
-        assert isinstance(buf.type, BufType)
-        index = flat_index(self.b, [self.get(v) for v in op.group("indices")], buf.type.dims, self.symbols)
-        return self.b.op("target.offset", self.get(buf), index, dtype=buf.type.dtype)
+        return memory_of(self, op["buf"]).address(self, [self.get(v) for v in op.group("indices")])
 
     def zero(self, dtype: str) -> Value:
         value: int | float | bool = False if dtype == "bool" else 0 if dtype[0] in "iu" else 0.0
@@ -188,6 +237,7 @@ class Lowering:
     def do_tile_load(self, op: Op) -> Value:
         dtype = element(op.result.type)
         where = op.optional("where")
+        self.touch(op["buf"], write=False)
 
         def load(lowering: Lowering) -> list[Value]:
             type_ = ScalarType(dtype)
@@ -204,6 +254,7 @@ class Lowering:
         varying = any(isinstance(v.type, LanesType) for v in op.operands)
         uniform = buf.space != "local" and not self.in_map and not varying
         cond = self.get(where) if where is not None else None
+        self.touch(op["buf"], write=True)
         if uniform:
             first = self.b.op("arith.cmp", self.thread(), self.b.const(0), pred="eq")
             cond = first if cond is None else self.b.op("arith.and", cond, first)
@@ -242,70 +293,121 @@ class Lowering:
         return self.b.emit("scf.if", cond, types=list(types), regions=regions).results
 
     def flat(self, values: Sequence[Value]) -> list[Value]:
-        """Values as scalars: a tile in registers gives its pieces."""
+        """Values as scalars: a tile gives its elements."""
         found: list[Value] = []
         for value in values:
-            held = self.env[value]
-            if isinstance(held, SharedTile):
-                raise TesseraError("E542", f"@{self.kernel.name}: control flow carries a tile that feeds a product")
-            found += held.pieces if isinstance(held, Registers) else [held]
+            if isinstance(value.type, TileType):
+                found += self.tile(value, self.layouts.of(value)).as_elements(self.b)
+            else:
+                found.append(self.get(value))
+        return found
+
+    def flat_like(self, values: Sequence[Value], like: Sequence[Value]) -> list[Value]:
+        """Values that become `like`: tiles in the layout of those."""
+        found: list[Value] = []
+        for value, other in zip(values, like, strict=True):
+            if isinstance(value.type, TileType):
+                found += self.tile(value, self.layouts.of(other)).as_elements(self.b)
+            else:
+                found.append(self.get(value))
         return found
 
     def flat_types(self, values: Sequence[Value]) -> list[Type]:
-        from tesseracc.passes.target.gpu_tiles import fragment
-
         types: list[Type] = []
         for value in values:
-            count = fragment(value.type.shape, self.group).count if isinstance(value.type, TileType) else 1
+            count = registers(self.layouts.of(value)) if isinstance(value.type, TileType) else 1
             types += [ScalarType(element(value.type))] * count
         return types
 
     def bind(self, values: Sequence[Value], flat: Sequence[Value]) -> None:
         """The inverse of `flat`."""
-        from tesseracc.passes.target.gpu_tiles import fragment
-
         at = 0
         for value in values:
             if isinstance(value.type, TileType):
-                shape = (value.type.shape[0], value.type.shape[1])
-                count = fragment(shape, self.group).count
-                self.env[value] = Registers(shape, list(flat[at : at + count]))
-                at += count
+                layout = self.layouts.of(value)
+                pieces = list(flat[at : at + registers(layout)])
+                self.env[value] = Spread(layout, value.type.shape, value.type.dtype, elements=pieces)
+                at += len(pieces)
             else:
                 self.env[value] = flat[at]
                 at += 1
 
-    def region(self, region: Region, flat_args: Sequence[Value]) -> list[Value]:
+    def region(self, region: Region, flat_args: Sequence[Value], like: Sequence[Value]) -> list[Value]:
         self.bind(region.args, flat_args)
         self.ops(region)
-        return self.flat(region.yields)
+        return self.flat_like(region.yields, like)
 
     def do_scf_if(self, op: Op) -> None:
-        regions = [self.nested([], lambda low, _, r=r: low.region(r, [])) for r in op.regions]  # type: ignore[misc]
+        before = self.state
+        after: list[State] = []
+
+        def side(region: Region) -> Region:
+            self.state = before
+            found = self.nested([], lambda low, _: low.region(region, [], op.results))
+            after.append(self.state)
+            return found
+
+        regions = [side(r) for r in op.regions]
+        self.state = after[0].joined(after[1])
         found = self.b.emit("scf.if", self.get(op["cond"]), types=self.flat_types(op.results), regions=regions)
         self.bind(op.results, found.results)
 
-    do_tile_if = do_scf_if
+    def do_tile_if(self, op: Op) -> None:
+        self.alone(op, self.do_scf_if)
+
+    def alone(self, op: Op, lower: Callable[[Op], None]) -> None:
+        """A region that only some threads may enter: there is no barrier in it, so it stands before."""
+        if self.state.tiles and not self.varying:
+            self.barrier()
+        self.varying += 1
+        lower(op)
+        self.varying -= 1
+
+    def around(self, build: Callable[[], list[Region]]) -> list[Region]:
+        """The regions of a loop. At its head holds what was before, and what the end of an iteration leaves behind.
+
+        The latter is found by building the regions once in vain, from the worst that can be.
+        """
+        before = self.state
+        taken = self.shared.copy()
+        self.state = State(True, True, not self.varying, True)
+        build()
+        self.shared = taken
+        self.state = before.joined(self.state)
+        regions = build()
+        self.state = self.state.joined(before)
+        return regions
 
     def do_scf_for(self, op: Op) -> None:
         types = self.flat_types(op.results)
         index = ScalarType(element(op.operands[0].type))
-        inits = self.flat(op.group("inits"))
-        self.state.read = True  # an earlier iteration may have read what this one writes
-        region = self.nested([index, *types], lambda low, args: low.region(op.regions[0], args))
-        bounds = [self.get(v) for v in op.operands[:3]]
-        self.bind(op.results, self.b.emit("scf.for", *bounds, inits, types=types, regions=[region]).results)
+        inits = self.flat_like(op.group("inits"), op.results)
 
-    do_tile_for = do_scf_for
+        def build() -> list[Region]:
+            body = op.regions[0]
+            return [self.nested([index, *types], lambda low, args: low.region(body, args, op.results))]
+
+        regions = self.around(build)
+        bounds = [self.get(v) for v in op.operands[:3]]
+        self.bind(op.results, self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results)
+
+    def do_tile_for(self, op: Op) -> None:
+        self.alone(op, self.do_scf_for)
 
     def do_scf_while(self, op: Op) -> None:
         types = self.flat_types(op.results)
-        inits = self.flat(op.group("inits"))
-        self.state.read = True
-        regions = [self.nested(types, lambda low, args, r=r: low.region(r, args)) for r in op.regions]  # type: ignore[misc]
+        inits = self.flat_like(op.group("inits"), op.results)
+
+        def build() -> list[Region]:
+            test, work = op.regions
+            first = self.nested(types, lambda low, args: low.region(test, args, test.yields))
+            return [first, self.nested(types, lambda low, args: low.region(work, args, op.results))]
+
+        regions = self.around(build)
         self.bind(op.results, self.b.emit("scf.while", inits, types=types, regions=regions).results)
 
-    do_tile_while = do_scf_while
+    def do_tile_while(self, op: Op) -> None:
+        self.alone(op, self.do_scf_while)
 
     # -- what the group does together ------------------------------------------------------------------------------
 
@@ -315,18 +417,36 @@ class Lowering:
         return group_reduce(self, self.get(op["a"]), op.attrs["kind"])
 
     def do_tile_zeros(self, op: Op) -> Held:
-        from tesseracc.passes.target.gpu_tiles import lower_zeros
+        return constant_tile(self, op.result, self.zero(element(op.result.type)))
 
-        return lower_zeros(self, op)
+    def do_tile_full(self, op: Op) -> Held:
+        return constant_tile(self, op.result, self.get(op["a"]))
+
+    def do_tile_coordinate(self, op: Op) -> Held:
+        return coordinate_tile(self, op)
+
+    def do_tile_broadcast(self, op: Op) -> Held:
+        return lower_broadcast(self, op)
+
+    def do_tile_transpose(self, op: Op) -> Held:
+        return lower_transpose(self, op)
+
+    def do_tile_fold(self, op: Op) -> Held:
+        return lower_fold(self, op)
+
+    def do_tile_read(self, op: Op) -> Held:
+        return lower_read(self, op)
+
+    def do_tile_write(self, op: Op) -> None:
+        lower_write(self, op)
+
+    def do_tile_copy_async(self, op: Op) -> None:
+        lower_copy(self, op)
 
     def do_tile_map(self, op: Op) -> None:
-        from tesseracc.passes.target.gpu_tiles import lower_map
-
         lower_map(self, op)
 
     def do_tile_mma(self, op: Op) -> Held:
-        from tesseracc.passes.target.gpu_tiles import lower_mma
-
         return lower_mma(self, op)
 
 

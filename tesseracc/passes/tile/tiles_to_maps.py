@@ -1,10 +1,10 @@
 """`tiles-to-maps`: operations on whole tiles become loops over elements (`tile.map`), for targets without registers
 that a group spreads a tile over.
 
-Elementwise operations, reads, broadcasts and transposes whose result has one use in the same region are computed where
-that use needs them; a tile that has several uses, that a loop carries, or that a product or a fold takes, is stored. What
-reads memory is never moved over an operation that may change memory. A write is a map without results. Copies happen at
-once where they are started: nobody may look at their destination before they are waited for.
+Elementwise operations, reads, broadcasts and transposes whose result has one use in the same region are computed
+where that use needs them; a tile that has several uses, that a loop carries, or that a product or a fold takes, is
+stored. What reads memory is never moved over an operation that may change memory. A write is a map without results.
+Copies happen at once where they are started: nobody may look at their destination before they are waited for.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class _Elements:
             case "arith.constant":
                 return b.const(op.attrs["value"], LanesType(element(op.result.type)))
             case "tile.coordinate":
-                return self.splat(at[op.attrs["axis"]])
+                index, dtype = self.splat(at[op.attrs["axis"]]), element(op.result.type)
+                return index if dtype == "i64" else b.op("arith.cast", index, to=dtype)
             case "tile.broadcast":
                 source = op["a"].type
                 assert isinstance(source, TileType)
@@ -145,8 +146,10 @@ class _Rewriter:
     def within(self, start: Value, size: object, count: int) -> bool:
         """Whether `count` elements from a constant start are known to lie in an axis of known size."""
         op = self.makers.get(start)
-        known = op is not None and op.name == "arith.constant" and isinstance(size, int)
-        return known and op is not None and 0 <= op.attrs["value"] and op.attrs["value"] + count <= size
+        if op is None or op.name != "arith.constant" or not isinstance(size, int):
+            return False
+        first: int = op.attrs["value"]
+        return first >= 0 and first + count <= size
 
     # -- maps --------------------------------------------------------------------------------------------------------
 
@@ -178,6 +181,10 @@ class _Rewriter:
                 target.attrs["axes"]
             )  # fmt: skip
         places, inside = body.places(buf, there, axes, body.coordinates)
+        if target.name == "tile.write":
+            for coordinate, count in zip(body.coordinates, target.group("counts")):
+                part = body.b.op("arith.cmp", coordinate, body.splat(count), pred="lt")
+                inside = part if inside is None else body.b.op("arith.and", inside, part)
         body.b.emit("tile.store", body.splat(value), buf, places, inside)
 
     def need(self, b: Builder, value: Value) -> Value:

@@ -73,7 +73,7 @@ def gemm(
     m: int = 32, n: int = 64, k: int = 16, dtype: str = "f32", acc: str = "f32", out: str = "f32",
     *, group: int = 128, staged: str = "none", trans_a: bool = False, trans_b: bool = False,
 ) -> Module:  # fmt: skip
-    """c = relu(a b) over tiles; `staged`: operands by copies to shared memory (`async`), by writes (`write`), or not."""
+    """c = relu(a b) over tiles; `staged`: operands in shared memory by copies (`async`) or writes, or not."""
     a_dims, b_dims = ("K, M" if trans_a else "M, K"), ("N, K" if trans_b else "K, N")
     s = Sketch(
         "gemm", {"a": (dtype, a_dims, "read"), "b": (dtype, b_dims, "read"), "c": (out, "M, N", "write")},
@@ -157,7 +157,7 @@ def attention(rows: int = 32, columns: int = 32, width: int = 64, dtype: str = "
 
 
 def folds(rows: int = 16, columns: int = 48, dtype: str = "f32", *, group: int = 64) -> Module:
-    """Sums, maxima and a scalar of blocks of x (R, C); 0 outside: row sums, column maxima, the sum of all in each row."""
+    """Row sums, column maxima, and the sum of all, of blocks of x (R, C); 0 outside."""
     s = Sketch("folds", {"x": (dtype, "R, C", "read"), "sums": (dtype, "R", "write"), "tops": (dtype, "G, C", "write"),
                          "all": (dtype, "R", "write")}, [f"ceildiv(R, {rows})"], group)  # fmt: skip
     b, zero = s.b, s.b.const(0)

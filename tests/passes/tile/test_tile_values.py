@@ -12,12 +12,13 @@ from tesseracc.interpret.tile import Memory, run_kernel
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
+from tesseracc.passes import pipelines
 from tests.passes.target.native import Native, levels
 from tests.passes.tile import kernels
 
 Array = np.ndarray[Any, Any]
 LEVEL = levels()[-1]
-PASSES = "tiles-to-maps,tile-to-cpu,expand-math,expand-narrow,expand-fma"
+PASSES = ",".join(str(step) for step in pipelines.TARGET["cpu"])
 
 
 @cache

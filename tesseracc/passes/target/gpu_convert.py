@@ -1,0 +1,231 @@
+"""Tiles from one layout to another, folds, broadcasts and transposes of spread tiles.
+
+Where every thread already holds what it needs, a conversion only renumbers registers; others go through shared
+memory. A fold takes the axis' coordinate bits from the highest to the lowest, which is the order that the dialect
+fixes: a bit of the register joins two registers, a bit of the lane is a shuffle, a bit of the warp an exchange
+through shared memory. Afterwards every thread that held an element of a row holds the row's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tesseracc.ir.types import ScalarType, TileType, element, size_of
+from tesseracc.ir.value import Op, Value
+from tesseracc.layout.build import transpose, unique_registers
+from tesseracc.layout.linear import LinearLayout
+from tesseracc.passes.target.gpu_blocks import Block, Memory, Swizzle, read_block, write_block
+from tesseracc.passes.target.gpu_reduce import shuffle
+from tesseracc.passes.target.gpu_spread import Places, Spread, padded, registers, thread_columns
+from tesseracc.passes.target.lower_cpu_fold import identity
+
+if TYPE_CHECKING:
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+THREAD = ("lane", "warp")
+
+
+def same_threads(a: LinearLayout, b: LinearLayout) -> bool:
+    """Whether threads stand for the same coordinates, whatever the registers add."""
+    return a.outs == b.outs and thread_columns(a) == thread_columns(b)
+
+
+def by_registers(source: LinearLayout, target: LinearLayout) -> list[int] | None:
+    """For each register of the target the register of the source with the same element; None where threads differ."""
+    if not same_threads(source, target):
+        return None
+    where: dict[tuple[int, ...], int] = {}
+    for register in range(registers(source)):
+        where.setdefault(source.at(register=register), register)
+    found = [where.get(target.at(register=register)) for register in range(registers(target))]
+    return None if None in found else [r for r in found if r is not None]
+
+
+def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
+    """The tile in another layout."""
+    if value.layout == target:
+        return value
+    plan = by_registers(value.layout, target)
+    if plan is not None:
+        if value.words is not None and value.elements is None and plan == list(range(registers(target))):
+            return Spread(target, value.shape, value.dtype, words=value.words)
+        elements = value.as_elements(low.b)
+        return Spread(target, value.shape, value.dtype, elements=[elements[r] for r in plan])
+    memory = stage(low, value, "convert")
+    zero = low.b.const(0)
+    low.before_read()
+    block = Block(memory, (zero,) * len(value.shape), _ints(memory), tuple(range(len(value.shape))))
+    low.note_constant(zero, 0)
+    found = read_block(low, block, target)
+    found.shape = value.shape
+    return found
+
+
+def _ints(memory: Memory) -> tuple[int, ...]:
+    return tuple(n for n in memory.dims if isinstance(n, int))
+
+
+def stage(low: Lowering, value: Spread, use: str) -> Memory:
+    """Writes a tile to shared memory that is kept for this use, rows swizzled where they consist of chunks."""
+    shape = padded(value.shape)
+    size = size_of(value.dtype)
+    for extent in shape:
+        size *= extent
+    ptr = low.b.op("target.shared", offset=low.shared.scratch(use, size))
+    swizzle = Swizzle.of(shape[-1], value.dtype) if len(shape) > 1 else None
+    memory = Memory(ptr, shape, value.dtype, "shared", swizzle)
+    low.before_write()
+    zero = low.b.const(0)
+    low.note_constant(zero, 0)
+    write_block(low, Block(memory, (zero,) * len(shape), shape, tuple(range(len(shape)))), value)
+    return memory
+
+
+def clean(low: Lowering, value: Spread, other: int | float | bool = 0) -> Spread:
+    """The tile with `other` in the places that only pad it to powers of two."""
+    if value.layout.shape == tuple(value.shape):
+        return value
+    b = low.b
+    places = Places(b, low.thread(), value.layout)
+    rest = b.const(float(other) if value.dtype[0] in "fb" and value.dtype != "bool" else other, value.dtype)
+    found = []
+    for register, piece in enumerate(value.as_elements(b)):
+        inside: Value | None = None
+        for axis, size in enumerate(value.shape):
+            if value.layout.shape[axis] > size:
+                part = b.op("arith.cmp", places.at(axis, register), b.const(size), pred="lt")
+                inside = part if inside is None else b.op("arith.and", inside, part)
+        found.append(piece if inside is None else b.op("arith.select", inside, piece, rest))
+    return Spread(value.layout, value.shape, value.dtype, elements=found)
+
+
+# -- shape operations --------------------------------------------------------------------------------------------------
+
+
+def project(layout: LinearLayout, axes: Sequence[int], shape: Sequence[int]) -> LinearLayout:
+    """The layout that a tile must have whose axis i is the result's axis axes[i], or repeats along it."""
+    sizes = padded(shape)
+    vectors = {
+        name: [tuple(v[a] & (n - 1) for a, n in zip(axes, sizes, strict=True)) for v in layout.vectors(name)]
+        for name in ("register", *THREAD)
+    }
+    return unique_registers(LinearLayout.make(vectors, sizes))[0]
+
+
+def lower_broadcast(low: Lowering, op: Op) -> Spread:
+    type_, source = op.result.type, op["a"].type
+    assert isinstance(type_, TileType) and isinstance(source, TileType)
+    axes = op.attrs["axes"]
+    layout = low.layouts.of(op.result)
+    value = low.tile(op["a"], project(layout, axes, source.shape))
+    where: dict[tuple[int, ...], int] = {}
+    for register in range(registers(value.layout)):
+        where.setdefault(value.layout.at(register=register), register)
+    elements = value.as_elements(low.b)
+    sizes = padded(source.shape)
+    found = []
+    for register in range(registers(layout)):
+        place = layout.at(register=register)
+        found.append(elements[where[tuple(place[a] & (n - 1) for a, n in zip(axes, sizes, strict=True))]])
+    return Spread(layout, type_.shape, type_.dtype, elements=found)
+
+
+def lower_transpose(low: Lowering, op: Op) -> Spread:
+    type_ = op.result.type
+    assert isinstance(type_, TileType)
+    perm = list(op.attrs["perm"])
+    layout = low.layouts.of(op.result)
+    value = low.tile(op["a"], transpose(layout, [perm.index(axis) for axis in range(len(perm))]))
+    return Spread(layout, type_.shape, type_.dtype, elements=value.elements, words=value.words)
+
+
+# -- folds -------------------------------------------------------------------------------------------------------------
+
+
+def folded_layout(layout: LinearLayout, axis: int) -> LinearLayout:
+    """The layout of a fold's result: the coordinate along the axis is forgotten."""
+    rest = [a for a in range(len(layout.outs)) if a != axis]
+    return project(layout, rest, [layout.shape[a] for a in rest]) if rest else _everywhere(layout)
+
+
+def _everywhere(layout: LinearLayout) -> LinearLayout:
+    empty = {name: [(0,)] * len(layout.bases(name)) for name in THREAD}
+    return LinearLayout.make({"register": [], **empty}, (1,))
+
+
+def lower_fold(low: Lowering, op: Op) -> Spread | Value:
+    """The fold of an axis; of a tile of rank 1 a uniform value."""
+    axis, kind = op.attrs["axis"], op.attrs["kind"]
+    value = low.spread(op["a"])
+    value = clean(low, value, identity(kind, value.dtype))
+    layout = value.layout
+    pieces: dict[tuple[int, ...], Value] = {}
+    for register, piece in enumerate(value.as_elements(low.b)):
+        pieces.setdefault(layout.at(register=register), piece)
+    names = (*(("lane", i) for i in range(len(layout.bases("lane")))),
+             *(("warp", i) for i in range(len(layout.bases("warp")))))  # fmt: skip
+    bits = layout.shape[axis].bit_length() - 1
+    for bit in reversed(range(bits)):
+        size = 1 << bit
+        holder = [name for name, vector in zip(names, thread_columns(layout), strict=True) if vector[axis] == size]
+        if holder:
+            place, number = holder[0]
+            swap = _exchange if place == "warp" else _shuffle
+            pieces = swap(low, pieces, number, kind)
+        else:
+            pieces = _join(low, pieces, axis, size, kind)
+    if isinstance(op.result.type, ScalarType):
+        return pieces[(0,)]
+    target = folded_layout(layout, axis)
+    places = [target.at(register=register) for register in range(registers(target))]
+    found = [pieces[_with(place, axis, 0, insert=True)] for place in places]
+    result = Spread(target, op.result.type.shape, value.dtype, elements=found)  # type: ignore[union-attr]
+    return low.converted(result, low.layouts.of(op.result))
+
+
+Pieces = dict[tuple[int, ...], Value]
+
+
+def _with(place: tuple[int, ...], axis: int, value: int, *, insert: bool = False) -> tuple[int, ...]:
+    """A coordinate with another number along an axis, or with a new axis there."""
+    return (*place[:axis], value, *place[axis if insert else axis + 1 :])
+
+
+def _join(low: Lowering, pieces: Pieces, axis: int, size: int, kind: str) -> Pieces:
+    """Registers whose coordinates differ in one bit."""
+    found: Pieces = {}
+    for place, value in pieces.items():
+        if not place[axis] & size:
+            other = pieces[_with(place, axis, place[axis] | size)]
+            found[place] = low.b.op(f"arith.{kind}", value, other)
+    return found
+
+
+def _shuffle(low: Lowering, pieces: Pieces, bit: int, kind: str) -> Pieces:
+    """Lanes whose numbers differ in one bit; all kinds of folds commute, so both get the same bits."""
+    moved = {place: shuffle(low, value, 1 << bit, "bfly") for place, value in pieces.items()}
+    return {place: low.b.op(f"arith.{kind}", value, moved[place]) for place, value in pieces.items()}
+
+
+def _exchange(low: Lowering, pieces: Pieces, bit: int, kind: str) -> Pieces:
+    """Warps whose numbers differ in one bit: every thread writes its elements and reads those of its partner."""
+    b = low.b
+    dtype = element(next(iter(pieces.values())).type)
+    size = size_of(dtype)
+    base = b.op("target.shared", offset=low.shared.scratch("exchange", low.group * len(pieces) * size))
+    mine = low.thread()
+    partner = b.op("arith.xor", mine, b.const(low.lanes << bit))
+
+    def slot(thread: Value, number: int) -> Value:
+        return b.op("target.offset", base, b.op("arith.add", thread, b.const(number * low.group)), dtype=dtype)
+
+    low.before_write()
+    for number, value in enumerate(pieces.values()):
+        b.emit("target.store", value, slot(mine, number), align=size)
+    low.before_read()
+    found: Pieces = {}
+    for number, (place, value) in enumerate(pieces.items()):
+        other = b.op("target.load", slot(partner, number), types=ScalarType(dtype), align=size)
+        found[place] = b.op(f"arith.{kind}", value, other)
+    return found

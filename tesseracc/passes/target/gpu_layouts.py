@@ -1,0 +1,209 @@
+"""Which layout every tile of a kernel has on a GPU.
+
+Tiles that operations combine element by element, and those that a loop or branch carries, form a class with one
+layout. Classes are settled in this order:
+
+1. accumulators of products, by the matrix instruction that the target's table has for the types;
+2. operands of products that are read from shared memory: the instruction's fragments;
+3. other matrices that are read from global memory: as memory is read best;
+4. what folds, broadcasts and transposes connect to a settled class: so that they move nothing between threads;
+5. the rest, the largest first, as memory is read best.
+
+Where a value is needed in another layout than its class has, it is converted there (gpu_convert.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tesseracc.arch.arch import Arch
+from tesseracc.ir.types import BufType, TileType, bits_of
+from tesseracc.ir.value import Func, Op, Value
+from tesseracc.layout.build import coalesced, transpose
+from tesseracc.layout.linear import LinearLayout
+from tesseracc.layout.select import Choice
+from tesseracc.passes.target.gpu_convert import folded_layout, project
+from tesseracc.passes.target.gpu_matrix import accumulator_layout, choose, operand_layout, warp_grid
+from tesseracc.passes.target.gpu_spread import padded
+
+#: values without memory or inputs: made in whatever layout they are needed
+FREE = frozenset({"arith.constant", "tile.full", "tile.coordinate", "tile.zeros"})
+
+
+class Layouts:
+    """The layouts of one kernel. `choices` and `grids` say by which instruction and warp grid a product is made."""
+
+    def __init__(self, kernel: Func, arch: Arch, warps: int, lanes: int) -> None:
+        self.arch, self.warps, self.lanes = arch, warps, lanes
+        self.parent: dict[Value, Value] = {}
+        self.members: dict[Value, list[Value]] = {}
+        self.settled: dict[Value, LinearLayout] = {}
+        self.choices: dict[Value, Choice] = {}
+        self.grids: dict[Value, tuple[int, int]] = {}
+        self.ops = list(kernel.walk())
+        self.makers: dict[Value, Op] = {r: op for op in self.ops for r in op.results}
+        for op in self.ops:
+            self._connect(op)
+        for value in list(self.parent):
+            self.members.setdefault(self._root(value), []).append(value)
+        self._accumulators()
+        self._operands()
+        self._global_matrices()
+        self._derive()
+        self._rest()
+
+    def of(self, value: Value) -> LinearLayout:
+        """The layout of a tile's class; of a free value without a class, the plain one."""
+        found = self.settled.get(self._root(value)) if value in self.parent else None
+        return found if found is not None else self._plain(value)
+
+    # -- classes -----------------------------------------------------------------------------------------------------
+
+    def _root(self, value: Value) -> Value:
+        while self.parent.setdefault(value, value) is not value:
+            self.parent[value] = self.parent[self.parent[value]]
+            value = self.parent[value]
+        return value
+
+    def _join(self, values: Sequence[Value]) -> None:
+        tiles = [v for v in values if isinstance(v.type, TileType) and not self._free(v)]
+        for value in tiles:
+            self.parent[self._root(value)] = self._root(tiles[0])
+
+    def _free(self, value: Value) -> bool:
+        op = self.makers.get(value)
+        return op is not None and op.name in FREE
+
+    def _connect(self, op: Op) -> None:
+        for value in (*op.results, *(a for r in op.regions for a in r.args)):
+            if isinstance(value.type, TileType) and not self._free(value):
+                self._root(value)
+        if op.defn.dialect == "arith":
+            self._join([*op.operands, *op.results])
+        elif op.name == "tile.mma":
+            self._join([op["acc"], op.result])
+        elif op.name == "tile.map":
+            self._join([*op.group("tiles"), *op.results])
+        elif op.name == "scf.for":
+            body = op.regions[0]
+            for init, arg, out, result in zip(op.group("inits"), body.args[1:], body.yields, op.results, strict=True):
+                self._join([result, arg, out, init])
+        elif op.name == "scf.if":
+            for result, *sides in zip(op.results, *(r.yields for r in op.regions), strict=True):
+                self._join([result, *sides])
+        elif op.name == "scf.while":
+            test, work = op.regions
+            for values in zip(op.results, op.group("inits"), test.args, work.args, work.yields, strict=True):
+                self._join(values)
+
+    def _plain(self, value: Value) -> LinearLayout:
+        type_ = value.type
+        assert isinstance(type_, TileType)
+        return coalesced(padded(type_.shape), bits_of(type_.dtype), self.warps, lanes=self.lanes)
+
+    # -- settling ----------------------------------------------------------------------------------------------------
+
+    def _folded_rows(self) -> set[Value]:
+        return {self._root(op["a"]) for op in self.ops if op.name == "tile.fold" and op.attrs["axis"] == 1}
+
+    def _accumulators(self) -> None:
+        folded = self._folded_rows()
+        products = [op for op in self.ops if op.name == "tile.mma"]
+        # products whose rows meet (one's result is another's operand, or scaled by a fold) keep rows in one warp
+        rows_only = any(self._root(op.result) in folded for op in products)
+        for op in products:
+            a, b, acc = (op[name].type for name in ("a", "b", "acc"))
+            assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+            full = self.lanes == self.arch.lanes
+            choice = choose(self.arch, a, b, acc, self.warps) if full else None
+            high, wide = padded(acc.shape)
+            grid = warp_grid(choice, (high, wide), self.warps, rows_only=rows_only)
+            layout = accumulator_layout(choice, (high, wide), grid, self.lanes)
+            self.settled.setdefault(self._root(op.result), layout)
+            self.grids[op.result] = grid
+            if choice is not None:
+                self.choices[op.result] = choice
+
+    def _operands(self) -> None:
+        for op in self.ops:
+            choice = self.choices.get(op.result) if op.name == "tile.mma" else None
+            for side in "ab" if choice is not None else "":
+                root = self._root(op[side])
+                if root in self.settled or not all(self._from_shared(v) for v in self.members.get(root, [])):
+                    continue
+                type_ = op[side].type
+                assert isinstance(type_, TileType) and choice is not None
+                rows, columns = padded(type_.shape)
+                self.settled[root] = operand_layout(choice, side, (rows, columns), self.grids[op.result])
+
+    def _from_shared(self, value: Value) -> bool:
+        """Whether a value is made, without products and loops, of reads of shared memory."""
+        op = self.makers.get(value)
+        if op is None:
+            return False
+        if op.name == "tile.read":
+            type_ = op["buf"].type
+            return isinstance(type_, BufType) and type_.space == "shared"
+        if op.name == "tile.transpose":
+            return self._from_shared(op["a"])
+        return op.name in FREE or (op.defn.dialect == "arith" and all(self._from_shared(v) for v in op.operands))
+
+    def _global_matrices(self) -> None:
+        for op in self.ops:
+            if op.name in ("tile.read", "tile.map") and op.results and self._root(op.result) not in self.settled:
+                buf = op.operands[0].type if op.name == "tile.read" else None
+                type_ = op.results[0].type
+                assert isinstance(type_, TileType)
+                if not (isinstance(buf, BufType) and buf.space == "shared") and sum(n > 1 for n in type_.shape) > 1:
+                    self.settled[self._root(op.result)] = self._plain(op.result)
+
+    def _derive(self) -> None:
+        """Lays out what folds, broadcasts and transposes connect to settled classes, as long as there is any."""
+        changed = True
+        while changed:
+            changed = False
+            for value, layout in self._relations():
+                root = self._root(value)
+                if root not in self.settled and not self._free(value):
+                    self.settled[root] = layout
+                    changed = True
+
+    def _relations(self) -> Iterator[tuple[Value, LinearLayout]]:
+        """What settled classes say of others: (value, layout that it should have)."""
+        for op in self.ops:
+            if op.name not in ("tile.fold", "tile.broadcast", "tile.transpose"):
+                continue
+            source = op["a"]
+            result = op.result
+            known, made = self.settled.get(self._root(source)), (
+                self.settled.get(self._root(result)) if isinstance(result.type, TileType) else None
+            )  # fmt: skip
+            if op.name == "tile.fold":
+                if known is not None and isinstance(result.type, TileType):
+                    yield result, folded_layout(known, op.attrs["axis"])
+            elif op.name == "tile.broadcast":
+                if made is not None:
+                    assert isinstance(source.type, TileType)
+                    yield source, project(made, op.attrs["axes"], source.type.shape)
+            else:
+                perm = list(op.attrs["perm"])
+                if made is not None:
+                    yield source, transpose(made, [perm.index(axis) for axis in range(len(perm))])
+                elif known is not None:
+                    yield result, transpose(known, perm)
+
+    def _rest(self) -> None:
+        def size(root: Value) -> tuple[int, int]:
+            type_ = root.type
+            assert isinstance(type_, TileType)
+            count = 1
+            for extent in type_.shape:
+                count *= extent
+            return -len(type_.shape), -count
+
+        for root in sorted(self.members, key=size):
+            if root not in self.settled:
+                self.settled[root] = self._plain(root)
+                self._derive()
+
+

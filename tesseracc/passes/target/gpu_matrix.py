@@ -1,0 +1,216 @@
+"""Products of tiles on a GPU: matrix instructions where the target has one for the types, else fused multiply-add.
+
+Fragments are layouts: an instruction's fragment is repeated over the warps and then over registers until it covers the
+tile, and each instruction takes the registers whose coordinates are those of its fragment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tesseracc.ir.types import ScalarType, TileType, element, kind_of, size_of
+from tesseracc.ir.value import Op, Value
+from tesseracc.layout.build import blocked, fit
+from tesseracc.layout.linear import LinearLayout
+from tesseracc.layout.select import Choice, candidates
+from tesseracc.passes.target.gpu_convert import clean, stage
+from tesseracc.passes.target.gpu_spread import Places, Spread, pack, padded, per_word, registers, unpack
+
+if TYPE_CHECKING:
+    from tesseracc.arch.arch import Arch
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def choose(arch: Arch, a: TileType, b: TileType, acc: TileType, warps: int) -> Choice | None:
+    """The matrix instruction for a product, or None: then it is made of fused multiply-adds."""
+    if warps < 1:
+        return None
+    (m, k), n = padded(a.shape), padded(b.shape)[1]
+    found = candidates(arch, a.dtype, b.dtype, acc.dtype, (max(m, 16), max(n, 16), k), warps=1)
+    for choice in found:
+        same = (choice.a_type, choice.b_type) == (a.dtype, b.dtype)
+        if choice.row.op == "mma.sync" and same and all(choice.layout(name) for name in "abc"):
+            return choice
+    return None
+
+
+def warp_grid(choice: Choice | None, shape: tuple[int, int], warps: int, *, rows_only: bool) -> tuple[int, int]:
+    """Warps along m and n. `rows_only` keeps a row within a warp as far as there are rows, for folds along it."""
+    high, wide = (choice.row.m, choice.n) if choice else (4, 8)
+    along_m, along_n = 1, 1
+    while along_m * along_n < warps:
+        room_m, room_n = shape[0] // (high * along_m), shape[1] // (wide * along_n)
+        if room_m > 1 and (rows_only or room_m * high >= room_n * wide or room_n <= 1):
+            along_m *= 2
+        else:
+            along_n *= 2
+    return along_m, along_n
+
+
+def accumulator_layout(
+    choice: Choice | None, shape: tuple[int, int], grid: tuple[int, int], lanes: int
+) -> LinearLayout:
+    """How an accumulator is spread over the warps."""
+    if choice is None:
+        wide = min(8, lanes)
+        return blocked(shape, (1, 1), (lanes // wide, wide), grid)
+    fragment = choice.layout("c")
+    assert fragment is not None
+    return _covered(fragment, shape, grid, ("dim0", "dim1"))
+
+
+def operand_layout(choice: Choice, side: str, shape: tuple[int, int], grid: tuple[int, int]) -> LinearLayout:
+    """How operand a (m x k) or b (k x n) is spread: warps along the other matrix axis hold the same elements."""
+    fragment = choice.layout(side)
+    assert fragment is not None
+    return _covered(fragment, shape, grid, ("dim0", None) if side == "a" else (None, "dim1"))
+
+
+def _covered(
+    fragment: LinearLayout, shape: tuple[int, int], grid: tuple[int, int], axes: tuple[str | None, str | None]
+) -> LinearLayout:
+    layout = fragment.with_ins(("register", "lane"))
+    for count, axis in zip(grid, axes, strict=True):
+        spread = LinearLayout.identity(count, "warp", axis) if axis else LinearLayout.zeros(count, "warp", "dim0")
+        layout = layout * spread
+    return fit(layout.transpose_outs(("dim0", "dim1")), shape)
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+
+def lower_mma(low: Lowering, op: Op) -> Spread:
+    """acc + a b in the layout of the accumulator's class."""
+    acc = low.spread(op["acc"])
+    choice = low.layouts.choices.get(op.result)
+    if choice is not None:
+        return _by_instructions(low, op, acc, choice)
+    return _by_fma(low, op, acc)
+
+
+def _by_instructions(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spread:
+    grid = low.layouts.grids[op.result]
+    acc = low.converted(acc, low.layouts.of(op.result))
+    tiles = []
+    for side in "ab":
+        value = low.spread(op[side])
+        layout = operand_layout(choice, side, _pair(padded(value.shape)), grid)
+        tiles.append(low.converted(clean(low, value), layout))
+    words = [tile.as_words(low.b) for tile in tiles]
+    found = list(acc.as_elements(low.b))
+    where = [_by_place(tile.layout) for tile in (*tiles, acc)]
+    fragments = [choice.layout(name) for name in "abc"]
+    m, n, k = choice.row.m, choice.n, choice.row.k
+    rows, depth = tiles[0].layout.shape
+    columns = tiles[1].layout.shape[1]
+    step_m, step_n = min(rows, m * grid[0]), min(columns, n * grid[1])
+    for k0 in range(0, depth, k):
+        for m0 in range(0, rows, step_m):
+            for n0 in range(0, columns, step_n):
+                picked = [
+                    _pick(fragment, places, origin, shape)
+                    for fragment, places, origin, shape in zip(
+                        fragments, where, ((m0, k0), (k0, n0), (m0, n0)),
+                        ((rows, depth), (depth, columns), (rows, columns)), strict=True,
+                    )
+                ]  # fmt: skip
+                left, right = (
+                    [words[i][r // per_word(tiles[i].dtype)] for r in picked[i][:: per_word(tiles[i].dtype)]]
+                    for i in range(2)
+                )
+                totals = _instruction(low, choice, left, right, [found[r] for r in picked[2]], acc.dtype)
+                for register, total in zip(picked[2], totals, strict=True):
+                    found[register] = total
+    return Spread(acc.layout, acc.shape, acc.dtype, elements=found)
+
+
+def _pair(shape: Sequence[int]) -> tuple[int, int]:
+    return shape[0], shape[1]
+
+
+def _by_place(layout: LinearLayout) -> dict[tuple[int, ...], int]:
+    """Which register of thread 0 holds a coordinate: the first of equals."""
+    found: dict[tuple[int, ...], int] = {}
+    for register in range(registers(layout)):
+        found.setdefault(layout.at(register=register), register)
+    return found
+
+
+def _pick(
+    fragment: LinearLayout | None, where: dict[tuple[int, ...], int], origin: tuple[int, int], shape: tuple[int, int]
+) -> list[int]:
+    """The tile's registers that an instruction at `origin` takes, in the fragment's order."""
+    assert fragment is not None
+    found = []
+    for register in range(registers(fragment)):
+        row, column = fragment.at(register=register)
+        found.append(where[(origin[0] + row) % shape[0], (origin[1] + column) % shape[1]])
+    return found
+
+
+_PTX_TYPES = {
+    "f16": "f16", "bf16": "bf16", "tf32": "tf32", "f32": "f32", "f64": "f64", "i8": "s8", "u8": "u8", "i32": "s32",
+    "fp8_e4m3": "e4m3", "fp8_e5m2": "e5m2",
+}  # fmt: skip
+
+
+def _instruction(
+    low: Lowering, choice: Choice, a: Sequence[Value], b: Sequence[Value], acc: Sequence[Value], dtype: str
+) -> list[Value]:
+    kinds = [_PTX_TYPES[t] for t in (choice.row.acc, choice.a_type, choice.b_type, choice.row.acc)]
+    spelled = f"mma.sync.aligned.{choice.spelling}.row.col.{'.'.join(kinds)}"
+    if size_of(dtype) >= 4:
+        types = [ScalarType(dtype)] * len(acc)
+        return list(low.b.emit("target.mma", list(a), list(b), list(acc), types=types, instruction=spelled).results)
+    words = pack(low.b, acc, dtype)
+    types = [ScalarType("u32")] * len(words)
+    found = low.b.emit("target.mma", list(a), list(b), words, types=types, instruction=spelled).results
+    return unpack(low.b, found, dtype)
+
+
+def _by_fma(low: Lowering, op: Op, acc: Spread) -> Spread:
+    """acc + a b: for each k in order, one fma (or multiply and add of integers) per element; operands are staged."""
+    layout = low.layouts.of(op.result)
+    acc = low.converted(acc, layout)
+    left, right = (stage(low, low.spread(op[side]), side) for side in "ab")
+    low.before_read()
+    dtype = element(op.result.type)
+    places = Places(low.b, low.thread(), layout)
+    coordinates = [layout.at(register=r) for r in range(registers(layout))]
+    rows = {c[0]: places.at(0, r) for r, c in enumerate(coordinates)}
+    columns = {c[1]: places.at(1, r) for r, c in enumerate(coordinates)}
+    depth = op["a"].type.shape[1]  # type: ignore[union-attr]
+    limit = low.b.const(depth)
+    extents = op.group("extents")
+    if extents:
+        limit = low.b.op("arith.min", low.get(extents[2]), limit)
+
+    def step(inner: Lowering, args: list[Value]) -> list[Value]:
+        k, *carried = args
+
+        def load(memory: object, at: list[Value]) -> Value:
+            ptr = memory.address(inner, at)  # type: ignore[attr-defined]
+            kind = memory.dtype  # type: ignore[attr-defined]
+            value = inner.b.op("target.load", ptr, types=ScalarType(kind), align=size_of(kind))
+            return value if kind == dtype else inner.b.op("arith.cast", value, to=dtype)
+
+        a_values = {c: load(left, [row, k]) for c, row in rows.items()}
+        b_values = {c: load(right, [k, column]) for c, column in columns.items()}
+        found = []
+        for total, (row, column) in zip(carried, coordinates, strict=True):
+            x, y = a_values[row], b_values[column]
+            if kind_of(dtype) == "f":
+                found.append(inner.b.op("arith.fma", x, y, total))
+            else:
+                found.append(inner.b.op("arith.add", inner.b.op("arith.mul", x, y), total))
+        return found
+
+    elements = acc.as_elements(low.b)
+    types = [ScalarType(dtype)] * len(elements)
+    region = low.nested([ScalarType("i64"), *types], step)
+    loop = low.b.emit("scf.for", low.b.const(0), limit, low.b.const(1), elements, types=types, regions=[region])
+    return Spread(layout, acc.shape, dtype, elements=list(loop.results))
