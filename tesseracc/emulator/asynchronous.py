@@ -8,7 +8,7 @@ has to load. An ordinary access to marked bytes is a finding (E959).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tesseracc.emulator.ptx import Instruction
     from tesseracc.emulator.wave import Wave
 
-__all__ = ["AsyncEngine", "Bulk", "Granular"]
+__all__ = ["AsyncEngine", "Bulk", "Granular", "granule_run"]
 
 
 @dataclass(slots=True, eq=False)
@@ -46,8 +46,8 @@ class Bulk:
 
     pc: int
     lane: int
-    reads: Array  # 4-byte granules of shared memory that it loads from
-    writes: Array  # ... that it stores to
+    reads: Sequence[slice]  # runs of 4-byte granules of shared memory that it loads from
+    writes: Sequence[slice]  # ... that it stores to
     load: Callable[[], Array]
     land: Callable[[Array], None]
     barriers: list[tuple[int, int]] = field(default_factory=list)  # (mbarrier index, bytes) completed on landing
@@ -55,6 +55,17 @@ class Bulk:
     data: Array | None = None
     landed: bool = False
     waited: bool = False
+
+
+def granule_run(start: int, size: int, unit: int = 4) -> slice:
+    """The granules of `unit` bytes that bytes [start, start + size) touch."""
+    return slice(start // unit, -(-(start + size) // unit))
+
+
+def _clear(marks: Array, runs: Sequence[slice], mark: int) -> None:
+    for run in runs:
+        part = marks[run]
+        part[part == mark] = 0
 
 
 class AsyncEngine:
@@ -141,18 +152,20 @@ class AsyncEngine:
 
     def issue_bulk(self, w: Wave, op: Bulk) -> None:
         """A bulk copy, tensor copy, reduction or remote store by one thread."""
-        for granules, marks, what in (
-            (op.writes, self.reading, "still reads"),
-            (op.writes, self.writing, "still writes"),
-        ):
-            clash = marks[granules] if len(granules) else marks[:0]
-            if clash.any():
-                other = self.origin(int(clash[np.flatnonzero(clash)[0]]))
-                w.log.add(ASYNC_HAZARD, f"a copy is issued into shared memory that an asynchronous operation {what}",
-                          w.code[w.pc], other)  # fmt: skip
-        self._check_proxy(w, op.reads, w.code[w.pc])
-        self.writing[op.writes] = op.pc + 1
-        self.reading[op.reads] = op.pc + 1
+        for marks, what in ((self.reading, "still reads"), (self.writing, "still writes")):
+            for run in op.writes:
+                clash = marks[run]
+                if clash.any():
+                    other = self.origin(int(clash[np.flatnonzero(clash)[0]]))
+                    message = f"a copy is issued into shared memory that an asynchronous operation {what}"
+                    w.log.add(ASYNC_HAZARD, message, w.code[w.pc], other)
+                    break
+        for run in op.reads:
+            self._check_proxy(w, run, w.code[w.pc])
+        for run in op.writes:
+            self.writing[run] = op.pc + 1
+        for run in op.reads:
+            self.reading[run] = op.pc + 1
         self.bulk.append(op)
         self.busy = True
         if self.early():
@@ -161,7 +174,7 @@ class AsyncEngine:
     def _capture(self, op: Bulk) -> None:
         if op.data is None:
             op.data = op.load()
-            self.reading[op.reads[self.reading[op.reads] == op.pc + 1]] = 0
+            _clear(self.reading, op.reads, op.pc + 1)
 
     def _land(self, op: Bulk) -> None:
         if op.landed:
@@ -170,20 +183,27 @@ class AsyncEngine:
         if op.data is not None:
             op.land(op.data)
         op.landed = True
-        self.writing[op.writes[self.writing[op.writes] == op.pc + 1]] = 0
+        _clear(self.writing, op.writes, op.pc + 1)
         for index, count in op.barriers:
             self.mbarriers.complete_tx(self.wave, index, count)
         if op.barriers:
             self.bulk.remove(op)
 
     def deliver_one(self, w: Wave) -> bool:
-        """Everyone is blocked: let one pending operation, chosen by the seed, land. False if there is none."""
-        pending = [op for op in self.bulk if not op.landed and op.barriers]
-        if not pending:
-            return False
-        self._land(pending[int(self.random.integers(len(pending)))])
+        """Everyone is blocked: in every cluster let operations land, chosen by the seed, until a phase completes.
+
+        False if there are none. Clusters get on together, so that they go on together.
+        """
+        pending: dict[int, list[Bulk]] = {}
+        for op in self.bulk:
+            if not op.landed and op.barriers:
+                pending.setdefault(op.lane // (w.lanes_per_cta * self.launch.cluster_size), []).append(op)
+        for operations in pending.values():
+            before = w.progress
+            while operations and w.progress == before:
+                self._land(operations.pop(int(self.random.integers(len(operations)))))
         self._drop()
-        return True
+        return bool(pending)
 
     def bulk_commit(self, w: Wave) -> None:
         """cp.async.bulk.commit_group."""
@@ -263,7 +283,7 @@ class AsyncEngine:
             self.dirty[at[known]] = False
 
     def _check_proxy(self, w: Wave, granules: Array, at: Instruction) -> None:
-        if self.dirty is not None and self.launch.detect and len(granules) and self.dirty[granules].any():
+        if self.dirty is not None and self.launch.detect and self.dirty[granules].any():
             w.log.add(PROXY_FENCE, "the asynchronous proxy reads shared memory that ordinary stores wrote with no "
                       "fence.proxy.async between", at)  # fmt: skip
 
@@ -297,9 +317,8 @@ class AsyncEngine:
 
             if known is not None:
                 self.mbarriers.learn(int(barrier[k]), known[int(np.searchsorted(warps, lane >> 5))])
-            none = np.zeros(0, np.int64)
             bars = [(int(barrier[k]), size * len(values))]
-            self.issue_bulk(w, Bulk(w.pc, int(lane), none, np.unique(where // 4), load, land, bars))
+            self.issue_bulk(w, Bulk(w.pc, int(lane), (), (granule_run(int(where[0]), len(where)),), load, land, bars))
 
     def release_reads(self, granules: Array) -> None:
         """The matrix instructions that read `granules` are complete."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,9 @@ from tesseracc.emulator import numeric as nm
 from tesseracc.emulator.memory import GlobalMemory
 from tesseracc.emulator.types import TYPES, Array
 
-__all__ = ["TensorMap", "reduce_bytes"]
+__all__ = ["CHUNK", "TensorMap", "reduce_bytes"]
+
+CHUNK = np.complex128  # 16 bytes, which NumPy moves as one
 
 _MAGIC = b"TsMap\x001\x00"
 _TYPES = ("u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "tf32")
@@ -92,83 +96,91 @@ class TensorMap:
     @staticmethod
     def decode(raw: bytes) -> TensorMap:
         """From 128 bytes; ValueError if they are no tensor map of the emulator."""
-        if raw[:8] != _MAGIC:
-            raise ValueError("the memory holds no tensor map of the emulator")
-        address, dtype, rank, swizzle, fill = struct.unpack_from("<QBBBB", raw, 8)
-        dims = struct.unpack_from("<5I", raw, 24)
-        strides = struct.unpack_from("<5Q", raw, 44)
-        box, steps = struct.unpack_from("<5H", raw, 84), struct.unpack_from("<5H", raw, 94)
-        return TensorMap(_TYPES[dtype], address, dims[:rank], strides[: rank - 1], box[:rank], steps[:rank],
-                         _SWIZZLES[swizzle], bool(fill))  # fmt: skip
+        return _decode(raw)
 
-    def swizzled(self, base: int) -> Array:
-        """Byte offsets from `base` (a shared address) where the bytes of a box go.
+    def chunks(self, base: int) -> Array | None:
+        """Where the 16-byte chunks of a box go, counted from `base` (a shared address); None: one after the other.
 
-        The swizzle exchanges 16-byte chunks: address bits 4.. are xored with bits 7.. (1, 2 or 3 of them).
-        Rows have the pitch of the box's inner extent.
+        The swizzle exchanges chunks: address bits 4.. are xored with bits 7.. (1, 2 or 3 of them). Rows have the
+        pitch of the box's inner extent.
         """
-        offset = np.arange(self.box_bytes)
-        if not self.swizzle:
-            return offset
-        address = base + offset
-        bits = {32: 1, 64: 2, 128: 3}[self.swizzle]
-        return (address ^ (address >> 7 & ((1 << bits) - 1)) << 4) - base
+        return _swizzle(base % 1024, self.box_bytes, self.swizzle) if self.swizzle else None
 
-    def _elements(self, at: list[int]) -> tuple[Array, Array]:
-        """Byte addresses of the box's elements, outermost first, and whether they are inside the tensor."""
-        shape = tuple(reversed(self.box))
-        offset = np.zeros(shape, np.int64)
-        inside = np.ones(shape, np.bool_)
-        pitches = (self.item, *self.strides)
-        for axis in range(self.rank):
-            index = at[axis] + np.arange(self.box[axis]) * self.element_strides[axis]
-            view = index.reshape((-1,) + (1,) * axis)
-            offset = offset + view * pitches[axis]
-            inside = inside & (view >= 0) & (view < self.dims[axis])
-        return offset, inside
+    def _inside(self, at: list[int]) -> tuple[int, list[int], list[int], list[slice]] | None:
+        """The part of the box at `at` that is inside the tensor, or None: byte offset of its first element, then
+        extents, byte strides and ranges within the box per axis, outermost first."""
+        start, extents, strides, ranges = 0, [], [], []
+        for axis in reversed(range(self.rank)):
+            step, pitch = self.element_strides[axis], self.item if axis == 0 else self.strides[axis - 1]
+            low = max(0, -(at[axis] // step))
+            high = min(self.box[axis], -((at[axis] - self.dims[axis]) // step))
+            if low >= high:
+                return None
+            start += (at[axis] + low * step) * pitch
+            extents.append(high - low)
+            strides.append(step * pitch)
+            ranges.append(slice(low, high))
+        return start, extents, strides, ranges
 
-    def _segment(
-        self, memory: GlobalMemory, offset: Array, inside: Array, report: Callable[[str], None]
-    ) -> tuple[Array, Array] | None:
-        """(bytes of the allocation, offsets in it of the inside elements)."""
-        mine = offset[inside] + self.address
-        if not mine.size:
+    def _view(self, memory: GlobalMemory, at: list[int], report: Callable[[str], None]) -> tuple[Array, Any] | None:
+        """(bytes of the inside elements in global memory [.., item], their place in the box)."""
+        inside = self._inside(at)
+        if inside is None:
             return None
-        segment = memory.find(int(mine.min()))
-        if segment is None or int(mine.max()) + self.item > segment.base + segment.size:
-            report(f"a tensor map covers global memory outside every allocation ({int(mine.min()):#x})")
+        start, extents, strides, ranges = inside
+        start += self.address
+        stop = start + sum((n - 1) * s for n, s in zip(extents, strides)) + self.item
+        segment = memory.find(start)
+        if segment is None or stop > segment.base + segment.size:
+            report(f"a tensor map covers global memory outside every allocation ({start:#x})")
             return None
-        return segment.data, mine - segment.base
+        data = segment.data[start - segment.base :]
+        view = np.lib.stride_tricks.as_strided(data, (*extents, self.item), (*strides, 1))
+        return view, tuple(ranges)
 
     def read_box(self, memory: GlobalMemory, at: list[int], report: Callable[[str], None]) -> Array:
         """The bytes of the box at coordinates `at` (innermost first); elements outside are filled."""
-        offset, inside = self._elements(at)
-        out = np.zeros((*offset.shape, self.item), np.uint8)
+        out = np.zeros((*reversed(self.box), self.item), np.uint8)
         if self.fill_nan and self.dtype in nm.FORMATS:
             nan = nm.FORMATS[self.dtype].nan or 0
             out[:] = np.frombuffer(nan.to_bytes(self.item, "little"), np.uint8)
-        found = self._segment(memory, offset, inside, report)
+        found = self._view(memory, at, report)
         if found is not None:
-            data, where = found
-            out[inside] = data[where[:, None] + np.arange(self.item)]
+            view, place = found
+            out[place] = view
         return out.reshape(-1)
 
     def write_box(self, memory: GlobalMemory, at: list[int], data: Array, reduce: str | None,
                   report: Callable[[str], None]) -> None:  # fmt: skip
         """Store (or reduce into) the box; elements outside are dropped."""
-        offset, inside = self._elements(at)
-        found = self._segment(memory, offset, inside, report)
+        found = self._view(memory, at, report)
         if found is None:
             return
-        target, where = found
-        values = data.reshape(*offset.shape, self.item)[inside]
-        index = where[:, None] + np.arange(self.item)
+        view, place = found
+        values = data.reshape(*reversed(self.box), self.item)[place]
         if reduce:
-            old = np.ascontiguousarray(target[index]).reshape(-1)
-            values = reduce_bytes(old, np.ascontiguousarray(values).reshape(-1), reduce, self.dtype).reshape(
-                values.shape
-            )
-        target[index] = values
+            old, new = (np.ascontiguousarray(x).reshape(-1) for x in (view, values))
+            values = reduce_bytes(old, new, reduce, self.dtype).reshape(values.shape)
+        view[...] = values
+
+
+@lru_cache(maxsize=256)
+def _swizzle(base: int, size: int, swizzle: int) -> Array:
+    address = base + 16 * np.arange(size // 16)
+    bits = {32: 1, 64: 2, 128: 3}[swizzle]
+    return ((address ^ (address >> 7 & ((1 << bits) - 1)) << 4) - base) >> 4
+
+
+@lru_cache(maxsize=256)
+def _decode(raw: bytes) -> TensorMap:
+    if raw[:8] != _MAGIC:
+        raise ValueError("the memory holds no tensor map of the emulator")
+    address, dtype, rank, swizzle, fill = struct.unpack_from("<QBBBB", raw, 8)
+    dims = struct.unpack_from("<5I", raw, 24)
+    strides = struct.unpack_from("<5Q", raw, 44)
+    box, steps = struct.unpack_from("<5H", raw, 84), struct.unpack_from("<5H", raw, 94)
+    return TensorMap(_TYPES[dtype], address, dims[:rank], strides[: rank - 1], box[:rank], steps[:rank],
+                     _SWIZZLES[swizzle], bool(fill))  # fmt: skip
 
 
 def reduce_bytes(old: Array, new: Array, op: str, kind: str) -> Array:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tesseracc.emulator import access
-from tesseracc.emulator.asynchronous import Bulk
+from tesseracc.emulator.asynchronous import Bulk, granule_run
 from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.findings import BAD_STATE, MISALIGNED, OUT_OF_BOUNDS, UNINITIALISED
-from tesseracc.emulator.memory import RANK_SHIFT, SHARED_BASE, Segment
+from tesseracc.emulator.memory import PARAM_BASE, RANK_SHIFT, SHARED_BASE, Segment
 from tesseracc.emulator.operations.mbarriers import barrier_index
 from tesseracc.emulator.ptx import Address, Imm, Instruction
 from tesseracc.emulator.table import Step
-from tesseracc.emulator.tensor_map import TensorMap, reduce_bytes
+from tesseracc.emulator.tensor_map import CHUNK, TensorMap, reduce_bytes
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
@@ -50,8 +50,8 @@ def bulk_step(i: Instruction, d: Decoder) -> Step:
 # --- shared memory of the issuing thread's view -----------------------------------------------------------------------
 
 
-def _shared_bytes(w: Wave, lane: int, address: int, size: int, rank: int | None = None) -> Array | None:
-    """Positions in the shared data of `size` bytes at a shared or generic address; None (reported) if outside."""
+def _shared_place(w: Wave, lane: int, address: int, size: int, rank: int | None = None) -> int | None:
+    """Position in the shared data of `size` bytes at a shared or generic address; None (reported) if outside."""
     if address >= SHARED_BASE:
         address -= SHARED_BASE
     if rank is not None:
@@ -61,7 +61,7 @@ def _shared_bytes(w: Wave, lane: int, address: int, size: int, rank: int | None 
         w.log.add(OUT_OF_BOUNDS, f"bulk copy of {size} bytes at shared address {address:#x} by "
                   f"{w.launch.who(w, lane)}; the space has {w.launch.shared_size} bytes", w.code[w.pc])  # fmt: skip
         return None
-    return np.asarray(int(cta[0]) * w.launch.shared_stride + int(offset[0]) + np.arange(size))
+    return int(cta[0]) * w.launch.shared_stride + int(offset[0])
 
 
 def _aligned(w: Wave, what: str, value: int, unit: int) -> bool:
@@ -80,34 +80,35 @@ def _global_bytes(w: Wave, address: int, size: int) -> tuple[Segment, int] | Non
     return segment, address - segment.base
 
 
-def _granules(at: Array) -> Array:
-    return np.unique(at // 4)
-
-
-def _race(w: Wave, at: Array, lane: int, kind: str) -> None:
-    """Tell the detector that `lane` reads or writes the shared bytes `at` through the asynchronous proxy."""
+def _race(w: Wave, start: int, size: int, lane: int, kind: str) -> None:
+    """Tell the detector that `lane` reads or writes shared bytes through the asynchronous proxy."""
     launch = w.launch
-    if not launch.detect or not len(at):
+    if not launch.detect:
         return
     shadow = access.shadow_of(w, "shared", launch.shared)
-    granules = np.unique(at // launch.granule["shared"])
-    lanes = np.full(len(granules), lane)
+    granules = granule_run(start, size, launch.granule["shared"])
+    lanes = np.full(granules.stop - granules.start, lane)
     if kind == "write":
         launch.races.write(shadow, granules, lanes, w.pc, False, "shared", None)
     else:
         launch.races.read(shadow, granules, lanes, w.pc, False, "shared")
-        if not launch.written["shared"][at].all():
+        if not launch.written["shared"][start : start + size].all():
             w.log.add(UNINITIALISED, f"a bulk copy by {launch.who(w, lane)} reads shared memory that none has written",
                       w.code[w.pc])  # fmt: skip
 
 
-def _issue_to_shared(w: Wave, lane: int, targets: list[Array], load: Callable[[], Array],
-                     barriers: list[tuple[int, int]], reads: Array) -> None:  # fmt: skip
-    """A copy into the shared memory of one or (multicast) several CTAs, completing on mbarriers."""
+def _issue_to_shared(w: Wave, lane: int, targets: list[int], size: int, load: Callable[[], Array],
+                     barriers: list[tuple[int, int]], reads: Sequence[slice],
+                     order: Array | None = None) -> None:  # fmt: skip
+    """A copy into the shared memory of one or (multicast) several CTAs, completing on mbarriers.
+
+    `order`: where the copy's chunks of 16 bytes go, if not one after the other.
+    """
     launch = w.launch
     engine = launch.asynchronous
-    everything = np.concatenate(targets)
-    _race(w, everything, lane, "write")
+    extent = size if order is None else -(-size // 128) * 128  # a swizzle stays inside rows of 128 bytes
+    for target in targets:
+        _race(w, target, extent, lane, "write")
     knowledge = launch.races.release(np.array([lane >> 5]))[0] if launch.detect else None
     if knowledge is not None:
         for index, _ in barriers:
@@ -116,12 +117,16 @@ def _issue_to_shared(w: Wave, lane: int, targets: list[Array], load: Callable[[]
 
     def land(data: Array) -> None:
         for target in targets:
-            launch.shared.data[target] = data
-            launch.written["shared"][target] = 1
+            there, known = (x[target : target + extent] for x in (launch.shared.data, launch.written["shared"]))
+            if order is None:
+                there[:], known[:] = data, 1
+            else:
+                there.view(CHUNK)[order] = data.view(CHUNK)
+                known.reshape(-1, 16)[order] = 1
 
     w.counters.async_copies[w.code[pc].text.split(".mbarrier")[0]] += 1
-    w.counters.async_bytes["to shared"] += len(everything)
-    engine.issue_bulk(w, Bulk(pc, lane, _granules(reads), _granules(everything), load, land, barriers))
+    w.counters.async_bytes["to shared"] += size * len(targets)
+    engine.issue_bulk(w, Bulk(pc, lane, reads, [granule_run(t, extent) for t in targets], load, land, barriers))
 
 
 def _multicast(i: Instruction, d: Decoder, operands: int) -> Source | None:
@@ -172,28 +177,28 @@ def _flat(i: Instruction, d: Decoder, target: str, source: str, spaces: list[str
             def load() -> Array:
                 return segment.data[offset : offset + size].copy()
 
-            reads = np.zeros(0, np.int64)
+            reads = []
             w.counters.bytes_read["global"] += size
         else:
-            at = _shared_bytes(w, lane, src, size)
+            at = _shared_place(w, lane, src, size)
             if at is None:
                 return
-            reads = at
-            _race(w, at, lane, "read")
-            shared = w.launch.shared.data
+            reads = [granule_run(at, size)]
+            _race(w, at, size, lane, "read")
+            shared = w.launch.shared.data[at : at + size]
 
             def load() -> Array:
-                return shared[at].copy()
+                return shared.copy()
 
         if target == "shared":
             targets, barriers = [], []
             for rank in _ranks(w, lane, cast):
-                spot = _shared_bytes(w, lane, dst, size, rank)
+                spot = _shared_place(w, lane, dst, size, rank)
                 if spot is None:
                     return
                 targets.append(spot)
                 barriers.append((_barrier_of(w, lane, bar, rank), size))
-            _issue_to_shared(w, lane, targets, load, barriers, reads)
+            _issue_to_shared(w, lane, targets, size, load, barriers, reads)
             return
         out = _global_bytes(w, dst, size)
         if out is None:
@@ -206,7 +211,7 @@ def _flat(i: Instruction, d: Decoder, target: str, source: str, spaces: list[str
 
         w.counters.bytes_written["global"] += size
         w.counters.async_copies["cp.async.bulk to global"] += 1
-        w.launch.asynchronous.issue_bulk(w, Bulk(w.pc, lane, _granules(reads), np.zeros(0, np.int64), load, land))
+        w.launch.asynchronous.issue_bulk(w, Bulk(w.pc, lane, reads, (), load, land))
 
     def run(w: Wave) -> None:
         w.progress += 1
@@ -231,8 +236,6 @@ def _map_and_coordinates(i: Instruction, d: Decoder, k: int) -> tuple[Source, li
     space, address = d.address(operand)
     coordinates = [d.source(c, "s32") for c in operand.coords.items]
     if space == "param":
-        from tesseracc.emulator.memory import PARAM_BASE
-
         inner = address
         return (lambda w: inner(w) + np.uint64(PARAM_BASE)), coordinates
     return address, coordinates
@@ -241,11 +244,12 @@ def _map_and_coordinates(i: Instruction, d: Decoder, k: int) -> tuple[Source, li
 def _fetch_map(w: Wave, lane: int, address: int) -> TensorMap | None:
     kept = w.sel
     w.select(np.array([lane]))
-    words = access.load(w, "generic", np.array([address], np.uint64), 8, 1)
-    raw = b""
-    for k in range(16):
-        words = access.load(w, "generic", np.array([address + 8 * k], np.uint64), 8, 1)
-        raw += int(np.ravel(words[0])[0]).to_bytes(8, "little")
+    params = w.launch.params
+    if PARAM_BASE <= address <= PARAM_BASE + params.size - 128:
+        raw = params.data[address - PARAM_BASE :][:128].tobytes()
+    else:
+        words = [access.load(w, "generic", np.array([address + 8 * k], np.uint64), 8, 1)[0] for k in range(16)]
+        raw = b"".join(int(np.ravel(word)[0]).to_bytes(8, "little") for word in words)
     w.select(kept)
     try:
         return TensorMap.decode(raw)
@@ -271,10 +275,10 @@ def _tensor_load(i: Instruction, d: Decoder) -> Step:
         size = tensor.box_bytes
         targets, barriers = [], []
         for rank in _ranks(w, lane, cast):
-            spot = _shared_bytes(w, lane, dst, size, rank)
+            spot = _shared_place(w, lane, dst, size, rank)
             if spot is None:
                 return
-            targets.append(spot[0] + tensor.swizzled(int(spot[0]) % w.launch.shared_stride))
+            targets.append(spot)
             barriers.append((_barrier_of(w, lane, bar, rank), size))
         memory, code = w.launch.memory, w.code[w.pc]
 
@@ -282,7 +286,8 @@ def _tensor_load(i: Instruction, d: Decoder) -> Step:
             return tensor.read_box(memory, at, lambda text: w.log.add(OUT_OF_BOUNDS, text, code))
 
         w.counters.bytes_read["global"] += size
-        _issue_to_shared(w, lane, targets, load, barriers, np.zeros(0, np.int64))
+        order = tensor.chunks(targets[0] % w.launch.shared_stride) if targets else None
+        _issue_to_shared(w, lane, targets, size, load, barriers, (), order)
 
     def run(w: Wave) -> None:
         w.progress += 1
@@ -305,21 +310,24 @@ def _tensor_store(i: Instruction, d: Decoder, reduce: str | None) -> Step:
         tensor = _fetch_map(w, lane, where)
         if tensor is None or not _aligned(w, "the source", src, 128):
             return
-        spot = _shared_bytes(w, lane, src, tensor.box_bytes)
+        size = tensor.box_bytes
+        spot = _shared_place(w, lane, src, size)
         if spot is None:
             return
-        source = spot[0] + tensor.swizzled(int(spot[0]) % w.launch.shared_stride)
-        _race(w, source, lane, "read")
-        shared, memory, code = w.launch.shared.data, w.launch.memory, w.code[w.pc]
+        order = tensor.chunks(spot % w.launch.shared_stride)
+        extent = size if order is None else -(-size // 128) * 128
+        _race(w, spot, size, lane, "read")
+        shared, memory, code = w.launch.shared.data[spot : spot + extent], w.launch.memory, w.code[w.pc]
+
+        def load() -> Array:
+            return shared.copy() if order is None else shared.view(CHUNK)[order].view(np.uint8)
 
         def land(data: Array) -> None:
             tensor.write_box(memory, at, data, reduce, lambda text: w.log.add(OUT_OF_BOUNDS, text, code))
 
         w.counters.bytes_written["global"] += tensor.box_bytes
         w.counters.async_copies["cp.async.bulk.tensor to global"] += 1
-        w.launch.asynchronous.issue_bulk(
-            w, Bulk(w.pc, lane, _granules(source), np.zeros(0, np.int64), lambda: shared[source].copy(), land)
-        )
+        w.launch.asynchronous.issue_bulk(w, Bulk(w.pc, lane, [granule_run(spot, extent)], (), load, land))
 
     def run(w: Wave) -> None:
         w.progress += 1
