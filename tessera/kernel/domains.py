@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera.errors import Span
@@ -21,6 +21,7 @@ from tessera.shapes import Dim, known_equal
 __all__ = ["Domain", "domain_loop", "find_domains", "output_names", "store_places", "with_loop"]
 
 _STORES = {"store", "store_vector"}
+_SYNCS = {"cp_commit_group", "cp_wait_group", "barrier"}
 _FILLS = {"cp_async", "load_async", "store", "store_vector", "load"}
 
 
@@ -126,13 +127,16 @@ def domain_loop(node: ast.AST) -> Domain | None:
     return found if isinstance(found, Domain) else None
 
 
-def with_loop(body: Sequence[ast.stmt], domain: Domain) -> list[ast.stmt]:
-    """The statements with a loop over the variable around those that depend on it."""
+def with_loop(body: Sequence[ast.stmt], domain: Domain, params: Container[str]) -> list[ast.stmt]:
+    """The statements with a loop over the variable around those that depend on it.
+
+    What is stored to parameters holds the result of all iterations, so that reading them does not depend on one.
+    """
     users = [at for at, stmt in enumerate(body) if mentions(stmt, {domain.name})]
     if len(users) == 1 and isinstance(body[users[0]], (ast.For, ast.While)):
         inner = copy.copy(body[users[0]])
         assert isinstance(inner, (ast.For, ast.While))
-        inner.body = with_loop(inner.body, domain)
+        inner.body = with_loop(inner.body, domain, params)
         return [*body[: users[0]], inner, *body[users[0] + 1 :]]
     first, last = users[0], users[-1]
     names = {domain.name}
@@ -142,7 +146,9 @@ def with_loop(body: Sequence[ast.stmt], domain: Domain) -> list[ast.stmt]:
         if not mentions(stmt, names):
             continue
         last = max(last, at)
-        names |= _made(stmt, names, before)
+        names |= {name for name in _made(stmt, names, before) if name not in params}
+    while last + 1 < len(body) and _is_sync(body[last + 1]):
+        last += 1
     loop = ast.For(
         target=ast.Name(domain.name, ast.Store()), iter=ast.Constant(0), body=list(body[first : last + 1]), orelse=[]
     )
@@ -150,6 +156,11 @@ def with_loop(body: Sequence[ast.stmt], domain: Domain) -> list[ast.stmt]:
     for node in (loop, loop.target, loop.iter):
         ast.copy_location(node, domain.first)
     return [*body[:first], loop, *body[last + 1 :]]
+
+
+def _is_sync(stmt: ast.stmt) -> bool:
+    """Whether a statement completes or orders copies: behind dependent statements it belongs to them."""
+    return isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Call) and _name_of(stmt.value) in _SYNCS
 
 
 def _made(stmt: ast.stmt, names: set[str], before: set[str]) -> set[str]:

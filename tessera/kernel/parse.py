@@ -153,7 +153,7 @@ def _read(
     reader.prepare(domains, outputs, config, signature.fixed)
     for domain in domains.values():
         if not domain.written and not _places_output(domain, domains, outputs, source, report):
-            body_nodes = with_loop(body_nodes, domain)
+            body_nodes = with_loop(body_nodes, domain, signature.buffers)
     reader.block(body_nodes)
     results: tuple[Result, ...] = ()
     try:
