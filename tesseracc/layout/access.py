@@ -107,11 +107,21 @@ class SharedAccess:
 
 
 def shared_access(registers: LinearLayout, memory: LinearLayout, bits: int, limit: int = 128) -> SharedAccess:
-    """How a warp with this register layout loads or stores a tile in this shared layout."""
+    """How a warp with this register layout loads or stores a tile in this shared layout.
+
+    Of the possible vectors up to `limit` bits those with the fewest wavefronts are taken, of equals the widest.
+    """
     places = offsets(registers, memory)
-    found = vectors(places, bits, limit)
-    size = found.width * bits // 8
-    return SharedAccess(found, size, wavefronts([c * bits // 8 for c in places.bases("lane")], size), max(1, size // 4))
+    lanes = [column * bits // 8 for column in places.bases("lane")]
+    best: SharedAccess | None = None
+    while best is None or limit >= bits:
+        found = vectors(places, bits, max(limit, bits))
+        size = found.width * bits // 8
+        access = SharedAccess(found, size, wavefronts(lanes, size), max(1, size // 4))
+        if best is None or access.total < best.total:
+            best = access
+        limit = size * 8 // 2
+    return best
 
 
 def sectors(places: LinearLayout, bits: int, width: int) -> tuple[int, int]:

@@ -16,27 +16,30 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from tesseracc.layout.access import shared_access, wavefronts
-from tesseracc.layout.gf2 import Span, complement, extend, intersection, log2
+from tesseracc.layout.gf2 import Span, combine, complement, extend, intersection, log2
 from tesseracc.layout.linear import LinearLayout
+from tesseracc.layout.shared import SWIZZLES, swizzled
 
-__all__ = ["Pattern", "matrix_pattern", "pattern_of", "staging", "swizzle_for"]
+__all__ = ["Pattern", "hardware_swizzle", "matrix_pattern", "pattern_of", "staging", "swizzle_for"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One access: flat coordinates that a thread's registers span, and those of the lanes' bits in order.
+    """One access: flat coordinates of the registers' bits, of the lanes' in order, and of the warps'.
 
-    `vector` fixes the bits of one access; 0 lets the widest one be taken.
+    `vector` fixes the bits of one access; 0 lets the best one be taken.
     """
 
     registers: tuple[int, ...]
     lanes: tuple[int, ...]
+    warps: tuple[int, ...] = ()
     vector: int = 0
 
 
 def pattern_of(layout: LinearLayout) -> Pattern:
     """The access of a register layout by ordinary loads or stores."""
-    return Pattern(layout.bases("register"), layout.bases("lane"))
+    warps = [c for name, _ in layout.ins if name not in ("register", "lane") for c in layout.bases(name)]
+    return Pattern(layout.bases("register"), layout.bases("lane"), tuple(warps))
 
 
 def matrix_pattern(shape: Sequence[int], bits: int, fastest: int = 1) -> Pattern:
@@ -44,7 +47,7 @@ def matrix_pattern(shape: Sequence[int], bits: int, fastest: int = 1) -> Pattern
     strides = (shape[1], 1)
     chunk = tuple(strides[fastest] << bit for bit in range(log2(128 // bits)))
     rows = tuple(strides[1 - fastest] << bit for bit in range(3))
-    return Pattern(chunk, (*rows, 0, 0), 128)
+    return Pattern(chunk, (*rows, 0, 0), vector=128)
 
 
 def staging(write: LinearLayout, read: LinearLayout, bits: int) -> LinearLayout:
@@ -55,19 +58,32 @@ def staging(write: LinearLayout, read: LinearLayout, bits: int) -> LinearLayout:
 def swizzle_for(shape: Sequence[int], patterns: Sequence[Pattern], bits: int) -> LinearLayout:
     """The shared layout (offset to coordinates) of a tile with the fewest wavefronts over all patterns.
 
-    Tried are vectors that all patterns share, and those of each one. Deterministic; of equals the first wins.
+    Tried are vectors that all patterns share, and those of each one; of equal wavefronts fewer instructions win, then
+    the first.
     """
     width = sum(log2(size) for size in shape)
     limit = log2(128 // bits)
     choices = [_shared_vectors(patterns)[:limit], *(_tidy(p.registers)[:limit] for p in patterns), []]
-    best: tuple[int, LinearLayout] | None = None
-    for low in choices:
-        layout = _layout(shape, _columns(low, patterns, bits, width))
-        cost = sum(_cost(pattern, layout, bits) for pattern in patterns)
-        if best is None or cost < best[0]:
-            best = (cost, layout)
-    assert best is not None
-    return best[1]
+    layouts = [_layout(shape, _columns(low, patterns, bits, width)) for low in choices]
+    return min(layouts, key=lambda layout: _total(patterns, layout, bits))
+
+
+def hardware_swizzle(
+    shape: Sequence[int], patterns: Sequence[Pattern], bits: int, orders: Sequence[Sequence[int]] = ((1, 0), (0, 1))
+) -> LinearLayout:
+    """The best of the layouts that tensor copies write and matrix descriptors read; `orders` limits the fast axis."""
+    layouts = [
+        swizzled(shape, bits, span, order)
+        for order in orders
+        for span in reversed(SWIZZLES)
+        if span == 0 or shape[order[0]] * bits >= span * 8
+    ]
+    return min(layouts, key=lambda layout: _total(patterns, layout, bits))
+
+
+def _total(patterns: Sequence[Pattern], layout: LinearLayout, bits: int) -> tuple[int, int]:
+    costs = [_cost(pattern, layout, bits) for pattern in patterns]
+    return sum(waves for waves, _ in costs), sum(count for _, count in costs)
 
 
 def _tidy(vectors: Sequence[int]) -> list[int]:
@@ -99,17 +115,30 @@ def _columns(low: list[int], patterns: Sequence[Pattern], bits: int, width: int)
         together = intersection(together, other)
     low = [*low, *extend(low, [*together, *touched[0], *complement(low, width)])[: max(0, word - len(low))]]
     words = low[:word]
+    # Lanes and warps of accesses with vectors must not touch the offsets inside of a vector: all other offsets get
+    # coordinates from a complement of `low` that contains what these lanes and warps span.
+    still = [c for p, seen in zip(patterns, touched) if low and low[0] in Span(seen) for c in (*p.lanes, *p.warps)]
+    axes = extend(low, [*still, *complement(low, width)])
+    basis = Span([*low, *axes])
+
+    def apart(vector: int) -> int:
+        """The vector without its part along `low`."""
+        return combine(axes, (basis.solve(vector) or 0) >> len(low))
+
     rest: list[int] = []
     spans = [Span([*words, *vectors]) for vectors in touched]
     own = Span(low)
     while len(rest) < width - line:
-        free = next((x for x in _candidates(width) if x not in own and all(x not in span for span in spans)), None)
-        if free is None:  # conflicts cannot be avoided: at least keep the map invertible
-            free = min((x for x in complement([*low, *rest], width)), key=lambda x: sum(x in s for s in spans))
+        # What covers all axes cannot be avoided any more; of up to two others there is always a vector outside.
+        open_ = [span for span in spans if any(axis not in span for axis in axes)]
+        tried = map(apart, _candidates(width if len(open_) <= 2 else 3, width))
+        free = next((x for x in tried if x not in own and all(x not in span for span in open_)), None)
+        if free is None:
+            free = min(map(apart, complement([*low, *rest], width)), key=lambda x: sum(x in s for s in open_))
         rest.append(free)
         for span in (own, *spans):
             span.add(free)
-    banks = complement([*low, *rest], width)
+    banks = [apart(vector) for vector in complement([*low, *rest], width)]
     return [*low, *banks, *rest]
 
 
@@ -124,9 +153,9 @@ def _touched(pattern: Pattern, low: list[int], bits: int) -> list[int]:
     return [*low[:count], *lanes]
 
 
-def _candidates(width: int) -> Iterator[int]:
-    """All vectors, those of few coordinates first: they make the cheapest addresses."""
-    for count in range(1, width + 1):
+def _candidates(most: int, width: int) -> Iterator[int]:
+    """All vectors of up to `most` coordinates, those of few first: they make the cheapest addresses."""
+    for count in range(1, most + 1):
         for bits in combinations(range(width), count):
             yield sum(1 << bit for bit in bits)
 
@@ -136,17 +165,16 @@ def _layout(shape: Sequence[int], columns: list[int]) -> LinearLayout:
     return LinearLayout((("offset", len(columns)),), outs, columns)
 
 
-def _cost(pattern: Pattern, layout: LinearLayout, bits: int) -> int:
-    """Wavefronts of a warp."""
+def _cost(pattern: Pattern, layout: LinearLayout, bits: int) -> tuple[int, int]:
+    """(wavefronts, instructions) of a warp."""
     if pattern.vector:
         inverse = layout.inverse()
         places = [inverse.flat(vector) for vector in pattern.lanes]
         chunk = {inverse.flat(vector) for vector in pattern.registers}
         if chunk != {1 << bit for bit in range(log2(pattern.vector // bits))}:
-            return 1 << 20  # the instruction cannot be used
-        return wavefronts([place * bits // 8 for place in places], pattern.vector // 8)
-    registers = LinearLayout(
-        (("register", len(pattern.registers)), ("lane", len(pattern.lanes))), layout.outs,
-        (*pattern.registers, *pattern.lanes),
-    )  # fmt: skip
-    return shared_access(registers, layout, bits).total
+            return 1 << 20, 1  # the instruction cannot be used
+        return wavefronts([place * bits // 8 for place in places], pattern.vector // 8), 1
+    ins = (("register", len(pattern.registers)), ("lane", len(pattern.lanes)), ("warp", len(pattern.warps)))
+    registers = LinearLayout(ins, layout.outs, (*pattern.registers, *pattern.lanes, *pattern.warps))
+    access = shared_access(registers, layout, bits)
+    return access.total, len(access.vectors.groups)

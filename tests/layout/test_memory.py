@@ -15,7 +15,7 @@ from tesseracc.layout import fragments as fr
 from tesseracc.layout import shared as sh
 from tesseracc.layout.access import global_offsets, offsets, sectors, shared_access, vectors
 from tesseracc.layout.matrix_load import matrix_move
-from tesseracc.layout.swizzle import Pattern, matrix_pattern, pattern_of, staging, swizzle_for
+from tesseracc.layout.swizzle import Pattern, hardware_swizzle, matrix_pattern, pattern_of, staging, swizzle_for
 from tests.emulator.harness import run_text
 from tests.layout.strategies import invertible, register_layouts
 
@@ -168,12 +168,13 @@ def test_staging_of_known_pairs() -> None:
     memory = staging(rows, columns, 32)
     accesses = [shared_access(layout, memory, 32) for layout in (rows, columns)]
     assert [a.conflicts for a in accesses] == [0, 0]
+    assert {a.bytes for a in accesses} == {4, 16}  # of two layouts without conflicts the one with fewer instructions
     same = staging(rows, rows, 16)
     assert shared_access(rows, same, 16).vectors.width == 8 and shared_access(rows, same, 16).conflicts == 0
     fragment = fr.mma_c(16, 64) * LinearLayout.identity(4, "warp", "dim0")
     memory = staging(fragment, b.coalesced((64, 64), 16, 4), 16)
     assert shared_access(fragment, memory, 16).conflicts == 0
-    assert shared_access(fragment, memory, 16).vectors.width == 2
+    assert shared_access(fragment, memory, 16).total == 32 * 2 * 32 // 128  # bytes of a warp over 128 a wavefront
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
@@ -188,6 +189,18 @@ def test_a_tile_for_wide_copies_and_ldmatrix(bits: int, columns: int) -> None:
     a = b.fit(fr.mma_a(16, 32 * 8 // bits, bits), shape)
     move = matrix_move(a, memory, bits)
     assert move is not None and move.count == 4 and move.wavefronts == move.ideal == 4
+
+
+def test_hardware_swizzles_that_fit() -> None:
+    """For operands of tensor copies: the widest span, along the axis that is read in pieces."""
+    shape = (128, 64)
+    assert hardware_swizzle(shape, [matrix_pattern(shape, 16)], 16) == sh.swizzled(shape, 16, 128)
+    assert hardware_swizzle(shape, [matrix_pattern(shape, 16, 0)], 16) == sh.swizzled(shape, 16, 128, (0, 1))
+    narrow = (64, 16)
+    assert hardware_swizzle(narrow, [matrix_pattern(narrow, 16)], 16) == sh.swizzled(narrow, 16, 32)
+    accumulators = fr.wgmma_c(64)
+    found = hardware_swizzle((64, 64), [pattern_of(accumulators)], 16, [(1, 0)])
+    assert shared_access(accumulators, found, 16).conflicts == 0
 
 
 def test_three_patterns() -> None:
