@@ -129,7 +129,9 @@ class Calls(Expressions):
         """A function of every element. What `exp(x - m)` was made of is kept, for W206."""
         result = self.lift([tile], lambda v: self._unary(op, v[0], span), span)
         if op == "exp" and isinstance(result, TileOp) and isinstance(tile.expr, Binary) and tile.expr.op == "sub":
-            below = tile.expr.b.a if isinstance(tile.expr.b, Broadcast) else tile.expr.b
+            below = tile.expr.b
+            while isinstance(below, Broadcast):
+                below = below.a
             if isinstance(below, Read):
                 return TileOp(result.expr, replace(result.facts, form=("exp", below.var.name)))
         return result

@@ -66,11 +66,9 @@ def output_names(body: Sequence[ast.stmt]) -> list[str]:
     ]
 
 
-def _subscripts(body: Sequence[ast.stmt]) -> Iterator[ast.Subscript]:
-    for stmt in body:
-        for node in ast.walk(stmt):
-            if isinstance(node, ast.Subscript):
-                yield node
+def _subscripts(body: Sequence[ast.stmt]) -> list[ast.Subscript]:
+    found = [node for stmt in body for node in ast.walk(stmt) if isinstance(node, ast.Subscript)]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
 
 
 def _width(node: ast.expr) -> tuple[str, ast.expr] | None:

@@ -9,6 +9,7 @@ from types import FunctionType
 
 from tessera.errors import SourceError, Span
 from tessera.kernel.domains import Domain, find_domains, output_names, with_loop
+from tessera.kernel.dry import dry_run
 from tessera.kernel.launch import check_grid, check_group, groups_for, lanes_needed, uses_id
 from tessera.kernel.loops import Reader, has_word
 from tessera.kernel.operands import BufferRef, Static
@@ -154,6 +155,10 @@ def _read(
     for domain in domains.values():
         if not domain.written and not _places_output(domain, domains, outputs, source, report):
             body_nodes = with_loop(body_nodes, domain, signature.buffers)
+    late = nested_return(body_nodes)
+    if late is not None:
+        raise fail("E213", "the returned tile depends on a domain variable (rule R2) that no output places",
+                   source.span(late), "declare the tensor that it is a block of, or store it to a slice")  # fmt: skip
     reader.block(body_nodes)
     results: tuple[Result, ...] = ()
     try:
@@ -167,6 +172,9 @@ def _read(
     report.finish()
     axes, prologue = reader.launch(span)
     body = (*prologue, *reader.out)
+    scalars = [p.var for p in signature.params if p.var is not None]
+    dry_run(body, signature.dims, scalars, report)
+    report.finish()
     explicit = grid is not None
     if grid is None:
         try:

@@ -132,6 +132,8 @@ def linear(expr: Expr) -> tuple[dict[str, int], Dim]:
                 return {n: k * d for n, k in x.items()}, c * d
             if not x and not y:
                 return {}, c * d
+        case Cast(a, Elem(dtype)) if a.type.dtype.is_int and dtype.is_int and dtype.bits > a.type.dtype.bits:
+            return linear(a)  # an index that overflows its narrow type is out of bounds anyhow
     return {_spelled(expr): 1}, 0
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa
 """Kernels of the seeds with the faults that they have there (LANGUAGE section C)."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The seeds' tile kernels, as they stand in samples/seeds, evaluated eagerly against float64 references.
 
-The bounds follow from where a kernel rounds; leaving out one block of K, one mask or one correction exceeds them by far.
+The bounds follow from where a kernel rounds; leaving out one block of K, one mask or one correction exceeds them.
 """
 
 from __future__ import annotations
@@ -178,3 +178,21 @@ def test_double_correction_is_told() -> None:
         result = np.zeros_like(x)
         evaluate(kernel, [x, x, x, result])
         assert bool(np.all(np.abs(wide(result) - want) <= 3 * U16 * scale + 1e-5)) is good
+
+
+def test_unconsumed_stage_is_told() -> None:
+    """X21: the last block of K is copied and never multiplied."""
+    kernel = seed_faults.missing_block.definition
+    lines = (Path(__file__).parent / "seed_faults.py").read_text().splitlines()
+    warnings = [(n.code, lines[n.span.line - 1].strip().split("(")[0]) for n in kernel.warnings]
+    assert warnings == [("W209", "ts.tile.cp_async")] * 2
+    a, b, c = normal(64, 128), normal(128, 64, seed=1), np.zeros((64, 64), np.float32)
+    evaluate(kernel, [a, b, c])
+    np.testing.assert_allclose(c, wide(a)[:, :96] @ wide(b)[:96], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in SEEDS.glob("*.py")))
+def test_warnings_of_the_samples(name: str) -> None:
+    kernel = load(name)
+    expected = {"memory_hierarchy_example": {"W202", "W204", "W209"}}
+    assert {note.code for note in kernel.definition.warnings} == expected.get(name, set())

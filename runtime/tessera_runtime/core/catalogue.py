@@ -126,6 +126,12 @@ _ENTRIES = (
           "In an online softmax the sum of a block is added as it is when its terms use the new maximum."),
     Entry("W207", "parameter not used", 3,
           "A tensor parameter is neither read nor written. Was it meant to be an output?"),
+    Entry("W208", "wait without copy", 3,
+          "A cp_wait_group finds no committed group of copies that it could wait for. Copies belong to a group only "
+          "after cp_commit_group."),
+    Entry("W209", "copy never read", 3,
+          "An asynchronous copy fills shared memory that is not read before it is filled again or the kernel ends. In "
+          "a pipeline the last stage may not be consumed."),
     # --- E3xx: shapes, dtypes, operators at trace time -------------------------------------------------------------
     Entry("E301", "element type or policy not understood", 3,
           "A dtype string, policy or dtype argument names no element type. The message shows the column where "

@@ -30,7 +30,7 @@ def expressions(x: ts.Tensor["N", ts.f32]):
     c = {1: 2}  #! E202 {1: 2}
     d = (e := 1)  #! E202 e := 1
     f = max(*x)  #! E202 *x
-    g = x[0:4]  #! E202 0:4
+    g = {1}  #! E202 {1}
     h = f"{i}"  #! E202 f"{i}"
     k = i in (1, 2)  #! E202 i in (1, 2)
 

@@ -24,7 +24,7 @@ def element_types(x: ts.Tensor["N", ts.f32], k: ts.Tensor["N", ts.i32], s: ts.Te
 def ranks(a: ts.Tensor["M", "N", ts.f32], x: ts.Tensor["N", ts.f32]):
     i = ts.tile.linear_id()
     if i < N:
-        x[i] = a[i]  #! E207 a[i]
+        x[i] = a[i]  #! E206 i
         x[i] = x[i, 0]  #! E207 x[i, 0]
         x[i] = i[0]  #! E207 i[0]
         x[i] = (1.0, 2.0)[i]  #! E207 i
