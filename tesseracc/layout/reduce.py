@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tesseracc.layout.build import drop_axis
-from tesseracc.layout.gf2 import Span, combine, extend, kernel
+from tesseracc.layout.gf2 import Span, combine, extend, kernel, log2
 from tesseracc.layout.linear import LinearLayout
 
-__all__ = ["Exchange", "Reduction", "reduction"]
+__all__ = ["Exchange", "Reduction", "fold_steps", "reduction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +74,30 @@ def reduction(layout: LinearLayout, axis: int) -> Reduction:
     ins = (("register", len(apart)), *dropped.ins[1:])
     result = LinearLayout(ins, dropped.outs, [*bases, *dropped.columns[count:]])
     return Reduction(groups, tuple(steps[0]), tuple(steps[1]), result)
+
+
+def fold_steps(layout: LinearLayout, axis: int) -> tuple[Exchange, ...]:
+    """The steps of a fold in a fixed order: coordinate bits of the axis from the highest to the lowest.
+
+    Step i joins every element with the one whose coordinate along the axis differs in bit n - 1 - i alone: an exchange
+    between registers where lane and warp are 0, else between lanes, else between warps. The result is that of halving
+    the axis again and again, x[j] + x[j + n / 2], on every layout, and each place of a row ends with the row's value.
+    ValueError where the layout lacks elements.
+    """
+    name = f"dim{axis}"
+    shift = 0
+    for dim, bits in reversed(layout.outs):
+        if dim == name:
+            break
+        shift += bits
+    count = len(layout.bases("register"))
+    width = count + len(layout.bases("lane"))
+    span = Span(layout.columns)  # registers come first, so they are preferred to lanes, and lanes to warps
+    steps = []
+    for bit in reversed(range(log2(layout.out_size(name)))):
+        place = span.solve(1 << shift + bit)
+        if place is None:
+            raise ValueError(f"the layout does not hold all elements along axis {axis}")
+        lane = place >> count & (1 << width - count) - 1
+        steps.append(Exchange(place & (1 << count) - 1, lane, place >> width))
+    return tuple(steps)

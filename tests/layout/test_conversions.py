@@ -15,7 +15,7 @@ from tesseracc.layout import build as b
 from tesseracc.layout import fragments as fr
 from tesseracc.layout.convert import Conversion, convert, locate
 from tesseracc.layout.gf2 import combine
-from tesseracc.layout.reduce import reduction
+from tesseracc.layout.reduce import fold_steps, reduction
 from tests.layout.strategies import hold, register_layouts
 
 PLACES = ("register", "lane", "warp")
@@ -181,6 +181,24 @@ def test_random_reductions(data: Any, copies: bool, axis: int, unit: bool) -> No
     partial, result = reduced(layout, axis, tile)
     assert np.array_equal(partial, hold(tile.sum(axis=axis), result))
     assert result.shape == (tile.shape[1 - axis],) and result.is_surjective()
+
+
+@settings(max_examples=40)
+@given(st.data(), st.booleans(), st.integers(0, 1))
+def test_folds_have_one_order(data: Any, copies: bool, axis: int) -> None:
+    """In f32, bit for bit: halves of the axis, whatever the layout."""
+    layout = data.draw(register_layouts((16, 32), 4 if copies else 3, warps=1, copies=copies))
+    tile = np.random.default_rng(2).normal(size=(16, 32)).astype(np.float32)
+    held = hold(tile.reshape(-1), layout)
+    w, lane, r = np.meshgrid(*(np.arange(n) for n in held.shape), indexing="ij")
+    for step in fold_steps(layout, axis):
+        held = held + held[w ^ step.warp, lane ^ step.lane, r ^ step.register]
+    want = np.moveaxis(tile, axis, 0)
+    while len(want) > 1:
+        want = want[: len(want) // 2] + want[len(want) // 2 :]
+    assert np.array_equal(held, hold(want[0], b.drop_axis(layout, axis)))
+    with pytest.raises(ValueError, match="does not hold"):
+        fold_steps(LinearLayout.make({"register": [[0, 1]]}, (2, 2)), 0)
 
 
 def test_known_reductions() -> None:
