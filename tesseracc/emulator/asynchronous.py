@@ -288,13 +288,15 @@ class AsyncEngine:
                       "fence.proxy.async between", at)  # fmt: skip
 
     def proxy_read(self, w: Wave, granules: Array, lane: int, mark: bool) -> None:
-        """A matrix instruction reads `granules` of shared memory for `lane`; `mark`: until it is waited for."""
-        self._check_proxy(w, granules, w.code[w.pc])
-        clash = self.writing[granules]
-        if clash.any():
-            other = self.origin(int(clash[np.flatnonzero(clash)[0]]))
-            w.log.add(ASYNC_HAZARD, "a matrix instruction reads shared memory that an asynchronous copy still writes: "
-                      "no wait orders them", w.code[w.pc], other)  # fmt: skip
+        """A matrix instruction reads `granules` (rows) of shared memory; `mark`: until it is waited for."""
+        if (self.dirty is not None and self.dirty[granules].any()) or self.writing[granules].any():
+            for row in np.atleast_2d(granules):
+                self._check_proxy(w, row, w.code[w.pc])
+                clash = self.writing[row]
+                if clash.any():
+                    other = self.origin(int(clash[np.flatnonzero(clash)[0]]))
+                    w.log.add(ASYNC_HAZARD, "a matrix instruction reads shared memory that an asynchronous copy still "
+                              "writes: no wait orders them", w.code[w.pc], other)  # fmt: skip
         if mark:
             self.reading[granules] = w.pc + 1
             self.busy = True

@@ -7,17 +7,19 @@ junk. The shared memory that the operands come from stays marked as being read u
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tesseracc.emulator import access
 from tesseracc.emulator import tensor_cores as tc
-from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.findings import BAD_STATE, OUT_OF_BOUNDS, UNINITIALISED
 from tesseracc.emulator.operations.matrix import shape_of, whole_warps
 from tesseracc.emulator.ptx import Imm, Instruction, Reg, Vector
 from tesseracc.emulator.table import Step, instruction
+from tesseracc.emulator.tensor_map import CHUNK
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
@@ -26,74 +28,154 @@ if TYPE_CHECKING:
 
 __all__ = ["Pending", "WarpgroupState", "descriptor_offsets"]
 
+_WRITTEN = np.uint64(0x0101010101010101)
+
 _SECTION = "9.7.15 Asynchronous Warpgroup Level Matrix Instructions"
 
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """Results of one warpgroup: registers `slots` of its 128 lanes get `values` [128, slots] when it waits."""
+    """Results of one instruction by warpgroups `ids` [g]: the lanes of each get `matrix` [g, 64, n] when it waits.
 
+    `live` [g]: no later instruction has taken the accumulator over. `group` [g] is -1 before the commit.
+    """
+
+    pc: int
     slots: tuple[int, ...]
-    values: Array
-    reads: Array
-    knowledge: Array | None = None  # what the race detector lets every warp of the group know after the wait
-    group: int | None = None
+    ids: Array
+    matrix: Array
+    reads: list[Array]  # granules of shared memory per operand [g, granules]
+    knowledge: Array | None  # what the race detector lets every warp of the groups know after the wait
+    group: Array
+    live: Array
+
+    def part(self, mask: Array) -> Pending:
+        """Only some of the warpgroups."""
+        known = None if self.knowledge is None else self.knowledge[mask]
+        reads = [r[mask] for r in self.reads]
+        return Pending(self.pc, self.slots, self.ids[mask], self.matrix[mask], reads, known, self.group[mask],
+                       self.live[mask])  # fmt: skip
 
 
 class WarpgroupState:
-    """Pending wgmma operations by first lane of the warpgroup."""
+    """Pending wgmma operations of a batch, oldest first; `number` counts the committed groups of each warpgroup."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
-        self.pending: dict[int, list[Pending]] = {}
-        self.group: dict[int, int] = {}
+        self.pending: list[Pending] = []
+        self.number = np.zeros(0, np.int64)
+
+    def _numbers(self, w: Wave) -> Array:
+        if not len(self.number):
+            self.number = np.zeros((w.size >> 7) + 1, np.int64)
+        return self.number
 
     def commit(self, w: Wave) -> None:
         """wgmma.commit_group."""
-        for first in warpgroups(w):
-            number = self.group.get(first, 0)
-            for p in self.pending.get(first, []):
-                if p.group is None:
-                    p.group = number
-            self.group[first] = number + 1
+        ids, number = warpgroups(w), self._numbers(w)
+        for p in self.pending:
+            mine = (p.group < 0) & np.isin(p.ids, ids)
+            p.group[mine] = number[p.ids[mine]]
+        number[ids] += 1
 
     def wait(self, w: Wave, left: int) -> None:
         """wgmma.wait_group: land all but the last `left` groups."""
+        number = self._numbers(w)
+        limit = np.zeros(len(number), np.int64)
+        limit[warpgroups(w)] = number[warpgroups(w)] - left
+        rest: list[Pending] = []
         kept = w.sel
-        for first in warpgroups(w):
-            limit = self.group.get(first, 0) - left
-            rest: list[Pending] = []
-            for p in self.pending.get(first, []):
-                if p.group is not None and p.group < limit:
-                    w.select(slice(first, first + 128))
-                    for k, slot in enumerate(p.slots):
-                        w.store(slot, np.ascontiguousarray(p.values[:, k]))
-                    self.launch.asynchronous.release_reads(p.reads)
-                    if p.knowledge is not None:
-                        self.launch.races.acquire(np.arange(4) + (first >> 5), p.knowledge)
-                else:
-                    rest.append(p)
-            self.pending[first] = rest
-            for p in rest:
-                if len(p.reads):
-                    self.launch.asynchronous.reading[p.reads] = w.pc + 1
+        for p in self.pending:
+            done = (p.group >= 0) & (p.group < limit[p.ids])
+            if done.all():
+                self._land(w, p)
+            elif done.any():
+                self._land(w, p.part(done))
+                rest.append(p.part(~done))
+            else:
+                rest.append(p)
         w.select(kept)
+        self.pending = rest
+        for p in rest:
+            for granules in p.reads:
+                self.launch.asynchronous.reading[granules] = p.pc + 1
 
-    def accumulators(self, w: Wave, first: int, slots: tuple[int, ...]) -> Array:
-        """The present accumulator values [128, registers], pending ones included."""
-        for p in reversed(self.pending.get(first, [])):
-            if p.slots == slots:
-                return p.values
+    def _land(self, w: Wave, p: Pending) -> None:
+        if p.live.any():
+            w.select(lanes_of(p.ids[p.live]))
+            for slot, value in zip(p.slots, to_registers(p.matrix[p.live])):
+                w.store(slot, value)
+        for granules in p.reads:
+            self.launch.asynchronous.release_reads(granules)
+        if p.knowledge is not None:
+            warps = (p.ids[:, None] * 4 + np.arange(4)).reshape(-1)
+            self.launch.races.acquire(warps, np.repeat(p.knowledge, 4, axis=0))
+
+    def accumulators(self, w: Wave, ids: Array, slots: tuple[int, ...], bits: int) -> Array:
+        """The present accumulators as matrices of patterns [g, 64, n], pending ones included."""
+        same = [p for p in self.pending if p.slots == slots]
+        if same and len(same[-1].ids) == len(ids) and (same[-1].ids == ids).all() and same[-1].live.all():
+            return same[-1].matrix
         kept = w.sel
-        w.select(slice(first, first + 128))
-        out = np.stack([w.spread(w.fetch(s)) for s in slots], axis=-1)
+        w.select(lanes_of(ids))
+        out = to_matrix([w.spread(w.fetch(s)) for s in slots], bits)
         w.select(kept)
+        for p in same:
+            at: Array = np.searchsorted(ids, p.ids)
+            mine = p.live & (at < len(ids)) & (ids[np.minimum(at, len(ids) - 1)] == p.ids)
+            out[at[mine]] = p.matrix[mine]
         return out
 
+    def add(self, p: Pending) -> bool:
+        """One more; of chained ones only the newest will land. False if the registers are free to take junk already."""
+        chained = False
+        for old in self.pending:
+            if old.slots == p.slots:
+                taken = old.live & np.isin(old.ids, p.ids)
+                chained |= int(taken.sum()) == len(p.ids)
+                old.live &= ~taken
+        self.pending.append(p)
+        return not chained
 
-def warpgroups(w: Wave) -> list[int]:
-    """First lanes of the executing warpgroups."""
-    return [int(x) for x in np.unique(w.lanes >> 7) << 7]
+
+def warpgroups(w: Wave) -> Array:
+    """Numbers of the executing warpgroups within the batch, ascending."""
+    lanes = w.lanes
+    return lanes[:: 128 if len(lanes) % 128 == 0 else 1] >> 7 if _whole(lanes) else np.unique(lanes >> 7)
+
+
+def _whole(lanes: Array) -> bool:
+    rows = lanes[: len(lanes) // 128 * 128].reshape(-1, 128)
+    return len(lanes) % 128 == 0 and bool(((rows[:, -1] - rows[:, 0] == 127) & (rows[:, 0] & 127 == 0)).all())
+
+
+def lanes_of(ids: Array) -> Array:
+    """The lanes of warpgroups, as a selection."""
+    if ids[-1] - ids[0] == len(ids) - 1:
+        return slice(int(ids[0]) << 7, int(ids[-1] + 1) << 7)
+    return ((ids << 7)[:, None] + np.arange(128)).reshape(-1)
+
+
+# Register (j, h) or (j, h, p) of lane (warp, g, t) holds row 16 warp + 8 h + g, column 8 j + 2 t + p; 16-bit patterns
+# share a register over p (PTX ISA, Register Fragments for wgmma, the D matrix).
+
+
+def to_matrix(registers: list[Array], bits: int) -> Array:
+    """Registers, each [g * 128], to matrices of patterns [g, 64, n]."""
+    x = np.stack(registers)
+    if bits == 16:
+        x = x.view(np.uint16).reshape(len(x) // 2, 2, -1, 4, 8, 4, 2).transpose(2, 3, 1, 4, 0, 5, 6)
+    else:
+        x = x.reshape(len(x) // 4, 2, 2, -1, 4, 8, 4).transpose(3, 4, 1, 5, 0, 6, 2)
+    return np.ascontiguousarray(x).reshape(x.shape[0], 64, -1)
+
+
+def to_registers(matrix: Array) -> Array:
+    """Matrices of patterns [g, 64, n] to registers [slots, g * 128]."""
+    x = matrix.reshape(len(matrix), 4, 2, 8, -1, 4, 2)
+    if matrix.dtype == np.uint16:
+        return np.ascontiguousarray(x.transpose(4, 2, 0, 1, 3, 5, 6)).view(np.uint32).reshape(-1, len(matrix) * 128)
+    return np.ascontiguousarray(x.transpose(4, 2, 6, 0, 1, 3, 5)).reshape(-1, len(matrix) * 128)
 
 
 def descriptor_offsets(descriptor: int, rows: int, k: int, size: int, k_major: bool) -> Array:
@@ -125,6 +207,25 @@ def descriptor_offsets(descriptor: int, rows: int, k: int, size: int, k_major: b
         bits = {32: 1, 64: 2, 128: 3}[swizzle]
         address = address ^ ((address >> 7) + offset & ((1 << bits) - 1)) << 4
     return address
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Where an operand lies in a CTA's shared memory: 16-byte chunks [outer, inner] in the order of its elements,
+    the granules of the race detector (each once) and of 4 bytes in them, and the range of addresses."""
+
+    chunks: Array
+    places: Array
+    granules: Array
+    within: tuple[int, int]
+
+
+@lru_cache(maxsize=1024)
+def _tile(descriptor: int, rows: int, k: int, size: int, k_major: bool, unit: int) -> Tile:
+    at = descriptor_offsets(descriptor, rows, k, size, k_major)
+    chunks = np.ascontiguousarray((at if k_major else at.T)[:, :: 16 // size]) >> 4
+    granules = (chunks[..., None] * 4 + np.arange(4)).reshape(-1)
+    return Tile(chunks, np.unique(at // unit), granules, (int(at.min()), int(at.max()) + size))
 
 
 def _flag(i: Instruction, k: int, default: int) -> int:
@@ -169,83 +270,89 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
     transposed_b = bool(_flag(i, 6 if from_registers else 7, 0))
     size = tc.BITS[bk] // 8
     pa = tc.a_places(16, k, tc.BITS[ak])
-    row, column = tc.c_places(16, n)
+    bits = 16 if dk == "f16" else 32
     name = f"wgmma.m{m}n{n}k{k}.{ak}"
     junk = np.uint32(0x7FC0DEAD)
 
-    def from_shared(w: Wave, first: int, descriptor: int, rows: int, kind: str, k_major: bool) -> tuple[Array, Array]:
-        """(f64 matrix [rows, k], granules read)."""
-        launch = w.launch
-        at = descriptor_offsets(descriptor, rows, k, size, k_major)
-        if at.max() + size > launch.shared_size:
-            w.log.add(OUT_OF_BOUNDS, f"a matrix descriptor reaches shared address {int(at.max()):#x}; the space has "
-                      f"{launch.shared_size} bytes", w.code[w.pc])  # fmt: skip
-            return np.zeros((rows, k)), np.zeros(0, np.int64)
-        at = at + int(w.cta[first]) * launch.shared_stride
-        granules = np.unique(at // 4)
-        if launch.detect:
-            if not launch.written["shared"][at].all():
-                w.log.add(UNINITIALISED, "wgmma reads shared memory that nobody has written", w.code[w.pc])
-            shadow = access.shadow_of(w, "shared", launch.shared)
-            places = np.unique(at // launch.granule["shared"])
-            launch.races.read(shadow, places, np.full(len(places), first), w.pc, False, "shared")
-        launch.asynchronous.proxy_read(w, granules, first, mark=True)
-        w.counters.bytes_read["shared"] += at.size * size
-        raw = launch.shared.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[size])[at // size]
-        return tc.element_values(raw, kind), granules
+    def from_shared(w: Wave, ids: Array, source: Source, rows: int, kind: str, k_major: bool) -> tuple[Array, Array]:
+        """The operand that each group's descriptor names: f64 matrices [g, rows, k], granules read [g, granules]."""
+        descriptors, unit = w.spread(source(w))[::128], w.launch.granule["shared"]
+        values = np.zeros((len(ids), rows, k))
+        granules = np.zeros((len(ids), rows * k * size // 4), np.int64)
+        for descriptor in np.unique(descriptors):
+            mine = np.flatnonzero(descriptors == descriptor)
+            tile = _tile(int(descriptor), rows, k, size, k_major, unit)
+            values[mine], granules[mine] = _gather(w, ids[mine], tile, kind, k_major)
+        return values, granules
 
     def step(w: Wave) -> None:
-        if w.n % 128:
+        ids = warpgroups(w)
+        g = len(ids)
+        if w.n != g * 128:
             w.log.add(BAD_STATE, "wgmma is executed by part of a warpgroup", w.code[w.pc])
             return
         state = w.launch.warpgroups
-        firsts = warpgroups(w)
-        bd = w.spread(b_descriptor(w)).reshape(-1, 128)
-        ad = None if a_descriptor is None else w.spread(a_descriptor(w)).reshape(-1, 128)
-        use = w.spread(scale(w)).reshape(-1, 128)
-        held = [w.spread(s(w)).reshape(-1, 128) for s in a_registers]
-        for g, first in enumerate(firsts):
-            reads: list[Array] = []
-            if ad is None:
-                raw = np.stack([h[g] for h in held], axis=-1).reshape(4, 32, len(held))
-                x = np.zeros((4, 16, k))
-                x[:, pa[0], pa[1]] = tc.element_values(tc.unpack_registers(raw, tc.BITS[ak]), ak)
-                a = x.reshape(64, k)
-            else:
-                a, used = from_shared(w, first, int(ad[g, 0]), 64, ak, not transposed_a)
-                reads.append(used)
-            b, used = from_shared(w, first, int(bd[g, 0]), n, bk, not transposed_b)
+        reads: list[Array] = []
+        if a_descriptor is None:
+            raw = np.stack([w.spread(s(w)) for s in a_registers], axis=-1).reshape(g * 4, 32, -1)
+            x = np.zeros((g * 4, 16, k))
+            x[:, pa[0], pa[1]] = tc.element_values(tc.unpack_registers(raw, tc.BITS[ak]), ak)
+            a = x.reshape(g, 64, k)
+        else:
+            a, used = from_shared(w, ids, a_descriptor, 64, ak, not transposed_a)
             reads.append(used)
-            values = _multiply(a * sign_a, b.T * sign_b, state.accumulators(w, first, slots), bool(use[g, 0]))
-            old = state.pending.setdefault(first, [])
-            for p in old:  # a chained accumulator: only the newest result will land
-                if p.slots == slots:
-                    p.slots, p.values = (), p.values[:, :0]
-            known = w.launch.races.release(np.array([first >> 5])) if w.launch.detect else None
-            old.append(Pending(slots, values, np.concatenate(reads), known))
-            w.counters.mma[name] += 1
-        kept = w.sel
-        for slot in slots:
-            w.store(slot, np.full(w.n, junk, np.uint32))
-        w.select(kept)
+        b, used = from_shared(w, ids, b_descriptor, n, bk, not transposed_b)
+        reads.append(used)
+        old = state.accumulators(w, ids, slots, bits)
+        matrix = _multiply(a if sign_a == 1 else -a, b.swapaxes(1, 2) * sign_b, old, w.spread(scale(w))[::128])
+        known = w.launch.races.release(ids << 2) if w.launch.detect else None
+        fresh = Pending(w.pc, slots, ids, matrix, reads, known, np.full(g, -1), np.ones(g, np.bool_))
+        w.counters.mma[name] += g
+        if state.add(fresh):
+            for slot in slots:
+                w.store(slot, junk)
 
-    def _multiply(a: Array, b: Array, c: Array, use: bool) -> Array:
-        """New accumulator registers [128, slots]."""
-        raw = c.reshape(4, 32, -1)
-        z = np.zeros((4, 16, n))
-        if use:
-            if dk == "f16":
-                values = tc.element_values(tc.unpack_registers(raw, 16), "f16").reshape(4, 32, -1)
-            elif dk == "s32":
-                values = np.ascontiguousarray(raw).view(np.int32).astype(np.float64)
-            else:
-                values = np.ascontiguousarray(raw).view(np.float32).astype(np.float64)
-            z[:, row, column] = values
-        start = z.reshape(64, n)
-        bits = tc.integer_matmul(a, b, start, "satfinite" in i.mods) if dk == "s32" else tc.matmul(a, b, start, dk)
-        out = bits.reshape(4, 16, n)[:, row, column]
+    def _multiply(a: Array, b: Array, c: Array, use: Array) -> Array:
+        """New accumulators [g, 64, n], as patterns; `use` [g]: add the old ones."""
         if dk == "f16":
-            out = np.ascontiguousarray(out.astype(np.uint16)).view(np.uint32)
-        return out.reshape(128, -1)
+            start = tc.element_values(c, "f16")
+        else:
+            start = c.view(np.int32 if dk == "s32" else np.float32).astype(np.float64)
+        if not use.all():
+            start = np.where(use[:, None, None], start, 0.0)
+        if dk == "s32":
+            return tc.integer_matmul(a, b, start, "satfinite" in i.mods)
+        return tc.matmul(a, b, start, dk)
 
     return whole_warps(i, d, step)
+
+
+def _gather(w: Wave, ids: Array, tile: Tile, kind: str, k_major: bool) -> tuple[Array, Array]:
+    """An operand at one place in the shared memory of each group's CTA, with all checks: f64 [g, rows, k], granules."""
+    launch = w.launch
+    base = w.cta[ids << 7] * launch.shared_stride
+    granules = (base >> 2)[:, None] + tile.granules
+    raw_type = {8: np.uint8, 16: np.uint16, 32: np.uint32}[tc.BITS[kind]]
+    if tile.within[1] > launch.shared_size:
+        w.log.add(OUT_OF_BOUNDS, f"a matrix descriptor reaches beyond shared address {launch.shared_size:#x}, the end "
+                  "of the space", w.code[w.pc], count=len(ids))  # fmt: skip
+        raw = np.zeros((len(ids), *tile.chunks.shape), CHUNK)
+        granules = np.full_like(granules, len(launch.asynchronous.reading) - 1)
+    else:
+        chunks = (base >> 4)[:, None, None] + tile.chunks
+        if launch.detect:
+            if not launch.known.covers(tile.within):
+                good = (launch.written["shared"].view(np.uint64).reshape(-1, 2)[chunks] == _WRITTEN).all(axis=(1, 2, 3))
+                if good.all():
+                    launch.known.explore(tile.within, chunks.size * 16)
+                else:
+                    w.log.add(UNINITIALISED, "wgmma reads shared memory that nobody has written", w.code[w.pc],
+                              count=int((~good).sum()))  # fmt: skip
+            places = (base // launch.granule["shared"])[:, None] + tile.places
+            launch.races.read(access.shadow_of(w, "shared", launch.shared), places.reshape(-1),
+                              np.repeat(ids << 7, places.shape[1]), w.pc, False, "shared")  # fmt: skip
+        launch.asynchronous.proxy_read(w, granules, int(ids[0]) << 7, mark=True)
+        w.counters.bytes_read["shared"] += chunks.size * 16
+        raw = launch.shared.view(CHUNK)[chunks]
+    values = tc.element_values(raw.view(raw_type), kind)
+    return (values if k_major else values.swapaxes(1, 2)), granules
