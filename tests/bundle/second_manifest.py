@@ -43,20 +43,27 @@ def parse(data: bytes, schema: Any) -> Any:
     return value
 
 
-def _json(data: bytes) -> Any:
-    depth = deepest = commas = digits = 0
+def check_bounds(data: bytes) -> None:
+    """The bounds that a text keeps before a parser sees it. E620."""
+    depth = deepest = commas = digits = brackets = quotes = 0
     inside = escaped = False
     for byte in data:
         char = chr(byte)
+        quotes += char == '"' and not escaped
         if inside:
             inside, escaped = escaped or char != '"', char == "\\" and not escaped
             continue
         inside = char == '"'
+        brackets += char in "[]{}"
         depth += (char in "[{") - (char in "]}")
         deepest, commas = max(deepest, depth), commas + (char == ",")
         digits = digits + 1 if char.isdigit() else 0
         need(digits < 40, "E620")
-    need(deepest <= 16 and commas <= 4194304, "E620")
+    need(deepest <= 16 and commas <= 2097152 and brackets <= 4194304 and quotes <= 4194304, "E620")
+
+
+def _json(data: bytes) -> Any:
+    check_bounds(data)
 
     def refuse(text: str) -> Any:
         raise Refused("E620")

@@ -174,6 +174,7 @@ def _tensors(data: bytes) -> dict[str, tuple[str, list[int], int, int]]:
     (length,) = struct.unpack_from("<Q", data)
     need(8 + length <= len(data) and data[8:9] == b"{", "E640")
     try:
+        second_manifest.check_bounds(data[8 : 8 + length])
         header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=second_manifest.distinct)
     except (ValueError, RecursionError, second_manifest.Refused):
         raise Refused("E640") from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tessera_runtime.core.dtypes import DTYPES, accepts, dtype_of, np_dtype, storage_dtype
 from tessera_runtime.core.errors import BundleError
+from tessera_runtime.core.schema import is_bounded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,8 @@ def parse_header(data: bytes | memoryview) -> dict[str, TensorEntry]:
     raw = bytes(data[8 : 8 + length])
     if not raw.startswith(b"{"):
         raise _bad("header does not start with '{'")
+    if not is_bounded(raw):
+        raise _bad("header is too deep, has too many values, or a number that is too long")
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

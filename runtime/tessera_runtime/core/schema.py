@@ -16,7 +16,7 @@ from tessera_runtime.core.shapeexpr import I64_MAX, MAX_LENGTH
 
 __all__ = [
     "Array", "Choice", "Codec", "Expression", "Extent", "Flag", "Integer", "Nested", "Nullable", "Record", "Tagged",
-    "Text", "canonical", "field", "parse_canonical", "record",
+    "Text", "canonical", "field", "is_bounded", "parse_canonical", "record",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -181,7 +181,7 @@ class Extent:
 
 
 MAX_DEPTH = 16  # levels of nesting
-MAX_VALUES = 1 << 22
+MAX_VALUES = 1 << 21
 
 _REQUIRED: Any = object()
 
@@ -306,15 +306,18 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"]*"')
 _LONG_NUMBER = re.compile(rb"[0-9]{40}")
 _PAIR = re.compile(rb"\[\]|\{\}")
 _EXCEPT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def _bounded(data: bytes) -> bool:
+def is_bounded(data: bytes) -> bool:
     """Whether a text is shallow and small enough for a parser that recurses and allocates; looks without parsing."""
-    bare = _STRING.sub(b"0", data)
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # every quote that is left begins or ends a string
+    if plain.count(b'"') > 2 * MAX_VALUES:
+        return False
+    bare = _STRING.sub(b"0", plain)
     if bare.count(b",") > MAX_VALUES or _LONG_NUMBER.search(bare) is not None:
         return False
     brackets = bare.translate(None, _EXCEPT_BRACKETS)
@@ -327,7 +330,7 @@ def _bounded(data: bytes) -> bool:
 
 def parse_canonical(data: bytes) -> Any:
     """The value whose canonical spelling `data` is; E620 for anything else."""
-    if not _bounded(data):
+    if not is_bounded(data):
         raise BundleError(
             "E620", f"the manifest is not JSON of at most {MAX_DEPTH} levels, {MAX_VALUES} values and 39 digits"
         )
