@@ -10,16 +10,19 @@ DIST  := dist
 SOURCES := $(shell find tessera tesseracc runtime -name '*.py' -o -name '*.yaml' -o -name '*.toml' -o -name py.typed)
 # Test processes: the processors that this process may use, four at most.
 JOBS  ?= $(shell $(PYTHON) -c 'import os; print(min(4, len(os.sched_getaffinity(0))))')
+# Of `make fuzz-bundle`.
+CASES ?= 100000
+SEED  ?= 1
 PIP   := -m pip --disable-pip-version-check --quiet
 # Wheels get the same bytes whenever they are built.
 export SOURCE_DATE_EPOCH ?= 1735689600
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-full demo wheel lint type fuzz bench bless clean
+.PHONY: help setup test test-full demo wheel lint type fuzz fuzz-bundle bench bless clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp ## Create .venv with the project (editable) and its test dependencies
 
@@ -84,6 +87,10 @@ type: $(VENV)/.stamp-dev ## Check types (mypy --strict)
 
 fuzz: $(VENV)/.stamp ## Run the property-based tests for long, with fresh seeds
 	$(BIN)/python -m pytest -q -n $(JOBS) -m 'hypothesis and not gpu' --hypothesis-profile=fuzz
+
+fuzz-bundle: $(VENV)/.stamp ## Attack the bundle reader: CASES mutants, and writers killed at random
+	$(BIN)/python -m tests.bundle.campaign --cases $(CASES) --seed $(SEED)
+	$(BIN)/python -m tests.bundle.kill
 
 bench: $(VENV)/.stamp ## Measure against NumPy, side by side
 	$(BIN)/python -m benchmarks
