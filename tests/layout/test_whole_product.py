@@ -1,6 +1,6 @@
 """Everything together on the emulator: a product of tiles by 4 warps, made of what the algebra plans.
 
-A and B are copied from global to shared memory in 16-byte vectors (layout `coalesced`, shared layout `swizzle_for`), read
+A and B are copied from global to shared memory in 16-byte vectors (`coalesced`, shared layout by `swizzle_for`), read
 by ldmatrix (`matrix_move`), multiplied (`choose_mma`, `tile_product`), the result staged (`convert`) and written in
 vectors. The result is exact, there are no bank conflicts, and all global accesses are coalesced.
 """
