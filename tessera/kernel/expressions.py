@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType, ModuleType
 
 from tessera.dtypes import DType, bool_, i64
@@ -275,8 +276,7 @@ class Expressions(Windows):
             if isinstance(op, (ast.Is, ast.IsNot)) and (left == Static(None) or right == Static(None)):
                 parts.append(Static((left == right) == isinstance(op, ast.Is)))
             elif type(op) in _PREDICATES and (self.is_tile(left) or self.is_tile(right)):
-                pred = _PREDICATES[type(op)]
-                parts.append(self.lift([left, right], lambda v, p=pred: compare(p, v[0], v[1], span), span))  # type: ignore[misc]
+                parts.append(self.lift([left, right], partial(self._compared, _PREDICATES[type(op)], span), span))
             elif type(op) in _PREDICATES:
                 parts.append(compare(_PREDICATES[type(op)], left, right, span))
             else:
@@ -286,6 +286,9 @@ class Expressions(Windows):
         for part in parts[1:]:
             result = self._both(result, part, span)
         return result
+
+    def _compared(self, pred: str, span: Span, sides: list[Operand]) -> Operand:
+        return compare(pred, sides[0], sides[1], span)
 
     def _both(self, a: Operand, b: Operand, span: Span) -> Operand:
         if isinstance(a, Static):

@@ -219,7 +219,7 @@ class Reader(Work):
             return varying
 
         assigned = assigned_names(node.body)
-        body, head = self._fixpoint(assigned, read, span)
+        body, head = self._fixpoint(assigned | {name}, read, span)
         head[name] = Unset("is not defined after its loop")
         if lanes:
             for other in sorted(assigned):

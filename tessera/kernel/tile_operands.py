@@ -34,7 +34,7 @@ from tessera.shapes import Dim, known_equal
 
 __all__ = [
     "Facts", "Register", "TileOp", "WindowRef", "apart", "broadcast_shapes", "cast_tile", "counts_of", "direct", "key",
-    "linear", "may_equal", "merge", "reads", "splat", "spread", "tile_type", "transpose",
+    "linear", "may_equal", "merge", "reads", "splat", "spread", "tile_type", "transpose", "unknown_count",
 ]  # fmt: skip
 
 Counts: TypeAlias = "tuple[Expr | None, ...]"
@@ -162,6 +162,15 @@ def apart(a: Expr, b: Expr) -> Dim | None:
 def reads(expr: Expr) -> set[str]:
     """The names of the variables that an expression reads."""
     return {e.var.name for e in parts(expr) if isinstance(e, Read)}
+
+
+def unknown_count(count: Expr | None) -> str | None:
+    """The shared buffer whose count this is, if it is one that differs between iterations and is not tracked."""
+    if count is not None:
+        for name in sorted(reads(count)):
+            if name.startswith("?"):
+                return name[1:].rpartition(".")[0]
+    return None
 
 
 # Making tiles ---------------------------------------------------------------------------------------------------------

@@ -218,9 +218,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Axis:
-    """A parallel axis of the launch: `var` = start + group_id(axis) * step, for `trips` groups.
+    """A parallel axis of the launch: `name` = start + group_id(axis) * step, for `trips` groups.
 
-    `kind` is "domain" (rule R2), "work" (R3) or "batch" (R4). The kernel's body assigns the variable itself.
+    `kind` is "domain" (rule R2), "work" (R3) or "batch" (R4). The kernel's body begins with an `Assign` to the variable
+    `<name>.block` for each axis, in their order.
     """
 
     name: str

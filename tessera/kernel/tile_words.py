@@ -29,6 +29,7 @@ from tessera.kernel.tile_operands import (
     may_equal,
     splat,
     spread,
+    unknown_count,
 )
 from tessera.kernel.tree import (
     Alloc,
@@ -44,7 +45,6 @@ from tessera.kernel.tree import (
     Window,
 )
 from tessera.kernel.vocabulary import Config
-from tessera.kernel.windows import is_varied
 from tessera.kernel.words import Words
 from tessera.shapes import Dim
 from tessera.shapes import Expr as DimExpr
@@ -129,6 +129,7 @@ class TileWords(Words):
         del self.out[len(self.out) - len(items) :]
         ring = replace(first, dims=(len(items), *first.dims), span=span)
         self.out.append(Alloc(ring, span))
+        self.allocated(ring, span)
         return BufferRef(ring)
 
     # -- copies ------------------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ class TileWords(Words):
             return
         own = self.facts_of(window, span).counts
         counts = tuple(
-            None if c is None or is_varied(c) or (o is not None and key(c) == key(o)) else c
+            None if c is None or unknown_count(c) or (o is not None and key(c) == key(o)) else c
             for c, o in zip(tile.facts.counts, own, strict=True)
         )
         self.out.append(StoreTile(window, tile.expr, counts, span))

@@ -11,7 +11,7 @@ from tessera.errors import Span
 from tessera.kernel.operands import BufferRef, Operand, Static, arithmetic, describe, held_type, is_expr, to_expr
 from tessera.kernel.report import fail
 from tessera.kernel.tile_expressions import TileExpressions
-from tessera.kernel.tile_operands import Facts, WindowRef, apart, key
+from tessera.kernel.tile_operands import Facts, WindowRef, apart, key, unknown_count
 from tessera.kernel.tree import Block, Buffer, Const, Elem, Expr, Load, Read, Reduce, Var, Where, Window, parts
 from tessera.shapes import Dim, divisible, known_equal
 
@@ -36,15 +36,6 @@ def varied(buffer: str, axis: int, span: Span) -> Expr:
     return Read(Var(f"?{buffer}.{axis}", Elem(i64)), span)
 
 
-def is_varied(count: Expr | None) -> str | None:
-    """The buffer whose count it is, if the count is not tracked."""
-    if count is not None:
-        for e in parts(count):
-            if isinstance(e, Read) and e.var.name.startswith("?"):
-                return e.var.name[1:].rpartition(".")[0]
-    return None
-
-
 def _same(a: Facts, b: Facts) -> bool:
     keys = [tuple(None if c is None else key(c) for c in f.counts) for f in (a, b)]
     return keys[0] == keys[1] and a.origins == b.origins and a.zero == b.zero
@@ -60,7 +51,7 @@ class Windows(TileExpressions):
 
     def __init__(self) -> None:
         self.ranges: dict[str, tuple[Dim, Dim, int]] = {}  # variables that run over lo, lo + step, .. below hi
-        self.untracked: set[str] = set()  # buffers whose counts were needed
+        self.untracked: set[str] = set()
 
     def batch_index(self, extent: Dim, span: Span) -> Expr:
         raise AssertionError("given by the subclass")
@@ -174,7 +165,7 @@ class Windows(TileExpressions):
         origins: list[str | None] = []
         for axis in kept:
             count, start = facts.counts[axis], window.starts[axis]
-            if count is not None and is_varied(count) and buffer.name in self.tracked:
+            if count is not None and unknown_count(count) and buffer.name in self.tracked:
                 count = self._tracked(buffer, axis, window.starts[0] if window.extents[0] is None else None, span)
             at_zero = isinstance(start, Const) and start.value == 0
             if count is not None and not at_zero:
@@ -242,6 +233,14 @@ class Windows(TileExpressions):
         if window.extents[0] is None and isinstance(old, Contents):
             new = join_contents(old.facts, new, buffer.name, span)
         state[name] = Contents(new)
+
+    def allocated(self, buffer: Buffer, span: Span) -> None:
+        """Gives the counts of a tracked buffer their first values: no slot is ragged."""
+        if buffer.name in self.tracked:
+            slots = buffer.dims[0] if isinstance(buffer.dims[0], int) else 1
+            for slot in range(slots):
+                for axis, extent in enumerate(buffer.dims):
+                    self.write_state(f"#{buffer.name}.{slot}.{axis}", Static(extent), span)
 
     def _track(self, buffer: Buffer, slot: Expr | None, facts: Facts, span: Span) -> None:
         from tessera.kernel.operands import compare

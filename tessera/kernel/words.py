@@ -268,4 +268,5 @@ class Words(Calls):
         label = self._fresh_name(self.naming or f"shared.{self._serial}")
         buffer = Buffer(label, dims, dtype.value.base, "shared", span, swizzle, alignment)
         self.out.append(Alloc(buffer, span))
+        self.allocated(buffer, span)
         return BufferRef(buffer)

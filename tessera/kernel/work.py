@@ -121,7 +121,7 @@ class Work(Helpers):
         assert isinstance(start, Static) and isinstance(start.value, (int, DimExpr))
         trips = stop if kind == "batch" else dim_max(0, ceildiv(stop - start.value, step))
         axis = Axis(name, start.value, stop, step, trips, kind)
-        draft = Draft(axis, Var(name, Elem(i64)), width or step)
+        draft = Draft(axis, Var(f"{name}.block", Elem(i64)), width or step)
         if kind == "batch":
             self.batch = draft
         else:

@@ -1,0 +1,256 @@
+# ruff: noqa
+# Tile kernels for the tests, by what they exercise.
+import math
+
+import tessera as ts
+
+BLOCK = 16
+
+
+def scaled(t, factor=2.0):
+    return t * factor
+
+
+def softmax_of(t):
+    e = ts.tile.exp(t - ts.tile.row_max(t))
+    return e / ts.tile.row_sum(e)
+
+
+@ts.kernel
+def elementwise(x: ts.Tensor["N", ts.f32], h: ts.Tensor["N", ts.bf16], y: ts.Tensor["N", ts.f32], a: ts.f32):
+    t = x[i : i + 32]
+    u = h[i : i + 32]
+    v = ts.tile.where(t > 0.5, t * a + u, ts.tile.maximum(-t, 0.25))
+    y[i : i + 32] = scaled(v) + abs(t) ** 2 - ts.tile.sqrt(ts.tile.minimum(t * t, 4.0)) + t // 0.75 + ts.sigmoid(u)
+
+
+@ts.kernel
+def integers(x: ts.Tensor["N", ts.i32], y: ts.Tensor["N", ts.i32]):
+    t = x[i : i + 16]
+    y[i : i + 16] = ((t & 7) << 2) - t // 3 + (t % 5) + ts.tile.cast((t > 2) & (t < 40), ts.i32)
+
+
+@ts.kernel
+def softmax(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32]):
+    for r in ts.tile.range(0, M, BLOCK):
+        y[r : r + BLOCK, :] = softmax_of(x[r : r + BLOCK, :])
+
+
+@ts.kernel
+def returned_softmax(x: ts.Tensor["M", "N", ts.bf16]) -> ts.Tensor["M", "N", ts.bf16]:
+    for r in ts.tile.range(0, M, BLOCK):
+        out = softmax_of(ts.tile.load(x[r : r + BLOCK]))
+    return out
+
+
+@ts.kernel
+def layer_norm(x: ts.Tensor["M", "N", ts.f32], g: ts.Tensor["N", ts.f32], y: ts.Tensor["M", "N", ts.f32]):
+    """Columns in blocks: two passes over a row, both with masks."""
+    for r in ts.tile.range(0, M, 16):
+        total = ts.tile.zeros((16,), ts.f32)
+        for c in ts.tile.range(0, N, 32):
+            total += ts.tile.row_sum(x[r : r + 16, c : c + 32])
+        mean = total / N
+        square = ts.tile.zeros((16,), ts.f32)
+        for c in ts.tile.range(0, N, 32):
+            d = x[r : r + 16, c : c + 32] - mean[:, None]
+            square += ts.tile.row_sum(d * d)
+        scale = ts.tile.rsqrt(square / N + 1e-5)
+        for c in ts.tile.range(0, N, 32):
+            y[r : r + 16, c : c + 32] = (x[r : r + 16, c : c + 32] - mean[:, None]) * scale[:, None] * g[c : c + 32]
+
+
+@ts.kernel
+def column_statistics(
+    x: ts.Tensor["M", "N", ts.f32],
+    total: ts.Tensor["N", ts.f32],
+    grown: ts.Tensor["N", ts.f32],
+    low: ts.Tensor["N", ts.f32],
+):
+    """Sums over blocks of rows, the last of which is ragged: what a tile does not cover keeps its value."""
+    for c in ts.tile.range(0, N, 32):
+        acc = ts.tile.zeros((16, 32), ts.f32)
+        more = ts.tile.zeros((16, 32), ts.f32)
+        least = ts.tile.full((16, 32), 9.0, ts.f32)
+        for r in ts.tile.range(0, M, 16):
+            t = x[r : r + 16, c : c + 32]
+            acc += t
+            more = more + ts.tile.exp(t)
+            least = ts.tile.minimum(least, t + 3.0)
+        total[c : c + 32] = ts.tile.col_sum(acc)
+        grown[c : c + 32] = ts.tile.sum(more, axis=0)
+        low[c : c + 32] = ts.tile.col_min(least)
+
+
+@ts.kernel
+def prefetched_max(x: ts.Tensor["N", ts.f32], y: ts.Tensor["K", ts.f32]):
+    """The next tile is loaded before this one is used: its valid part is carried with it."""
+    best = ts.tile.full((1,), -float("inf"), ts.f32)
+    now = x[0:16]
+    for i in ts.tile.range(16, N, 16):
+        after = x[i : i + 16]
+        best = ts.tile.maximum(best, ts.tile.max(now - 5.0))
+        now = after
+    best = ts.tile.maximum(best, ts.tile.max(now - 5.0))
+    y[0:1] = best
+
+
+@ts.kernel
+def ring(
+    K: ts.Tensor["S", 16, ts.f32], q: ts.Tensor["Q", 16, ts.f32], top: ts.Tensor["Q", ts.f32], sums: ts.Tensor["Q", ts.f32]
+):
+    """A pipeline of three stages whose tiles need masks: the number of rows in each stage is carried."""
+    k = [ts.tile.alloc_shared((32, 16), ts.f32) for _ in range(3)]
+    for r in ts.tile.range(0, Q, 16):
+        t = q[r : r + 16, :]
+        m = ts.tile.full((16,), -float("inf"), ts.f32)
+        l = ts.tile.zeros((16,), ts.f32)
+        ts.tile.cp_async(k[0], K[0:32])
+        ts.tile.cp_commit_group()
+        ts.tile.cp_async(k[1], K[32:64])
+        ts.tile.cp_commit_group()
+        stage = 0
+        for s in ts.tile.range(0, S, 32):
+            ts.tile.cp_async(k[(stage + 2) % 3], K[s + 64 : s + 96])
+            ts.tile.cp_commit_group()
+            ts.tile.cp_wait_group(2)
+            scores = ts.tile.mma(t, k[stage].T) - 100.0
+            new = ts.tile.maximum(m, ts.tile.row_max(scores))
+            l = l * ts.tile.exp(m - new) + ts.tile.row_sum(ts.tile.exp(scores - new))
+            m = new
+            stage = (stage + 1) % 3
+        ts.tile.barrier()
+        top[r : r + 16] = m
+        sums[r : r + 16] = l
+
+
+@ts.kernel
+def transposed(
+    A: ts.Tensor["K", "M", ts.f16], B: ts.Tensor["N", "K", ts.f16], bias: ts.Tensor["N", ts.f32]
+) -> ts.Tensor["M", "N", ts.f32]:
+    acc = ts.tile.zeros((32, 48), ts.f32)
+    acc = ts.tile.mma(A[k : k + 16, m : m + 32].T, B[n : n + 48, k : k + 16].T, accumulator=acc)
+    return ts.tile.maximum(acc + bias[n : n + 48], 0.0)
+
+
+@ts.kernel
+def two_axes(A: ts.Tensor["N", "N", ts.f32], B: ts.Tensor["N", "N", ts.f32], C: ts.Tensor["N", "N", ts.f32]):
+    for m in ts.tile.range(0, N, 16):
+        for n in ts.tile.range(0, N, 32):
+            acc = ts.tile.zeros((16, 32), ts.f32)
+            for k in ts.tile.range(0, N, 16):
+                acc += A[m : m + 16, k : k + 16] @ B[k : k + 16, n : n + 32]
+            C[m : m + 16, n : n + 32] = acc
+
+
+@ts.kernel
+def bytes_product(A: ts.Tensor["M", "K", ts.i8], B: ts.Tensor["K", "N", ts.i8], C: ts.Tensor["M", "N", ts.i32]):
+    acc = ts.tile.zeros((16, 16), ts.i32)
+    for k in ts.tile.range(0, K, 32):
+        acc += ts.tile.dot(A[m : m + 16, k : k + 32], B[k : k + 32, n : n + 16])
+    C[m : m + 16, n : n + 16] = acc
+
+
+@ts.kernel
+def narrow_product(
+    A: ts.Tensor["M", "K", ts.bf16], B: ts.Tensor["K", "N", ts.fp8_e4m3], C: ts.Tensor["M", "N", ts.bf16]
+):
+    acc = ts.tile.zeros((16, 16))
+    for k in ts.tile.range(0, K, 32):
+        acc += ts.tile.matmul(A[m : m + 16, k : k + 32], B[k : k + 32, n : n + 16])
+    C[m : m + 16, n : n + 16] = acc
+
+
+@ts.kernel
+def vectors(src: ts.Tensor["M", "N", ts.f32], dst: ts.Tensor["M", "N", ts.f32]):
+    s = ts.tile.alloc_shared((4, 8), ts.f32)
+    for r in ts.tile.range(0, 4):
+        for c in ts.tile.range(0, 8, 4):
+            ts.tile.store_vector(s[r, c], ts.tile.load_vector(src[i + r, j + c], width=4))
+    ts.tile.store(dst[i : i + 4, j : j + 8], s[:, :] + 1.0)
+
+
+@ts.kernel
+def flow(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32], mode: ts.i32, steps: ts.i32, FLIP: bool = False):
+    """Branches and loops with uniform conditions carry tiles."""
+    for i in ts.tile.range(0, N, 16):
+        t = x[i : i + 16]
+        if mode > 0:
+            t = t + 1.0
+            extra = ts.tile.full((16,), 0.5)
+        elif mode < 0:
+            t, extra = -t, t * 2.0
+        else:
+            extra = t
+        n = steps
+        while n > 0:
+            t = t * 1.5
+            n -= 2
+        if FLIP:
+            t = -t
+        y[i : i + 16] = t + extra
+
+
+@ts.kernel
+def distances(x: ts.Tensor["M", 8, ts.f32], y: ts.Tensor["N", 8, ts.f32], d: ts.Tensor["M", "N", ts.f32]):
+    a, b = x[m : m + 16, :], y[n : n + 32, :]
+    d[m : m + 16, n : n + 32] = (
+        ts.tile.row_sum(a * a)[:, None] + ts.tile.row_sum(b * b, keepdims=True).T - 2.0 * ts.tile.mma(a, b.T)
+    )
+
+
+@ts.kernel
+def lanes_and_tiles(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
+    """Lanes store elements of shared memory that the group then reads as a tile."""
+    s = ts.tile.alloc_shared((128,), ts.f32)
+    for i in ts.tile.range(0, N, 128):
+        lane = ts.tile.local_id()
+        if i + lane < N:
+            s[127 - lane] = x[i + lane]
+        else:
+            s[127 - lane] = 0.0
+        t = s * 2.0
+        y[i : i + 128] = t
+
+
+@ts.kernel
+def by_group(x: ts.Tensor["B", "S", "H", ts.f32], y: ts.Tensor["B", "H", ts.f32]):
+    """Dropped axes: one index each; the launch is explicit."""
+    b = ts.tile.group_id(0)
+    acc = ts.tile.full((16,), -float("inf"), ts.f32)
+    for s in ts.tile.range(0, S):
+        acc = ts.tile.maximum(acc, x[b, s, 0:16])
+    y[b, 0:16] = acc
+
+
+by_group = ts.kernel(by_group.python, grid="B")
+
+
+@ts.kernel
+def cubes(x: ts.Tensor["B", "M", "N", ts.f32], y: ts.Tensor["B", "M", ts.f32]):
+    for b in ts.tile.range(0, B, 2):
+        t = x[b : b + 2, 0:8, 0:4]
+        y[b : b + 2, 0:8] = ts.tile.max(t * 2.0, axis=2) - ts.tile.min(t, axis=-1)
+
+
+@ts.kernel
+def total_of(x: ts.Tensor["N", ts.f32]) -> ts.f32:
+    acc = ts.tile.zeros((64,), ts.f32)
+    for i in range(0, N, 64):
+        acc += x[i : i + 64]
+    return ts.tile.sum(acc)
+
+
+@ts.kernel
+def row_block(x: ts.Tensor["B*H", "S", ts.f32]) -> ts.Tensor["B*H", "S", ts.f32]:
+    """Rule R4 with a leading product, and a returned vector (R9)."""
+    return x[s : s + 32] * 3.0
+
+
+@ts.kernel
+def causal(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], q: ts.i32, kv: ts.i32):
+    t = ts.tile.causal_mask(x[m : m + 16, n : n + 32], q + m, kv + n)
+    rows = ts.tile.arange(16)[:, None] + m
+    columns = ts.tile.arange(32)[None, :] + n
+    mine = ts.tile.where(kv + columns > q + rows, -float("inf"), x[m : m + 16, n : n + 32])
+    y[m : m + 16, n : n + 32] = ts.tile.where(t == mine, t, 7.0)
