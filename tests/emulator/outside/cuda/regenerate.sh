@@ -10,3 +10,4 @@ one simt sm_80
 one narrow sm_90
 one library sm_90
 one cluster sm_90a
+one gemm sm_90a

@@ -1,0 +1,143 @@
+"""`python -m benchmarks.emulator`: how long the PTX emulator takes with every check on, as whole processes on one core.
+
+The programs are PTX of three compilers: nvcc's and Triton's, committed with the tests, and our own. Each process starts
+Python, parses, runs, checks the result and that there are no findings, and ends. With --name the results are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+OUTSIDE = Path(__file__).resolve().parent.parent / "tests" / "emulator" / "outside"
+
+
+def emulate(path: str, kernel: str, grid: Sequence[int], block: int, args: Sequence[Any], **options: Any) -> Any:
+    """Launch a kernel of a committed module; no findings are expected."""
+    from tesseracc.emulator import launch, parse_ptx
+
+    report = launch(parse_ptx((OUTSIDE / path).read_text()), kernel, grid, (block,), args, **options)
+    assert not report.findings, report.findings[0].render()
+    return report
+
+
+def bf16(array: Any) -> Any:
+    """The nearest bf16 values, as (patterns, f64 values)."""
+    bits = array.astype(np.float32).view(np.uint32)
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return bits.astype(np.uint16), (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def gemm(size: int) -> None:
+    """128x128x64 tiles of bf16, TMA into a ring of three stages, two warpgroups of wgmma."""
+    from tesseracc.emulator import GlobalMemory, TensorMap
+
+    rng, memory = np.random.default_rng(0), GlobalMemory()
+    (a, x), (b, y) = (bf16(rng.normal(size=(size, size))) for _ in range(2))
+    maps = []
+    for array in (a, b):
+        address = memory.alloc(array.nbytes)
+        memory.write(address, array)
+        maps.append(TensorMap("bf16", address, (size, size), (2 * size,), (64, 128), swizzle=128).encode())
+    c = np.zeros((size, size), np.uint16)
+    emulate("cuda/gemm.ptx", "gemm", (size // 128, size // 128), 256, [*maps, c, size, size], memory=memory,
+            dynamic_shared=3 * 4 * 64 * 128)  # fmt: skip
+    got = (c.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    want = x @ y.T
+    assert (np.abs(got - want) <= np.abs(want) * 2.0**-8 + 1e-3).all()
+
+
+def attention(arch: str, length: int) -> None:
+    """One head of 64 columns by Triton: f16 in, f32 out; causal and with wgmma on sm_90a, with mma.sync on sm_80."""
+    module, shared = {"sm_90a": ("attention_causal_90", 57344), "sm_80": ("attention_80", 24576)}[arch]
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(length, 64)).astype(np.float16) for _ in range(3))
+    out = np.zeros((length, 64), np.float32)
+    emulate(f"triton/{module}.ptx", "attention", (-(-length // 64), 1), 128,
+            [q, k, v, out, length, length, np.float32(0.125), np.uint64(0), np.uint64(0)],
+            dynamic_shared=shared)  # fmt: skip
+    s = q.astype(np.float64) @ k.astype(np.float64).T * 0.125
+    if arch == "sm_90a":
+        s = np.where(np.arange(length)[None] <= np.arange(length)[:, None], s, -np.inf)
+    p = np.exp(s - s.max(axis=1, keepdims=True))
+    assert np.abs(out - (p / p.sum(axis=1, keepdims=True)) @ v.astype(np.float64)).max() < 4e-3
+
+
+def saxpy(count: int) -> None:
+    """Our own compiler's kernel, built and run as a bundle."""
+    import tessera_runtime
+    from benchmarks import programs
+    from tesseracc.arch.arch import load
+    from tesseracc.driver import Build, front
+    from tesseracc.emulator_device import EmulatorDevice
+
+    data = Build(front({"saxpy": programs.saxpy}), (load("sm_90"),)).bundle()
+    function = tessera_runtime.load(data, device=EmulatorDevice())["saxpy"]
+    x, y = (np.random.default_rng(s).normal(size=count).astype(np.float32) for s in (0, 1))
+    want = np.float32(1.5) * x + y
+    got = function(x, y, np.float32(1.5))
+    assert np.abs(got - want).max() <= np.abs(want).max() * 2.0**-22
+
+
+def campaign(runs: int) -> None:
+    """Many launches in one process, as fault injection makes them."""
+    for _ in range(runs):
+        attention("sm_80", 128)
+
+
+#: name -> (what it is, seconds that it may take or None, the work)
+MARKS: dict[str, tuple[str, float | None, Callable[[], None]]] = {
+    "gemm": ("GEMM 256^3, 128x128x64 tiles: TMA, wgmma", 3.0, lambda: gemm(256)),
+    "attention": ("attention, S = 256, D = 64, sm_90a (wgmma)", 4.0, lambda: attention("sm_90a", 256)),
+    "attention-mma": ("attention, S = 256, D = 64, sm_80 (mma.sync)", 4.0, lambda: attention("sm_80", 256)),
+    "saxpy": ("saxpy, 2^20 elements: build and run", 1.0, lambda: saxpy(1 << 20)),
+    "gemm-1024": ("GEMM 1024^3, the same kernel", None, lambda: gemm(1024)),
+    "attention-2048": ("attention, S = 2048, D = 64, sm_80", None, lambda: attention("sm_80", 2048)),
+    "campaign": ("100 launches of attention, S = 128", None, lambda: campaign(100)),
+}  # fmt: skip
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """Median and worst seconds of the process."""
+    from benchmarks import processes
+    from benchmarks.timing import Times, seconds
+
+    what, limit, _ = MARKS[name]
+    command = (sys.executable, "-m", "benchmarks.emulator", "--run", name)
+    processes.run(command)
+    times = Times(tuple(seconds(lambda: processes.run(command), 1) for _ in range(rounds)))
+    return {"name": what, "seconds": times.median, "worst": max(times.rounds), "limit": limit}
+
+
+def main() -> int:
+    from benchmarks.__main__ import SINGLE
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.emulator", description="The PTX emulator's speed.")
+    parser.add_argument("words", nargs="*", help=f"only some of: {' '.join(MARKS)}")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each process (default 5)")
+    parser.add_argument("--run", help="do the work of one in this process")
+    parser.add_argument("--name", help="write results/NAME.json and NAME.md")
+    parser.add_argument("--date", default=os.environ.get("BENCH_DATE", ""), help="date for the report (or BENCH_DATE)")
+    given = parser.parse_args()
+    if given.run:
+        MARKS[given.run][2]()
+        return 0
+    os.environ.update(dict.fromkeys(SINGLE, "1"))
+    from benchmarks import machine, report
+
+    rows = [measure(name, given.rounds) for name in MARKS if not given.words or name in given.words]
+    results = {"name": given.name or "emulator", "date": given.date, "machine": machine.describe(), "processes": rows}
+    print(report.text(results))
+    if given.name:
+        print("written: " + ", ".join(path.name for path in report.write(results)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
