@@ -6,13 +6,14 @@ warp touches in one instruction are a coset of a subspace, and all cosets of a s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tesseracc.layout.gf2 import Span, combine, log2, rank
 from tesseracc.layout.linear import LinearLayout
 
-__all__ = ["BANKS", "SharedAccess", "Vectors", "global_offsets", "offsets", "sectors", "shared_access", "vectors",
-           "wavefronts"]  # fmt: skip
+__all__ = ["BANKS", "SharedAccess", "Vectors", "global_offsets", "joint_vectors", "offsets", "sectors", "shared_access",
+           "vectors", "wavefronts"]  # fmt: skip
 
 BANKS = 32  # of 4 bytes each
 SECTOR = 32  # bytes
@@ -51,26 +52,41 @@ def vectors(places: LinearLayout, bits: int, limit: int = 128) -> Vectors:
     A vector of 2^v elements needs registers that differ by the offsets 1, 2, .. 2^(v-1), and the others, like lanes and
     warps, must not touch these low bits: then each vector is aligned and in the same order in all lanes.
     """
-    registers = places.bases("register")
-    others = [c for name, _ in places.ins if name != "register" for c in places.bases(name)]
+    return joint_vectors([places], bits, limit)
+
+
+def joint_vectors(maps: Sequence[LinearLayout], bits: int, limit: int = 128) -> Vectors:
+    """The widest vectors in several memories at once: from one to the other without a change of registers (cp.async).
+
+    Each of `maps` is from the same places to offsets of a memory.
+    """
+    shift = max(places.out_bits for places in maps)
+    registers = [_joined(columns, shift) for columns in zip(*(places.bases("register") for places in maps))]
+    others = [c for places in maps for name, _ in places.ins if name != "register" for c in places.bases(name)]
     span = Span(registers)
+
+    def aligned(width: int) -> bool:
+        low = (1 << width) - 1
+        same = all(len({r >> i * shift & low for i in range(len(maps))}) == 1 for r in registers)
+        return same and not any(column & low for column in others)
+
     width = 0
-    while bits << width + 1 <= limit and 1 << width in span:
-        if any(column >> width & 1 for column in others):
-            break
+    while bits << width + 1 <= limit and _joined([1 << width] * len(maps), shift) in span and aligned(width + 1):
         width += 1
-    low = [span.solve(1 << bit) or 0 for bit in range(width)]
+    low = [span.solve(_joined([1 << bit] * len(maps), shift)) or 0 for bit in range(width)]
     # The other independent registers, freed from low bits by the registers of the vector.
-    fresh = Span(1 << bit for bit in range(width))
-    steps = []
-    for bit, column in enumerate(registers):
-        if fresh.add(column):
-            steps.append(1 << bit ^ combine(low, column & ((1 << width) - 1)))
+    fresh = Span(combine(registers, combination) for combination in low)
+    mask = (1 << width) - 1
+    steps = [1 << bit ^ combine(low, r & mask) for bit, r in enumerate(registers) if fresh.add(r)]
     groups = tuple(
         tuple(combine(steps, index) ^ combine(low, element) for element in range(1 << width))
         for index in range(1 << len(steps))
     )
     return Vectors(1 << width, groups)
+
+
+def _joined(columns: Sequence[int], shift: int) -> int:
+    return sum(column << i * shift for i, column in enumerate(columns))
 
 
 def wavefronts(lanes: list[int], size: int) -> int:

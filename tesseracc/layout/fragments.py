@@ -13,7 +13,7 @@ from tesseracc.layout.linear import LinearLayout
 
 __all__ = [
     "LDMATRIX_COUNTS", "TMEM_SHAPES", "ldmatrix", "mma_a", "mma_b", "mma_c", "next_power", "quad_a", "quad_b", "quad_c",
-    "tmem_accumulator", "tmem_load", "wgmma_a", "wgmma_c",
+    "tmem_accumulator", "tmem_fragment", "tmem_load", "wgmma_a", "wgmma_c",
 ]  # fmt: skip
 
 Vectors = Sequence[Sequence[int]]
@@ -140,3 +140,21 @@ def tmem_accumulator(m: int, n: int) -> LinearLayout:
     places = [[1 << bit, 0] for bit in range(7)] if m == 128 else [[1, 0], [2, 0], [4, 0], [8, 0], [32, 0], [64, 0]]
     width = next_power(n)
     return LinearLayout.make({"dim1": _steps(1, width, 1), "dim0": places}, {"lane": 128, "column": width})
+
+
+def tmem_fragment(m: int, n: int, shape: str = "32x32b") -> LinearLayout:
+    """The accumulator D of tcgen05.mma in the registers of four warps, as tcgen05.ld of that shape delivers it.
+
+    With 128 rows, shapes of 16 lanes need a second load for lanes 16..31 of each window: the highest register bit.
+    With 64 rows only shapes of 16 lanes hold no foreign lanes.
+    """
+    columns = {"32x32b": 1, "16x64b": 2, "16x128b": 4, "16x256b": 8}[shape]
+    if m == 64 and shape == "32x32b":
+        raise ValueError("64 rows leave half of the lanes of this shape empty")
+    loaded = tmem_load(shape, max(1, next_power(n) // columns))
+    if m == 128 and shape != "32x32b":
+        register = [*loaded.vectors("register"), (16, 0)]
+        rest = {name: loaded.vectors(name) for name in ("lane", "warp")}
+        loaded = LinearLayout.make({"register": register, **rest}, loaded.shape)
+    named = loaded.rename(outs={"dim0": "lane", "dim1": "column"})
+    return named.then(tmem_accumulator(m, loaded.shape[1]).pseudo_inverse())

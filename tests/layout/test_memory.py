@@ -13,7 +13,7 @@ from tesseracc.layout import LinearLayout, parse_layout
 from tesseracc.layout import build as b
 from tesseracc.layout import fragments as fr
 from tesseracc.layout import shared as sh
-from tesseracc.layout.access import global_offsets, offsets, sectors, shared_access, vectors
+from tesseracc.layout.access import global_offsets, joint_vectors, offsets, sectors, shared_access, vectors
 from tesseracc.layout.matrix_load import matrix_move
 from tesseracc.layout.swizzle import Pattern, hardware_swizzle, matrix_pattern, pattern_of, staging, swizzle_for
 from tests.emulator.harness import run_text
@@ -133,6 +133,31 @@ def test_vectors_are_aligned_and_widest(case: tuple[LinearLayout, LinearLayout, 
         whole = all(len({o // wider for o in row}) * wider == 8 for row in held)
         lows = {places.at(lane=lane)[0] % wider for lane in range(32)}
         assert reachable and not (whole and lows == {0})
+
+
+@FEW
+@given(accesses(), accesses())
+def test_vectors_of_two_memories(first: Any, second: Any) -> None:
+    registers, memory, bits = first
+    places = [offsets(registers, memory), offsets(registers, second[1])]
+    found = joint_vectors(places, bits)
+    assert found.width <= min(vectors(p, bits).width for p in places)
+    assert sorted(r for group in found.groups for r in group) == list(range(8))
+    for one in places:
+        for lane in (0, 17):
+            for group in found.groups:
+                at = [one.at(lane=lane, register=r)[0] for r in group]
+                assert at == list(range(at[0], at[0] + found.width)) and at[0] % found.width == 0
+    assert joint_vectors([places[0], places[0]], bits) == vectors(places[0], bits)
+
+
+def test_vectors_of_an_asynchronous_copy() -> None:
+    """Rows of 64 f16 into a tile whose 16-byte chunks are permuted, or whose 4-byte words are."""
+    layout = b.coalesced((64, 64), 16, 4)
+    source = global_offsets(layout, 1)
+    assert joint_vectors([source, offsets(layout, sh.swizzled((64, 64), 16, 128))], 16).width == 8
+    assert joint_vectors([source, offsets(layout, sh.xor_swizzle((64, 64), 2, 1, 8))], 16).width == 2
+    assert joint_vectors([source, offsets(layout, sh.linear((64, 64), (0, 1)))], 16).width == 1
 
 
 def test_vectors_leave_out_copies() -> None:
