@@ -18,40 +18,47 @@ class Token(NamedTuple):
     line: int
 
 
+# What occurs most comes first where the order is free: comments before `/`, hexfloat before float before num.
 _TOKEN = re.compile(
     r"""
-    (?P<space>[ \t\r\f\v]+)
-  | (?P<newline>\n)
-  | (?P<comment>//[^\n]*)
-  | (?P<block>/\*.*?\*/)
-  | (?P<string>"(?:[^"\\\n]|\\.)*")
-  | (?P<hexfloat>0[fF][0-9a-fA-F]{8}(?![0-9a-fA-F])|0[dD][0-9a-fA-F]{16}(?![0-9a-fA-F]))
-  | (?P<float>\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)
-  | (?P<num>0[xX][0-9a-fA-F]+U?|0[bB][01]+U?|\d+U?)
-  | (?P<dot>\.[A-Za-z0-9_]\w*(?:::\w+)*)
-  | (?P<id>[A-Za-z_$%][\w$]*)
-  | (?P<op>::|[@!{}()\[\]<>,;:=|+\-*/%~&^?#])
+    [ \t\r\f\v]*
+    (?: (?P<id>[A-Za-z_$%][\w$]*)
+      | (?P<op>[,;\[\]{}@!()<>=|+\-*~&^?#]|::|:)
+      | (?P<dot>\.[A-Za-z0-9_]\w*(?:::\w+)*)
+      | (?P<newline>\n)
+      | (?P<hexfloat>0[fF][0-9a-fA-F]{8}(?![0-9a-fA-F])|0[dD][0-9a-fA-F]{16}(?![0-9a-fA-F]))
+      | (?P<float>\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)
+      | (?P<num>0[xX][0-9a-fA-F]+U?|0[bB][01]+U?|\d+U?)
+      | (?P<comment>//[^\n]*)
+      | (?P<block>/\*.*?\*/)
+      | (?P<slash>/)
+      | (?P<string>"(?:[^"\\\n]|\\.)*")
+      | (?P<end>\Z)
+    )
     """,
     re.VERBOSE | re.DOTALL,
 )
 
 
 def tokenize(text: str) -> list[Token]:
-    """The tokens of `text`, ending in an `end` token. E940 on a character that PTX does not know."""
+    """The tokens of `text`, ending in two `end` tokens. E940 on a character that PTX does not know."""
     out: list[Token] = []
-    line, position, size = 1, 0, len(text)
-    while position < size:
-        m = _TOKEN.match(text, position)
-        if m is None:
-            raise EmulatorError("E940", f"unexpected character {text[position]!r}", line=line)
-        kind = m.lastgroup or ""
-        value = m.group()
+    line, position = 1, 0
+    add, new = out.append, tuple.__new__
+    for m in _TOKEN.finditer(text):
+        if m.start() != position:
+            break
         position = m.end()
+        kind: str = m.lastgroup  # type: ignore[assignment]  # some group always matches
         if kind == "newline":
             line += 1
         elif kind == "block":
-            line += value.count("\n")
-        elif kind not in ("space", "comment"):
-            out.append(Token(kind, value, line))
-    out.append(Token("end", "", line))
-    return out
+            line += m.group().count("\n")
+        elif kind == "end":
+            break
+        elif kind != "comment":
+            add(new(Token, ("op" if kind == "slash" else kind, m.group(kind), line)))
+    if position < len(text):
+        position += len(text[position:]) - len(text[position:].lstrip(" \t\r\f\v"))
+        raise EmulatorError("E940", f"unexpected character {text[position]!r}", line=line)
+    return [*out, Token("end", "", line), Token("end", "", line)]

@@ -35,11 +35,11 @@ _SPECIAL = {
 
 @dataclass(slots=True)
 class Scope:
-    """A `{ }` block: register name -> (slot, type), variable name -> unique name, labels defined in it."""
+    """A `{ }` block: register name -> register, variable name -> unique name, labels defined in it."""
 
     parent: Scope | None
     suffix: str
-    registers: dict[str, tuple[int, str]] = field(default_factory=dict)
+    registers: dict[str, Reg] = field(default_factory=dict)
     symbols: dict[str, str] = field(default_factory=dict)
     labels: set[str] = field(default_factory=set)
 
@@ -59,7 +59,7 @@ class OperandParser:
     # --- tokens ------------------------------------------------------------------------------------------------------
 
     def peek(self, ahead: int = 0) -> Token:
-        return self.tokens[min(self.position + ahead, len(self.tokens) - 1)]
+        return self.tokens[self.position + ahead]
 
     def next(self) -> Token:
         token = self.tokens[self.position]
@@ -123,9 +123,9 @@ class OperandParser:
     def _lookup(self, name: str) -> Reg | None:
         scope: Scope | None = self.scope
         while scope is not None:
-            if name in scope.registers:
-                slot, type_name = scope.registers[name]
-                return Reg(name, slot, type_name)
+            reg = scope.registers.get(name)
+            if reg is not None:
+                return reg
             scope = scope.parent
         return None
 

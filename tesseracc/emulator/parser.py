@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from tesseracc.emulator.findings import EmulatorError
 from tesseracc.emulator.lexer import Token, tokenize
 from tesseracc.emulator.operands import OperandParser, Scope
-from tesseracc.emulator.ptx import Function, Instruction, Label, Location, Module, Param, Symbol
+from tesseracc.emulator.ptx import Function, Instruction, Label, Location, Module, Param, Reg, Symbol
 from tesseracc.emulator.types import TYPES
 
 __all__ = ["parse_ptx"]
@@ -337,7 +337,7 @@ class _Parser(OperandParser):
                 self.need(">")
             for n in names:
                 for suffix in [""] if width == 1 else [f".{c}" for c in "xyzw"[:width]]:
-                    scope.registers[n + suffix] = (self.module_slot(type_name), type_name)
+                    scope.registers[n + suffix] = Reg(n + suffix, self.module_slot(type_name), type_name)
             if not self.accept(","):
                 break
         self.need(";")
