@@ -324,6 +324,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Arch:
     features = frozenset(top.strings("features"))
     for feature in sorted(features - set(_features())):
         raise _invalid(name, f"feature {feature} is not in _features.yaml")
+    rows = [row for item in top.take("mma", list, []) for row in _mma(_Fields(name, "mma: ", item))]
     arch = Arch(
         name=name,
         kind=kind,
@@ -339,7 +340,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Arch:
         limits=_limits(top.inner("limits")),
         features=features,
         memories=tuple(_memory(_Fields(name, "memories: ", item)) for item in top.take("memories", list)),
-        mma=tuple(row for item in top.take("mma", list, []) for row in _mma(_Fields(name, "mma: ", item))),
+        mma=tuple(row for row in rows if features.issuperset(row.needs)),
         throughput=_throughput(top.inner("throughput")),
         toolchain=_toolchain(top.inner("toolchain")),
         capability=_capability(top.inner("capability")) if kind == "cuda" else None,
@@ -374,6 +375,8 @@ def _mma(fields: _Fields) -> list[MmaRow]:
         span = fields.inner("n")
         n = tuple(range(span.take("from", int), span.take("to", int) + 1, span.take("step", int)))
         span.done()
+    elif isinstance(fields.data.get("n"), list):
+        n = tuple(fields.take("n", list))
     else:
         n = (fields.take("n", int),)
     layouts = _Fields(fields.file, "mma: layouts.", fields.take("layouts", dict, {}))

@@ -255,7 +255,7 @@ def test_coalesced_layouts(shape: tuple[int, int], bits: int, order: tuple[int, 
             assert steps[bit][order[0]] == 1 << bit
 
 
-@FEW
+@settings(max_examples=8)
 @given(register_layouts((8, 32), 3, warps=0))
 def test_shape_operations(layout: LinearLayout) -> None:
     tile = np.arange(256).reshape(8, 32)

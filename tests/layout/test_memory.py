@@ -17,9 +17,9 @@ from tesseracc.layout.access import global_offsets, joint_vectors, offsets, sect
 from tesseracc.layout.matrix_load import matrix_move
 from tesseracc.layout.swizzle import Pattern, hardware_swizzle, matrix_pattern, pattern_of, staging, swizzle_for
 from tests.emulator.harness import run_text
-from tests.layout.strategies import invertible, register_layouts
+from tests.layout.shared_memory import RAW, accesses, fill
+from tests.layout.strategies import register_layouts
 
-RAW = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 FEW = settings(max_examples=25)
 
 
@@ -51,32 +51,6 @@ def byte_offsets(places: LinearLayout, bits: int, groups: Any) -> Any:
     """[lanes, instructions]: where each vector starts."""
     lane, first = np.meshgrid(np.arange(32), [group[0] for group in groups], indexing="ij")
     return (places.apply({"lane": lane, "register": first})["offset"] * bits // 8).astype(np.uint32)
-
-
-def fill(words: int) -> str:
-    """Code that copies parameter 2 into shared memory."""
-    return f""".reg .b32 %f, %fs, %fw; .reg .b64 %fp; .reg .pred %ft; mov.u32 %f, %tid.x; ld.param.u64 %fp, [p2];
-mad.wide.u32 %fp, %f, 4, %fp; mov.u32 %fs, s; mad.lo.u32 %fs, %f, 4, %fs;
-FILL: ld.global.u32 %fw, [%fp]; st.shared.u32 [%fs], %fw; add.u64 %fp, %fp, 128; add.u32 %fs, %fs, 128;
-add.u32 %f, %f, 32; setp.lt.u32 %ft, %f, {words}; @%ft bra FILL; bar.warp.sync -1;
-"""
-
-
-@st.composite
-def accesses(draw: Any) -> tuple[LinearLayout, LinearLayout, int]:
-    """A register layout of one warp, a shared layout of the same tile, bits of an element."""
-    registers = draw(register_layouts((8, 32), 3, warps=0))
-    columns = draw(st.sampled_from([None, "random", "swizzled"]))
-    bits = draw(st.sampled_from([8, 16, 32, 64]))
-    memory = sh.linear((8, 32))
-    if columns == "random":
-        memory = LinearLayout(memory.ins, memory.outs, invertible(draw, 8))
-    elif columns == "swizzled":
-        memory = sh.xor_swizzle((8, 32), draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 2])), 4)
-    if draw(st.booleans()):  # registers that are vectors in memory
-        kept = [c for c in memory.columns if c not in memory.columns[:3]]
-        registers = LinearLayout(registers.ins, registers.outs, [*memory.columns[:3], *draw(st.permutations(kept))])
-    return registers, memory, bits
 
 
 @FEW
@@ -309,82 +283,3 @@ def test_global_vectors_and_sectors() -> None:
     places = global_offsets(fragment, 1)
     assert vectors(places, 32).width == 2 and sectors(places, 32, 2) == (8, 8)
     assert sectors(global_offsets(fragment, 0), 32, 1)[0] == 4
-
-
-# --- ldmatrix ---------------------------------------------------------------------------------------------------------
-
-
-def matrix_kernel(move: Any, store: bool, size: int) -> tuple[str, str]:
-    """Moves by ldmatrix or stmatrix; registers to or from parameter 0, addresses from parameter 1."""
-    regs = "{" + ", ".join(f"%v{i}" for i in range(move.count)) + "}"
-    trans = ".trans" if move.trans else ""
-    text = f""".reg .b32 %i, %s, %o, %v<{move.count}>; .reg .b64 %p, %q; mov.u32 %i, %tid.x; mov.u32 %s, s;
-ld.param.u64 %p, [p0]; ld.param.u64 %q, [p1];
-mad.wide.u32 %p, %i, {4 * move.count * move.steps}, %p; mad.wide.u32 %q, %i, {4 * move.steps}, %q;
-"""
-    for step in range(move.steps):
-        text += f"ld.global.u32 %o, [%q+{4 * step}]; add.u32 %o, %o, %s;\n"
-        words = [(f"%v{q}", f"[%p+{4 * (step * move.count + q)}]") for q in range(move.count)]
-        if store:
-            text += "".join(f"ld.global.u32 {value}, {at};\n" for value, at in words)
-            text += f"stmatrix.sync.aligned.m8n8.x{move.count}{trans}.shared.b16 [%o], {regs};\n"
-        else:
-            text += f"ldmatrix.sync.aligned.m8n8.x{move.count}{trans}.shared.b16 {regs}, [%o];\n"
-            text += "".join(f"st.global.u32 {at}, {value};\n" for value, at in words)
-    return text, f".shared .align 128 .b8 s[{size}];"
-
-
-CASES = [
-    ("A", 16, False, 4), ("A", 8, False, 4), ("A", 32, False, 4), ("B", 16, True, 4), ("B", 16, False, 2),
-    ("A", 16, True, 1), ("C", 16, False, 4), ("C", 16, True, 4),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("store", [False, True])
-@pytest.mark.parametrize(("operand", "bits", "turned", "count"), CASES)
-def test_matrix_moves(operand: str, bits: int, turned: bool, count: int, store: bool) -> None:
-    """`turned`: memory is contiguous along the other axis, which takes .trans."""
-    k = 256 // bits
-    fragment = {"A": fr.mma_a(16, k, bits), "B": fr.mma_b(k, bits), "C": fr.mma_c(16)}[operand]
-    shape = (32, 64)
-    registers = b.fit(fragment, shape)
-    fastest = (0 if turned else 1) if operand != "B" else (1 if turned else 0)
-    order = (fastest, 1 - fastest)
-    memory = sh.swizzled(shape, bits, 32 * bits // 8 if shape[fastest] == 32 else min(128, 64 * bits // 8), order)
-    move = matrix_move(registers, memory, bits, count)
-    assert move is not None and move.trans == turned and move.count == count and move.wavefronts == move.ideal
-    assert sorted(e for step in move.registers for word in step for e in word) == list(range(64))
-    tile = np.random.default_rng(5).integers(0, 1 << bits, 2048).astype(RAW[bits])
-    lane, step = np.meshgrid(np.arange(32), np.arange(move.steps), indexing="ij")
-    starts = (move.address.apply({"lane": lane, "step": step})["offset"] * bits // 8).astype(np.uint32)
-    order_of = np.array(move.registers).reshape(-1)
-    lane, register = np.meshgrid(np.arange(32), order_of, indexing="ij")
-    at = registers.apply({"lane": lane, "register": register})
-    elements = np.ascontiguousarray(tile.reshape(shape)[at["dim0"], at["dim1"]])
-    text, module = matrix_kernel(move, store, tile.nbytes)
-    image = tile[memory.table()]
-    if store:
-        out = np.zeros_like(image)
-        text += f""".reg .b64 %r; ld.param.u64 %r, [p2]; mad.wide.u32 %r, %i, 4, %r; mad.lo.u32 %s, %i, 4, %s;
-bar.warp.sync -1;
-{"".join(f"ld.shared.u32 %o, [%s+{128 * j}]; st.global.u32 [%r+{128 * j}], %o;" for j in range(tile.nbytes // 128))}"""
-        report = run_text(text + "ret;", [elements.view(np.uint32), starts, out.view(np.uint32)], module=module)
-        assert np.array_equal(out, image)
-    else:
-        held = np.zeros_like(elements)
-        args = [held.view(np.uint32), starts, image.view(np.uint32)]
-        report = run_text(fill(tile.nbytes // 4) + text + "ret;", args, module=module)
-        assert np.array_equal(held, elements)
-    assert not report.findings, report.findings[0].render()
-    assert report.counters.bank_conflicts == 0
-
-
-def test_matrix_moves_that_do_not_fit() -> None:
-    a16 = b.fit(fr.mma_a(16, 16, 16), (64, 64))
-    assert matrix_move(a16, sh.xor_swizzle((64, 64), 4, 1, 8), 16) is None  # chunks of 8 bytes are torn apart
-    assert matrix_move(fr.mma_a(16, 8, 32), sh.linear((16, 8), (0, 1)), 32) is None  # no .trans for 32 bits
-    assert matrix_move(fr.mma_a(16, 4, 64), sh.linear((16, 4)), 64) is None
-    assert matrix_move(b.coalesced((64, 64), 16, 4), sh.linear((64, 64)), 16) is None
-    assert matrix_move(fr.mma_c(16), sh.linear((16, 8)), 32) is None  # two f32 are 8 bytes
-    one = matrix_move(fr.ldmatrix(1), sh.linear((8, 8)), 16)
-    assert one is not None and one.count == 1 and one.registers == (((0, 1),),)
