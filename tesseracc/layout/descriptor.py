@@ -21,9 +21,10 @@ from typing import Literal
 
 from tesseracc.layout.gf2 import log2
 from tesseracc.layout.linear import LinearLayout
+from tesseracc.layout.select import Choice
 from tesseracc.layout.shared import SWIZZLES, swizzled
 
-__all__ = ["Descriptor", "TensorBoxes", "matrix_descriptor", "tensor_boxes"]
+__all__ = ["Descriptor", "TensorBoxes", "instruction_descriptor", "matrix_descriptor", "tensor_boxes"]
 
 Major = Literal["k", "mn"]
 
@@ -59,6 +60,28 @@ class Descriptor:
     def tcgen05(self) -> int:
         """The descriptor's bits for tcgen05.mma, to which (address + start) >> 4 is added; version 1 in bits 46..48."""
         return self.leading >> 4 << 16 | self.stride >> 4 << 32 | 1 << 46 | _TCGEN05_SWIZZLE[self.swizzle] << 61
+
+
+# Codes of the instruction descriptor of tcgen05.mma, per kind (PTX ISA, Instruction descriptor).
+_KINDS = {
+    "f16": {"f16": 0, "bf16": 1},
+    "tf32": {"tf32": 2},
+    "f8f6f4": {"fp8_e4m3": 0, "fp8_e5m2": 1},
+    "i8": {"u8": 0, "i8": 1},
+}
+_SUMS = {"f16": 0, "f32": 1, "i32": 2}
+
+
+def instruction_descriptor(choice: Choice, a: Major, b: Major) -> tuple[str, int]:
+    """(kind, the 32-bit instruction descriptor) of tcgen05.mma for operands that are k- or mn-major.
+
+    Bits: 4 type of D, 7 of A, 10 of B, 15 and 16 set where A and B are mn-major, 17 n / 8, 24 m / 16.
+    """
+    row = choice.row
+    kind, codes = next((kind, codes) for kind, codes in _KINDS.items() if row.a in codes)
+    word = _SUMS[row.acc] << 4 | codes[row.a] << 7 | codes[row.b] << 10
+    word |= (a == "mn") << 15 | (b == "mn") << 16 | choice.n >> 3 << 17 | row.m >> 4 << 24
+    return kind, word
 
 
 def matrix_descriptor(memory: LinearLayout, bits: int, rows: int, k: int, row_axis: int = 0) -> Descriptor | None:

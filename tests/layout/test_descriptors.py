@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tesseracc.arch import load
 from tesseracc.layout import LinearLayout, parse_layout
 from tesseracc.layout import shared as sh
-from tesseracc.layout.descriptor import matrix_descriptor, tensor_boxes
+from tesseracc.layout.descriptor import instruction_descriptor, matrix_descriptor, tensor_boxes
+from tesseracc.layout.select import choose_mma
 from tests.emulator.harness import run_text
 from tests.layout.lanes import DTYPES, gather, group, ptx, random_matrix, register_code
 
@@ -103,6 +105,21 @@ def test_descriptors_of_other_layouts() -> None:
     assert matrix_descriptor(LinearLayout.make({"offset": [[0, 1], [0, 0]]}, (1, 2)), 16, 8, 16) is None
     assert same.wgmma() == 1 << 16 | 64 << 32 | 1 << 62
     assert same.tcgen05() == 1 << 16 | 64 << 32 | 1 << 46 | 2 << 61
+
+
+def test_instruction_descriptors() -> None:
+    blackwell = load("sm_100")
+
+    def word(kind: str, acc: str, m: int, n: int, a: Any = "k", b: Any = "k") -> tuple[str, int]:
+        choice = choose_mma(blackwell, kind, kind, acc, (m, n, 64))
+        assert choice is not None and choice.row.op == "tcgen05"
+        return instruction_descriptor(choice, a, b)
+
+    assert word("f16", "f16", 128, 256) == ("f16", 32 << 17 | 8 << 24)
+    assert word("bf16", "f32", 64, 64, "mn", "mn") == ("f16", 1 << 4 | 1 << 7 | 1 << 10 | 3 << 15 | 8 << 17 | 4 << 24)
+    assert word("tf32", "f32", 128, 128) == ("tf32", 1 << 4 | 2 << 7 | 2 << 10 | 16 << 17 | 8 << 24)
+    assert word("fp8_e5m2", "f32", 128, 16) == ("f8f6f4", 1 << 4 | 1 << 7 | 1 << 10 | 2 << 17 | 8 << 24)
+    assert word("i8", "i32", 128, 32) == ("i8", 2 << 4 | 1 << 7 | 1 << 10 | 4 << 17 | 8 << 24)
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])

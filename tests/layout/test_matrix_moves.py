@@ -45,10 +45,11 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("store", [False, True])
 @pytest.mark.parametrize(("operand", "bits", "turned", "count"), CASES)
-def test_matrix_moves(operand: str, bits: int, turned: bool, count: int, store: bool) -> None:
-    """`turned`: memory is contiguous along the other axis, which takes .trans."""
+def test_matrix_moves(operand: str, bits: int, turned: bool, count: int, store: bool, dense: bool) -> None:
+    """`turned`: memory is contiguous along the other axis, which takes .trans. Dense tiles have bank conflicts."""
     k = 256 // bits
     fragment = {"A": fr.mma_a(16, k, bits), "B": fr.mma_b(k, bits), "C": fr.mma_c(16)}[operand]
     shape = (32, 64)
@@ -56,8 +57,10 @@ def test_matrix_moves(operand: str, bits: int, turned: bool, count: int, store: 
     fastest = (0 if turned else 1) if operand != "B" else (1 if turned else 0)
     order = (fastest, 1 - fastest)
     memory = sh.swizzled(shape, bits, 32 * bits // 8 if shape[fastest] == 32 else min(128, 64 * bits // 8), order)
+    memory = sh.linear(shape, order) if dense else memory
     move = matrix_move(registers, memory, bits, count)
-    assert move is not None and move.trans == turned and move.count == count and move.wavefronts == move.ideal
+    assert move is not None and move.trans == turned and move.count == count
+    assert dense or move.wavefronts == move.ideal
     assert sorted(e for step in move.registers for word in step for e in word) == list(range(64))
     tile = np.random.default_rng(5).integers(0, 1 << bits, 2048).astype(RAW[bits])
     lane, step = np.meshgrid(np.arange(32), np.arange(move.steps), indexing="ij")
@@ -81,7 +84,8 @@ bar.warp.sync -1;
         report = run_text(fill(tile.nbytes // 4) + text + "ret;", args, module=module)
         assert np.array_equal(held, elements)
     assert not report.findings, report.findings[0].render()
-    assert report.counters.bank_conflicts == 0
+    extra = report.counters.bank_conflicts
+    assert extra == (move.wavefronts - move.ideal) * move.steps and (extra > 0) == dense
 
 
 def delivered(move: Any, image: Any, bits: int, lanes: int = 32) -> dict[tuple[int, int], Any]:
