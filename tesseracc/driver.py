@@ -194,17 +194,18 @@ def front(
     entries: Mapping[str, Function | Kernel],
     specs: Mapping[str, Mapping[str, lang.TensorType]] | None = None,
     notes: list[Note] | None = None,
+    fixed: Mapping[str, int] | None = None,
 ) -> Module:
     """The module of all entries: functions traced to graphs, kernels lowered to tiles.
 
     `specs` gives types of parameters without annotation, by entry and parameter name; `notes` receives what rules of
-    the language decided. Errors of several entries are raised together.
+    the language decided; `fixed` gives dims of kernels a number. Errors of several entries are raised together.
     """
     parts: list[Module] = []
     errors: list[SourceError] = []
     for name, entry in entries.items():
         try:
-            part = _front_entry(_called(entry, name), (specs or {}).get(name, {}), notes)
+            part = _front_entry(_called(entry, name), (specs or {}).get(name, {}), notes, fixed or {})
             check_names(part, Span(entry.file, entry.line))
             parts.append(part)
         except SourceError as error:
@@ -225,14 +226,19 @@ def _called(entry: Function | Kernel, name: str) -> Function | Kernel:
     return entry
 
 
-def _front_entry(entry: Function | Kernel, types: Mapping[str, lang.TensorType], notes: list[Note] | None) -> Module:
+def _front_entry(
+    entry: Function | Kernel, types: Mapping[str, lang.TensorType], notes: list[Note] | None, fixed: Mapping[str, int]
+) -> Module:
     root = os.path.dirname(entry.file)
     if isinstance(entry, Kernel):
+        from tessera.kernel import specialise
         from tesseracc.frontend import kernel as kernels
 
+        definition = entry.definition
+        definition = specialise(definition, dims={n: fixed[n] for n in definition.symbols if n in fixed})
         if notes is not None:
-            notes += kernels.notes(entry.definition, root)
-        return kernels.lower(replace(entry.definition, name=entry.name), root)
+            notes += kernels.notes(definition, root)
+        return kernels.lower(replace(definition, name=entry.name), root)
     from tesseracc.frontend import trace
 
     return trace.trace(entry, types, root).module

@@ -10,11 +10,14 @@ from tesseracc import __version__
 from tesseracc.arch.arch import Arch
 
 
-def provenance(targets: Sequence[Arch], digest: str, entries: Sequence[str], specs: Sequence[str]) -> Provenance:
+def provenance(
+    targets: Sequence[Arch], digest: str, entries: Sequence[str], specs: Sequence[str], fixed: Sequence[str] = ()
+) -> Provenance:
     """The record of one build."""
     options = [f"--arch={arch.name}" for arch in targets]
     options += [f"--entry={name}" for name in entries]
     options += [f"--input-spec={spec}" for spec in specs]
+    options += [f"--specialize={text}" for text in sorted(fixed)]
     return Provenance(
         compiler=__version__,
         llvm=f"llvmlite {version('llvmlite')}",

@@ -147,7 +147,7 @@ def _launch(
     number, kernel = kernels[str(op.attrs["kernel"])]
     args = [M.Arg(scalar=scalars[v]) if v in scalars else M.Arg(buffer=index[v]) for v in op.operands]
     args += [M.Arg(dim=(name,)) for name in kernel.attrs["symbols"]]
-    return M.Launch(number, _grid(kernel), tuple(args))
+    return M.Launch(number, _grid(kernel), tuple(args), int(kernel.attrs.get("dynamic_shared", 0)))
 
 
 def _grid(kernel: Func) -> tuple[M.Dim, ...]:

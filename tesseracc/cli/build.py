@@ -29,6 +29,13 @@ LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
     metavar="[F.]X=TYPE",
     help="Type of an unannotated parameter: x=f32[B,64]; repeats.",
 )
+@click.option(
+    "--specialize",
+    "fixed",
+    multiple=True,
+    metavar="DIM=N",
+    help="Give a dim of the kernels a number: D=64; repeats. Other sizes are then refused.",
+)
 @click.option("--emit", type=click.Choice(LEVELS), help="Print this level instead of writing a bundle.")
 @click.option(
     "--dump-dir", type=click.Path(file_okay=False), help="Write the IR after every pass, numbered, to this folder."
@@ -45,6 +52,7 @@ def command(
     archs: tuple[str, ...],
     entries: tuple[str, ...],
     specs: tuple[str, ...],
+    fixed: tuple[str, ...],
     emit: str | None,
     dump_dir: str | None,
     constants: str | None,
@@ -71,7 +79,7 @@ def command(
     if emit not in ("graph", "schedule", "tile", "target"):
         prestart(min(jobs, len(targets)))  # LLVM loads while the front end works
     progress = _progress(as_json)
-    build = _load(file, targets, entries, specs, constants, jobs, progress, dump_dir)
+    build = _load(file, targets, entries, specs, fixed, constants, jobs, progress, dump_dir)
     if emit is not None:
         _emit(build, emit, targets, locations)
     else:
@@ -117,6 +125,7 @@ def _load(
     targets: tuple[Arch, ...],
     entries: tuple[str, ...],
     specs: tuple[str, ...],
+    fixed: tuple[str, ...],
     constants: str | None,
     jobs: int,
     progress: Any,
@@ -130,9 +139,9 @@ def _load(
     if file.endswith(".tir"):
         module, digest = _parse(file, constants)
     else:
-        module, digest = _front(file, entries, specs, notes)
+        module, digest = _front(file, entries, specs, fixed, notes)
     observe = _dumper(dump_dir, module) if dump_dir else None
-    made_of = provenance(targets, digest, entries, specs)
+    made_of = provenance(targets, digest, entries, specs, fixed)
     build = Build(module, targets, jobs=jobs, observe=observe, progress=progress, provenance=made_of)
     build.log.notes += notes
     return build
@@ -153,10 +162,12 @@ def _parse(file: str, constants: str | None) -> tuple[Module, str]:
     return verify(parse_module(text, file, arrays)), hashlib.sha256(text.encode()).hexdigest()
 
 
-def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...], notes: list[Note]) -> tuple[Module, str]:
+def _front(
+    file: str, entries: tuple[str, ...], specs: tuple[str, ...], fixed: tuple[str, ...], notes: list[Note]
+) -> tuple[Module, str]:
     from tesseracc.driver import front
     from tesseracc.frontend import source
-    from tesseracc.frontend.specs import parse_specs, without_types
+    from tesseracc.frontend.specs import parse_fixed, parse_specs, without_types
 
     loaded = source.load(file)
     for name, span in loaded.calls:
@@ -173,7 +184,7 @@ def _front(file: str, entries: tuple[str, ...], specs: tuple[str, ...], notes: l
                     err=True,
                 )
                 del chosen[name]
-    return front(chosen, given, notes), loaded.digest
+    return front(chosen, given, notes, parse_fixed(fixed)), loaded.digest
 
 
 def _dumper(folder: str, module: Module) -> Any:

@@ -67,6 +67,8 @@ def _function(func: Func, arch: Arch, nvptx: bool, declarations: dict[str, str],
     memory = []
     if nvptx and shared:
         memory = [f"@{symbol}_shared = internal addrspace(3) global [{shared} x i8] poison, align 128", ""]
+    elif nvptx and func.attrs.get("dynamic_shared", 0):
+        memory = [f"@{symbol}_shared = external addrspace(3) global [0 x i8], align 128", ""]
     return "\n".join([*memory, head, "entry:", *w.entry, *w.lines, "}", ""])
 
 

@@ -18,8 +18,10 @@ from tessera.kernel.tree import (
     Buffer,
     Cast,
     Choose,
+    Commit,
     Compare,
     Const,
+    Copy,
     DimValue,
     Elem,
     Expr,
@@ -31,13 +33,17 @@ from tessera.kernel.tree import (
     Reduce,
     Stmt,
     Store,
+    StoreTile,
+    TileType,
     Unary,
     Var,
+    Wait,
     Where,
     While,
     parts,
     walk,
 )
+from tesseracc.frontend.kernel_tiles import copy_tile, ir_tile, store_tile, tile_expr
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, Type
 from tesseracc.ir.value import Loc, Region, Value
@@ -45,8 +51,10 @@ from tesseracc.ir.value import Loc, Region, Value
 __all__ = ["Body"]
 
 
-def ir_type(elem: Elem) -> Type:
-    """`f32` for a uniform element, `lanes<f32>` for a varying one."""
+def ir_type(elem: Elem | TileType) -> Type:
+    """`f32` for a uniform element, `lanes<f32>` for a varying one, `tile<f32[64, 64]>` for a tile."""
+    if isinstance(elem, TileType):
+        return ir_tile(elem)
     return LanesType(elem.dtype.name) if elem.varying else ScalarType(elem.dtype.name)
 
 
@@ -109,6 +117,14 @@ class Body:
                 self.repeat(stmt)
             case Barrier():
                 self.b.emit("tile.barrier")
+            case StoreTile():
+                store_tile(self, stmt)
+            case Copy():
+                copy_tile(self, stmt)
+            case Commit():
+                self.b.emit("tile.commit")
+            case Wait(pending):
+                self.b.emit("tile.wait", pending=pending)
             case Alloc(buffer):
                 type_ = BufType(buffer.dims, buffer.dtype.name, "shared")
                 self.buffer(buffer, self.b.op("tile.alloc", types=type_)).name = buffer.name.replace(".", "_")
@@ -192,7 +208,7 @@ class Body:
 
     # -- expressions -----------------------------------------------------------------------------------------------
 
-    def typed(self, value: Value, elem: Elem) -> Value:
+    def typed(self, value: Value, elem: Elem | TileType) -> Value:
         """The value in every lane, where that is wanted."""
         if elem.varying and not isinstance(value.type, LanesType):
             return self.b.op("tile.splat", value)
@@ -239,14 +255,24 @@ class Body:
             case Block(body, value):
                 self.block(body)
                 return self.expr(value)
+            case _:
+                return tile_expr(self, expr)
 
-    def constant(self, expr: Const) -> Value:
-        """A literal. One of a narrow type is rounded here, and enters by a cast that is exact."""
+    @staticmethod
+    def constant_value(expr: Const) -> int | float | bool:
+        """The number of a literal, rounded to its type."""
         dtype = expr.type.dtype
         if not dtype.is_float:
-            return self.b.const(expr.value, dtype.name)
-        number = values.cast(np.array([float(expr.value)]), f64, dtype)
-        wide = self.b.const(float(number[0]), dtype.wide.name)
+            return expr.value
+        return float(values.cast(np.array([float(expr.value)]), f64, dtype)[0])
+
+    def constant(self, expr: Const) -> Value:
+        """A literal. One of a narrow type enters by a cast that is exact."""
+        dtype = expr.type.dtype
+        number = self.constant_value(expr)
+        if not dtype.is_float:
+            return self.b.const(number, dtype.name)
+        wide = self.b.const(number, dtype.wide.name)
         return wide if dtype.wide == dtype else self.b.op("arith.cast", wide, to=dtype.name)
 
     def choose(self, expr: Choose) -> Value:

@@ -1,4 +1,5 @@
-"""Types of parameters that have no annotation, as `--input-spec` gives them: `x=f32[B,64]` or `f.x=f32[B,64]`."""
+"""What the command line says of parameters: types (`--input-spec x=f32[B,64]`, `f.x=f32[B,64]`) and numbers for dims
+(`--specialize D=64`)."""
 
 from __future__ import annotations
 
@@ -36,6 +37,17 @@ def parse_specs(texts: Sequence[str], entries: Mapping[str, Function | Kernel]) 
             )
         for owner in fitting:
             found.setdefault(owner, {})[name] = type_
+    return found
+
+
+def parse_fixed(texts: Sequence[str]) -> dict[str, int]:
+    """Numbers of dims. Raises E801 for what is no `NAME=NUMBER`."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not name.isidentifier() or not number.isdecimal() or found.get(name, int(number)) != int(number):
+            raise UsageError("E801", f"cannot use --specialize {text!r}", help="write D=64, and each dim once")
+        found[name] = int(number)
     return found
 
 

@@ -22,17 +22,20 @@ from tesseracc.frontend import source
 SAMPLES = Path(__file__).parents[2] / "samples"
 SCRIPTS = {"demo.py", "digits_data.py", "train_digits.py"}
 MODULES = sorted(p for p in [*SAMPLES.glob("*.py"), *SAMPLES.glob("seeds/*.py")] if p.name not in SCRIPTS)
+#: the extent of a tile, where a module leaves it open
+HEAD = 64
 #: sizes that a symbol takes in turn: ragged, tiny, several groups
 SIZES = ((1, 1, 1, 1), (3, 37, 5, 8), (130, 129, 2, 33))
 
 
 def arguments(entry: Any, sizes: tuple[int, ...], rng: np.random.Generator) -> list[Any]:
-    specs = [p.spec for p in entry.parameters]
-    symbols = sorted({s for spec in specs if not isinstance(spec, DType) for d in spec.dims for s in symbols_of(d)})
-    env = dict(zip(symbols, sizes, strict=False))
+    specs = [p.spec for p in entry.parameters if not isinstance(p.default, bool)]
+    symbols = sorted({s for spec in specs if hasattr(spec, "dims") for d in spec.dims for s in symbols_of(d)} - {"D"})
+    env = {"D": HEAD, **dict(zip(symbols, sizes, strict=False))}
+    env.update({name: min(env[name], 2) for name in ("B", "H", "B_H") if name in env})  # batches cost time only
     args: list[Any] = []
     for spec in specs:
-        if isinstance(spec, DType):
+        if isinstance(spec, DType) or spec is float:
             args.append(float(np.float32(rng.standard_normal())))
             continue
         shape = tuple(int(substitute(d, env)) for d in spec.dims)
@@ -60,7 +63,7 @@ def close(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], narrow: bool) -> Non
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 def test_sample(path: Path) -> None:
     loaded = source.load(path)
-    module = front(loaded.entries)
+    module = front(loaded.entries, fixed={"D": HEAD})
     native = load_bundle(Build(module, [host_level()]).bundle(), threads=2)
     emulated = load_bundle(Build(module, [load("sm_90")]).bundle(), device=EmulatorDevice())
     rng = np.random.default_rng(len(path.stem))

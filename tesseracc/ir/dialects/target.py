@@ -5,7 +5,7 @@ arithmetic `arith`. A `target.func` is one kernel for one arch.
 
 CPU kernels have the parameters (args: ptr<global>, begin: i64, end: i64, scratch: ptr<global>); GPU kernels have
 one parameter per slot: ptr<global>, i64 dims, scalars. Function attributes: group:int, shared:int (bytes of static
-shared memory), scratch:int (bytes per thread, CPU), symbol:str.
+shared memory) or dynamic_shared:int (bytes that the launch gives), scratch:int (bytes per thread, CPU), symbol:str.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _covered(
 
 def lower_mma(low: Lowering, op: Op) -> Spread:
     """acc + a b in the layout of the accumulator's class."""
-    acc = low.spread(op["acc"])
+    acc = low.tile(op["acc"], low.layouts.of(op.result))
     choice = low.layouts.choices.get(op.result)
     if choice is not None:
         return _by_instructions(low, op, acc, choice)
@@ -94,7 +94,6 @@ def lower_mma(low: Lowering, op: Op) -> Spread:
 
 def _by_instructions(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spread:
     grid = low.layouts.grids[op.result]
-    acc = low.converted(acc, low.layouts.of(op.result))
     tiles = []
     for side in "ab":
         value = low.spread(op[side])
@@ -174,8 +173,7 @@ def _instruction(
 
 def _by_fma(low: Lowering, op: Op, acc: Spread) -> Spread:
     """acc + a b: for each k in order, one fma (or multiply and add of integers) per element; operands are staged."""
-    layout = low.layouts.of(op.result)
-    acc = low.converted(acc, layout)
+    layout = acc.layout
     left, right = (stage(low, low.spread(op[side]), side) for side in "ab")
     low.before_read()
     dtype = element(op.result.type)

@@ -72,14 +72,16 @@ class Lowering:
             params.append(value)
             self.symbols[name] = value
         self.ops(self.kernel.body)
-        shared = self.shared.size
-        limit = self.arch.limits.shared_static
+        shared, limits = self.shared.size, self.arch.limits
+        limit = limits.shared_per_block
         if shared > limit:
             raise TesseraError(
                 "E541",
                 f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit}",
             )
         own = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
+        if shared > limits.shared_static:
+            own |= {"shared": 0, "dynamic_shared": shared}
         if self.layouts.choices:
             # registers hold the operands of products: the assembler is not to spill for the sake of more groups at once
             own["min_blocks"] = 1
