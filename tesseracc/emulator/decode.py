@@ -63,14 +63,17 @@ class Decoder:
         have = self.types[slot]
         if kind.bits == 128 or have.bits == 128:
             return lambda w: w.fetch_pair(slot)
+
+        def plain(w: Wave) -> Array:  # w.fetch(slot), without the call
+            v = w.regs[slot]
+            return v if w.full or v.ndim == 0 else v[w.sel]
+
         if have.kind == "p" or kind.kind == "p":
             if have.kind != kind.kind:
                 raise ValueError(f"{reg.name} is .{have.name}, .{kind.name} is wanted")
-            if reg.negated:
-                return lambda w: ~w.fetch(slot)
-            return lambda w: w.fetch(slot)
+            return (lambda w: ~plain(w)) if reg.negated else plain
         if have.bits == kind.bits:
-            return lambda w: w.fetch(slot).view(dtype)
+            return plain if dtype is have.container else lambda w: plain(w).view(dtype)
         narrow = kind.container
         return lambda w: w.fetch(slot).astype(narrow).view(dtype)
 
@@ -90,6 +93,14 @@ class Decoder:
             return out.view(kind.dtype)
 
         return get
+
+    def patterns(self, operand: Operand | None, type_name: str) -> Source:
+        """`source` as unsigned patterns."""
+        kind = TYPES[type_name]
+        if isinstance(operand, Imm) and kind.kind == "f":
+            value = immediate(operand, kind).view(kind.container)
+            return lambda w: value
+        return self.source(operand, f"b{kind.bits}")
 
     def sources(self, operand: Operand | None, type_name: str) -> list[Source]:
         """The elements of a vector operand, or the single operand."""
@@ -113,7 +124,14 @@ class Decoder:
             plain = have.container
             if kind.bits == 128:
                 return lambda w, value: w.store(slot, value)
-            return lambda w, value: w.store(slot, value.view(plain))
+
+            def put(w: Wave, value: Array) -> None:  # w.store(slot, value), without the call
+                if w.full:
+                    w.regs[slot] = value.view(plain)
+                else:
+                    w.store(slot, value.view(plain))
+
+            return put
         wide = have.container
         if kind.kind == "s":
             small, signed = kind.dtype, np.dtype(f"int{have.bits}").type
@@ -164,9 +182,8 @@ class Decoder:
         if narrow:
             small = np.uint32(operand.offset & 0xFFFFFFFF)
             return None, lambda w: (w.fetch(slot) + small).astype(np.uint64)
-        if operand.offset == 0:
-            return None, lambda w: w.fetch(slot)
-        return None, lambda w: w.fetch(slot) + offset
+        base = self._register(operand.base, TYPES["b64"])
+        return None, base if operand.offset == 0 else lambda w: base(w) + offset
 
     # --- guards ------------------------------------------------------------------------------------------------------
 

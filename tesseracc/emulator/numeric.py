@@ -245,12 +245,14 @@ def fma_odd(a: Array, b: Array, c: Array) -> Array:
 def fma32(a: Array, b: Array, c: Array) -> Array:
     """f32 fused multiply-add, rounded to nearest even.
 
-    The f64 sum rounded to f32 is right unless it lies on the middle between two f32 values or below the normals.
+    The f64 sum rounded to f32 is right unless it lies on the middle between two f32 values or below the normals
+    (where 0 is exact).
     """
     p = a.astype(_F64) * b.astype(_F64)
     wide = c.astype(_F64)
     s = p + wide
-    doubtful = ((np.asarray(s).view(np.int64) & 0x1FFFFFFF) == 0x10000000) | (np.abs(s) < 2.0**-125)
+    doubtful = (np.asarray(s).view(np.int64) & 0x1FFFFFFF) == 0x10000000
+    doubtful |= (np.abs(s) < 2.0**-125) & (s != 0)
     if doubtful.any():
         s = round_odd(s, two_sum(p, wide)[1])
     return s.astype(np.float32)

@@ -76,9 +76,12 @@ def unpack_registers(registers: Array, bits: int) -> Array:
     if bits >= 32:
         return registers[..., None]
     per = 32 // bits
+    if bits >= 8:
+        raw = np.ascontiguousarray(registers).view(np.uint16 if bits == 16 else np.uint8)
+        return raw.reshape(*registers.shape, per)
     shifts = np.arange(per, dtype=np.uint32) * np.uint32(bits)
     out = registers[..., None] >> shifts & np.uint32((1 << bits) - 1)
-    return out.astype(np.uint16 if bits == 16 else np.uint8)
+    return out.astype(np.uint8)
 
 
 def element_values(patterns: Array, kind: str) -> Array:

@@ -13,7 +13,7 @@ from math import isqrt
 import numpy as np
 
 from tesseracc.emulator import numeric as nm
-from tesseracc.emulator.decode import Decoder, Source
+from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.types import TYPES, Array, where
@@ -24,7 +24,8 @@ __all__ = ["add_step", "div_step", "fma_step", "is_float", "min_max_step", "mul_
 _FP = "9.7.3 Floating Point"
 _F32X2 = "f32x2"
 _KINDS = {"f16", "bf16", "f32", "f64", "f16x2", "bf16x2", "f32x2", "tf32"}
-F64 = np.float64
+_SPECIAL = {"ftz", "sat", "relu"}
+F32, F64 = np.float32, np.float64
 
 
 def is_float(kind: str) -> bool:
@@ -53,14 +54,12 @@ def lanewise(i: Instruction, d: Decoder, fn: Rule, kinds: list[str] | None = Non
     kinds = kinds or [kind] * (len(i.operands) - 1)
     bits = TYPES[kind].bits
     put = d.sink(i.operands[0], f"b{bits}")
-    sources: list[Source] = [d.source(o, k if TYPES[k].kind == "f" else f"b{TYPES[k].bits}")
-                             for o, k in zip(i.operands[1:], kinds)]  # fmt: skip
+    sources = [d.patterns(o, k) for o, k in zip(i.operands[1:], kinds)]
     if not kind.endswith("x2"):
-
-        def single(w: Wave) -> None:
-            put(w, fn(*(s(w).view(TYPES[k].container) for s, k in zip(sources, kinds))))
-
-        return single
+        if len(sources) == 2:
+            a, b = sources
+            return lambda w: put(w, fn(a(w), b(w)))
+        return lambda w: put(w, fn(*[s(w) for s in sources]))
     half = bits // 2
     part, whole = TYPES[f"b{half}"].dtype, TYPES[f"b{bits}"].dtype
 
@@ -141,6 +140,10 @@ def add_step(i: Instruction, d: Decoder, negate: bool) -> Step:
         x, y = _f32(i, (a, b))
         return _finish(i, "f32", nm.canonical(x - y if negate else x + y).view(np.uint32))
 
+    plain = np.subtract if negate else np.add
+    if fmt == "f32" and mode == "rn" and not kinds and not _SPECIAL & set(i.mods):
+        return lanewise(i, d, lambda a, b: nm.canonical(plain(a.view(F32), b.view(F32))).view(np.uint32))
+
     def other(a: Array, b: Array) -> Array:
         if kinds:
             x, y = nm.decode(a, kinds[0]), nm.decode(b, "f32")
@@ -168,6 +171,9 @@ def mul_step(i: Instruction, d: Decoder) -> Step:
     def f32(a: Array, b: Array) -> Array:
         x, y = _f32(i, (a, b))
         return _finish(i, "f32", nm.canonical(x * y).view(np.uint32))
+
+    if fmt == "f32" and mode == "rn" and not _SPECIAL & set(i.mods):
+        return lanewise(i, d, lambda a, b: nm.canonical(a.view(F32) * b.view(F32)).view(np.uint32))
 
     def other(a: Array, b: Array) -> Array:
         x, y = _inputs(i, fmt, (a, b))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import numpy as np
 
@@ -42,7 +43,8 @@ def whole_warps(i: Instruction, d: Decoder, step: Step) -> Step:
 def shared_address(w: Wave, address: Array) -> Array:
     """Shared addresses from shared or generic ones."""
     address = w.spread(address)
-    return np.where(address >= np.uint64(SHARED_BASE), address - np.uint64(SHARED_BASE), address)
+    generic = address >= np.uint64(SHARED_BASE)
+    return np.where(generic, address - np.uint64(SHARED_BASE), address) if generic.any() else address
 
 
 def _count_of(i: Instruction) -> int:
@@ -131,50 +133,57 @@ def shape_of(i: Instruction) -> tuple[int, int, int]:
 
 def registers(w: Wave, sources: list[Source]) -> Array:
     """[warps, 32, registers]."""
-    return np.stack([w.spread(s(w)) for s in sources], axis=-1).reshape(-1, 32, len(sources))
+    values = [s(w) for s in sources]
+    out = np.empty((w.n, len(values)), values[0].dtype)
+    for k, value in enumerate(values):
+        out[:, k] = value
+    return out.reshape(-1, 32, len(values))
 
 
-def gather_matrix(values: Array, places: tuple[Array, Array], shape: tuple[int, int]) -> Array:
-    """Fragment values [warps, 32, ...] to matrices [warps, rows, columns]."""
-    out = np.zeros((values.shape[0], *shape), values.dtype)
-    out[:, places[0], places[1]] = values
-    return out
+@lru_cache(maxsize=64)
+def fragment_orders(m: int, n: int, k: int, a_bits: int, b_bits: int) -> tuple[Array, Array, Array, Array]:
+    """For A, B, C of an m x n x k product: row-major matrix element -> fragment element; and back for C."""
+    order_a, _ = _order(tc.a_places(m, k, a_bits), k)
+    order_b, _ = _order(tc.b_places(k, n, b_bits), n)
+    return order_a, order_b, *_order(tc.c_places(m, n), n)
 
 
-def operand_matrix(
-    w: Wave, sources: list[Source], kind: str, places: tuple[Array, Array], shape: tuple[int, int]
-) -> Array:
+def _order(places: tuple[Array, Array], columns: int) -> tuple[Array, Array]:
+    """Both ways, from the (row, column) of each fragment element."""
+    back = (places[0] * columns + places[1]).reshape(-1)
+    order = np.empty_like(back)
+    order[back] = np.arange(len(back))
+    return order, back
+
+
+def operand_matrix(w: Wave, sources: list[Source], kind: str, order: Array, shape: tuple[int, int]) -> Array:
     """An A or B fragment as f64 matrices."""
     raw = registers(w, sources)
-    bits = tc.BITS[kind]
     if kind == "f64":
-        return gather_matrix(raw.view(np.float64)[..., None], places, shape)
-    return gather_matrix(tc.element_values(tc.unpack_registers(raw, bits), kind), places, shape)
+        return raw.view(np.float64).reshape(len(raw), -1)[:, order].reshape(-1, *shape)
+    patterns = tc.unpack_registers(raw, tc.BITS[kind]).reshape(len(raw), -1)
+    return tc.element_values(patterns[:, order], kind).reshape(-1, *shape)
 
 
-def accumulator(w: Wave, sources: list[Source], kind: str, m: int, n: int) -> Array:
+def accumulator(w: Wave, sources: list[Source], kind: str, order: Array, shape: tuple[int, int]) -> Array:
     """A C fragment as matrices: f64, or s32 values."""
     raw = registers(w, sources)
-    places = tc.c_places(m, n)
     if kind == "f16":
-        values = tc.element_values(tc.unpack_registers(raw, 16), "f16").reshape(*raw.shape[:2], -1)
-    elif kind == "s32":
-        values = raw.view(np.int32)
-    elif kind == "f64":
-        values = raw.view(np.float64)
-    else:
-        values = raw.view(np.float32).astype(np.float64)
-    return gather_matrix(values, places, (m, n))
+        raw = tc.unpack_registers(raw, 16)
+    values = raw.reshape(len(raw), -1)[:, order].reshape(-1, *shape)
+    if kind == "f16":
+        return tc.element_values(values, "f16")
+    return values.view({"s32": np.int32, "f64": np.float64}.get(kind, np.float32)).astype(np.float64)
 
 
-def store_accumulator(w: Wave, sinks: list[Sink], bits: Array, kind: str, m: int, n: int) -> None:
+def store_accumulator(w: Wave, sinks: list[Sink], bits: Array, kind: str, back: Array) -> None:
     """Matrices of patterns [warps, m, n] into a D fragment."""
-    row, column = tc.c_places(m, n)
-    values = bits[:, row, column]
+    values = bits.reshape(len(bits), -1)[:, back]
     if kind == "f16":
         values = np.ascontiguousarray(values.astype(np.uint16)).view(np.uint32)
+    values = values.reshape(-1, len(sinks))
     for k, put in enumerate(sinks):
-        put(w, np.ascontiguousarray(values[..., k]).reshape(-1))
+        put(w, values[:, k].copy())
 
 
 def register_type(kind: str) -> str:
@@ -203,18 +212,19 @@ def mma(i: Instruction, d: Decoder) -> Step:
         d.sources(i.operands[2], "b64" if reg == "f64" else "b32"),
     )
     c = d.sources(i.operands[3], "b64" if ck == "f64" else "b32")
-    pa, pb = tc.a_places(m, k, min(32, tc.BITS[ak])), tc.b_places(k, n, min(32, tc.BITS[bk]))
-    if (len(a), len(b)) != (pa[0].shape[1], pb[0].shape[1]):
+    bits_a, bits_b = min(32, tc.BITS[ak]), min(32, tc.BITS[bk])
+    if (len(a), len(b)) != (m * k * bits_a // 1024, k * n * bits_b // 1024):
         raise ValueError(f"{len(a)} and {len(b)} registers")
     name = f"mma.m{m}n{n}k{k}.{ak}"
+    order_a, order_b, order_c, back = fragment_orders(m, n, k, bits_a, bits_b)
 
     def step(w: Wave) -> None:
-        x = operand_matrix(w, a, ak, pa, (m, k))
-        y = operand_matrix(w, b, bk, pb, (k, n))
-        z = accumulator(w, c, ck, m, n)
+        x = operand_matrix(w, a, ak, order_a, (m, k))
+        y = operand_matrix(w, b, bk, order_b, (k, n))
+        z = accumulator(w, c, ck, order_c, (m, n))
         w.counters.mma[name] += len(x)
         bits = tc.integer_matmul(x, y, z, "satfinite" in i.mods) if dk == "s32" else tc.matmul(x, y, z, dk)
-        store_accumulator(w, sinks, bits, dk, m, n)
+        store_accumulator(w, sinks, bits, dk, back)
 
     return whole_warps(i, d, step)
 
