@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ import numpy as np
 from tessera_runtime.api import Bundle, load
 from tessera_runtime.audit import audit
 from tessera_runtime.bundle import BundleFile
+from tessera_runtime.cli import parser
 from tessera_runtime.core.catalogue import CATALOGUE
 from tessera_runtime.core.dtypes import np_dtype
 from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.core.manifest import Function, Target
 from tessera_runtime.core.shapeexpr import evaluate
+from tessera_runtime.run import Runner
 from tests.bundle.base import base
 from tests.bundle.mutate import Mutant, mutant
 from tests.bundle.second_reader import read
@@ -117,6 +120,14 @@ def _results(bundle: Bundle, calls: dict[str, dict[str, Any]], known: dict[str, 
     return found
 
 
+def _bare_run(bundle: Bundle) -> None:
+    """What `tessera-run FILE` does: the embedded tests, or the list of functions. Any code will do."""
+    with suppress(TesseraError):
+        Runner(parser().parse_args(["mutant.tsb", "--json"])).run(bundle)
+    for function in bundle.values():
+        f"{function.signature} {function.function.doc}".encode()
+
+
 class Subject:
     """A bundle, its fixed calls, and what they give."""
 
@@ -157,6 +168,7 @@ class Subject:
         if self._code(bundle.file, bundle.target) != self.targets.get(bundle.target.name):
             return "loaded"
         found = _results(bundle, self.calls, self.shapes)
+        _bare_run(bundle)
         if found == self.expected:
             return "ran, same results"
         if case.kind == "raw":
@@ -233,12 +245,12 @@ def subjects(folder: Path) -> list[Path]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--report", type=Path, help="write counts and failures as JSON")
-    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    line.add_argument("--cases", type=int, default=100_000)
+    line.add_argument("--seed", type=int, default=1)
+    line.add_argument("--report", type=Path, help="write counts and failures as JSON")
+    line.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    options = line.parse_args()
     if options.work:
         path, seed, start, stop = options.work
         work(Path(path), int(seed), int(start), int(stop))
