@@ -269,6 +269,38 @@ def test_swizzled_tiles_read_without_conflicts() -> None:
 # --- global memory ----------------------------------------------------------------------------------------------------
 
 
+@FEW
+@given(accesses(), st.integers(0, 1))
+def test_sectors_are_what_the_emulator_counts(case: tuple[LinearLayout, LinearLayout, int], fastest: int) -> None:
+    registers, _, bits = case
+    places = global_offsets(registers, fastest)
+    found = vectors(places, bits)
+    size = found.width * bits // 8
+    unit = min(size, 4)
+    suffix = {1: "", 2: ".v2", 4: ".v4"}[size // unit]
+    regs = "{" + ", ".join(f"%v{i}" for i in range(size // unit)) + "}" if size > unit else "%v0"
+    kind = f"{'u' if unit == 1 else 'b'}{8 * unit}"
+    text = f""".reg .b32 %i, %s, %o; .reg .b64 %p, %q, %a; .reg .b{max(16, 8 * unit)} %v<{size // unit}>;
+mov.u32 %i, %tid.x; ld.param.u64 %p, [p0]; ld.param.u64 %q, [p1]; mov.u32 %s, s;
+mad.lo.u32 %s, %i, {4 * len(found.groups)}, %s;
+mad.wide.u32 %q, %i, {4 * len(found.groups)}, %q;
+"""
+    for g in range(len(found.groups)):
+        text += f"ld.global.u32 %o, [%q+{4 * g}]; st.shared.u32 [%s+{4 * g}], %o;\n"
+    starts = byte_offsets(places, bits, found.groups)
+    tile = np.zeros(256, RAW[bits])
+    module = f".shared .align 16 .b8 s[{starts.nbytes}];"
+    before = run_text(text + "ret;", [tile, starts], module=module).counters.global_sectors
+    for g in range(len(found.groups)):
+        text += f"ld.shared.u32 %o, [%s+{4 * g}]; cvt.u64.u32 %a, %o; add.u64 %a, %a, %p;\n"
+        text += f"ld.global{suffix}.{kind} {regs}, [%a];\n"
+    report = run_text(text + "ret;", [tile, starts], module=module)
+    assert not report.findings, report.findings[0].render()
+    touched, least = sectors(places, bits, found.width)
+    assert report.counters.global_sectors - before == touched * len(found.groups)
+    assert touched >= least
+
+
 def test_global_vectors_and_sectors() -> None:
     for bits in (8, 16, 32, 64):
         for order in ((1, 0), (0, 1)):
