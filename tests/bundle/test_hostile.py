@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -18,11 +20,13 @@ import pytest
 from tessera_runtime.api import load
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.errors import InputError, TesseraError
+from tessera_runtime.core.schema import is_bounded
 from tessera_runtime.devices.elf import read_symbols
 from tessera_runtime.plan import instantiate
 from tests.bundle.base import CODE, DYNAMIC, HASH, base, build, document, image, parts
 from tests.bundle.campaign import GOLDEN
 from tests.bundle.faults import patched
+from tests.bundle.second_manifest import Refused, check_bounds
 from tests.bundle.second_reader import read
 from tests.bundle.test_corpus import first_reader
 
@@ -215,3 +219,32 @@ def test_results_too_large_for_any_machine() -> None:
     with pytest.raises(InputError) as caught:
         instantiate(target.plans[0], target.kernels, {"N": 5})
     assert caught.value.code == "E713"
+
+
+def test_the_look_before_parsing_agrees_with_a_scanner() -> None:
+    """On random JSON with brackets, quotes and backslashes inside strings, of depths around the limit."""
+    rng = random.Random(8)
+
+    def value(depth: int) -> Any:
+        if depth == 0:
+            return rng.choice(
+                (0, -1, 10**38, 10**39, None, True, "", '"', "\\", '\\"', "[{", "]}", "\\\\", "é\n", "0" * 50)
+            )
+        items = [value(depth - 1), *(value(rng.randrange(min(depth, 3))) for _ in range(rng.randrange(3)))]
+        return (
+            items
+            if rng.random() < 0.5
+            else {f"{rng.choice(chr(92) + chr(34) + '[x')}{i}": v for i, v in enumerate(items)}
+        )
+
+    seen = set()
+    for _ in range(400):
+        text = json.dumps(value(rng.randrange(20))).encode()
+        try:
+            check_bounds(text)
+            wanted = True
+        except Refused:
+            wanted = False
+        assert is_bounded(text) == wanted, text
+        seen.add(wanted)
+    assert seen == {True, False}

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tessera_runtime import cli
@@ -268,3 +269,16 @@ def test_keys_and_signatures_that_openssl_made() -> None:
         with pytest.raises(TesseraError) as caught:
             parse_public(text, "k")
         assert caught.value.code == "E806"
+
+
+def test_what_a_process_compiles_for_itself_needs_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tessera as ts
+
+    @ts.jit
+    @ts.function
+    def twice(x: ts.Tensor[N, ts.f32]) -> object:
+        return x * 2
+
+    monkeypatch.setenv(ENVIRONMENT, "no such key")
+    assert outcome(bundle_bytes(), None) == "E802"
+    assert np.asarray(twice(np.ones(3, np.float32))).tolist() == [2.0] * 3
