@@ -12,6 +12,7 @@ linear; of its possible columns those are taken that stay in the same thread, el
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from tesseracc.layout.access import SharedAccess, shared_access
@@ -55,6 +56,13 @@ class Conversion:
     sources: tuple[int, ...]
     shuffles: Shuffles | None = None
     staging: Staging | None = None
+
+    @property
+    def cost(self) -> int:
+        """Issue slots of a warp, for choosing among layouts: renumbered registers cost nothing."""
+        if self.shuffles is not None:
+            return self.shuffles.cost
+        return self.staging.cost if self.staging is not None else 0
 
 
 def locate(source: LinearLayout, target: LinearLayout) -> LinearLayout:
@@ -106,6 +114,7 @@ def _scope(where: LinearLayout) -> Kind:
     return "none" if identity else "shuffle" if lanes else "registers"
 
 
+@lru_cache(maxsize=1024)
 def convert(source: LinearLayout, target: LinearLayout, bits: int) -> Conversion:
     """The conversion of a tile with elements of `bits` bits. Of shuffles and shared memory the cheaper one is taken."""
     where = locate(source, target)

@@ -219,10 +219,8 @@ class LinearLayout:
 
     def is_identity(self) -> bool:
         """Whether every input goes unchanged to the output of its name, and there is no other output."""
-        if sorted(self.ins) != sorted(self.outs):
-            return False
-        return all(
-            self.apply({name: 1 << bit}).items() >= {(name, 1 << bit)} and self.bases(name)[bit].bit_count() == 1
+        return sorted(self.ins) == sorted(self.outs) and all(
+            self.apply({name: 1 << bit}) == {out: 1 << bit if out == name else 0 for out, _ in self.outs}
             for name, bits in self.ins
             for bit in range(bits)
         )

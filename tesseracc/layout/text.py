@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NoReturn
 
 from tessera_runtime.core.errors import TesseraError
@@ -42,6 +43,7 @@ def _smallest(layout: LinearLayout) -> tuple[int, ...]:
     return tuple(1 << max(v[axis].bit_length() for v in vectors) for axis in range(len(layout.outs)))
 
 
+@lru_cache(maxsize=1024)
 def parse_layout(text: str) -> LinearLayout:
     """The layout that a text form or a well-known name means. Raises E403."""
     stripped = text.strip()

@@ -119,7 +119,7 @@ def test_every_kind_of_conversion_occurred() -> None:
 
 def test_known_conversions() -> None:
     c = parse_layout("#mma.m16n8k16.c")
-    assert check(c, c, 32).kind == "none"
+    assert check(c, c, 32).kind == "none" and check(c, c, 32).cost == 0
     swapped = LinearLayout(c.ins, c.outs, [c.columns[1], c.columns[0], *c.columns[2:]])
     assert check(c, swapped, 32).kind == "registers"
     # The accumulator of a product is the left operand of the next one: only registers move.
@@ -132,6 +132,7 @@ def test_known_conversions() -> None:
     assert len(narrow.shuffles.rounds) == 4 and len(narrow.shuffles.packs) == 2  # sixteen bytes of each lane
     assert check(fr.wgmma_c(32), fr.wgmma_a(32, 8), 8).kind == "shuffle"
     across = check(fr.wgmma_c(64), b.coalesced((64, 64), 32, 4), 32)
+    assert 0 < narrow.cost < across.cost
     assert across.kind == "shared" and across.staging is not None and across.staging.store.conflicts == 0
     # A row of results to every lane that needs it: held several times, found in the own thread.
     rows = b.drop_axis(fr.mma_c(16), 1)
