@@ -21,12 +21,14 @@ from tesseracc.emulator.memory import (
     Segment,
 )  # fmt: skip
 from tesseracc.emulator.races import Shadow
+from tesseracc.emulator.tensor_map import CHUNK
 from tesseracc.emulator.types import Array, container
 
 if TYPE_CHECKING:
     from tesseracc.emulator.wave import Wave
 
-__all__ = ["atomic", "load", "mark_initialised", "observe", "places_of", "resolve_shared", "shadow_of", "store"]
+__all__ = ["atomic", "load", "load_chunks", "mark_initialised", "observe", "places_of", "resolve_shared", "shadow_of",
+           "store"]  # fmt: skip
 
 _WINDOWS = {SHARED_BASE >> WINDOW_BITS: "shared", LOCAL_BASE >> WINDOW_BITS: "local",
             PARAM_BASE >> WINDOW_BITS: "param", CONST_BASE >> WINDOW_BITS: "const"}  # fmt: skip
@@ -222,24 +224,20 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
         return
     if strong:
         launch.flags.access(kind, place.segment.base, place.offset, place.lanes)
-    granule = min(launch.granule[space], width)
     shadow = shadow_of(w, space, place.segment)
     step = launch.granule[space]
-    for k in range(max(1, width // granule)):
-        granules = place.units(step, k * granule, width)
-        if kind == "read":
-            launch.races.read(shadow, granules, place.lanes, w.pc, strong, space)
-            continue
-        changed: Callable[[], Array] | None = None
-        if values is not None:
-            size = width // len(values)
-            part = values[k * granule // size]
-            view, at = place.segment.view(container(8 * size)), place.units(size, k * granule, width)
+    granules, span = place.units(step, 0, width), max(1, width // step)
+    if kind == "read":
+        launch.races.read(shadow, granules, place.lanes, w.pc, strong, space, span)
+        return
 
-            def changed(view: Array = view, at: Array = at, part: Array = part) -> Array:
-                return view[at] != part
+    def changed(k: int) -> Array:
+        size = width // len(stored)
+        view = place.segment.view(container(8 * size))
+        return view[place.units(size, k * step, width)] != stored[k * step // size]
 
-        launch.races.write(shadow, granules, place.lanes, w.pc, strong, space, changed)
+    stored = values or []
+    launch.races.write(shadow, granules, place.lanes, w.pc, strong, space, changed if stored else None, span)
 
 
 def _initialised(w: Wave, place: _Place, width: int) -> None:
@@ -323,6 +321,20 @@ def load(w: Wave, space: str, address: Array, size: int, count: int, strong: boo
             out[where] = place.segment.view(dtype)[place.offset // size + k]
         results.append(out)
     return results
+
+
+def load_chunks(w: Wave, space: str, address: Array) -> Array:
+    """16 bytes per lane, as elements of CHUNK."""
+    places = places_of(w, space, address, 16)
+    for place in places:
+        observe(w, place, 16, "read", False, None)
+    if len(places) == 1 and places[0].at is None:
+        chunks: Array = places[0].segment.view(CHUNK)[places[0].units(16, 0, 16)]
+        return chunks
+    out = np.zeros(w.n, CHUNK)
+    for place in places:
+        out[slice(None) if place.at is None else place.at] = place.segment.view(CHUNK)[place.offset >> 4]
+    return out
 
 
 def store(w: Wave, space: str, address: Array, size: int, values: list[Array], strong: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -96,12 +97,26 @@ class Counters:
         parts = max(1, width // 4)  # lanes are served in `parts` groups of 32 / parts
         group = 32 // parts if parts <= 4 else 8
         rows, times = _patterns(_rows(lanes, offset), 4)
+        if len(rows) == 1 and rows.min() >= 0:
+            waves, served = _one_row((rows - rows[0, 0]).tobytes(), group, min(parts, 4))
+            self.shared_requests += int(times[0])
+            self.shared_wavefronts += waves * int(times[0])
+            self.shared_ideal_wavefronts += served * int(times[0])
+            return
         self.shared_requests += int(times.sum())
         rows = rows.reshape(-1, group) >> 2
         times = np.repeat(times, 32 // group)
         waves = _wavefronts(rows, min(parts, 4))
         self.shared_wavefronts += int((waves * times).sum())
         self.shared_ideal_wavefronts += int(((waves > 0) * times).sum())
+
+
+@lru_cache(maxsize=1024)
+def _one_row(offsets: bytes, group: int, span: int) -> tuple[int, int]:
+    """(wavefronts, groups of lanes) of one warp whose lanes are all active; offsets count from the first lane."""
+    row = np.frombuffer(offsets, np.int64).reshape(-1, group)
+    waves = _wavefronts((row - row.min()) >> 2, span)
+    return int(waves.sum()), len(waves)
 
 
 def _rows(lanes: Array, keys: Array) -> Array:

@@ -16,6 +16,7 @@ writes of the same value are not reported: nobody can observe their order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +41,8 @@ _PC_MASK = np.uint64((1 << 16) - 1)
 class Shadow:
     """Access records of a memory region: one per granule.
 
-    A read matters only to later writes, so it just waits (`waiting`: granules, records) until a write comes, and what
-    nobody writes costs next to nothing. `reads` and `writes` tell whether there are records that may still race.
+    A read matters only to later writes, so it just waits (`waiting`: first granules, how many, records) until a write
+    comes, and what nobody writes costs next to nothing. `reads` and `writes`: whether there are records that may race.
     """
 
     __slots__ = ("count", "epoch", "read1", "read2", "reads", "waiting", "write", "writes")
@@ -50,7 +51,7 @@ class Shadow:
         self.write = np.zeros(granules, np.uint64)
         self.read1 = np.zeros(granules, np.uint64)
         self.read2 = np.zeros(granules, np.uint64)
-        self.waiting: list[tuple[Array, Array]] = []
+        self.waiting: list[tuple[Array, int, Array]] = []
         self.count = 0
         self.reads = self.writes = False
         self.epoch = 0
@@ -61,33 +62,41 @@ class Shadow:
         self.reads = self.writes = False
         self.waiting, self.count = [], 0
 
-    def wait(self, granules: Array, record: Array) -> None:
+    def wait(self, granules: Array, span: int, record: Array) -> None:
         """Note a read."""
-        self.waiting.append((granules, record))
+        self.waiting.append((granules, span, record))
         self.count += len(record)
         if self.count > _MOST_WAITING:
             self.flush()
 
     def flush(self) -> None:
         """Enter the reads that wait, in their order."""
-        for granules, record in self.waiting:
-            if self.reads:
-                before = self.read1[granules]
-                other = (before != 0) & (_warp(before) != _warp(record))
-                if other.any():
-                    at = np.arange(granules.start, granules.stop, granules.step) if _is_run(granules) else granules
-                    self.read2[at[other]] = before[other]
-            self.read1[granules] = record
-            self.reads = True
-            if not _is_run(granules):
-                lost = _warp(self.read1[granules]) != _warp(record)
-                if lost.any():  # several warps read one granule in one step
-                    self.read2[granules[lost]] = record[lost]
+        for first, span, record in self.waiting:
+            for k in range(span):
+                self._enter(_shifted(first, k), record)
         self.waiting, self.count = [], 0
 
+    def _enter(self, granules: Array, record: Array) -> None:
+        run = isinstance(granules, slice)
+        if self.reads:
+            before = self.read1[granules]
+            other = (before != 0) & (_warp(before) != _warp(record))
+            if other.any():
+                at = np.arange(granules.start, granules.stop, granules.step) if run else granules
+                self.read2[at[other]] = before[other]
+        self.read1[granules] = record
+        self.reads = True
+        if not run:
+            lost = _warp(self.read1[granules]) != _warp(record)
+            if lost.any():  # several warps read one granule in one step
+                self.read2[granules[lost]] = record[lost]
 
-def _is_run(granules: Array) -> bool:
-    return isinstance(granules, slice)
+
+def _shifted(granules: Array, k: int) -> Array:
+    """The granules `k` further on."""
+    if isinstance(granules, slice):
+        return slice(granules.start + k, granules.stop + k, granules.step)
+    return granules + k if k else granules
 
 
 class RaceDetector:
@@ -198,26 +207,35 @@ class RaceDetector:
         if space == "shared" and shadow.epoch != self.epoch:
             shadow.settle(self.epoch)
 
-    def read(self, shadow: Shadow, granules: Array, lanes: Array, pc: int, strong: bool, space: str) -> None:
-        """Lanes [n] read `granules` [n] (numbers, or a slice)."""
+    def read(self, shadow: Shadow, granules: Array, lanes: Array, pc: int, strong: bool, space: str,
+             span: int = 1) -> None:  # fmt: skip
+        """Lanes [n] read `span` granules each from `granules` [n] on (numbers, or a slice)."""
         self._settle(shadow, space)
         record = self.records(lanes, pc, strong)
         if shadow.writes:
-            self._check(shadow.write[granules], record, lanes, pc, space, "read", "write")
-        shadow.wait(granules, record)
+            for k in range(span):
+                self._check(shadow.write[_shifted(granules, k)], record, lanes, pc, space, "read", "write")
+        shadow.wait(granules, span, record)
 
     def write(self, shadow: Shadow, granules: Array, lanes: Array, pc: int, strong: bool, space: str,
-              changed: Callable[[], Array] | None) -> None:  # fmt: skip
-        """Lanes [n] write `granules` [n]; `changed()` [n] tells where the stored value differs from the present one."""
+              changed: Callable[[int], Array] | None, span: int = 1) -> None:  # fmt: skip
+        """Lanes [n] write `span` granules each from `granules` [n] on (numbers, or a slice).
+
+        `changed(k)` [n] tells where the stored value differs from the present one in the k-th of them.
+        """
         self._settle(shadow, space)
         shadow.flush()
         record = self.records(lanes, pc, strong)
-        if shadow.writes:
-            self._check(shadow.write[granules], record, lanes, pc, space, "write", "write", changed)
-        if shadow.reads:
-            self._check(shadow.read1[granules], record, lanes, pc, space, "write", "read")
-            self._check(shadow.read2[granules], record, lanes, pc, space, "write", "read")
-        shadow.write[granules] = record
+        written = shadow.writes
+        for k in range(span):
+            at = _shifted(granules, k)
+            if written:
+                differs = None if changed is None else partial(changed, k)
+                self._check(shadow.write[at], record, lanes, pc, space, "write", "write", differs)
+            if shadow.reads:
+                self._check(shadow.read1[at], record, lanes, pc, space, "write", "read")
+                self._check(shadow.read2[at], record, lanes, pc, space, "write", "read")
+            shadow.write[at] = record
         shadow.writes = True
 
     def wrote(self, shadow: Shadow, granules: Array, lanes: Array, pc: int) -> None:

@@ -152,7 +152,7 @@ class Wave:
 
     def spread(self, value: Array) -> Array:
         """`value` per executing lane, also if it is shared by all."""
-        return np.broadcast_to(value, (self.n,)) if value.ndim == 0 else value
+        return value if value.ndim else np.full(self.n, value)
 
     def get_carry(self) -> Array:
         """CC.CF of the executing lanes."""

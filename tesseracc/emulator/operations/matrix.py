@@ -66,18 +66,17 @@ def ldmatrix(i: Instruction, d: Decoder) -> Step:
         at = shared_address(w, address(w)).reshape(-1, 32)
         warps = len(at)
         lanes = w.lanes.reshape(-1, 32)
-        rows = at[:, : 8 * count]
         kept = w.sel
-        who = lanes[:, : 8 * count].reshape(-1)
-        w.select(who)
-        low, high = access.load(w, "shared", np.ascontiguousarray(rows).reshape(-1), 8, 2)
+        if count < 4:
+            w.select(lanes[:, : 8 * count].reshape(-1))
+        rows = access.load_chunks(w, "shared", at[:, : 8 * count].reshape(-1))
         w.select(kept)
-        raw = np.stack([low, high], axis=-1).view(np.uint16).reshape(warps, count, 8, 8)
+        raw = rows.view(np.uint16).reshape(warps, count, 8, 8)
         if transposed:
             raw = raw.swapaxes(2, 3)
         pairs = np.ascontiguousarray(raw).view(np.uint32).reshape(warps, count, 32)
         for q, put in enumerate(sinks):
-            put(w, np.ascontiguousarray(pairs[:, q]).reshape(-1))
+            put(w, pairs[:, q].reshape(-1) if count > 1 else pairs.reshape(-1))
 
     return whole_warps(i, d, step)
 
