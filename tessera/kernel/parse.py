@@ -34,6 +34,7 @@ from tessera.kernel.tree import (
     walk,
     walk_exprs,
 )
+from tessera.kernel.widen import widen
 from tessera.shapes import Dim, known_equal, symbols_of
 
 __all__ = ["parse", "specialise"]
@@ -171,7 +172,7 @@ def _read(
         raise _Again(fixes, reader.untracked)
     report.finish()
     axes, prologue = reader.launch(span)
-    body = (*prologue, *reader.out)
+    body = widen((*prologue, *reader.out), report)
     scalars = [p.var for p in signature.params if p.var is not None]
     dry_run(body, signature.dims, scalars, report)
     report.finish()
