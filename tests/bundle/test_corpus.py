@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tessera_runtime.audit import audit
 from tessera_runtime.bundle import BundleFile
+from tessera_runtime.cli import main as run_bundle
 from tessera_runtime.core.catalogue import CATALOGUE
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.bundle.jsonschema import schema_document
@@ -16,6 +18,7 @@ from tests.bundle.base import KEYS, base, build, document, parts, signed_base
 from tests.bundle.faults import Fault, all_faults
 from tests.bundle.make_corrupt import CORRUPT, main
 from tests.bundle.second_reader import read
+from tests.cli.run import Runner
 from tests.runtime.support import bundle_bytes, contents
 
 FAULTS = all_faults()
@@ -82,3 +85,19 @@ def test_the_schema_is_the_types(bless: bool) -> None:
     if bless:
         path.write_text(schema_document())
     assert path.read_text() == schema_document(), "specs/bundle.schema.json is out of date; run make bless"
+
+
+def test_commands_refuse_every_corrupt_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 5, the code in the message and in --json, nothing of the file's own on the terminal but plain text."""
+    tesseracc = Runner(capsys)
+    for fault in FAULTS:
+        path = CORRUPT / f"{fault.rule}-{fault.name}.tsb"
+        said = tesseracc("verify", path)
+        if fault.rule == "S2":
+            assert said.code == 0
+            continue
+        assert said.code == 5 and any(f"error[{code}]" in said.err for code in fault.code.split()), (path.name, said)
+        assert not re.search(r"[^\x20-\x7e\n]", said.err)
+        assert run_bundle([str(path), "--list", "--verify", "--json"]) in (5, 6, 0)
+        listed = json.loads(capsys.readouterr().out)
+        assert listed["exit_code"] in (5, 6) or fault.rule in ("S3", "X6", "X3", "X4"), path.name
