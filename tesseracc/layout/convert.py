@@ -5,7 +5,7 @@ linear; of its possible columns those are taken that stay in the same thread, el
 
     none       X is the identity
     registers  X changes registers only: a permutation or copy inside of each thread
-    shuffle    X changes lanes: rounds of shfl.sync
+    shuffle    X changes lanes, or which register it is depends on the lane: rounds of shfl.sync
     shared     X changes warps, or shuffles would cost more: through shared memory
 """
 
@@ -109,7 +109,7 @@ def _scope(where: LinearLayout) -> Kind:
             far = {place for place, distance in moved.items() if distance}
             if far - {"register", "lane"}:
                 return "shared"
-            lanes |= "lane" in far
+            lanes |= "lane" in far or (name != "register" and bool(far))  # or which register depends on the lane
             identity &= not far
     return "none" if identity else "shuffle" if lanes else "registers"
 

@@ -149,6 +149,21 @@ def test_a_transpose_of_quads_takes_as_few_rounds_as_registers() -> None:
     assert conversion.kind == "shuffle" and conversion.shuffles is not None and len(conversion.shuffles.rounds) == 4
 
 
+def test_registers_that_depend_on_the_lane() -> None:
+    """All elements are in the own thread, but not in the same register of all lanes: a selection, not a renumbering."""
+    source = LinearLayout.make({"register": [[1]], "lane": [[1], [1], [0], [1], [1]], "warp": [[0]]}, [2])
+    target = LinearLayout.make({"register": [[0]], "lane": [[1], [0], [1], [1], [1]], "warp": [[1]]}, [2])
+    assert check(source, target, 16).kind == "shuffle"
+
+
+@settings(max_examples=40)
+@given(st.data(), st.sampled_from([(1, 2), (4, 4), (2, 64), (16, 16)]), st.integers(0, 2))
+def test_small_tiles_that_many_threads_hold(data: Any, shape: tuple[int, int], warps: int) -> None:
+    registers = max(1, (shape[0] * shape[1]).bit_length() - 1 - 5)
+    source, target = (data.draw(register_layouts(shape, registers, warps, copies=True)) for _ in range(2))
+    check(source, target, 32)
+
+
 def test_elements_that_are_missing() -> None:
     source = LinearLayout.make({"register": [[1]], "lane": [[0]] * 5, "warp": []}, [4])
     with pytest.raises(ValueError, match="does not hold"):
