@@ -6,7 +6,7 @@
         map acc: epilogue and stores
 
 The element expressions of A and B (casts, scalings, transposed or gathered reads) are evaluated where the operand tiles
-are filled, so a fused prologue costs nothing extra in the product.
+are filled, so a fused prologue costs nothing extra in the product. They keep their element type: the product widens.
 """
 
 from __future__ import annotations
@@ -106,11 +106,9 @@ class _Lowering:
             inside = self.emitter.in_lanes(inner)
             for op in self.found.operand_ops(value):
                 inside.op(op, env)
-            found = inside.splat(env[value])
-            return [found if element(found.type) == wide else inner.op("arith.cast", found, to=wide)]
+            return [inside.splat(env[value])]
 
-        wide = element(reduce.result.type)
-        return self._map(b, extents, (), shape, body, [TileType(shape, wide)])[0]
+        return self._map(b, extents, (), shape, body, [TileType(shape, element(value.type))])[0]
 
     def _map(
         self,
