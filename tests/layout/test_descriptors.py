@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tesseracc.arch import load
+from tesseracc.emulator.operations.wgmma import descriptor_offsets
 from tesseracc.layout import LinearLayout, parse_layout
 from tesseracc.layout import shared as sh
 from tesseracc.layout.descriptor import instruction_descriptor, matrix_descriptor, tensor_boxes
@@ -89,6 +90,33 @@ wgmma.mma_async.sync.aligned.m64n{N}k{k}.{types} {group("d", N // 2)}, %da, %db,
         left = a[64 * row : 64 * row + 64].astype(np.float64)
         right = b[N * column : N * column + N].astype(np.float64)
         assert np.array_equal(got.astype(np.float64), left @ right.T)
+
+
+# Rows and blocks of k, where the contiguous axis is as long as the swizzle (or 16 bytes).
+TILES = [
+    (bits, form, major, rows, blocks)
+    for bits in (8, 16, 32)
+    for form in LAYOUTS
+    for major in ("k", "mn")
+    for rows, blocks in ((64, 4), (128, 1), (8, 2), (256, 2), (16, 8))
+    if (32 * blocks if major == "k" else rows * bits // 8) >= (16 if form == "none" else int(form))
+]
+
+
+@pytest.mark.parametrize(("bits", "form", "major", "height", "blocks"), TILES)
+def test_every_element_of_every_block(bits: int, form: str, major: str, height: int, blocks: int) -> None:
+    """The addresses that the emulator reads by a descriptor are those of the layout."""
+    k, rows = 256 // bits, min(64, height)
+    memory = LAYOUTS[form]((height, blocks * k), bits, (1, 0) if major == "k" else (0, 1))
+    found = matrix_descriptor(memory, bits, rows, k)
+    assert found is not None and found.major == major
+    table = memory.inverse()
+    for row_block in range(height // rows):
+        for k_block in range(blocks):
+            start = found.start.at(rows=row_block, k=k_block)[0]
+            at = descriptor_offsets(found.wgmma() | start >> 4, rows, k, bits // 8, major == "k")
+            r, c = np.meshgrid(np.arange(rows) + row_block * rows, np.arange(k) + k_block * k, indexing="ij")
+            assert np.array_equal(at, table.apply({"dim0": r, "dim1": c})["offset"] * (bits // 8))
 
 
 def test_descriptors_of_other_layouts() -> None:
