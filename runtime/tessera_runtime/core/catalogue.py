@@ -125,7 +125,7 @@ _ENTRIES = (
           "A sum of exp(x - m) is multiplied by exp(y - m) with the same m, so that it is scaled to the maximum twice. "
           "In an online softmax the sum of a block is added as it is when its terms use the new maximum."),
     Entry("W207", "parameter not used", 3,
-          "A tensor parameter is neither read nor written. Was it meant to be an output?"),
+          "A tensor parameter is neither read nor written; perhaps it was meant to be an output."),
     Entry("W208", "wait without copy", 3,
           "A cp_wait_group finds no committed group of copies that it could wait for. Copies belong to a group only "
           "after cp_commit_group."),
