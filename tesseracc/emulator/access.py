@@ -27,15 +27,15 @@ from tesseracc.emulator.types import Array, container
 if TYPE_CHECKING:
     from tesseracc.emulator.wave import Wave
 
-__all__ = ["atomic", "load", "load_chunks", "mark_initialised", "observe", "places_of", "resolve_shared", "shadow_of",
-           "store"]  # fmt: skip
+__all__ = ["Place", "atomic", "load", "load_chunks", "mark_initialised", "observe", "places_of", "resolve_shared",
+           "shadow_of", "store"]  # fmt: skip
 
 _WINDOWS = {SHARED_BASE >> WINDOW_BITS: "shared", LOCAL_BASE >> WINDOW_BITS: "local",
             PARAM_BASE >> WINDOW_BITS: "param", CONST_BASE >> WINDOW_BITS: "const"}  # fmt: skip
 _BASES = {"shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "const": CONST_BASE}
 
 
-class _Place:
+class Place:
     """Where the lanes of one access go: all of them into one segment, at byte `offset` [n]; `at` their positions.
 
     `dense`: each lane starts where the one before it ends. `within` is the range of addresses in a windowed space.
@@ -63,7 +63,7 @@ class _Place:
         return (self.offset + first if first else self.offset) >> size.bit_length() - 1
 
 
-def places_of(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
+def places_of(w: Wave, space: str, address: Array, width: int) -> list[Place]:
     """Split an access by segments; report lanes that are misaligned or out of bounds."""
     address = w.spread(address)
     lanes = w.lanes
@@ -75,12 +75,12 @@ def places_of(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
     if space in ("shared", "local") and high <= w.launch.space_size(space):  # of the lane's own CTA, or its own
         bits = int(np.bitwise_or.reduce(address))
         offset = address.view(np.int64) + w.home(space)
-        place = _Place(space, w.launch.windowed(space), lanes, offset, None, (low, high))
+        place = Place(space, w.launch.windowed(space), lanes, offset, None, (low, high))
         if bits & (width - 1):
             _aligned(w, place, width)
         return [place] if len(place.offset) else []
     segment, offset, fits = _windowed(w, space, address, lanes, width)
-    place = _Place(space, segment, lanes, offset, None)
+    place = Place(space, segment, lanes, offset, None)
     if not fits.all():
         bad = np.flatnonzero(~fits)
         size = w.launch.space_size(space)
@@ -92,7 +92,7 @@ def places_of(w: Wave, space: str, address: Array, width: int) -> list[_Place]:
     return [place] if len(place.offset) else []
 
 
-def _aligned(w: Wave, place: _Place, width: int) -> None:
+def _aligned(w: Wave, place: Place, width: int) -> None:
     wrong = place.offset & (width - 1)
     if wrong.any():
         bad = np.flatnonzero(wrong)
@@ -127,14 +127,14 @@ def _windowed(w: Wave, space: str, address: Array, lanes: Array, width: int) -> 
     return segment, offset, (offset >= 0) & (offset + width <= segment.size)
 
 
-def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int) -> list[_Place]:
+def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int) -> list[Place]:
     """Places in global memory, one per allocation touched."""
     low, high = int(address.min()), int(address.max())
     memory = w.launch.memory
     segment = memory.find(low, 1)
-    out: list[_Place] = []
+    out: list[Place] = []
     if segment is not None and high + width <= segment.base + segment.size:
-        place = _Place("global", segment, lanes, (address - np.uint64(segment.base)).view(np.int64), at)
+        place = Place("global", segment, lanes, (address - np.uint64(segment.base)).view(np.int64), at)
         step = np.diff(place.offset) if int(place.offset[-1] - place.offset[0]) == (len(lanes) - 1) * width else None
         place.dense = step is not None and bool((step == width).all())
         out.append(place)
@@ -148,7 +148,7 @@ def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int)
             inside = (index == k) & (address + np.uint64(width) <= np.uint64(s.base + s.size))
             missed &= ~inside
             if inside.any():
-                place = _Place("global", s, lanes, (address - np.uint64(s.base)).astype(np.int64), at)
+                place = Place("global", s, lanes, (address - np.uint64(s.base)).astype(np.int64), at)
                 place.keep(inside)
                 out.append(place)
         if missed.any():
@@ -162,9 +162,9 @@ def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int)
     return [p for p in out if len(p.offset)]
 
 
-def _generic(w: Wave, address: Array, lanes: Array, width: int) -> list[_Place]:
+def _generic(w: Wave, address: Array, lanes: Array, width: int) -> list[Place]:
     window = (address >> np.uint64(WINDOW_BITS)).astype(np.int64)
-    out: list[_Place] = []
+    out: list[Place] = []
     for number in np.unique(window):
         space = _WINDOWS.get(int(number))
         chosen = np.flatnonzero(window == number)
@@ -195,7 +195,7 @@ def shadow_of(w: Wave, space: str, segment: Segment) -> Shadow:
     return shadow
 
 
-def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values: list[Array] | None) -> None:
+def observe(w: Wave, place: Place, width: int, kind: str, strong: bool, values: list[Array] | None) -> None:
     """Counters, initialisation, races for an access of `width` bytes; `kind` is read, write or both."""
     space, counters = place.space, w.counters
     if kind != "write":
@@ -240,7 +240,7 @@ def observe(w: Wave, place: _Place, width: int, kind: str, strong: bool, values:
     launch.races.write(shadow, granules, place.lanes, w.pc, strong, space, changed if stored else None, span)
 
 
-def _initialised(w: Wave, place: _Place, width: int) -> None:
+def _initialised(w: Wave, place: Place, width: int) -> None:
     if place.space == "shared" and w.launch.known.covers(place.within):
         return
     known = w.launch.written[place.space]
@@ -269,7 +269,7 @@ def mark_initialised(known: Array, offset: Array, width: int) -> None:
         view[(offset + k * size) // size] = ones
 
 
-def _in_flight(w: Wave, place: _Place, width: int, kind: str) -> None:
+def _in_flight(w: Wave, place: Place, width: int, kind: str) -> None:
     """An access to shared bytes that an unfinished asynchronous operation reads or writes."""
     state = w.launch.asynchronous
     if width >= 8:  # two marks at once
@@ -360,7 +360,7 @@ def store(w: Wave, space: str, address: Array, size: int, values: list[Array], s
                     _collision(w, place, index + k, lost)
 
 
-def _collision(w: Wave, place: _Place, index: Array, lost: Array) -> None:
+def _collision(w: Wave, place: Place, index: Array, lost: Array) -> None:
     losers = np.flatnonzero(lost)
     last = {int(a): int(lane) for a, lane in zip(index, place.lanes)}
     winners = np.array([last[int(index[k])] for k in losers])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tesseracc.emulator import access
 from tesseracc.emulator.decode import Decoder
-from tesseracc.emulator.memory import SHARED_BASE
 from tesseracc.emulator.operations.bulk_copy import bulk_step
+from tesseracc.emulator.operations.matrix import shared_address
 from tesseracc.emulator.operations.mbarriers import barrier_index
 from tesseracc.emulator.ptx import Imm, Instruction
 from tesseracc.emulator.table import Step, instruction
+from tesseracc.emulator.tensor_map import CHUNK
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
+_UNITS: dict[int, Any] = {4: np.uint32, 8: np.uint64, 16: CHUNK}
 _SECTION = "9.7.9.25 Asynchronous copy"
 
 
@@ -62,17 +66,12 @@ def _copy(i: Instruction, d: Decoder) -> Step:
     extra = i.operands[3] if len(i.operands) > 3 else None
     ignores = extra is not None and not isinstance(extra, Imm) and getattr(extra, "type", "") == "pred"
     limit = None if extra is None else d.source(extra, "pred" if ignores else "u32")
+    space = "global" if "global" in i.mods else "generic"
 
     def run(w: Wave) -> None:
         launch = w.launch
-        to = w.spread(target(w))
-        to = np.where(to >= np.uint64(SHARED_BASE), to - np.uint64(SHARED_BASE), to)
-        keep = np.full(w.n, size, np.int64)
-        if limit is not None:
-            v = w.spread(limit(w))
-            keep = np.where(v, 0, size) if ignores else v.astype(np.int64)
         kept = w.sel
-        places = access.places_of(w, "shared", to, size)
+        places = access.places_of(w, "shared", shared_address(w, target(w)), size)
         if not places:
             return
         place = places[0]
@@ -80,39 +79,47 @@ def _copy(i: Instruction, d: Decoder) -> Step:
         w.counters.async_bytes["cp.async"] += size * len(place.offset)
         w.counters.bytes_written["shared"] += size * len(place.offset)
         offset, lanes = place.offset, place.lanes
-        at = np.arange(w.n) if place.at is None else place.at
         if launch.detect:
             shadow = access.shadow_of(w, "shared", launch.shared)
             granule = launch.granule["shared"]
-            for k in range(0, size, granule):
-                launch.races.write(shadow, (offset + k) // granule, lanes, w.pc, False, "shared", None)
+            launch.races.write(
+                shadow, place.units(granule, 0, size), lanes, w.pc, False, "shared", None, size // granule
+            )
         # The source is read when the copy lands; its addresses are checked now.
+        at = slice(None) if place.at is None else place.at
         base = w.spread(source(w))[at]
-        keep = keep[at]
-        image: list[tuple[Array, Array, Array, Array]] = []  # lanes, their source bytes, offset in the copy, memory
-        for width in sorted({int(v) for v in np.unique(keep)} - {0}):
+        keep = np.full(len(offset), size, np.int64)
+        if limit is not None:
+            v = w.spread(limit(w))[at]
+            keep = np.where(v, 0, size) if ignores else v.astype(np.int64)
+        image: list[tuple[Array | None, int, int, access.Place]] = []  # lanes (None: all), first byte, bytes, source
+        for width in sorted(set(keep.tolist()) - {0}):
             chosen = np.flatnonzero(keep == width)
             w.select(lanes[chosen])
-            for unit in range(0, width, 4 if width % 16 else width):
-                step = 4 if width % 16 else width
-                for part in access.places_of(w, "generic" if "global" not in i.mods else "global",
-                                             base[chosen] + np.uint64(unit), step):  # fmt: skip
-                    access.observe(w, part, step, "read", False, None)
+            unit = 4 if width % 16 else width
+            for first in range(0, width, unit):
+                for part in access.places_of(w, space, base[chosen] + np.uint64(first), unit):
+                    access.observe(w, part, unit, "read", False, None)
                     where = chosen if part.at is None else chosen[part.at]
-                    bytes_at = part.offset[:, None] + np.arange(step)
-                    image.append((where, bytes_at, np.full(len(where), unit), part.segment.data))
+                    image.append((None if len(where) == len(offset) else where, first, unit, part))
         w.select(kept)
+        copied = sum(unit * (len(offset) if where is None else len(where)) for where, _, unit, _ in image)
 
         def move(positions: Array) -> None:
             data = launch.shared.data
+            everyone = len(positions) == len(offset)
             moving = np.zeros(len(offset), np.bool_)
             moving[positions] = True
-            data[offset[positions][:, None] + np.arange(size)] = 0
-            for where, bytes_at, unit, memory in image:
-                go = moving[where]
-                if go.any():
-                    width = bytes_at.shape[1]
-                    data[(offset[where[go]] + unit[go])[:, None] + np.arange(width)] = memory[bytes_at[go]]
+            if copied < size * len(offset):
+                data.view(_UNITS[size])[offset[positions] // size] = 0
+            for where, first, unit, part in image:
+                to = (offset if where is None else offset[where]) + first
+                values = part.segment.view(_UNITS[unit])[part.units(unit, 0, unit)]
+                if everyone:
+                    data.view(_UNITS[unit])[to // unit] = values
+                else:
+                    go = moving if where is None else moving[where]
+                    data.view(_UNITS[unit])[to[go] // unit] = values[go]
 
         launch.asynchronous.issue_granular(w, offset, lanes, size, move)
 
