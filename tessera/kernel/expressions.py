@@ -324,7 +324,9 @@ class Expressions(Windows):
             inner = self.out
         finally:
             self.varying, self.out = outer, outer_out
-        if inner:
+        if inner and self.is_tile(value):  # a choice between tiles evaluates both
+            self.out.extend(inner)
+        elif inner:
             return Block(tuple(inner), to_expr(value, self.span(node)), self.span(node))
         return value
 
@@ -334,7 +336,13 @@ class Expressions(Windows):
         if isinstance(cond, Static) and isinstance(cond.value, bool):
             return self.expr(node.body if cond.value else node.orelse)
         test = to_expr(cond, span)
-        return self.choose(test, self._guarded(node.body, test), self._guarded(node.orelse, test), span)
+        a, b = self._guarded(node.body, test), self._guarded(node.orelse, test)
+        if self.is_tile(a) or self.is_tile(b):
+            return self.lift([test, a, b], partial(self._chosen, span), span)
+        return self.choose(test, a, b, span)
+
+    def _chosen(self, span: Span, parts: list[Operand]) -> Operand:
+        return self.choose(to_expr(parts[0], span), parts[1], parts[2], span, Where)
 
     def choose(self, cond: Expr, a: Operand, b: Operand, span: Span, kind: type[Choose] | type[Where] = Choose) -> Expr:
         for side in (a, b):
@@ -350,6 +358,10 @@ class Expressions(Windows):
         base = self.expr(node.value)
         if isinstance(base, BufferRef) and self.names_element(base.buffer, node):
             return self.load(base.buffer, self.indices(base.buffer, node), self.span(node))
+        if self.is_tile(base) and not isinstance(base, TileOp) and any(
+            isinstance(i, ast.Constant) and i.value is None for i in ast.walk(node.slice)
+        ):
+            base = self.tile(base, self.span(node))  # s[:, None] of memory reads it
         if isinstance(base, (BufferRef, WindowRef)):
             window = self.window(base, node)
             if not window.shape:

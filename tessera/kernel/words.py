@@ -24,7 +24,7 @@ from tessera.kernel.operands import (
 )
 from tessera.kernel.report import fail
 from tessera.kernel.tile_operands import TileOp
-from tessera.kernel.tree import Alloc, Barrier, Buffer, Compare, Elem, Id, Reduce, Unary, Where
+from tessera.kernel.tree import Alloc, Barrier, Buffer, Compare, Copy, Elem, Id, Reduce, Unary, Where
 from tessera.shapes import Dim
 
 __all__ = ["Words"]
@@ -193,6 +193,8 @@ class Words(Calls):
     def word_barrier(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         self.bind(name, "", args, kwargs, span)
         self.collective(name, span)
+        if any(isinstance(s, Copy) for s in self.out):
+            self.report.note("R6: the barrier completes the copies that were started", span)
         self.out.append(Barrier(span))
         return Static(None)
 

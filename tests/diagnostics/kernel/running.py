@@ -99,3 +99,27 @@ def aliased(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):  #! E222 alia
 def run_aliased():
     a = np.ones(4, np.float32)
     aliased(a, a)
+
+
+@ts.kernel
+def hasty(x: ts.Tensor["N", ts.f32], wait: ts.i32):
+    s = ts.tile.alloc_shared((16,), ts.f32)
+    for i in ts.tile.range(0, N, 16):
+        ts.tile.cp_async(s, x[i : i + 16])
+        if wait > 0:
+            ts.tile.barrier()
+        x[i : i + 16] = s * 2.0  #! E225 s * 2.0
+
+
+def run_hasty():
+    hasty(np.ones(16, np.float32), 0)
+
+
+@ts.kernel(grid=2)
+def contested(x: ts.Tensor["N", ts.f32]):
+    g = ts.tile.group_id() * 8
+    x[g : g + 16] = 1.0  #! E215 x[g : g + 16] = 1.0
+
+
+def run_contested():
+    contested(np.ones(64, np.float32))
