@@ -8,7 +8,7 @@ as the largest number of distinct words in one of the 32 banks; 8-byte accesses 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
 import numpy as np
@@ -55,6 +55,10 @@ class Counters:
         """Wavefronts beyond those that a conflict-free access of the same width takes."""
         return self.shared_wavefronts - self.shared_ideal_wavefronts
 
+    def __add__(self, other: Counters) -> Counters:
+        """The sums of two launches."""
+        return Counters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
     def to_json(self) -> dict[str, object]:
         """All counters as a JSON object, keys sorted."""
         return {
@@ -98,7 +102,7 @@ class Counters:
         group = 32 // parts if parts <= 4 else 8
         rows, times = _patterns(_rows(lanes, offset), 4)
         if len(rows) == 1 and rows.min() >= 0:
-            waves, served = _one_row((rows - rows[0, 0]).tobytes(), group, min(parts, 4))
+            waves, served = _one_row((rows - rows[0, 0] // 4 * 4).tobytes(), group, min(parts, 4))
             self.shared_requests += int(times[0])
             self.shared_wavefronts += waves * int(times[0])
             self.shared_ideal_wavefronts += served * int(times[0])
@@ -113,9 +117,9 @@ class Counters:
 
 @lru_cache(maxsize=1024)
 def _one_row(offsets: bytes, group: int, span: int) -> tuple[int, int]:
-    """(wavefronts, groups of lanes) of one warp whose lanes are all active; offsets count from the first lane."""
+    """(wavefronts, groups of lanes) of one warp, all lanes active; offsets count from the first lane's word."""
     row = np.frombuffer(offsets, np.int64).reshape(-1, group)
-    waves = _wavefronts((row - row.min()) >> 2, span)
+    waves = _wavefronts((row >> 2) - (row.min() >> 2), span)
     return int(waves.sum()), len(waves)
 
 
