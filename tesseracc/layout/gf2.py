@@ -82,9 +82,9 @@ def rank(vectors: Iterable[int]) -> int:
 def combine(vectors: Sequence[int], combination: int) -> int:
     """The XOR of the vectors that take part in the combination."""
     total = 0
-    for index, vector in enumerate(vectors):
-        if combination >> index & 1:
-            total ^= vector
+    while combination:
+        total ^= vectors[(combination & -combination).bit_length() - 1]
+        combination &= combination - 1
     return total
 
 

@@ -30,12 +30,13 @@ Number = TypeVar("Number", int, npt.NDArray[np.int64])
 class LinearLayout:
     """An immutable layout; `columns[i]` is the flat output of input bit i, inputs fastest first."""
 
-    __slots__ = ("_hash", "columns", "ins", "outs")
+    __slots__ = ("_hash", "_places", "columns", "ins", "outs")
 
     ins: Dims
     outs: Dims
     columns: tuple[int, ...]
     _hash: int
+    _places: dict[str, tuple[int, int]]  # of each input: its lowest bit in the flat input, and the number of its values
 
     def __init__(self, ins: Dims, outs: Dims, columns: Sequence[int]) -> None:
         for dims in (ins, outs):
@@ -49,6 +50,11 @@ class LinearLayout:
         set_(self, "outs", outs)
         set_(self, "columns", tuple(columns))
         set_(self, "_hash", hash((ins, outs, self.columns)))
+        start, places = 0, {}
+        for name, bits in ins:
+            places[name] = (start, 1 << bits)
+            start += bits
+        set_(self, "_places", places)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("layouts are immutable")
@@ -123,11 +129,11 @@ class LinearLayout:
 
     def has_in(self, name: str) -> bool:
         """Whether there is an input of that name."""
-        return any(dim == name for dim, _ in self.ins)
+        return name in self._places
 
     def in_size(self, name: str) -> int:
         """Number of values of an input; 1 for one that the layout does not have."""
-        return 1 << dict(self.ins).get(name, 0)
+        return self._places.get(name, (0, 1))[1]
 
     def out_size(self, name: str) -> int:
         """Number of values of an output; 1 for one that the layout does not have."""
@@ -139,12 +145,8 @@ class LinearLayout:
 
     def bases(self, name: str) -> tuple[int, ...]:
         """Flat outputs of an input's bits; empty for an input that the layout does not have."""
-        start = 0
-        for dim, bits in self.ins:
-            if dim == name:
-                return self.columns[start : start + bits]
-            start += bits
-        return ()
+        start, size = self._places.get(name, (0, 1))
+        return self.columns[start : start + size.bit_length() - 1]
 
     def vectors(self, name: str) -> tuple[tuple[int, ...], ...]:
         """Coordinates of an input's bits."""
@@ -160,22 +162,28 @@ class LinearLayout:
 
     def at(self, **place: int) -> tuple[int, ...]:
         """The coordinate of a place; inputs that are not named are 0."""
-        return tuple(self.apply(place).values())
+        total = 0
+        for name, value in place.items():
+            start = self._start(name, value)
+            total ^= combine(self.columns, value << start)
+        return self.coordinate(total)
+
+    def _start(self, name: str, value: Any) -> int:
+        """The lowest bit of an input in the flat input; ValueError where `value` is none of its values."""
+        if name not in self._places:
+            raise ValueError(f"no input is called {name}")
+        start, size = self._places[name]
+        if not (0 <= value < size if isinstance(value, int) else ((value >= 0) & (value < size)).all()):
+            raise ValueError(f"{name} = {value} is outside of its {size} values")
+        return start
 
     def apply(self, place: Mapping[str, Number]) -> dict[str, Number]:
         """Outputs by name, for numbers or (element by element) arrays of numbers; inputs that are not named are 0."""
-        for name, value in place.items():
-            if not self.has_in(name):
-                raise ValueError(f"no input is called {name}")
-            if np.any(np.asarray(value) >> dict(self.ins)[name]):
-                raise ValueError(f"{name} = {value} is outside of its {self.in_size(name)} values")
         total: Any = 0
-        start = 0
-        for name, bits in self.ins:
-            index: Any = place.get(name)
-            for bit in range(bits if index is not None else 0):
-                total = total ^ (index >> bit & 1) * self.columns[start + bit]
-            start += bits
+        for name, index in place.items():
+            self._start(name, index)
+            for bit, column in enumerate(self.bases(name)):
+                total = total ^ (index >> bit & 1) * column
         return unpack(total, self.outs)
 
     def table(self) -> npt.NDArray[np.int64]:
