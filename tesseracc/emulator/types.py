@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,23 @@ Array = Any  # a NumPy array over the active lanes, or a NumPy scalar for a valu
 
 @dataclass(frozen=True, slots=True)
 class PtxType:
-    """`kind`: u s b f p (pred), or x for packed and narrow formats that only cvt and friends interpret."""
+    """`kind`: u s b f p (pred), or x for packed and narrow formats that only cvt and friends interpret.
+
+    `container` is the unsigned NumPy type of the register that holds it.
+    """
 
     name: str
     kind: str
     bits: int
     dtype: Any
+    container: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "container", container(self.bits) if self.kind != "p" else np.bool_)
 
     @property
     def bytes(self) -> int:
         return max(1, self.bits // 8)
-
-    @property
-    def container(self) -> Any:
-        """The unsigned NumPy type of the register that holds it."""
-        return container(self.bits) if self.kind != "p" else np.bool_
 
 
 _UNSIGNED = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
