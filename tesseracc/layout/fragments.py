@@ -13,7 +13,7 @@ from tesseracc.layout.linear import LinearLayout
 
 __all__ = [
     "LDMATRIX_COUNTS", "TMEM_SHAPES", "ldmatrix", "mma_a", "mma_b", "mma_c", "next_power", "quad_a", "quad_b", "quad_c",
-    "tmem_accumulator", "tmem_fragment", "tmem_load", "wgmma_a", "wgmma_c",
+    "tmem_accumulator", "tmem_fragment", "tmem_load", "tmem_registers", "wgmma_a", "wgmma_c",
 ]  # fmt: skip
 
 Vectors = Sequence[Sequence[int]]
@@ -143,18 +143,24 @@ def tmem_accumulator(m: int, n: int) -> LinearLayout:
 
 
 def tmem_fragment(m: int, n: int, shape: str = "32x32b") -> LinearLayout:
-    """The accumulator D of tcgen05.mma in the registers of four warps, as tcgen05.ld of that shape delivers it.
+    """The accumulator D of one tcgen05.mma in the registers of four warps, as tcgen05.ld of that shape delivers it."""
+    return tmem_registers(tmem_accumulator(m, n), shape)
 
-    With 128 rows, shapes of 16 lanes need a second load for lanes 16..31 of each window: the highest register bit.
-    With 64 rows only shapes of 16 lanes hold no foreign lanes.
+
+def tmem_registers(place: LinearLayout, shape: str = "32x32b") -> LinearLayout:
+    """A matrix that lies in tensor memory by `place` ((dim1, dim0) to lane and column), loaded by four warps.
+
+    Where all lanes are in use, shapes of 16 lanes need a second load for lanes 16..31 of each warp's window: the
+    highest bit of the register. Where these lanes are empty, only shapes of 16 lanes load nothing foreign.
     """
-    columns = {"32x32b": 1, "16x64b": 2, "16x128b": 4, "16x256b": 8}[shape]
-    if m == 64 and shape == "32x32b":
-        raise ValueError("64 rows leave half of the lanes of this shape empty")
-    loaded = tmem_load(shape, max(1, next_power(n) // columns))
-    if m == 128 and shape != "32x32b":
+    width = {"32x32b": 1, "16x64b": 2, "16x128b": 4, "16x256b": 8}[shape]
+    high = 16 * place.out_size("column")  # lane 16
+    full = any(column & high for column in place.columns)
+    if not full and shape == "32x32b":
+        raise ValueError("half of the lanes of this shape would be empty")
+    loaded = tmem_load(shape, max(1, place.out_size("column") // width))
+    if full and shape != "32x32b":
         register = [*loaded.vectors("register"), (16, 0)]
         rest = {name: loaded.vectors(name) for name in ("lane", "warp")}
         loaded = LinearLayout.make({"register": register, **rest}, loaded.shape)
-    named = loaded.rename(outs={"dim0": "lane", "dim1": "column"})
-    return named.then(tmem_accumulator(m, loaded.shape[1]).pseudo_inverse())
+    return loaded.rename(outs={"dim0": "lane", "dim1": "column"}).then(place.pseudo_inverse())

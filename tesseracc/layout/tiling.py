@@ -21,7 +21,11 @@ Operand = Literal["a", "b", "c"]
 
 @dataclass(frozen=True, slots=True)
 class MmaTiling:
-    """`steps` instructions along m, n and k in each warp. A layout is None where the operand is not in registers."""
+    """`steps` instructions along m, n and k in each warp. A layout is None where the operand is not in registers.
+
+    An accumulator in tensor memory has the layout from (dim1, dim0) to lane and column: block (i, j) of it starts at
+    the column of its first element.
+    """
 
     choice: Choice
     shape: tuple[int, int, int]
@@ -37,7 +41,7 @@ class MmaTiling:
         Blocks of A are counted along m and k, of B along k and n, of C along m and n.
         """
         layout = self.choice.layout(operand)
-        if layout is None:
+        if layout is None or not layout.has_in("register"):
             raise ValueError(f"operand {operand} is not in registers")
         m, n, k = self.steps
         fast, slow = {"a": (k, m), "b": (k, n), "c": (n, m)}[operand]
@@ -106,7 +110,9 @@ def tile_product(choice: Choice, shape: tuple[int, int, int], grid: tuple[int, i
         b = b * warps("dim1", along_n) * repeat * same(along_m) if turns else (
             b * repeat * same(along_m) * warps("dim1", along_n)
         )
-    if c is not None and row.op != "tcgen05":
+    if c is not None and not c.has_in("register"):  # tensor memory: further blocks in further columns
+        c = c * LinearLayout.identity(steps[1], "dim1", "column") * LinearLayout.identity(steps[0], "dim0", "column")
+    elif c is not None:
         if turns:
             c = c * warps("dim1", along_n) * repeat * one("dim0", steps[0]) * warps("dim0", along_m)
         else:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tesseracc.arch import load
 from tesseracc.layout import fragments as fr
+from tesseracc.layout.select import choose_mma
+from tesseracc.layout.tiling import tile_product
 
 SHAPES = [(16, 8, 16), (16, 16, 16), (16, 4, 32), (16, 8, 32), (16, 16, 8), (16, 32, 8), (8, 16, 8), (8, 4, 64),
           (16, 4, 64), (16, 16, 64), (16, 64, 4)]  # fmt: skip
@@ -103,3 +106,15 @@ def test_accumulators_from_tensor_memory(n: int) -> None:
     assert fr.tmem_fragment(64, n, "16x256b") == fr.wgmma_c(n)
     with pytest.raises(ValueError, match="half of the lanes"):
         fr.tmem_fragment(64, n)
+
+
+def test_tiles_in_tensor_memory() -> None:
+    """A result of 256 x 128 by two instructions: the second half of the rows in further columns."""
+    choice = choose_mma(load("sm_100"), "bf16", "bf16", "f32", (256, 128, 64))
+    assert choice is not None and choice.row.m == 128
+    place = tile_product(choice, (256, 128, 64), (1, 1)).c
+    assert place is not None and place.apply({"dim0": 130, "dim1": 5}) == {"lane": 2, "column": 133}
+    held = fr.tmem_registers(place)
+    assert held.is_bijective() and held.at(register=133, lane=2, warp=0) == (130, 5)
+    pieces = fr.tmem_registers(place, "16x256b")
+    assert pieces.is_bijective() and pieces.at(register=3, lane=0) == (8, 1)
