@@ -200,8 +200,12 @@ class Reader(Work):
         first, last, stride = (x if effect_free(x) else self.temporary(x, "bound") for x in (first, last, stride))
         varying = any(x.type.varying for x in (first, last, stride))
         var = Var(self.frame.prefix + name, Elem(i64, varying))
+        if any(isinstance(b, Bound) and b.var == var for b in self.frame.env.values()):  # of a loop around this one
+            self._serial += 1
+            var = Var(f"{var.name}.{self._serial}", var.type)
         start, stop, by = static_dim(lo), static_dim(hi), constant_dim(step)
-        if start is not None and stop is not None and by is not None and not lanes:
+        fixed = name not in assigned_names(node.body) and not lanes
+        if start is not None and stop is not None and by is not None and fixed:
             self.ranges[var.name] = (start, stop, by)
         else:
             self.ranges.pop(var.name, None)
@@ -258,6 +262,10 @@ class Reader(Work):
         if not mine or not all(mentions(t.slice, names) for t in mine):
             return False
         if len(mine) != len(self._written(self.work_body)):
+            return False
+        written = {t.value.id for t in mine if isinstance(t.value, ast.Name)}
+        around = [n for s in self.work_body for n in ast.walk(s) if isinstance(n, ast.Name) and n.id in written]
+        if len(around) != len([n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in written]):
             return False
         if static_dim(lo) is None or static_dim(hi) is None or constant_dim(step) is None or len(self.drafts) > 1:
             return False

@@ -17,7 +17,7 @@ from tessera.kernel.report import KernelErrors, Report, fail
 from tessera.kernel.results import results_of, returned_values
 from tessera.kernel.scope import Bound, Frame
 from tessera.kernel.signature import Signature
-from tessera.kernel.syntax import Source, function_source, nested_return, tail_returns
+from tessera.kernel.syntax import Source, assigned_names, function_source, nested_return, tail_returns
 from tessera.kernel.tree import (
     Alloc,
     Axis,
@@ -142,6 +142,7 @@ def _read(
             frame.env[param.name] = Static(param.default)
     reader = Reader(frame, report, signature.buffers, signature.dims, group, spread)
     reader.readonly = frozenset(signature.readonly)
+    reader.constant_names = set(frame.env) - assigned_names(node.body)
     reader.batched, reader.tracked = frozenset(signature.batched), tracked
     for name, size in signature.fixed.items():
         frame.env.setdefault(name, Static(size))

@@ -11,7 +11,7 @@ from tessera.errors import Span
 from tessera.kernel.operands import BufferRef, Operand, Static, arithmetic, describe, held_type, is_expr, to_expr
 from tessera.kernel.report import fail
 from tessera.kernel.tile_expressions import TileExpressions
-from tessera.kernel.tile_operands import Facts, WindowRef, apart, key, unknown_count
+from tessera.kernel.tile_operands import Facts, WindowRef, apart, key, reads, unknown_count
 from tessera.kernel.tree import Block, Buffer, Const, Elem, Expr, Load, Read, Reduce, Var, Where, Window, parts
 from tessera.shapes import Dim, divisible, known_equal
 
@@ -52,6 +52,7 @@ class Windows(TileExpressions):
     def __init__(self) -> None:
         self.ranges: dict[str, tuple[Dim, Dim, int]] = {}  # variables that run over lo, lo + step, .. below hi
         self.untracked: set[str] = set()
+        self.constant_names: set[str] = set()  # scalar parameters that the kernel does not assign
 
     def batch_index(self, extent: Dim, span: Span) -> Expr:
         raise AssertionError("given by the subclass")
@@ -134,11 +135,17 @@ class Windows(TileExpressions):
                 continue
             origins.append(f"{dim}@{key(start)}")
             inside = self._inside(start, extent, dim)
-            counts.append(None if inside else _minus(dim, start, span))
+            counts.append(None if inside else self._settled_count(_minus(dim, start, span)))
         if any(c is not None for c in counts):
             self.report.once("R8: this slice may reach past the end of the tensor; what lies there reads as 0 and "
                              "does not count", span)  # fmt: skip
         return Facts(tuple(counts), tuple(origins), zero=True)
+
+    def _settled_count(self, count: Expr) -> Expr:
+        """A count that stays what it is: one of variables that may be assigned later is held in its own."""
+        if all(name in self.ranges or name in self.constant_names for name in reads(count)):
+            return count
+        return self.temporary(count, "count")
 
     def _inside(self, start: Expr, extent: Dim, dim: Dim) -> bool:
         """Whether a slice certainly lies inside its axis."""

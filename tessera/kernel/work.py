@@ -128,6 +128,8 @@ class Work(Helpers):
             self.drafts.append(draft)
         if isinstance(step, int):
             self.ranges[draft.var.name] = (start.value, stop, step)
+        else:
+            self.constant_names.add(draft.var.name)
         return draft
 
     def batch_index(self, extent: Dim, span: Span) -> Expr:

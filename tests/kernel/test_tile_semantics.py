@@ -93,6 +93,13 @@ def test_valid_part_of_a_prefetched_tile(n: int) -> None:
     assert y[0] == (x - np.float32(5)).max()
 
 
+@pytest.mark.parametrize("n", (1, 16, 21, 40))
+def test_valid_part_outlives_its_variables(n: int) -> None:
+    x, y = normal(n) - 10, normal(2, seed=1)
+    run(K.moving_start, x, y, 3)
+    assert y[0] == (x - np.float32(5)).max()
+
+
 @pytest.mark.parametrize("s", (1, 31, 32, 33, 64, 65, 150))
 def test_ring_of_stages(s: int) -> None:
     k, q = normal(s, 16), normal(20, 16, seed=1)

@@ -96,6 +96,25 @@ def prefetched_max(x: ts.Tensor["N", ts.f32], y: ts.Tensor["K", ts.f32]):
 
 
 @ts.kernel
+def moving_start(x: ts.Tensor["N", ts.f32], y: ts.Tensor["K", ts.f32], begin: ts.i64):
+    """A tile keeps its valid part when the variables change that placed it; loops reuse a name."""
+    at = begin
+    t = x[at : at + 16]
+    at += 1000
+    best = ts.tile.max(t - 5.0)
+    k = 0
+    while k < N:
+        u = x[k : k + 16]
+        k += 16
+        best = max(best, ts.tile.max(u - 5.0))
+    for k in ts.tile.range(0, N, 16):
+        v = x[k : k + 16]
+        for k in ts.tile.range(0, 32, 16):
+            best = max(best, ts.tile.max(v - 5.0) + 0 * k)
+    y[0:1] = ts.tile.full((1,), best)
+
+
+@ts.kernel
 def ring(
     K: ts.Tensor["S", 16, ts.f32], q: ts.Tensor["Q", 16, ts.f32], top: ts.Tensor["Q", ts.f32], sums: ts.Tensor["Q", ts.f32]
 ):
