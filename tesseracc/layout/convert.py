@@ -6,6 +6,7 @@ linear; of its possible columns those are taken that stay in the same thread, el
     none       X is the identity
     registers  X changes registers only: a permutation or copy inside of each thread
     shuffle    X changes lanes, or which register it is depends on the lane: rounds of shfl.sync
+    turn       8x8 matrices of 16-bit elements are transposed: movmatrix, where the target has it
     shared     X changes warps, or shuffles would cost more: through shared memory
 """
 
@@ -19,12 +20,13 @@ from tesseracc.layout.access import SharedAccess, shared_access
 from tesseracc.layout.build import unique_registers
 from tesseracc.layout.gf2 import Span, combine
 from tesseracc.layout.linear import LinearLayout
+from tesseracc.layout.matrix_turn import Turns, plan_turns
 from tesseracc.layout.shuffle import Shuffles, plan_shuffles
 from tesseracc.layout.swizzle import staging
 
 __all__ = ["Conversion", "Staging", "convert", "locate"]
 
-Kind = Literal["none", "registers", "shuffle", "shared"]
+Kind = Literal["none", "registers", "shuffle", "turn", "shared"]
 
 BARRIER = 30  # the cost of a block barrier in issue slots, for the choice between shuffles and shared memory
 
@@ -47,8 +49,8 @@ class Staging:
 class Conversion:
     """How to convert. `copies[r]` is the register of the (intermediate) result from which target register r is taken.
 
-    none, registers: the intermediate result is the source. shuffle, shared: it is the target without registers that
-    hold the same as a lower one. `sources` likewise lists the source's registers that take part.
+    none, registers: the intermediate result is the source. shuffle, turn, shared: it is the target without registers
+    that hold the same as a lower one. `sources` likewise lists the source's registers that take part.
     """
 
     kind: Kind
@@ -56,13 +58,12 @@ class Conversion:
     sources: tuple[int, ...]
     shuffles: Shuffles | None = None
     staging: Staging | None = None
+    turns: Turns | None = None
 
     @property
     def cost(self) -> int:
         """Issue slots of a warp, for choosing among layouts: renumbered registers cost nothing."""
-        if self.shuffles is not None:
-            return self.shuffles.cost
-        return self.staging.cost if self.staging is not None else 0
+        return sum(plan.cost for plan in (self.shuffles, self.staging, self.turns) if plan is not None)
 
 
 def locate(source: LinearLayout, target: LinearLayout) -> LinearLayout:
@@ -115,8 +116,11 @@ def _scope(where: LinearLayout) -> Kind:
 
 
 @lru_cache(maxsize=1024)
-def convert(source: LinearLayout, target: LinearLayout, bits: int) -> Conversion:
-    """The conversion of a tile with elements of `bits` bits. Of shuffles and shared memory the cheaper one is taken."""
+def convert(source: LinearLayout, target: LinearLayout, bits: int, movmatrix: bool = False) -> Conversion:
+    """The conversion of a tile with elements of `bits` bits. Of shuffles and shared memory the cheaper one is taken.
+
+    `movmatrix` says that the target has this instruction (all that have ldmatrix do).
+    """
     where = locate(source, target)
     kind = _scope(where)
     registers = where.sublayout(["register"], ["register"]).columns
@@ -133,6 +137,9 @@ def convert(source: LinearLayout, target: LinearLayout, bits: int) -> Conversion
     through = Staging(memory, shared_access(lean_source, memory, bits), shared_access(lean_target, memory, bits))
     if kind == "shuffle":
         shuffles = plan_shuffles(lean_source, lean_target, locate(lean_source, lean_target), bits)
+        turns = plan_turns(lean_source, lean_target, bits) if movmatrix else None
+        if turns is not None and turns.cost <= min(shuffles.cost, through.cost):
+            return Conversion("turn", copies, sources, turns=turns)
         if shuffles.cost <= through.cost:
             return Conversion("shuffle", copies, sources, shuffles=shuffles)
     return Conversion("shared", copies, sources, staging=through)

@@ -68,19 +68,33 @@ def staged(conversion: Conversion, held: Any, source: LinearLayout, target: Line
     return out
 
 
+def turned(conversion: Conversion, held: Any, registers: int) -> Any:
+    """movmatrix of each pair of words: lane t gets row t / 4 of the transpose."""
+    plan = conversion.turns
+    assert plan is not None
+    held = held[:, :, list(conversion.sources)]
+    out = np.full((*held.shape[:2], registers), -1, held.dtype)
+    for w in range(held.shape[0]):
+        for source, target in plan.words:
+            matrix = held[w][:, list(source)].reshape(8, 8)
+            out[w][:, list(target)] = matrix.T.reshape(32, 2)
+    return out
+
+
 def execute(conversion: Conversion, held: Any, source: LinearLayout, target: LinearLayout) -> Any:
     if conversion.kind in ("none", "registers"):
         got = held
-    elif conversion.kind == "shuffle":
-        got = shuffled(conversion, held, b.unique_registers(target)[0].in_size("register"))
+    elif conversion.kind in ("shuffle", "turn"):
+        run = shuffled if conversion.kind == "shuffle" else turned
+        got = run(conversion, held, b.unique_registers(target)[0].in_size("register"))
     else:
         got = staged(conversion, held, source, target)
     return got[:, :, list(conversion.copies)]
 
 
-def check(source: LinearLayout, target: LinearLayout, bits: int) -> Conversion:
+def check(source: LinearLayout, target: LinearLayout, bits: int, movmatrix: bool = False) -> Conversion:
     tile = np.random.default_rng(3).permutation(1 << source.out_bits)
-    conversion = convert(source, target, bits)
+    conversion = convert(source, target, bits, movmatrix)
     assert np.array_equal(execute(conversion, hold(tile, source), source, target), hold(tile, target))
     return conversion
 
@@ -147,6 +161,21 @@ def test_a_transpose_of_quads_takes_as_few_rounds_as_registers() -> None:
     target = LinearLayout.make({"register": [[4], [8]], "lane": [[1], [2], [16], [32], [64]], "warp": [[128]]})
     conversion = check(source, target, 32)
     assert conversion.kind == "shuffle" and conversion.shuffles is not None and len(conversion.shuffles.rounds) == 4
+
+
+@pytest.mark.parametrize("warps", [1, 4])
+def test_transposed_accumulators_are_operands(warps: int) -> None:
+    """dV = P^T dO: the transpose of what a product left is the left operand of the next, by movmatrix."""
+    wider = LinearLayout.identity(warps, "warp", "dim0")
+    source = b.transpose(fr.mma_c(16, 32), (1, 0)) * wider
+    target = fr.mma_a(16, 16, 16) * LinearLayout.identity(2, "register", "dim0") * wider
+    conversion = check(source, target, 16, movmatrix=True)
+    assert conversion.kind == "turn" and conversion.turns is not None and len(conversion.turns.words) == 8
+    assert check(source, target, 16).kind == "shuffle"
+    mixed = LinearLayout(source.ins, source.outs, [source.columns[i] for i in (2, 0, 3, 1, *range(4, 9 + warps // 2))])
+    assert check(mixed, target, 16, movmatrix=True).kind == "turn"
+    assert check(source, source, 16, movmatrix=True).kind == "none"
+    assert check(b.transpose(fr.mma_c(16, 16), (1, 0)), fr.mma_a(16, 16, 32), 32, movmatrix=True).kind == "shuffle"
 
 
 def test_registers_that_depend_on_the_lane() -> None:

@@ -25,7 +25,7 @@ from tesseracc.layout.shuffle import plan_shuffles
 from tesseracc.layout.swizzle import matrix_pattern, pattern_of, swizzle_for
 from tesseracc.layout.tiling import tile_product, warp_grid
 from tests.emulator.harness import run_text
-from tests.layout.lanes import DTYPES, ptx, random_matrix
+from tests.layout.lanes import DTYPES, ptx, random_matrix, run_registers
 from tests.layout.strategies import hold
 
 
@@ -239,3 +239,18 @@ def test_shuffles(source: LinearLayout, target: LinearLayout, bits: int) -> None
     report = run_text(kernel.text(), [hold(tile, source), out], block=(32 * warps,))
     assert not report.findings, report.findings[0].render()
     assert np.array_equal(out, hold(tile, target))
+
+
+def test_turns() -> None:
+    """movmatrix on the words of a plan."""
+    source, target = b.transpose(fr.mma_c(16, 16), (1, 0)), fr.mma_a(16, 16, 16)
+    plan = convert(source, target, 16, True).turns
+    assert plan is not None
+    tile = np.random.default_rng(4).permutation(256).astype(np.uint16)
+    held, want = hold(tile, source)[0], hold(tile, target)[0]
+    words = np.stack([np.ascontiguousarray(held[:, list(pair)]).view(np.uint32)[:, 0] for pair, _ in plan.words], axis=1)
+    out = np.zeros_like(words)
+    moves = "".join(f"movmatrix.sync.aligned.m8n8.trans.b16 %d{i}, %a{i};\n" for i in range(len(plan.words)))
+    run_registers(moves, {"a": words}, out, 32)
+    for i, (_, pair) in enumerate(plan.words):
+        assert np.array_equal(np.ascontiguousarray(out[:, i : i + 1]).view(np.uint16), want[:, list(pair)])
