@@ -248,7 +248,8 @@ def test_turns() -> None:
     assert plan is not None
     tile = np.random.default_rng(4).permutation(256).astype(np.uint16)
     held, want = hold(tile, source)[0], hold(tile, target)[0]
-    words = np.stack([np.ascontiguousarray(held[:, list(pair)]).view(np.uint32)[:, 0] for pair, _ in plan.words], axis=1)
+    pairs = [np.ascontiguousarray(held[:, list(pair)]).view(np.uint32) for pair, _ in plan.words]
+    words = np.concatenate(pairs, axis=1)
     out = np.zeros_like(words)
     moves = "".join(f"movmatrix.sync.aligned.m8n8.trans.b16 %d{i}, %a{i};\n" for i in range(len(plan.words)))
     run_registers(moves, {"a": words}, out, 32)
