@@ -6,14 +6,17 @@ warp touches in one instruction are a coset of a subspace, and all cosets of a s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tesseracc.layout.gf2 import Span, combine, log2, rank
 from tesseracc.layout.linear import LinearLayout
 
-__all__ = ["BANKS", "SharedAccess", "Vectors", "global_offsets", "joint_vectors", "offsets", "sectors", "shared_access",
-           "vectors", "wavefronts"]  # fmt: skip
+__all__ = [
+    "BANKS", "SharedAccess", "Vectors", "aligned_limit", "global_offsets", "joint_vectors", "offsets", "sectors",
+    "shared_access", "vectors", "wavefronts",
+]  # fmt: skip
 
 BANKS = 32  # of 4 bytes each
 SECTOR = 32  # bytes
@@ -44,6 +47,15 @@ class Vectors:
 
     width: int  # elements
     groups: tuple[tuple[int, ...], ...]
+
+
+def aligned_limit(most: int, *multiples: int) -> int:
+    """Bits of the widest aligned access, at most `most`, when addresses are sums of multiples of these numbers of bytes.
+
+    These are the base's alignment, the pitches of axes, the starts of tiles; 0 is no obstacle.
+    """
+    common = math.gcd(*multiples) or most
+    return min(most, 8 * (common & -common))
 
 
 def vectors(places: LinearLayout, bits: int, limit: int = 128) -> Vectors:

@@ -13,7 +13,15 @@ from tesseracc.layout import LinearLayout, parse_layout
 from tesseracc.layout import build as b
 from tesseracc.layout import fragments as fr
 from tesseracc.layout import shared as sh
-from tesseracc.layout.access import global_offsets, joint_vectors, offsets, sectors, shared_access, vectors
+from tesseracc.layout.access import (
+    aligned_limit,
+    global_offsets,
+    joint_vectors,
+    offsets,
+    sectors,
+    shared_access,
+    vectors,
+)
 from tesseracc.layout.matrix_load import matrix_move
 from tesseracc.layout.swizzle import Pattern, hardware_swizzle, matrix_pattern, pattern_of, staging, swizzle_for
 from tests.emulator.harness import run_text
@@ -132,6 +140,14 @@ def test_vectors_of_an_asynchronous_copy() -> None:
     assert joint_vectors([source, offsets(layout, sh.swizzled((64, 64), 16, 128))], 16).width == 8
     assert joint_vectors([source, offsets(layout, sh.xor_swizzle((64, 64), 2, 1, 8))], 16).width == 2
     assert joint_vectors([source, offsets(layout, sh.linear((64, 64), (0, 1)))], 16).width == 1
+
+
+def test_alignment_limits_vectors() -> None:
+    assert aligned_limit(128, 256, 200) == 64  # rows of 200 bytes
+    assert aligned_limit(128, 16, 0, 4096) == 128 and aligned_limit(256, 512) == 256
+    assert aligned_limit(128, 256, 6) == 16 and aligned_limit(128, 7) == 8 and aligned_limit(128, 0) == 128
+    places = global_offsets(b.coalesced((64, 64), 16, 4), 1)
+    assert vectors(places, 16, aligned_limit(128, 256, 200)).width == 4
 
 
 def test_vectors_leave_out_copies() -> None:
