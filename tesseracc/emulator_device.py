@@ -18,7 +18,7 @@ from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.errors import BundleError, DeviceError
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
 from tessera_runtime.plan import CopyStep, Instance, LaunchStep
-from tesseracc.emulator import Emulator, Finding, parse_ptx
+from tesseracc.emulator import Counters, Emulator, Finding, parse_ptx
 
 __all__ = ["EmulatorDevice"]
 
@@ -29,6 +29,15 @@ class EmulatorDevice:
     def __init__(self, target: str = "", threads: int | None = None) -> None:
         self._wanted = target
         self.name = f"emulator:{target}" if target else "emulator"
+        self.launches: list[tuple[str, tuple[int, int, int], Counters]] = []  # kernel, grid, what it did
+
+    def counters(self) -> dict[str, object]:
+        """What the launches so far did, each by itself and in total, as JSON; specs/emulator.md names the counters."""
+        total = Counters()
+        for _, _, found in self.launches:
+            total += found
+        each = [{"kernel": name, "grid": list(grid), **found.to_json()} for name, grid, found in self.launches]
+        return {"launches": each, "total": total.to_json()}
 
     def select(self, manifest: Manifest) -> Target:
         """The target of highest preference that has PTX text, or the one asked for; E904."""
@@ -42,14 +51,16 @@ class EmulatorDevice:
 
     def load(self, file: BundleFile, target: Target) -> EmulatorProgram:
         """Verify and parse the target's PTX."""
-        return EmulatorProgram(file, target)
+        return EmulatorProgram(file, target, self.launches)
 
 
 class EmulatorProgram:
     """Parsed PTX and the device memory of its constants. Calls run one at a time."""
 
-    def __init__(self, file: BundleFile, target: Target) -> None:
-        self._file, self._target = file, target
+    def __init__(
+        self, file: BundleFile, target: Target, launches: list[tuple[str, tuple[int, int, int], Counters]]
+    ) -> None:
+        self._file, self._target, self._launches = file, target, launches
         text = file.entry(target.ptx or target.image)
         try:
             self._module = parse_ptx(text.decode("ascii").rstrip("\0"))
@@ -110,6 +121,7 @@ class EmulatorProgram:
         report = self._emulator.launch(
             self._module, kernel.symbol, step.grid, (kernel.group, 1, 1), args, step.dynamic_shared
         )  # fmt: skip
+        self._launches.append((kernel.name, step.grid, report.counters))
         if report.findings:
             raise _finding(kernel, report.findings)
 

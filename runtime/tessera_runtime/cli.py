@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
     )
+    p.add_argument("--counters", action="store_true", help="show what the kernels did (device emulator)")
     p.add_argument("--list", action="store_true", help="show functions and targets, run nothing")
     p.add_argument(
         "--verify", action="store_true", help="verify every byte of the bundle, weights included, before anything else"

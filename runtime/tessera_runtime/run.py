@@ -48,6 +48,28 @@ class Runner:
 
     def run(self, bundle: Bundle) -> tuple[Report, int]:
         """The report for --json, and the exit code."""
+        counters = getattr(bundle.device, "counters", None)
+        if self.options.counters and counters is None:
+            raise UsageError(
+                "E801", f"device {bundle.device.name} counts nothing", help="--counters goes with --device emulator"
+            )
+        report, code = self._run(bundle)
+        if self.options.counters and counters is not None:
+            report["counters"] = counters()
+            self._show_counters(report["counters"])
+        return report, code
+
+    def _show_counters(self, counters: Mapping[str, Any]) -> None:
+        rows = [(f"{row['kernel']} {'x'.join(map(str, row['grid']))}", row) for row in counters["launches"]]
+        for title, row in [*rows, ("total", counters["total"])]:
+            self.say(f"{title}:")
+            for name, value in row.items():
+                if name in ("kernel", "grid") or not value:
+                    continue
+                text = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}"
+                self.say(f"  {name.replace('_', ' ')}: {text}")
+
+    def _run(self, bundle: Bundle) -> tuple[Report, int]:
         report: Report = {
             "bundle": bundle.file.digest, "device": bundle.device.name, "target": bundle.target.name,
         }  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tessera_runtime import load as load_bundle
+from tessera_runtime.cli import main as run_main
 from tesseracc.codegen.disassemble import disassembler_path
 from tests.cli.run import Runner
 
@@ -143,3 +144,23 @@ def test_emulate(tesseracc: Runner, model: Path, tmp_path: Path) -> None:
     said = tesseracc("emulate", ptx, *common, "--arg", "i64=300")
     assert (said.code == 6 and "beyond" in said.out) or "into an allocation" in said.out
     assert "model.py:" in said.out
+
+
+
+def test_counters_of_the_emulator(tesseracc: Runner, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel `k` on 300 elements: three groups of four warps; each element is read and written once."""
+    assert tesseracc("build", model, "--arch", "sm_80", "--arch", "x86-64-v3", "--entry", "k").code == 0
+    command = [str(model.with_suffix(".tsb")), "--input", "x=randn:300xf32", "--counters"]
+    assert run_main([*command, "--device", "emulator", "--json"]) == 0
+    counters = json.loads(capsys.readouterr().out)["counters"]
+    (launch,) = counters["launches"]
+    assert (launch["kernel"], launch["grid"]) == ("k__0", [3, 1, 1])
+    assert launch["bytes_read"] == launch["bytes_written"] == counters["total"]["bytes_read"]
+    assert launch["bytes_read"]["global"] == 1200
+    # 300 elements are 9 full warps and one of 12 lanes: 10 loads and 10 stores of 4, the last two of 2 sectors
+    assert (launch["global_requests"], launch["global_sectors"], launch["coalescing_efficiency"]) == (20, 76, 1.0)
+    assert run_main([*command, "--device", "emulator"]) == 0
+    said = capsys.readouterr().out
+    assert "k__0 3x1x1:" in said and "  global sectors: 76" in said and "total:" in said
+    assert run_main([*command, "--device", "cpu"]) == 2
+    assert "E801" in capsys.readouterr().err

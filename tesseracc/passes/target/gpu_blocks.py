@@ -1,26 +1,22 @@
 """Blocks of buffers as spread tiles, and back: `tile.read`, `tile.write`, `tile.copy_async` on a GPU.
 
 Consecutive registers that lie side by side in memory move together, up to 16 bytes. In global memory that needs
-addresses that are multiples of the vector, which a ragged row length may deny: a uniform branch takes vectors without
-bounds checks where the block is inside of the buffer and aligned, and checked single elements elsewhere.
-
-Rows of shared memory that products read are swizzled: with chunks of 16 bytes, chunk c of row r lies at c xor
-(r / per_phase mod phases), so that 8 rows of one chunk column meet 8 different groups of banks.
+addresses that are multiples of the vector, which a ragged row length may deny. Uniform branches choose between vectors
+without checks, where the block is inside of the buffer, vectors checked as a whole, and checked single elements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from tessera.shapes import Dim
-from tesseracc.ir.types import BOOL, BufType, ScalarType, TileType, Type, VecType, bits_of, size_of
+from tesseracc.ir.types import ScalarType, TileType, Type, VecType, bits_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import coalesced
 from tesseracc.layout.linear import LinearLayout
-from tesseracc.passes.target.dims import flat_index
+from tesseracc.passes.target.gpu_buffers import Block, block_of
 from tesseracc.passes.target.gpu_matrix_load import matrix_load
 from tesseracc.passes.target.gpu_spread import (
     Places,
@@ -35,151 +31,6 @@ from tesseracc.passes.target.gpu_spread import (
 
 if TYPE_CHECKING:
     from tesseracc.passes.target.lower_gpu import Lowering
-
-VECTOR_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Swizzle:
-    """Elements of a chunk, rows that share a phase, and the number of phases."""
-
-    chunk: int
-    per_phase: int
-    phases: int
-
-    @staticmethod
-    def of(columns: int, dtype: str) -> Swizzle | None:
-        """What spreads 8 rows of a chunk column over all banks; None for rows that do not consist of chunks."""
-        chunk = VECTOR_BYTES // size_of(dtype)
-        chunks = columns // chunk
-        if columns % chunk or chunks & (chunks - 1) or chunks < 2:
-            return None
-        per_phase = max(1, 8 // chunks)
-        return Swizzle(chunk, per_phase, min(8, chunks) if per_phase == 1 else 8 // per_phase)
-
-    @staticmethod
-    def of_buffer(buf: Value) -> Swizzle | None:
-        """The swizzle of a buffer's rows."""
-        type_ = buf.type
-        assert isinstance(type_, BufType)
-        columns = type_.dims[-1]
-        return Swizzle.of(columns, type_.dtype) if isinstance(columns, int) and len(type_.dims) > 1 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """A buffer that blocks are taken from: its address, dims, element type, space, and how its rows are swizzled."""
-
-    ptr: Value
-    dims: tuple[Dim, ...]
-    dtype: str
-    space: str
-    swizzle: Swizzle | None = None
-
-    def address(self, low: Lowering, at: Sequence[Value]) -> Value:
-        """The address of an element."""
-        b = low.b
-        at = list(at)
-        if self.swizzle is not None:
-            phase = at[-2]
-            if self.swizzle.per_phase > 1:
-                phase = b.op("arith.shr", phase, b.const(self.swizzle.per_phase.bit_length() - 1))
-            phase = b.op("arith.and", phase, b.const(self.swizzle.phases - 1))
-            at[-1] = b.op("arith.xor", at[-1], b.op("arith.mul", phase, b.const(self.swizzle.chunk)))
-        index = flat_index(b, at, self.dims, low.symbols)
-        return b.op("target.offset", self.ptr, index, dtype=self.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A rectangle of a buffer: where it begins, its shape, and the buffer's axis of each of its own."""
-
-    memory: Memory
-    at: tuple[Value, ...]
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    def vector(self, layout: LinearLayout) -> int:
-        """Consecutive registers that are consecutive in memory, at most 16 bytes of them."""
-        last = len(self.memory.dims) - 1
-        if last not in self.axes:
-            return 1
-        axis = self.axes.index(last)
-        most = VECTOR_BYTES // size_of(self.memory.dtype)
-        size = 1
-        for column in layout.vectors("register"):
-            if size >= most or any(c for a, c in enumerate(column) if a != axis) or column[axis] != size:
-                break
-            size *= 2
-        while size > 1 and self.shape[axis] % size:
-            size //= 2
-        if self.memory.space == "shared":
-            columns = self.memory.dims[last]
-            while size > 1 and (not isinstance(columns, int) or columns % size):
-                size //= 2
-        return size
-
-    def indices(self, low: Lowering, places: Places, register: int) -> list[Value]:
-        """The buffer's indices of a register's element."""
-        found = list(self.at)
-        for axis, target in enumerate(self.axes):
-            found[target] = low.b.op("arith.add", found[target], places.at(axis, register))
-        return found
-
-    def inside(self, low: Lowering, places: Places, register: int, extra: Sequence[Value | None]) -> Value:
-        """Whether an element is in the buffer, in the block (which may be padded), and below further bounds."""
-        b = low.b
-        parts: list[Value] = []
-        for target, start in enumerate(self.at):
-            if target not in self.axes:
-                index = start
-            else:
-                axis = self.axes.index(target)
-                local = places.at(axis, register)
-                index = b.op("arith.add", start, local)
-                bound = extra[axis]
-                if places.layout.out_size(f"dim{axis}") > self.shape[axis]:
-                    parts.append(b.op("arith.cmp", local, b.const(self.shape[axis]), pred="lt"))
-                if bound is not None:
-                    parts.append(b.op("arith.cmp", local, bound, pred="lt"))
-            # as an unsigned number a negative index is beyond every size
-            size = b.op("arith.bitcast", low.dim(self.memory.dims[target]), to="u64")
-            parts.append(b.op("arith.cmp", b.op("arith.bitcast", index, to="u64"), size, pred="lt"))
-        found = parts[0] if parts else b.const(True, BOOL)
-        for part in parts[1:]:
-            found = b.op("arith.and", found, part)
-        return found
-
-    def whole(self, low: Lowering, layout: LinearLayout, vector: int, extra: Sequence[Value | None]) -> Value | None:
-        """Whether no element needs a check and vectors are aligned; None where that is known to hold."""
-        b = low.b
-        parts: list[Value] = []
-        for target, start in enumerate(self.at):
-            size = low.dim(self.memory.dims[target])
-            axis = self.axes.index(target) if target in self.axes else None
-            extent = 1 if axis is None else layout.out_size(f"dim{axis}")
-            known = low.known(start), self.memory.dims[target]
-            if not (known[0] is not None and isinstance(known[1], int) and 0 <= known[0] <= known[1] - extent):
-                end = b.op("arith.add", start, b.const(extent))
-                parts += [b.op("arith.cmp", start, b.const(0), pred="ge"), b.op("arith.cmp", end, size, pred="le")]
-            if axis is not None and extra[axis] is not None:
-                bound = extra[axis]
-                assert bound is not None
-                parts.append(b.op("arith.cmp", bound, b.const(extent), pred="ge"))
-        if vector > 1:
-            last = len(self.at) - 1
-            start, width = self.at[last], self.memory.dims[last]
-            mask = b.const(vector - 1)
-            number = low.known(start)
-            if number is None or number % vector:
-                parts.append(b.op("arith.cmp", b.op("arith.and", start, mask), b.const(0), pred="eq"))
-            if not isinstance(width, int) or width % vector:
-                rest = b.op("arith.and", low.dim(width), mask)
-                parts.append(b.op("arith.cmp", rest, b.const(0), pred="eq"))
-        found: Value | None = None
-        for part in parts:
-            found = part if found is None else b.op("arith.and", found, part)
-        return found
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -208,6 +59,21 @@ def read_block(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
             found += _load(inner, ptr, dtype, vector, words)
         return found
 
+    step = vector // (per_word(dtype) if words else 1)
+    kind = "u32" if words else dtype
+
+    def checked(inner: Lowering) -> list[Value]:
+        found: list[Value] = []
+        for register in range(0, count, vector):
+
+            def load(deep: Lowering, register: int = register) -> list[Value]:
+                ptr = block.memory.address(deep, block.indices(deep, places, register))
+                return _load(deep, ptr, dtype, vector, words)
+
+            inside = block.inside(inner, places, register, none)
+            found += inner.branch(inside, load, lambda deep: [deep.zero(kind)] * step, [ScalarType(kind)] * step)
+        return found
+
     def slow(inner: Lowering) -> list[Value]:
         found: list[Value] = []
         for register in range(count):
@@ -220,10 +86,27 @@ def read_block(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
             found += inner.branch(inside, load, lambda deep: [deep.zero(dtype)], [ScalarType(dtype)])
         return pack(inner.b, found, dtype) if words else found
 
-    whole = block.whole(low, layout, vector, none)
-    types: list[Type] = [ScalarType("u32" if words else dtype)] * (count // (per_word(dtype) if words else 1))
-    values = fast(low) if whole is None else list(low.branch(whole, fast, slow, types))
+    types: list[Type] = [ScalarType(kind)] * (count * step // vector)
+    values = _choose(low, block, layout, vector, none, (fast, checked, slow), types)
     return Spread(layout, block.shape, dtype, **{"words" if words else "elements": values})
+
+
+Path = Callable[["Lowering"], list[Value]]
+
+
+def _choose(
+    low: Lowering, block: Block, layout: LinearLayout, vector: int, extra: Sequence[Value | None],
+    paths: tuple[Path, Path, Path], types: Sequence[Type],
+) -> list[Value]:  # fmt: skip
+    """Vectors without checks, checked vectors, or single elements, as a uniform branch finds."""
+    fast, checked, slow = paths
+
+    def vectors(inner: Lowering) -> list[Value]:
+        whole = block.whole(inner, layout, extra)
+        return fast(inner) if whole is None else list(inner.branch(whole, fast, checked, types))
+
+    aligned = block.aligned(low, vector, extra)
+    return vectors(low) if aligned is None else list(low.branch(aligned, vectors, slow, types))
 
 
 def _load(low: Lowering, ptr: Value, dtype: str, vector: int, words: bool) -> list[Value]:
@@ -262,6 +145,20 @@ def write_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Val
                 _store(inner, pieces[number * step : (number + 1) * step], ptr, vector * size_of(dtype))
         return []
 
+    def checked(inner: Lowering) -> list[Value]:
+        step = vector // (per_word(dtype) if words else 1)
+        for number, register in enumerate(range(0, count, vector)):
+            if register not in fresh:
+                continue
+
+            def store(deep: Lowering, register: int = register, number: int = number) -> list[Value]:
+                ptr = block.memory.address(deep, block.indices(deep, places, register))
+                _store(deep, pieces[number * step : (number + 1) * step], ptr, vector * size_of(dtype))
+                return []
+
+            inner.branch(block.inside(inner, places, register, extra), store, lambda _: [], [])
+        return []
+
     def slow(inner: Lowering) -> list[Value]:
         elements = unpack(inner.b, pieces, dtype) if words else pieces
         for register in fresh:
@@ -275,15 +172,8 @@ def write_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Val
         return []
 
     def both(inner: Lowering) -> list[Value]:
-        if layout.shape != block.shape:  # padding is not written
-            slow(inner)
-            return []
-        whole = block.whole(inner, layout, vector, extra)
-        if whole is None:
-            fast(inner)
-        else:
-            inner.branch(whole, fast, slow, [])
-        return []
+        padding = layout.shape != block.shape  # it is not written
+        return _choose(inner, block, layout, vector, extra, (checked if padding else fast, checked, slow), [])
 
     first = places.first_copy()
     if first is None:
@@ -309,31 +199,7 @@ def _zero(dtype: str) -> int | float | bool:
     return False if dtype == "bool" else 0 if dtype[0] in "iu" else 0.0
 
 
-def operand_buffers(ops: Sequence[Op], products: set[Value]) -> list[Value]:
-    """Buffers of the group that products read, directly or transposed."""
-    wanted = set(products)
-    for op in reversed(ops):
-        if op.name in ("tile.transpose", "arith.cast") and op.result in wanted:
-            wanted.add(op["a"])
-    found: dict[Value, None] = {}
-    for op in ops:
-        if op.name == "tile.read" and op.result in wanted:
-            found.setdefault(op["buf"])
-    return [buf for buf in found if isinstance(buf.type, BufType) and buf.type.space == "shared"]
-
-
 # -- operations --------------------------------------------------------------------------------------------------------
-
-
-def memory_of(low: Lowering, buf: Value) -> Memory:
-    """What a buffer of the kernel is on this target."""
-    type_ = buf.type
-    assert isinstance(type_, BufType)
-    return Memory(low.get(buf), type_.dims, type_.dtype, type_.space, low.swizzles.get(buf))
-
-
-def block_of(low: Lowering, buf: Value, at: Sequence[Value], shape: Sequence[int], axes: Sequence[int]) -> Block:
-    return Block(memory_of(low, buf), tuple(low.get(v) for v in at), tuple(shape), tuple(axes))
 
 
 def lower_read(low: Lowering, op: Op) -> Spread:
@@ -390,7 +256,7 @@ def lower_copy(low: Lowering, op: Op) -> None:
             inner.b.emit("target.copy_async", to, from_, count, bytes=size)
         return []
 
-    aligned = _aligned(low, source, vector)
+    aligned = source.aligned(low, vector, [None] * len(shape))
     first = places.first_copy()
     if first is not None:
         body: Callable[[Lowering], list[Value]] = lambda inner: (  # noqa: E731 - one expression, used once
@@ -402,13 +268,3 @@ def lower_copy(low: Lowering, op: Op) -> None:
         body(low)
     else:
         low.branch(aligned, body, through_registers, [])
-
-
-def _aligned(low: Lowering, block: Block, vector: int) -> Value | None:
-    """Whether vectors begin at multiples of their size, and lie in the buffer with all or none of their elements."""
-    b, last = low.b, len(block.at) - 1
-    size = block.memory.dims[last]
-    if isinstance(size, int) and size % vector == 0 and low.known(block.at[last]) is not None:
-        return None
-    both = b.op("arith.or", block.at[last], low.dim(size))
-    return b.op("arith.cmp", b.op("arith.and", both, b.const(vector - 1)), b.const(0), pred="eq")

@@ -15,7 +15,8 @@ from tesseracc.ir.types import ScalarType, TileType, element, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import transpose, unique_registers
 from tesseracc.layout.linear import LinearLayout
-from tesseracc.passes.target.gpu_blocks import Block, Memory, Swizzle, read_block, write_block
+from tesseracc.passes.target.gpu_blocks import read_block, write_block
+from tesseracc.passes.target.gpu_buffers import Block, Memory, Swizzle
 from tesseracc.passes.target.gpu_reduce import shuffle
 from tesseracc.passes.target.gpu_spread import Places, Spread, padded, registers, thread_columns
 from tesseracc.passes.target.lower_cpu_fold import identity

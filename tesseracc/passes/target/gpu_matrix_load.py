@@ -15,7 +15,7 @@ from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_spread import Places, registers
 
 if TYPE_CHECKING:
-    from tesseracc.passes.target.gpu_blocks import Block
+    from tesseracc.passes.target.gpu_buffers import Block
     from tesseracc.passes.target.lower_gpu import Lowering
 
 UNIT = 16  # bits

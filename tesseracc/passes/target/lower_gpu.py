@@ -23,7 +23,8 @@ from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, Til
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.dims import emit_dim
-from tesseracc.passes.target.gpu_blocks import Swizzle, lower_copy, lower_read, lower_write, memory_of, operand_buffers
+from tesseracc.passes.target.gpu_blocks import lower_copy, lower_read, lower_write
+from tesseracc.passes.target.gpu_buffers import Swizzle, memory_of, operand_buffers
 from tesseracc.passes.target.gpu_convert import convert, lower_broadcast, lower_fold, lower_transpose
 from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile, lower_map, tile_arith
 from tesseracc.passes.target.gpu_layouts import Layouts

@@ -121,7 +121,8 @@ def test_attention(arch: str, dtype: str, rows: int) -> None:
 def test_folds_have_the_interpreters_bits(dtype: str, group: int) -> None:
     code = built("sm_80", "folds", dtype=dtype, group=group)
     for rows, columns in ((40, 100), (16, 48), (1, 1)):
-        x = (np.random.default_rng(rows).standard_normal((rows, columns)) * 100).astype(np.float32 if dtype == "f32" else np.int32)
+        x = np.random.default_rng(rows).standard_normal((rows, columns)) * 100
+        x = x.astype(np.float32 if dtype == "f32" else np.int32)
         groups = -(-rows // 16)
         args = [x, *(np.zeros(s, x.dtype) for s in (rows, (groups, columns), rows))]
         ours, theirs = both(code, args, {"R": rows, "C": columns, "G": groups})
