@@ -50,7 +50,7 @@ class Vectors:
 
 
 def aligned_limit(most: int, *multiples: int) -> int:
-    """Bits of the widest aligned access, at most `most`, when addresses are sums of multiples of these numbers of bytes.
+    """Bits of the widest aligned access, at most `most`, when addresses are sums of multiples of these byte counts.
 
     These are the base's alignment, the pitches of axes, the starts of tiles; 0 is no obstacle.
     """
