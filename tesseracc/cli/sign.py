@@ -20,6 +20,7 @@ def command(bundle: str, keys: tuple[str, ...], remove: bool, output: str | None
     tessera-run m.tsb --require-signature release.pem.pub
     """
     import json
+    import os
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
@@ -35,7 +36,11 @@ def command(bundle: str, keys: tuple[str, ...], remove: bool, output: str | None
     for seed in seeds:
         signature = make(file.digest, seed)
         found[signature.key] = signature
-    write_atomic(output or bundle, attach(file, list(found.values())))
+    target = output or os.path.realpath(
+        bundle
+    )  # in place: the file itself, not a link to it, and no more readable than it was
+    mode = 0o666 if output else os.stat(target).st_mode & 0o777
+    write_atomic(target, attach(file, list(found.values())), mode=mode)
     if as_json:
         document = {"bundle": output or bundle, "digest": file.digest, "keys": sorted(key.hex() for key in found)}
         click.echo(json.dumps(document, sort_keys=True))

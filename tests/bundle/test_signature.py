@@ -247,7 +247,11 @@ def test_commands(tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main([str(bundle), "--require-signature", f"{key}.pub", "--list"]) == 0
     assert cli.main([str(bundle), "--require-signature", f"{other}.pub", "--list", "--json"]) == 5
     assert "E651" in capsys.readouterr().out
-    assert tesseracc("sign", "--remove", bundle).code == 0 and bundle.read_bytes() == bundle_bytes()
+    link = tmp_path / "link.tsb"
+    link.symlink_to(bundle)
+    bundle.chmod(0o600)
+    assert tesseracc("sign", "--remove", link).code == 0 and bundle.read_bytes() == bundle_bytes()
+    assert link.is_symlink() and bundle.stat().st_mode & 0o777 == 0o600
     for bad in (("sign", bundle), ("sign", "--key", f"{key}.pub", bundle), ("verify", bundle, "--key", key),
                 ("sign", "--key", key, tmp_path / "none")):  # fmt: skip
         assert tesseracc(*bad).code == 2
