@@ -100,6 +100,7 @@ class _Run:
     commits: int = 0
     certain: bool = True
     steps: int = 0
+    cut: bool = False  # a loop was left early
     waits: dict[Span, int] = field(default_factory=dict)  # most groups that a wait waited for
     dead: dict[Span, bool] = field(default_factory=dict)  # by place of a copy: whether all its data were never read
 
@@ -125,10 +126,10 @@ class _Run:
                     self.value(count)
                 self.fill(window.buffer, self.box(window), stmt.span, whole=True)
             case Copy(dst, src):
-                self.box(src)
+                nothing = self.outside(src)
                 box = self.box(dst)
                 self.fill(dst.buffer, box, stmt.span, whole=True)
-                self.copies.append(_Copy(dst.buffer, box, stmt.span, self.certain))
+                self.copies.append(_Copy(dst.buffer, box, stmt.span, self.certain, used=nothing))
             case Commit():
                 for copy in self.copies:
                     if copy.group is None and not copy.landed:
@@ -169,7 +170,9 @@ class _Run:
             self.env[stmt.var] = None
             self.unsure(stmt.body)
             return
-        for index in range(lo, hi, step)[:_TRIPS]:
+        trips = range(lo, hi, step)
+        self.cut = self.cut or len(trips) > _TRIPS
+        for index in trips[:_TRIPS]:
             self.env[stmt.var] = index
             self.block(stmt.body)
 
@@ -182,6 +185,7 @@ class _Run:
             if not test:
                 return
             self.block(body)
+        self.cut = True
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -195,6 +199,11 @@ class _Run:
             first = self.value(start)
             out.append(None if first is None else (first, first + (1 if extent is None else self.size(extent))))
         return tuple(out)
+
+    def outside(self, window: Window) -> bool:
+        """Whether a window lies past the end of its tensor: a pipeline may copy nothing in its last iterations."""
+        pairs = zip(self.box(window), window.buffer.dims, strict=True)
+        return any(box is not None and box[0] >= self.size(dim) for box, dim in pairs)
 
     def read(self, buffer: Buffer, box: Box, span: Span) -> None:
         for copy in self.copies:
@@ -291,14 +300,25 @@ def _meet(a: Box, b: Box) -> bool | None:
     return True if known else None
 
 
+def _sizes(statements: list[Stmt], dims: Sequence[str]) -> dict[str, Dim]:
+    """Sizes of dims at which slices move on three times and end in a ragged part."""
+    widths: dict[str, int] = {}
+    largest = 1
+    for stmt in statements:
+        if isinstance(stmt, Copy):
+            for extent, dim in zip(stmt.src.extents, stmt.src.buffer.dims, strict=True):
+                if isinstance(extent, int):
+                    widths[str(dim)] = max(extent, widths.get(str(dim), 1))
+                    largest = max(extent, largest)
+    return {name: 3 * widths.get(name, largest) + 1 for name in dims}
+
+
 def dry_run(body: tuple[Stmt, ...], dims: Sequence[str], params: Sequence[Var], report: Report) -> None:
     """Runs a kernel's body for group 0; reports errors and warnings."""
     statements = list(walk(body))
     if not any(isinstance(s, (Copy, Wait)) for s in statements):
         return
-    extents = [e for s in statements if isinstance(s, Copy) for e in s.dst.extents if isinstance(e, int)]
-    size = 3 * max([*extents, 1]) + 1
-    run = _Run(dict.fromkeys(dims, size), report, dict.fromkeys(params))
+    run = _Run(_sizes(statements, dims), report, dict.fromkeys(params))
     try:
         run.block(body)
     except _TooLong:
@@ -308,5 +328,5 @@ def dry_run(body: tuple[Stmt, ...], dims: Sequence[str], params: Sequence[Var], 
     for stmt in statements:
         if isinstance(stmt, Wait) and run.waits.get(stmt.span, 1) == 0:
             report.warn("W208", "this wait never waits: no committed group of copies is left for it", stmt.span)
-        if isinstance(stmt, Copy) and run.dead.get(stmt.span, False):
+        if isinstance(stmt, Copy) and not run.cut and run.dead.get(stmt.span, False):
             report.warn("W209", f"data of this copy are never read from `{stmt.dst.buffer.name}`", stmt.span)

@@ -9,8 +9,8 @@ from tessera.kernel.operands import Items, Operand, Static
 from tessera.kernel.report import Already, fail
 from tessera.kernel.scope import Bound, Frame, Poison, Unset, static_operand
 from tessera.kernel.statements import Statements
-from tessera.kernel.syntax import function_source, nested_return, tail_returns
-from tessera.kernel.tile_operands import TileOp
+from tessera.kernel.syntax import assigned_names, function_source, nested_return, tail_returns
+from tessera.kernel.tile_operands import TileOp, WindowRef
 from tessera.kernel.tree import Read
 
 __all__ = ["Helpers"]
@@ -78,12 +78,19 @@ class Helpers(Statements):
         defaults = dict(zip(reversed(positional), reversed(function.__defaults__ or ()), strict=False)) | (
             function.__kwdefaults__ or {}
         )
+        assigned = assigned_names(node.body)
         for name in names:
             if name not in bound:
                 if name not in defaults:
                     raise fail("E218", f"`{function.__name__}` needs `{name}`", span)
                 bound[name] = static_operand(defaults[name], name, span)
-            self.bind_name(name, bound[name], span)
+            value = bound[name]
+            if isinstance(value, WindowRef):  # a slice is passed as the memory that it names
+                inner.env[name] = value
+            elif isinstance(value, Read) and self.is_constant(value.var.name) and name not in assigned:
+                inner.env[name] = Bound(value.var, value.known)
+            else:
+                self.bind_name(name, value, span)
 
     def _returned(self, inner: Frame, span: Span) -> Operand:
         value = inner.env.get("return")

@@ -18,6 +18,7 @@ from tessera.kernel.results import results_of, returned_values
 from tessera.kernel.scope import Bound, Frame
 from tessera.kernel.signature import Signature
 from tessera.kernel.syntax import Source, assigned_names, function_source, nested_return, tail_returns
+from tessera.kernel.tile_operands import unknown_count
 from tessera.kernel.tree import (
     Alloc,
     Axis,
@@ -169,8 +170,9 @@ def _read(
         if not report.errors:
             report.error(error)
     fixes = {name: size for name, size in reader.fixes.items() if name not in signature.fixed}
-    if fixes or reader.untracked - tracked:
-        raise _Again(fixes, reader.untracked)
+    untracked = {b for e in walk_exprs(tuple(reader.out)) if (b := unknown_count(e)) is not None}
+    if fixes or untracked:
+        raise _Again(fixes, untracked)
     report.finish()
     axes, prologue = reader.launch(span)
     body = widen((*prologue, *reader.out), report)

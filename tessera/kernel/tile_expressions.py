@@ -24,7 +24,6 @@ from tessera.kernel.tile_operands import (
     may_equal,
     merge,
     spread,
-    unknown_count,
 )
 from tessera.kernel.tree import (
     Binary,
@@ -59,7 +58,6 @@ class TileExpressions:
 
     report: Report
     varying: bool
-    untracked: set[str]  # shared buffers whose counts were needed and are not kept in variables
     temporary: Callable[..., Read]
 
     def double_correction(self, a: Operand, b: Operand, span: Span) -> None:
@@ -222,10 +220,6 @@ class TileExpressions:
         counts = tuple(c if axis in axes else None for axis, c in enumerate(tile.facts.counts))
         if not any(c is not None for c in counts) or (tile.facts.zero and fill == 0):
             return tile.expr
-        for count in counts:
-            buffer = unknown_count(count)
-            if buffer is not None:
-                self.untracked.add(buffer)  # the kernel is read again, with the count in a variable
         other = Splat(convert(Const(fill, Elem(tile.dtype.base), span), tile.dtype), tile.type, span)
         return Mask(tile.expr, counts, other, tile.type, span)
 

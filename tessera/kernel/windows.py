@@ -51,7 +51,6 @@ class Windows(TileExpressions):
 
     def __init__(self) -> None:
         self.ranges: dict[str, tuple[Dim, Dim, int]] = {}  # variables that run over lo, lo + step, .. below hi
-        self.untracked: set[str] = set()
         self.constant_names: set[str] = set()  # scalar parameters that the kernel does not assign
 
     def batch_index(self, extent: Dim, span: Span) -> Expr:
@@ -143,9 +142,13 @@ class Windows(TileExpressions):
 
     def _settled_count(self, count: Expr) -> Expr:
         """A count that stays what it is: one of variables that may be assigned later is held in its own."""
-        if all(name in self.ranges or name in self.constant_names for name in reads(count)):
+        if all(map(self.is_constant, reads(count))):
             return count
         return self.temporary(count, "count")
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a variable keeps its value as long as it can be named."""
+        return name in self.ranges or name in self.constant_names
 
     def _inside(self, start: Expr, extent: Dim, dim: Dim) -> bool:
         """Whether a slice certainly lies inside its axis."""
