@@ -20,7 +20,6 @@ from tessera.kernel.tile_operands import (
     broadcast_shapes,
     cast_tile,
     direct,
-    key,
     may_equal,
     merge,
     spread,
@@ -260,7 +259,7 @@ class TileExpressions:
                 raise fail("E206", f"mma of {left} and {right} accumulates in {dtype}, not {acc}", span)
             dtype = acc.base
         type_ = TileType((a.shape[0], b.shape[1]), dtype)
-        x, y = self._contracted(a, b, span)
+        x, y = self.masked(a, (1,), 0, span), self.masked(b, (0,), 0, span)
         counts, origins = (a.facts.counts[0], b.facts.counts[1]), (a.facts.origins[0], b.facts.origins[1])
         start: Expr | None = None
         if isinstance(acc, TileOp):
@@ -271,18 +270,6 @@ class TileExpressions:
             merged = merge([acc, TileOp(x, Facts(counts, origins))], span)
             counts, origins = merged.counts, merged.origins  # type: ignore[assignment]
         return TileOp(Mma(x, y, start, type_, span), Facts(counts, origins))
-
-    def _contracted(self, a: TileOp, b: TileOp, span: Span) -> tuple[Expr, Expr]:
-        """The operands with zeros where either is invalid along the contracted axis, so that nothing else enters."""
-        k, n = a.facts.counts[1], b.facts.counts[0]
-        x, y = self.masked(a, (1,), 0, span), self.masked(b, (0,), 0, span)
-        if a.facts.zero and b.facts.zero:
-            return x, y
-        if k is not None and (n is None or key(k) != key(n)):
-            y = self.masked(replace_counts(TileOp(y, b.facts), (k, None)), (0,), 0, span)
-        if n is not None and (k is None or key(k) != key(n)):
-            x = self.masked(replace_counts(TileOp(x, a.facts), (None, n)), (1,), 0, span)
-        return x, y
 
     def _operand_types(self, a: TileOp, b: TileOp, span: Span) -> tuple[DType, DType]:
         """What the operands are multiplied as: their own types if equal; a computed f32 tile takes a narrow type."""
@@ -331,10 +318,6 @@ class TileExpressions:
         if expr.type.varying:
             raise fail("E206", "a tile cannot be filled with a value that differs between the lanes", span)
         return expr
-
-
-def replace_counts(tile: TileOp, counts: tuple[Expr | None, ...]) -> TileOp:
-    return TileOp(tile.expr, Facts(counts, tile.facts.origins))
 
 
 def _uses(expr: Expr, name: str) -> int:

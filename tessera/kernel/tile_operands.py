@@ -165,11 +165,11 @@ def reads(expr: Expr) -> set[str]:
 
 
 def unknown_count(count: Expr | None) -> str | None:
-    """The shared buffer whose count this is, if it is one that differs between iterations and is not tracked."""
+    """`buffer.axis` of shared memory, if its count differs between iterations there and is not tracked."""
     if count is not None:
         for name in sorted(reads(count)):
             if name.startswith("?"):
-                return name[1:].rpartition(".")[0]
+                return name[1:]
     return None
 
 

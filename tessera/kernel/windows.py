@@ -47,7 +47,7 @@ class Windows(TileExpressions):
     expr: Callable[[ast.expr], Operand]
     span: Callable[[ast.AST], Span]
     batched: frozenset[str] = frozenset()  # parameters whose leading axis is lifted over (rule R4)
-    tracked: frozenset[str] = frozenset()  # shared buffers whose counts are kept in variables
+    tracked: frozenset[str] = frozenset()  # `buffer.axis` of shared memory whose counts are kept in variables
 
     def __init__(self) -> None:
         self.ranges: dict[str, tuple[Dim, Dim, int]] = {}  # variables that run over lo, lo + step, .. below hi
@@ -175,7 +175,7 @@ class Windows(TileExpressions):
         origins: list[str | None] = []
         for axis in kept:
             count, start = facts.counts[axis], window.starts[axis]
-            if count is not None and unknown_count(count) and buffer.name in self.tracked:
+            if unknown_count(count) and f"{buffer.name}.{axis}" in self.tracked:
                 count = self._tracked(buffer, axis, window.starts[0] if window.extents[0] is None else None, span)
             at_zero = isinstance(start, Const) and start.value == 0
             if count is not None and not at_zero:
@@ -237,7 +237,7 @@ class Windows(TileExpressions):
             counts.append(None if index is None else facts.counts[index])
             origins.append(None if index is None else facts.origins[index])
         new = Facts(tuple(counts), tuple(origins), zero=facts.zero)
-        if buffer.name in self.tracked:
+        if any(f"{buffer.name}.{axis}" in self.tracked for axis in range(buffer.rank)):
             self._track(buffer, window.starts[0] if window.extents[0] is None else None, new, span)
         old = state.get(name)
         if window.extents[0] is None and isinstance(old, Contents):
@@ -246,17 +246,17 @@ class Windows(TileExpressions):
 
     def allocated(self, buffer: Buffer, span: Span) -> None:
         """Gives the counts of a tracked buffer their first values: no slot is ragged."""
-        if buffer.name in self.tracked:
-            slots = buffer.dims[0] if isinstance(buffer.dims[0], int) else 1
-            for slot in range(slots):
-                for axis, extent in enumerate(buffer.dims):
+        slots = buffer.dims[0] if isinstance(buffer.dims[0], int) else 1
+        for axis, extent in enumerate(buffer.dims):
+            if f"{buffer.name}.{axis}" in self.tracked:
+                for slot in range(slots):
                     self.write_state(f"#{buffer.name}.{slot}.{axis}", Static(extent), span)
 
     def _track(self, buffer: Buffer, slot: Expr | None, facts: Facts, span: Span) -> None:
         from tessera.kernel.operands import compare
 
         for axis, count in enumerate(facts.counts):
-            if axis == 0 and slot is not None:
+            if (axis == 0 and slot is not None) or f"{buffer.name}.{axis}" not in self.tracked:
                 continue
             extent = Static(buffer.dims[axis])
             value: Operand = extent if count is None else _operand(count)
