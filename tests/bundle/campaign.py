@@ -1,9 +1,10 @@
 """The mutation campaign: mutants are loaded, and run where they load, in processes with little time and memory.
 
 `python -m tests.bundle.campaign --cases 100000` reports on stdout and, with --report, as JSON. A case fails if the
-process dies or hangs, an exception has no code, a mutant with its old digests gives other results, or the second
-reader disagrees. Cases whose machine code, or whose description of it (the target's `kernels`), is another than the
-original's are loaded, not run: code is not confined (specs/security.md).
+process dies or hangs, an exception has no code, a mutant with its old digests gives other results, one with another
+content digest is taken although a signature is required, or the second reader disagrees. Cases whose machine code, or
+whose description of it (the target's `kernels`), is another than the original's are loaded, not run: code is not
+confined (specs/security.md), and only the signature tells.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.core.manifest import Function, Target
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.run import Runner
-from tests.bundle.base import base
+from tests.bundle.base import KEYS, SEEDS, signed_base
 from tests.bundle.mutate import Mutant, mutant
 from tests.bundle.second_reader import read
 
@@ -46,7 +47,7 @@ SECONDS = 20  # for one case
 MEMORY = 3 << 30  # of address space
 FENCE = 4096  # bytes beside every array
 EVERY = 8  # one case in so many is shown to the second reader too
-FAILURES = ("crash", "hang", "no code", "other results", "readers disagree", "unknown code")
+FAILURES = ("crash", "hang", "no code", "other results", "readers disagree", "unknown code", "trusted")
 
 
 def arguments(function: Function) -> dict[str, Any]:
@@ -133,7 +134,8 @@ class Subject:
 
     def __init__(self, path: Path) -> None:
         self.data = path.read_bytes()
-        self.manifest = BundleFile(self.data).manifest
+        file = BundleFile(self.data, require_signature=KEYS[0])
+        self.digest, self.manifest = file.digest, file.manifest
         self.calls = {f.name: arguments(f) for f in self.manifest.functions}
         self.runs = path.name != "base.tsb"  # whose code does nothing
         if self.runs:
@@ -149,9 +151,20 @@ class Subject:
     def outcome(self, case: Mutant, compare_readers: bool) -> str:
         """What became of a mutant, in a word or two."""
         said = self._load(case)
+        if not said.startswith("E") and self._trusted(case.data):
+            return "trusted"
         if compare_readers and (read(case.data) == "ok") != (said.startswith("ran") or said == "loaded"):
             return "readers disagree"
         return said
+
+    def _trusted(self, data: bytes) -> bool:
+        """Whether a reader that requires the signature of the original takes another content for it."""
+        try:
+            return BundleFile(data, require_signature=KEYS[0]).digest != self.digest
+        except TesseraError as error:
+            if error.code not in ("E651", "E652"):
+                raise RuntimeError(f"no signature, but {error.code}") from error
+            return False
 
     def _load(self, case: Mutant) -> str:
         try:
@@ -229,17 +242,19 @@ def run(path: Path, seed: int, start: int, stop: int) -> tuple[Counter[str], lis
 
 
 def subjects(folder: Path) -> list[Path]:
-    """The bundles under attack, written to a folder."""
+    """The bundles under attack, signed, written to a folder."""
     from tesseracc.arch.arch import resolve
+    from tesseracc.bundle.sign import attach, make
     from tesseracc.driver import Build, front
     from tesseracc.frontend import source
 
-    (folder / "base.tsb").write_bytes(base())
+    (folder / "base.tsb").write_bytes(signed_base())
     (folder / "golden.tsb").write_bytes(GOLDEN.read_bytes())
     for name in SAMPLES:
         module = front(source.load(str(ROOT / "samples" / name)).entries)
-        path = folder / f"{Path(name).stem}.tsb"
-        path.write_bytes(Build(module, resolve(("x86-64-v2", "x86-64-v3"))).bundle())
+        file = BundleFile(Build(module, resolve(("x86-64-v2", "x86-64-v3"))).bundle())
+        signed = attach(file, [make(file.digest, seed) for seed in SEEDS])
+        (folder / f"{Path(name).stem}.tsb").write_bytes(b"".join(signed))
     return sorted(folder.iterdir())
 
 

@@ -229,19 +229,17 @@ def _targets(value: Json, default: tuple[str, ...]) -> tuple[str, ...]:
         return default
 
 
-def _build(whole: Opened, value: Json | bytes, files: dict[str, bytes], signed: bytes | None = None) -> bytes:
-    """Put together as well as it goes: entries that the manifest renamed keep their data, by position."""
+def _build(whole: Opened, value: Json, files: dict[str, bytes]) -> bytes:
+    """Put together as well as it goes, under the old signatures; entries that were renamed keep their data."""
     default = tuple(target["name"] for target in json.loads(whole.text)["targets"])
-    if isinstance(value, bytes):
-        return build(value, files, signed=whole.signed if signed is None else signed, targets=default)
     targets = _targets(value, default)
     try:
         names = [entry["name"] for entry in value["entries"]]
         if all(isinstance(n, str) and n.isascii() and 0 < len(n) < 300 for n in names) and len(names) == len(files):
             files = dict(zip(names, files.values(), strict=True))
-        data = build(value, files, targets=targets, rehash=False)
+        data = build(value, files, signed=whole.signed, targets=targets, rehash=False)
     except (TypeError, KeyError, ValueError, AttributeError, struct.error):
-        data = build(spell(value), whole.files, targets=targets)
+        data = build(spell(value), whole.files, signed=whole.signed, targets=targets)
     return data
 
 
@@ -364,7 +362,7 @@ def _bytes_of(kind: str) -> Callable[[Opened, Rng], bytes]:
 
 def _replaced(whole: Opened, files: dict[str, bytes]) -> bytes:
     value = json.loads(whole.text)
-    return build(value, files, targets=_targets(value, ()))
+    return build(value, files, signed=whole.signed, targets=_targets(value, ()))
 
 
 def _entries(whole: Opened, rng: Rng) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle.base import base
+from tests.bundle.base import base, signed_base
 from tests.bundle.campaign import GOLDEN, run
 from tests.bundle.mutate import mutant
 
@@ -16,7 +16,7 @@ CASES = 700
 @pytest.mark.parametrize("name", ["golden", "base"])
 def test_no_mutant_crashes_hangs_or_differs_silently(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.tsb"
-    path.write_bytes(GOLDEN.read_bytes() if name == "golden" else base())
+    path.write_bytes(GOLDEN.read_bytes() if name == "golden" else signed_base())
     counts, failures, peak = run(path, 99, 0, CASES)
     assert not failures, failures
     assert sum(counts.values()) == CASES and peak < 1 << 20
