@@ -55,6 +55,8 @@ class Barriers:
         lanes = w.lanes
         keys = w.cta[lanes] * 16 + w.spread(number).astype(np.int64)
         done: list[int] = []
+        if wait and vote is None and self._all_here(w, keys, count):
+            return False
         for key in np.unique(keys):
             mine = np.flatnonzero(keys == key)
             expected = None if count is None else int(w.spread(count)[mine[0]])
@@ -73,6 +75,21 @@ class Barriers:
             self._complete(w, key)
         w.progress += 1
         return wait
+
+    def _all_here(self, w: Wave, keys: Array, count: Array | None) -> bool:
+        """Whether every barrier that lanes arrive at is complete with them; then they go on together."""
+        used, arrived = np.unique(keys, return_counts=True)
+        expected = w.alive_in_cta[used // 16] if count is None else count
+        if expected.ndim and count is not None or not (arrived == expected).all():
+            return False
+        if self.uses and not self.uses.keys().isdisjoint(used.tolist()):
+            return False
+        if self.launch.detect:
+            warps = w.warps
+            self.launch.races.join_groups(warps, keys[np.searchsorted(w.lanes >> 5, warps)])
+        w.counters.barrier_waits += len(used)
+        w.progress += 1
+        return True
 
     def _everybody(self, w: Wave, number: Array, count: Array | None) -> bool:
         if number.ndim or w.n != int(w.alive_in_cta.sum()):
