@@ -80,7 +80,7 @@ class Barriers:
         """Whether every barrier that lanes arrive at is complete with them; then they go on together."""
         used, arrived = np.unique(keys, return_counts=True)
         expected = w.alive_in_cta[used // 16] if count is None else count
-        if expected.ndim and count is not None or not (arrived == expected).all():
+        if (expected.ndim and count is not None) or not (arrived == expected).all():
             return False
         if self.uses and not self.uses.keys().isdisjoint(used.tolist()):
             return False
