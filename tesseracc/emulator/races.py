@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["RaceDetector", "Shadow"]
 
 _THREAD = np.uint64(37)
+_FIRST_THREAD = np.uint64(1 << 37)
 _STRONG = np.uint64(1 << 36)
 _CLOCK = np.uint64(16)
 _CLOCK_MASK = np.uint64((1 << 20) - 1)
@@ -81,14 +82,14 @@ class Shadow:
         run = isinstance(granules, slice)
         if self.reads:
             before = self.read1[granules]
-            other = (before != 0) & (_warp(before) != _warp(record))
+            other = _apart(before, record) & (before != 0)
             if other.any():
                 at = np.arange(granules.start, granules.stop, granules.step) if run else granules
                 self.read2[at[other]] = before[other]
         self.read1[granules] = record
         self.reads = True
         if not run:
-            lost = _warp(self.read1[granules]) != _warp(record)
+            lost = _apart(self.read1[granules], record)
             if lost.any():  # several warps read one granule in one step
                 self.read2[granules[lost]] = record[lost]
 
@@ -291,7 +292,7 @@ class RaceDetector:
     def ordered(self, old: Array, lanes: Array) -> Array:
         """Whether the accesses `old` [n] happen before the present one of `lanes` [n]."""
         clock = (old >> _CLOCK & _CLOCK_MASK).astype(np.int64)
-        theirs = _warp(old)  # launch-wide
+        theirs = np.minimum(_warp(old), len(self.released) - 1)  # launch-wide
         mine = lanes >> 5
         local = theirs - self.first_warp
         c, w = self._coordinates(mine)
@@ -303,4 +304,10 @@ class RaceDetector:
 
 
 def _warp(record: Array) -> Array:
-    return ((record >> _THREAD).astype(np.int64) - 1) >> 5
+    """The warp of records, launch-wide."""
+    return (record - _FIRST_THREAD >> _THREAD + np.uint64(5)).astype(np.int64)
+
+
+def _apart(a: Array, b: Array) -> Array:
+    """Whether records are of different warps."""
+    return (a - _FIRST_THREAD ^ b - _FIRST_THREAD) >> _THREAD + np.uint64(5) != 0
