@@ -91,8 +91,8 @@ def instantiate(plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int]) -
             if param.access != "read" and arg.buffer is not None:
                 written.add(arg.buffer)
         x, y, z = extents(step.grid, env, f"{plan.function}: a grid")
-        _hold(plan.function, step, kernel, (x, y, z), sizes, env)
         (shared,) = extents((step.dynamic_shared,), env, f"{plan.function}: shared memory")
+        _hold(plan.function, step, kernel, (x, y, z, shared), sizes, env)
         if x * y * z == 0:
             continue
         if x * y * z >= 1 << 62:
@@ -111,9 +111,9 @@ def instantiate(plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int]) -
 
 
 def _hold(
-    function: str, step: Launch, kernel: Kernel, grid: tuple[int, ...], sizes: Sequence[int], env: Mapping[str, int]
+    function: str, step: Launch, kernel: Kernel, given: tuple[int, ...], sizes: Sequence[int], env: Mapping[str, int]
 ) -> None:
-    """Hold a launch against what its kernel declares: the grid, and how many bytes each buffer has; E625."""
+    """Hold a launch against what its kernel declares: its buffers' bytes, its grid and shared memory (`given`); E625."""
     where = f"{function}: launch of {kernel.name}"
     dims = [arg.dim for arg in step.args if arg.dim is not None]
     own = {
@@ -122,9 +122,12 @@ def _hold(
     }
     if any(value < 0 for value in own.values()):
         raise InputError("E710", f"{where}: an extent is negative")
-    declared = grid if kernel.grid is None else extents(kernel.grid, own, where)
-    if declared != grid:
-        raise BundleError("E625", f"{where}: the grid is {grid}, and the kernel declares {declared}")
+    declared = given[:3] if kernel.grid is None else extents(kernel.grid, own, where)
+    shared = given[3:] if kernel.dynamic_shared is None else extents((kernel.dynamic_shared,), own, where)
+    if declared + shared != given:
+        raise BundleError(
+            "E625", f"{where}: grid and shared bytes are {given}, and the kernel declares {declared + shared}"
+        )
     for slot, (arg, param) in enumerate(zip(step.args, kernel.params, strict=True)):
         if param.shape is None or arg.buffer is None:
             continue

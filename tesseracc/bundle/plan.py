@@ -195,6 +195,7 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
                 _params(kernel, launches.get(kernel.name)),
                 symbols=tuple(kernel.attrs["symbols"]),
                 grid=_grid(kernel),
+                dynamic_shared=int(kernel.attrs.get("dynamic_shared", 0)),
                 group=int(kernel.attrs["group"]) if arch.kind == "cuda" else 1,
                 shared_bytes=int(kernel.attrs["shared"]) if arch.kind == "cuda" else 0,
                 scratch_bytes=int(kernel.attrs["scratch"]),

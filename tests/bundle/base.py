@@ -67,7 +67,8 @@ def _kernel(group: int) -> Kernel:
         Param("scalar", "f32"), Param("buffer", "f32", "read", n4), Param("buffer", "f32", "read", (4,)),
         Param("buffer", "f32", "write", n4), Param("dim", "i64"),
     )  # fmt: skip
-    return Kernel("scale", "scale", params, ("N",), (("N", 2, "ceildiv"), 1, 1), group=group, source=Source("m.py", 7))
+    grid: Any = (("N", 2, "ceildiv"), 1, 1)
+    return Kernel("scale", "scale", params, ("N",), grid, 0, group=group, source=Source("m.py", 7))
 
 
 def _plans() -> tuple[Plan, ...]:

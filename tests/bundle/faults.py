@@ -248,6 +248,7 @@ def _fields() -> list[Fault]:
         ("grid", "targets.0.plans.0.steps.0.grid", [["M"], 1, 1]),
         ("dim", "targets.0.plans.0.steps.0.args.4.dim", ["M"]),
         ("kernel-grid", "targets.0.kernels.0.grid", [["M"], 1, 1]),
+        ("kernel-shared", "targets.0.kernels.0.dynamic_shared", ["M"]),
         ("kernel-shape", "targets.0.kernels.0.params.1.shape", [["add"], 4]),
         ("shared", "targets.0.plans.0.steps.0.dynamic_shared", ["Q"]), ("input", "functions.1.inputs.0.shape", [["N"]]),
     ]  # fmt: skip

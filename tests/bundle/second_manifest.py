@@ -190,7 +190,7 @@ def _target(t: Any, functions: Any, constants: Any) -> None:
         _unique(k["symbols"])
         need(len(k["symbols"]) in (0, sum(p["kind"] == "dim" for p in k["params"])))
         need(all(SYMBOL.fullmatch(s) and s not in WORDS for s in k["symbols"]))
-        _expressions(k["grid"] or [], k["symbols"])
+        _expressions([*(k["grid"] or []), k["dynamic_shared"]], k["symbols"])
         for p in k["params"]:
             need(p["shape"] is None or p["kind"] == "buffer")
             _expressions(p["shape"] or [], k["symbols"])
@@ -230,7 +230,7 @@ def _plan(plan: Any, f: Any, kernels: Any, constants: Any) -> None:
         need(step["kernel"] < len(kernels))
         k = kernels[step["kernel"]]
         _expressions([*step["grid"], step["dynamic_shared"]], symbols)
-        dims = [*(k["grid"] or []), *(d for p in k["params"] for d in p["shape"] or [])]
+        dims = [*(k["grid"] or []), k["dynamic_shared"], *(d for p in k["params"] for d in p["shape"] or [])]
         work += sum(len(d) if isinstance(d, list) else 1 for d in dims)
         need(len(step["args"]) == len(k["params"]))
         passed: list[int] = []

@@ -57,7 +57,8 @@ def test_every_rule_has_a_file_and_every_file_a_rule() -> None:
     assert {path.name for path in CORRUPT.iterdir()} == {f"{fault.rule}-{fault.name}.tsb" for fault in FAULTS}
     codes = set(re.findall(r"E6\d\d", text))
     assert {code for fault in FAULTS for code in fault.code.split()} | {"E625"} == codes
-    assert {code for code in CATALOGUE if code.startswith("E6")} - codes == {"E612"}  # of the API: no such entry
+    readers = {code for code in CATALOGUE if "E600" <= code < "E660"}  # from E660 on, codes are of the tools
+    assert readers - codes == {"E612"}  # of the API: no such entry
 
 
 def test_the_corrupt_files_are_small_and_made_by_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,8 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
 
 def _weight(kernel: m.Kernel) -> int:
     """How many items of expressions are evaluated to hold one launch against a kernel's declaration."""
-    dims = [*(kernel.grid or ()), *(dim for param in kernel.params for dim in param.shape or ())]
+    dims = [*(kernel.grid or ()), kernel.dynamic_shared or 0]
+    dims += [dim for param in kernel.params for dim in param.shape or ()]
     return sum(1 if isinstance(dim, int) else len(dim) for dim in dims)
 
 
@@ -159,7 +160,7 @@ def _check_kernel(where: str, kernel: m.Kernel) -> None:
     dims = sum(param.kind == "dim" for param in kernel.params)
     if len(kernel.symbols) not in (0, dims) or not all(is_symbol(name) for name in kernel.symbols):
         raise _bad(where, f"has {len(kernel.symbols)} symbols for {dims} extents")
-    _dims(kernel.grid or (), kernel.symbols, f"{where}, grid")
+    _dims((*(kernel.grid or ()), kernel.dynamic_shared or 0), kernel.symbols, f"{where}, grid or shared memory")
     for slot, param in enumerate(kernel.params):
         if param.shape is not None:
             if param.kind != "buffer":

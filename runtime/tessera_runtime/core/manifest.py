@@ -175,8 +175,8 @@ class Source(Record):
 class Kernel(Record):
     """A function of the target's image. `group` is threads per block; scratch is private memory per CPU thread.
 
-    `symbols` name the values of its dim parameters, in order; `grid` and the parameters' shapes are expressions over
-    them. Every launch is held against them before code runs. `grid` null: any.
+    `symbols` name the values of its dim parameters, in order; `grid`, `dynamic_shared` and the parameters' shapes are
+    expressions over them. Every launch is held against them before code runs. Null: not declared, any will do.
     """
 
     name: str = field(_Name)
@@ -184,6 +184,7 @@ class Kernel(Record):
     params: tuple[Param, ...] = field(Array(Nested(Param), 4096))
     symbols: tuple[str, ...] = field(Array(Text(64, r"[A-Za-z_][A-Za-z0-9_]*"), 4096), default=())
     grid: tuple[Dim, ...] | None = field(Nullable(Array(Extent(), 3, 3)), default=None)
+    dynamic_shared: Dim | None = field(Nullable(Extent()), default=None)
     group: int = field(Integer(1, 1024), default=1)
     shared_bytes: int = field(Integer(0, 1 << 20), default=0)
     scratch_bytes: int = field(Integer(0, 1 << 30), default=0)
