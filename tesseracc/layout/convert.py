@@ -102,17 +102,18 @@ def locate(source: LinearLayout, target: LinearLayout) -> LinearLayout:
 def _scope(where: LinearLayout) -> Kind:
     """The farthest that X goes."""
     identity = True
-    lanes = False
+    lanes = warps = False
     for name, _ in where.ins:
         for bit, column in enumerate(where.bases(name)):
             moved = dict(zip((n for n, _ in where.outs), where.coordinate(column)))
             moved[name] = moved.get(name, 0) ^ 1 << bit
             far = {place for place, distance in moved.items() if distance}
-            if far - {"register", "lane"}:
-                return "shared"
+            if far - {"register", "lane", "warp"} or (name == "block" and far):
+                raise ValueError("elements lie in other blocks, which share no memory that a conversion could use")
+            warps |= "warp" in far
             lanes |= "lane" in far or (name != "register" and bool(far))  # or which register depends on the lane
             identity &= not far
-    return "none" if identity else "shuffle" if lanes else "registers"
+    return "none" if identity else "shared" if warps else "shuffle" if lanes else "registers"
 
 
 @lru_cache(maxsize=1024)

@@ -193,6 +193,18 @@ def test_small_tiles_that_many_threads_hold(data: Any, shape: tuple[int, int], w
     check(source, target, 32)
 
 
+def test_blocks_keep_their_elements() -> None:
+    """Layouts over a cluster: conversions inside of blocks work, between blocks they are refused."""
+    block = LinearLayout.identity(2, "block", "dim0")
+    source, target = fr.mma_c(16, 32) * block, fr.mma_a(16, 32, 8) * block
+    conversion = convert(source, target, 8)
+    assert conversion.kind == "shuffle"
+    swapped = [*source.columns[:3], source.columns[-1], *source.columns[4:-1], source.columns[3]]
+    rows = LinearLayout(source.ins, source.outs, swapped)
+    with pytest.raises(ValueError, match="other blocks"):
+        convert(source, rows, 8)
+
+
 def test_elements_that_are_missing() -> None:
     source = LinearLayout.make({"register": [[1]], "lane": [[0]] * 5, "warp": []}, [4])
     with pytest.raises(ValueError, match="does not hold"):
