@@ -75,6 +75,8 @@ class Build:
         observe: Observer | None = None,
         progress: Progress | None = None,
         provenance: Provenance | None = None,
+        sources: Mapping[str, bytes] | None = None,
+        embed_tests: bool = False,
     ) -> None:
         self.module = module
         self.archs = tuple(archs)
@@ -83,6 +85,8 @@ class Build:
         self.observe = observe
         self.progress = progress or (lambda _: None)
         self.provenance = provenance or Provenance()
+        self.sources = dict(sources or {})  # files that the bundle carries
+        self.embed_tests = embed_tests
         self.log = Log()
         self._levels: dict[tuple[str, str], Module] = {}
 
@@ -146,7 +150,7 @@ class Build:
     def bundle(self) -> bytes:
         """The bundle's bytes."""
         from tesseracc.bundle import plan
-        from tesseracc.bundle.write import Contents, write
+        from tesseracc.bundle.write import Contents, TestCase, write
         from tesseracc.codegen.image import Image
 
         images = self.images
@@ -164,7 +168,16 @@ class Build:
             held = {name: array for module in tile for name, array in module.constants.items()}
             constants = {name: array for name, array in held.items() if name in used}
             functions = plan.functions(tile[0])
-            return write(None, Contents(functions, targets, entries, constants, provenance=self.provenance))
+            tests: Sequence[TestCase] = ()
+            if self.embed_tests:
+                from tesseracc.vectors import test_cases
+
+                tests = test_cases(self.module, functions)
+            contents = Contents(
+                functions, targets, entries, constants,
+                provenance=self.provenance, tests=tests, sources=self.sources,
+            )  # fmt: skip
+            return write(None, contents)
 
     # -- text ----------------------------------------------------------------------------------------------------
 
@@ -269,9 +282,11 @@ class _Jit:
         static = {name: value for name, value in bound.arguments.items() if self._is_static(parameters[name], value)}
         given = {name: value for name, value in bound.arguments.items() if name not in static}
         types = {name: _type_of(value) for name, value in given.items() if _is_open(parameters[name])}
-        key = (*(f"{name}={type_}" for name, type_ in types.items()), *(f"{n}={v!r}" for n, v in static.items()))
+        fixed = self._fixed(bound.arguments)
+        parts = *types.items(), *((n, repr(v)) for n, v in static.items()), *fixed.items()
+        key = tuple(f"{name}={part}" for name, part in parts)
         if key not in self._compiled:
-            self._compiled[key] = self._compile(types, static)
+            self._compiled[key] = self._compile(types, static, fixed)
         run, tree = self._compiled[key]
         found = run(*map(_plain, given.values()))
         if tree is None:
@@ -284,8 +299,18 @@ class _Jit:
             return any(p.constant for p in self.entry.definition.params if p.name == parameter.name)
         return parameter.tensor is None and not isinstance(value, (Tensor, np.ndarray))
 
+    def _fixed(self, values: Mapping[str, object]) -> dict[str, int]:
+        """The sizes of dims that tiles have, and that must be numbers therefore."""
+        names = self.entry.definition.open if isinstance(self.entry, Kernel) else ()
+        if not names:
+            return {}
+        from tessera.kernel.evaluate import bind
+
+        sizes = bind(self.entry.definition, (), values)[2]  # type: ignore[union-attr]
+        return {name: int(str(sizes[name])) for name in names}
+
     def _compile(
-        self, types: Mapping[str, lang.TensorType], static: Mapping[str, object]
+        self, types: Mapping[str, lang.TensorType], static: Mapping[str, object], fixed: Mapping[str, int]
     ) -> tuple[Callable[..., object], Tree | None]:
         from tessera_runtime import load as load_bundle
 
@@ -294,7 +319,8 @@ class _Jit:
             from tessera.kernel import specialise
             from tesseracc.frontend import kernel as kernels
 
-            module = kernels.lower(specialise(self.entry.definition, static), os.path.dirname(self.entry.file))
+            definition = specialise(self.entry.definition, static, dims=fixed)
+            module = kernels.lower(definition, os.path.dirname(self.entry.file))
         else:
             from tesseracc.frontend import trace
 

@@ -13,18 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.dtypes import DTYPES, accepts, dtype_of, storage_dtype
 from tessera_runtime.core.errors import BundleError
 from tessera_runtime.core.manifest import Constant
 
-__all__ = ["ALIGN", "WEIGHTS", "pack_weights"]
+__all__ = ["ALIGN", "SOURCES", "SOURCE_PREFIX", "WEIGHTS", "pack_sources", "pack_weights", "sources_of"]
 
 WEIGHTS = "weights.safetensors"
+SOURCES = "sources.safetensors"  # the texts that a bundle was built from, where it carries them
+SOURCE_PREFIX = "source:"  # of their names as constants
 ALIGN = 64
 
 
-def pack_weights(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> tuple[bytes, tuple[Constant, ...]]:
-    """The entry's bytes and where each constant lies in it, both in order of name."""
+def pack_weights(
+    arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str], entry: str = WEIGHTS
+) -> tuple[bytes, tuple[Constant, ...]]:
+    """The bytes of an entry and where each constant lies in it, both in order of name."""
     header: dict[str, dict[str, object]] = {}
     parts: list[bytes] = []
     spans: list[tuple[str, str, tuple[int, ...], int, int]] = []
@@ -51,6 +56,21 @@ def pack_weights(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) 
     text += b" " * (-(8 + len(text)) % ALIGN)
     base = 8 + len(text)
     constants = tuple(
-        Constant(name, kind, shape, WEIGHTS, base + start, size) for name, kind, shape, start, size in spans
+        Constant(name, kind, shape, entry, base + start, size) for name, kind, shape, start, size in spans
     )
     return struct.pack("<Q", len(text)) + text + b"".join(parts), constants
+
+
+def pack_sources(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Constant, ...]]:
+    """Files as an entry of bytes: constants of type u8 that no plan uses."""
+    arrays = {SOURCE_PREFIX + name: np.frombuffer(data, np.uint8) for name, data in files.items()}
+    return pack_weights(arrays, {}, SOURCES)
+
+
+def sources_of(file: BundleFile) -> dict[str, bytes]:
+    """The files that a bundle carries, by name."""
+    return {
+        c.name[len(SOURCE_PREFIX) :]: bytes(file.constant(c))
+        for c in file.manifest.constants
+        if c.entry == SOURCES and c.name.startswith(SOURCE_PREFIX)
+    }

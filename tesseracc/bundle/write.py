@@ -15,10 +15,11 @@ from tessera_runtime.core import container, manifest, safetensors
 from tessera_runtime.core.check import check
 from tessera_runtime.core.dtypes import DTYPES, dtype_of, np_dtype
 from tessera_runtime.core.files import write_atomic
+from tesseracc.bundle.edit import changed
 from tesseracc.bundle.pack import pack
-from tesseracc.bundle.weights import WEIGHTS, pack_weights
+from tesseracc.bundle.weights import SOURCES, WEIGHTS, pack_sources, pack_weights
 
-__all__ = ["Contents", "TestCase", "image_entry", "write"]
+__all__ = ["Contents", "TestCase", "image_entry", "seal", "write"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class TestCase:
 class Contents:
     """What a bundle holds. `images` maps the entry names that targets use (see `image_entry`) to their bytes.
 
-    `constants` are arrays by name; `constant_dtypes` names the element type of those held as raw integers.
+    `constants` are arrays by name; `constant_dtypes` names the element type of those held as raw integers. `sources`
+    are files to carry along.
     """
 
     functions: Sequence[manifest.Function]
@@ -52,6 +54,7 @@ class Contents:
     constant_dtypes: Mapping[str, str] = field(default_factory=dict)
     provenance: manifest.Provenance = field(default_factory=manifest.Provenance)
     tests: Sequence[TestCase] = ()
+    sources: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def image_entry(target: str, kind: str) -> str:
@@ -76,29 +79,37 @@ def _assemble(contents: Contents) -> bytes:
     if contents.constants:
         weights, constants = pack_weights(contents.constants, contents.constant_dtypes)
         payloads[WEIGHTS] = ("weights", weights)
+    if contents.sources:
+        carried, files = pack_sources(contents.sources)
+        payloads[SOURCES] = ("weights", carried)
+        constants += files
     tests = []
     functions = {function.name: function for function in contents.functions}
     for index, case in enumerate(contents.tests):
         entry = f"tests/{index:04d}.safetensors"
         payloads[entry] = ("tests", _test_data(case, functions.get(case.function)))
         tests.append(manifest.Test(case.name, case.function, entry, case.atol, case.rtol))
-    names = sorted(payloads)
     described = manifest.Manifest(
         functions=tuple(contents.functions),
         targets=tuple(contents.targets),
-        entries=tuple(
-            manifest.Entry(name, payloads[name][0], len(payloads[name][1]), digests(payloads[name][1]))
-            for name in names
-        ),
+        entries=(),
         constants=constants,
         tests=tuple(tests),
         provenance=contents.provenance,
     )
-    text = manifest.to_json(described)
-    check(manifest.from_json(text))  # what the reader will do; a fault here is a fault of the caller
+    return seal(described, payloads)
 
+
+def seal(described: manifest.Manifest, payloads: Mapping[str, tuple[str, bytes]]) -> bytes:
+    """The bundle of a manifest whose entries are `payloads`: kind and bytes by name. E62x if the parts do not fit."""
+    entries = tuple(
+        manifest.Entry(name, payloads[name][0], len(payloads[name][1]), digests(payloads[name][1]))
+        for name in sorted(payloads)
+    )
+    text = manifest.to_json(changed(described, entries=entries))
+    check(manifest.from_json(text))  # what the reader will do; a fault here is a fault of the caller
     files = {name: payload for name, (_, payload) in payloads.items()} | {container.MANIFEST_NAME: text}
-    return b"".join(pack(files, [target.name for target in contents.targets]))
+    return b"".join(pack(files, [target.name for target in described.targets]))
 
 
 def digests(data: bytes) -> tuple[str, ...]:

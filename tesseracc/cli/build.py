@@ -11,8 +11,8 @@ import click
 if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
     from tesseracc.driver import Build
-    from tesseracc.ir.pipeline import Note
     from tesseracc.ir.value import Module
+    from tesseracc.recipe import Recipe
 
 LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
 
@@ -45,6 +45,8 @@ LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
 @click.option("--notes", is_flag=True, help="Say which rules were applied and what was decided.")
 @click.option("--timing", is_flag=True, help="Say where the time went.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Targets compiled at once.")
+@click.option("--embed-tests", is_flag=True, help="Put test vectors into the bundle, for tessera-run --validate.")
+@click.option("--embed-source", is_flag=True, help="Put the module and its helpers into the bundle, for rebuild.")
 @click.option("--json", "as_json", is_flag=True, help="Report as one JSON object on stdout.")
 def command(
     file: str,
@@ -60,6 +62,8 @@ def command(
     notes: bool,
     timing: bool,
     jobs: int,
+    embed_tests: bool,
+    embed_source: bool,
     as_json: bool,
 ) -> None:
     """Compile the Tessera module FILE to a bundle. FILE may also be IR text of any level (`.tir`).
@@ -69,17 +73,19 @@ def command(
     tesseracc build model.py --arch sm_80 --emit ptx
     tesseracc build model.py --entry f --input-spec x=f32[B,64] --emit tile
     """
-    from tesseracc.arch.arch import resolve
     from tesseracc.codegen.pool import prestart
+    from tesseracc.driver import DEFAULT_TARGETS
+    from tesseracc.recipe import Recipe
 
-    targets = resolve(archs or ("cpu", "sm_90"))
+    recipe = Recipe(archs or DEFAULT_TARGETS, entries, specs, fixed, embed_tests, embed_source)
+    targets = recipe.targets
     output = output or str(Path(file).with_suffix(".tsb"))
     if emit is None:
         _check_writable(output)
     if emit not in ("graph", "schedule", "tile", "target"):
         prestart(min(jobs, len(targets)))  # LLVM loads while the front end works
     progress = _progress(as_json)
-    build = _load(file, targets, entries, specs, fixed, constants, jobs, progress, dump_dir)
+    build = _load(file, recipe, constants, jobs, progress, dump_dir)
     if emit is not None:
         _emit(build, emit, targets, locations)
     else:
@@ -120,71 +126,26 @@ def _progress(as_json: bool) -> Any:
     return lambda stage: click.echo(f"\r\x1b[K{stage}", nl=False, err=True)
 
 
-def _load(
-    file: str,
-    targets: tuple[Arch, ...],
-    entries: tuple[str, ...],
-    specs: tuple[str, ...],
-    fixed: tuple[str, ...],
-    constants: str | None,
-    jobs: int,
-    progress: Any,
-    dump_dir: str | None,
-) -> Build:
+def _load(file: str, recipe: Recipe, constants: str | None, jobs: int, progress: Any, dump_dir: str | None) -> Build:
     from tesseracc.driver import Build
-    from tesseracc.provenance import provenance
+    from tesseracc.recipe import load_recipe
 
     progress("front end")
-    notes: list[Note] = []
-    if file.endswith(".tir"):
-        module, digest = _parse(file, constants)
-    else:
-        module, digest = _front(file, entries, specs, fixed, notes)
-    observe = _dumper(dump_dir, module) if dump_dir else None
-    made_of = provenance(targets, digest, entries, specs, fixed)
-    build = Build(module, targets, jobs=jobs, observe=observe, progress=progress, provenance=made_of)
-    build.log.notes += notes
+    loaded = load_recipe(file, recipe, constants)
+    for remark in loaded.remarks:
+        click.echo(f"note: {remark}", err=True)
+    build = Build(
+        loaded.module,
+        recipe.targets,
+        jobs=jobs,
+        observe=_dumper(dump_dir, loaded.module) if dump_dir else None,
+        progress=progress,
+        provenance=loaded.provenance(recipe),
+        sources=loaded.files if recipe.embed_source else None,
+        embed_tests=recipe.embed_tests,
+    )
+    build.log.notes += loaded.notes
     return build
-
-
-def _parse(file: str, constants: str | None) -> tuple[Module, str]:
-    import hashlib
-
-    from tesseracc.ir.parser import parse_module
-    from tesseracc.ir.verify import verify
-    from tesseracc.textio import load_constants, read_text
-
-    text = read_text(file)
-    beside = Path(file).with_name("constants.safetensors")
-    if constants is None and beside.is_file():
-        constants = str(beside)
-    arrays = load_constants(Path(constants)) if constants else {}
-    return verify(parse_module(text, file, arrays)), hashlib.sha256(text.encode()).hexdigest()
-
-
-def _front(
-    file: str, entries: tuple[str, ...], specs: tuple[str, ...], fixed: tuple[str, ...], notes: list[Note]
-) -> tuple[Module, str]:
-    from tesseracc.driver import front
-    from tesseracc.frontend import source
-    from tesseracc.frontend.specs import parse_fixed, parse_specs, without_types
-
-    loaded = source.load(file)
-    for name, span in loaded.calls:
-        where = f" ({Path(span.file).name}:{span.line})" if span else ""
-        click.echo(f"note: the module calls `{name}` while it loads; that runs eagerly, here and now{where}", err=True)
-    chosen = source.choose(loaded, entries)
-    given = parse_specs(specs, chosen)
-    if not entries:
-        skipped = without_types(chosen, given)
-        if len(skipped) < len(chosen):  # else the front end says it, as an error
-            for name in skipped:
-                click.echo(
-                    f"note: `{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)",
-                    err=True,
-                )
-                del chosen[name]
-    return front(chosen, given, notes, parse_fixed(fixed)), loaded.digest
 
 
 def _dumper(folder: str, module: Module) -> Any:

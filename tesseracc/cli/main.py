@@ -15,6 +15,7 @@ COMMANDS = {
     "opt": "Run passes on IR text.",
     "emulate": "Run a PTX kernel on the emulator.",
     "explain": "What an error code means and how to put it right.",
+    "inspect": "Show what a bundle holds.",
     "keygen": "Make a key for signing bundles.",
     "sign": "Sign a bundle.",
     "verify": "Verify a bundle and its signatures.",

@@ -318,6 +318,12 @@ _ENTRIES = (
     Entry("E652", "signature wrong", 5,
           "A signature in the bundle does not belong to its content: the bundle was altered after it was signed, or "
           "the signature was made for another."),
+    Entry("E660", "bundle's recipe cannot be repeated", 5,
+          "The bundle does not say from what and how it was built, says it in words of another compiler, or the source "
+          "that was given is not the recorded one. Use the compiler and the source that `tesseracc inspect` names."),
+    Entry("E661", "bundles do not go together", 5,
+          "The bundles to merge were not made from the same program: their functions, constants, sources or options "
+          "differ; `tesseracc diff` shows where. Or nothing would be left of a bundle to strip."),
     # --- E7xx: inputs and guards -----------------------------------------------------------------------------------
     Entry("E701", "wrong arguments", 7,
           "A function was called with too many or too few arguments, or with a name that it does not have."),

@@ -1,0 +1,255 @@
+"""What a bundle holds, as a JSON document (`document`) and as text for people (`text`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core import manifest as M
+from tessera_runtime.core.dtypes import DTYPES
+from tessera_runtime.core.shapeexpr import to_infix
+from tessera_runtime.guards import signature, type_text
+from tesseracc.bundle.code import kernel_code, resources
+
+__all__ = ["dim_text", "document", "lifetimes", "text"]
+
+Json = dict[str, Any]
+_SHOWN = 12  # constants listed for people
+
+
+def dim_text(dim: M.Dim) -> str:
+    """An extent as a person reads it: `ceildiv(N, 128)`."""
+    return str(dim) if isinstance(dim, int) else to_infix(dim)
+
+
+def document(file: BundleFile) -> Json:
+    """Everything about a verified bundle: sizes, functions, targets with kernels and plans, constants, provenance."""
+    m = file.manifest
+    return {
+        "digest": file.digest,
+        "bytes": file.header.file_size,
+        "versions": m.versions.encode(),
+        "signatures": [s.key.hex() for s in file.signatures],
+        "sections": _sections(file),
+        "entries": [{"name": e.name, "kind": e.kind, "bytes": e.size} for e in m.entries],
+        "functions": [_function(f) for f in m.functions],
+        "constants": [
+            {"name": c.name, "type": type_text(c.dtype, c.shape), "bytes": c.size, "entry": c.entry}
+            for c in m.constants
+        ],
+        "targets": [_target(file, target) for target in m.targets],
+        "tests": [{"name": t.name, "function": t.function, "atol": t.atol, "rtol": t.rtol} for t in m.tests],
+        "provenance": m.provenance.encode(),
+    }
+
+
+def _sections(file: BundleFile) -> Json:
+    """Bytes by what they are for; `container` is headers and padding."""
+    sizes = {"manifest": file.header.manifest_size, "code": 0, "weights": 0, "tests": 0}
+    for entry in file.manifest.entries:
+        sizes[entry.kind] += entry.size
+    return {**sizes, "container": file.header.file_size - sum(sizes.values())}
+
+
+def _function(function: M.Function) -> Json:
+    return {
+        "name": function.name,
+        "signature": signature(function),
+        "doc": function.doc,
+        "symbols": {s.name: _symbol(s) for s in function.symbols},
+        "guards": [{"condition": f"{to_infix(g.expr)} {g.relation} 0", "message": g.message} for g in function.guards],
+    }
+
+
+def _symbol(symbol: M.Symbol) -> str:
+    """Where the value comes from: `(extent 0 of x - 1) / 2`."""
+    source = f"extent {symbol.axis} of {symbol.input}" if symbol.axis >= 0 else f"value of {symbol.input}"
+    if symbol.offset:
+        source = f"({source} {'-' if symbol.offset > 0 else '+'} {abs(symbol.offset)})"
+    return source if symbol.scale == 1 else f"{source} / {symbol.scale}"
+
+
+def _target(file: BundleFile, target: M.Target) -> Json:
+    code = kernel_code(file, target)
+    measured = resources(file.entry(target.image)) if target.format == "cubin" else {}
+    sizes = {entry.name: entry.size for entry in file.manifest.entries}
+    kernels = []
+    for kernel in target.kernels:
+        found = measured.get(kernel.symbol)
+        kernels.append(
+            {
+                "name": kernel.name,
+                "symbol": kernel.symbol,
+                "grid": None if kernel.grid is None else [dim_text(d) for d in kernel.grid],
+                "group": kernel.group,
+                "registers": kernel.registers or (found.registers if found else 0),
+                "spill_bytes": kernel.spill_bytes,
+                "frame_bytes": found.frame_bytes if found else 0,
+                "shared_bytes": kernel.shared_bytes,
+                "scratch_bytes": kernel.scratch_bytes,
+                "code_bytes": len(code.get(kernel.symbol, b"")),
+                "params": [_param(p) for p in kernel.params],
+                "source": f"{kernel.source.file}:{kernel.source.line}" if kernel.source else None,
+            }
+        )
+    capability = target.capability
+    return {
+        "name": target.name,
+        "kind": target.kind,
+        "format": target.format,
+        "bytes": sizes[target.image],
+        "preference": target.preference,
+        "machine": target.machine,
+        "requires": list(target.requires),
+        "capability": f"{capability.match} {capability.major}.{capability.minor}" if capability else None,
+        "kernels": kernels,
+        "plans": [_plan(plan, target.kernels) for plan in target.plans],
+    }
+
+
+def _param(param: M.Param) -> str:
+    if param.kind != "buffer":
+        return f"{param.kind} {param.dtype}"
+    return f"{param.access} {type_text(param.dtype, param.shape) if param.shape is not None else param.dtype + '[?]'}"
+
+
+def lifetimes(plan: M.Plan) -> list[tuple[int, int]]:
+    """First and last step that uses each buffer of a plan; (0, -1) for one that none does."""
+    spans: list[tuple[int, int]] = [(0, -1)] * len(plan.buffers)
+    for number, step in enumerate(plan.steps):
+        used = (step.src, step.dst) if isinstance(step, M.Copy) else [a.buffer for a in step.args]
+        for index in used:
+            if index is not None:
+                spans[index] = (spans[index][0] if spans[index][1] >= 0 else number, number)
+    return spans
+
+
+def buffer_name(plan: M.Plan, index: int) -> str:
+    """The name of what a buffer stands for; temporaries are `t` and their number in the plan."""
+    return plan.buffers[index].ref or f"t{index}"
+
+
+def _plan(plan: M.Plan, kernels: Sequence[M.Kernel]) -> Json:
+    buffers = []
+    for index, (buffer, (first, last)) in enumerate(zip(plan.buffers, lifetimes(plan), strict=True)):
+        buffers.append(
+            {
+                "name": buffer_name(plan, index),
+                "kind": buffer.kind,
+                "type": type_text(buffer.dtype, buffer.shape),
+                "bytes": _bytes_text(buffer),
+                "steps": [first, last],
+            }
+        )
+    steps: list[Json] = []
+    for step in plan.steps:
+        if isinstance(step, M.Copy):
+            steps.append({"op": "copy", "src": buffer_name(plan, step.src), "dst": buffer_name(plan, step.dst)})
+            continue
+        kernel = kernels[step.kernel]
+        args = [
+            buffer_name(plan, a.buffer) if a.buffer is not None
+            else dim_text(a.dim) if a.dim is not None
+            else str(a.scalar)
+            for a in step.args
+        ]  # fmt: skip
+        steps.append(
+            {
+                "op": "launch",
+                "kernel": kernel.name,
+                "grid": [dim_text(d) for d in step.grid],
+                "group": kernel.group,
+                "dynamic_shared": dim_text(step.dynamic_shared),
+                "args": args,
+                "writes": [
+                    buffer_name(plan, a.buffer)
+                    for a, p in zip(step.args, kernel.params, strict=True)
+                    if a.buffer is not None and p.access != "read"
+                ],
+            }
+        )
+    return {"function": plan.function, "buffers": buffers, "steps": steps}
+
+
+def _bytes_text(buffer: M.Buffer) -> str:
+    """The bytes of a buffer: a number, or a product of extents."""
+    known, open_ = DTYPES[buffer.dtype].itemsize, []
+    for dim in buffer.shape:
+        if isinstance(dim, int):
+            known *= dim
+        else:
+            shown = to_infix(dim)
+            open_.append(shown if shown.isidentifier() or shown.endswith(")") else f"({shown})")
+    return " * ".join([str(known), *open_])
+
+
+def text(about: Json, name: str) -> str:
+    """The document for people."""
+    out = [f"{name}: {about['bytes']:,} bytes, sha256:{about['digest']}"]
+    out.append("  " + ", ".join(f"{kind} {size:,}" for kind, size in about["sections"].items() if size))
+    out += [f"  signed by {key}" for key in about["signatures"]] or ["  not signed"]
+    out.append("\nfunctions")
+    for function in about["functions"]:
+        out.append(f"  {function['signature']}")
+        out += [f"      {line}" for line in function["doc"].strip().splitlines()[:1]]
+        out += [f"      {symbol} = {where}" for symbol, where in function["symbols"].items()]
+        out += [f"      requires {guard['message']}" for guard in function["guards"]]
+    for target in about["targets"]:
+        runs_on = target["capability"] or " ".join([target["machine"], *target["requires"]])
+        out.append(f"\n{target['name']}: {target['format']}, {target['bytes']:,} bytes, for {runs_on}")
+        out += _table(
+            ["kernel", "grid", "group", "registers", "shared", "spills", "scratch", "code", "source"],
+            [
+                [
+                    k["name"], " x ".join(g for i, g in enumerate(k["grid"] or ["?"]) if not i or g != "1"),
+                    k["group"], k["registers"], k["shared_bytes"], k["spill_bytes"], k["scratch_bytes"],
+                    k["code_bytes"], k["source"] or "",
+                ]
+                for k in target["kernels"]
+            ],
+        )  # fmt: skip
+        for plan in target["plans"]:
+            out.append(f"  {plan['function']}:")
+            for number, step in enumerate(plan["steps"]):
+                what = (
+                    f"{step['dst']} = {step['src']}"
+                    if step["op"] == "copy"
+                    else f"{step['kernel']}({', '.join(step['args'])})"
+                )
+                out.append(f"    {number}: {what}")
+            out += [
+                f"    {b['name']}: {b['type']}, {b['bytes']} bytes, steps {b['steps'][0]} to {b['steps'][1]}"
+                for b in plan["buffers"]
+                if b["kind"] == "temp"
+            ]
+    if about["constants"]:
+        out.append("\nconstants")
+        out += [f"  {c['name']}: {c['type']}, {c['bytes']:,} bytes" for c in about["constants"][:_SHOWN]]
+        if len(about["constants"]) > _SHOWN:
+            out.append(f"  and {len(about['constants']) - _SHOWN} more")
+    if about["tests"]:
+        out.append("\ntests")
+        out += [f"  {t['name']}: {t['function']}, atol {t['atol']}, rtol {t['rtol']}" for t in about["tests"]]
+    out.append("\nprovenance")
+    for key, value in sorted(about["provenance"].items()):
+        out.append(f"  {key}: {' '.join(value) if isinstance(value, list) else value}")
+    return "\n".join(out) + "\n"
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
+    """Aligned columns; numbers to the right, columns without a value left out."""
+    kept = [i for i, name in enumerate(head) if i < 2 or any(row[i] for row in rows)]
+    lines = [[head[i] for i in kept], *([str(row[i]) for i in kept] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
+    numeric = [bool(rows) and isinstance(rows[0][i], int) for i in kept]
+    return [
+        "  " + "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric)).rstrip()
+        for line in lines
+    ]
+
+
+def json_text(about: Json) -> str:
+    """The document as one line of JSON, keys sorted."""
+    return json.dumps(about, sort_keys=True)

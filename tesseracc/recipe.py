@@ -1,0 +1,184 @@
+"""The recipe of a bundle: from which options and files it is made, as the bundle records it and as it is repeated.
+
+`provenance.options` lists the options that its bytes depend on, spelled as on the command line, then its input files as
+`NAME=sha256:DIGEST`: the module first, then the modules beside it that it imports, or the constants of IR text.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tessera_runtime.core.errors import BundleError
+from tessera_runtime.core.manifest import Provenance
+from tesseracc.arch.arch import Arch, load, resolve
+from tesseracc.ir.pipeline import Note
+from tesseracc.ir.value import Module
+
+__all__ = ["Loaded", "Recipe", "imported", "load_recipe"]
+
+_DIGEST = "=sha256:"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options that a bundle's bytes depend on; the files are given apart."""
+
+    archs: tuple[str, ...]
+    entries: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    embed_tests: bool = False
+    embed_source: bool = False
+
+    @property
+    def targets(self) -> tuple[Arch, ...]:
+        """The targets, each once."""
+        return resolve(self.archs)
+
+    def options(self, inputs: Mapping[str, str]) -> tuple[str, ...]:
+        """The text of `provenance.options`; `inputs` are digests of files by name."""
+        return (
+            *(f"--arch={arch.name}" for arch in self.targets),
+            *(f"--entry={name}" for name in self.entries),
+            *(f"--input-spec={spec}" for spec in self.specs),
+            *(f"--specialize={text}" for text in sorted(self.fixed)),
+            *(["--embed-tests"] if self.embed_tests else []),
+            *(["--embed-source"] if self.embed_source else []),
+            *(f"{name}{_DIGEST}{digest}" for name, digest in inputs.items()),
+        )
+
+    @staticmethod
+    def parse(options: Sequence[str]) -> tuple[Recipe, dict[str, str]]:
+        """The recipe and the inputs' digests that a bundle records. Raises E660 for an option that is not known."""
+        found: dict[str, list[str]] = {"--arch": [], "--entry": [], "--input-spec": [], "--specialize": []}
+        flags = {"--embed-tests": False, "--embed-source": False}
+        inputs: dict[str, str] = {}
+        for text in options:
+            name, equals, value = text.partition("=")
+            if equals and name in found:
+                found[name].append(value)
+            elif text in flags:
+                flags[text] = True
+            elif _DIGEST in text and not text.startswith("-"):
+                file, _, digest = text.rpartition(_DIGEST)
+                inputs[file] = digest
+            else:
+                raise BundleError("E660", f"the bundle's recipe has the option {text!r}, which this compiler lacks")
+        archs, entries, specs, fixed = (tuple(values) for values in found.values())
+        for arch in archs:
+            load(arch)
+        return Recipe(archs, entries, specs, fixed, flags["--embed-tests"], flags["--embed-source"]), inputs
+
+    def keeping(self, archs: Sequence[str]) -> Recipe:
+        """The same recipe for other targets."""
+        return replace(self, archs=tuple(archs))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A module through the front end, and the files that it was made from, by name, the module itself first."""
+
+    module: Module
+    files: dict[str, bytes]
+    notes: list[Note] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # what the user is told: entries left out, calls while loading
+
+    def provenance(self, recipe: Recipe) -> Provenance:
+        """The record for the manifest: versions, options and digests; no paths, no times."""
+        from tesseracc.provenance import assembler, compiler, llvm
+
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
+        return Provenance(
+            compiler=compiler(),
+            llvm=llvm(),
+            assembler=assembler(recipe.targets),
+            options=recipe.options(digests),
+            source_sha256=next(iter(digests.values())),
+        )
+
+
+def load_recipe(file: str, recipe: Recipe, constants: str | None = None) -> Loaded:
+    """The module in `file`, Python or IR text, through the front end. Raises E1xx to E4xx, E801, E802."""
+    return _parse(file, constants) if file.endswith(".tir") else _front(file, recipe)
+
+
+def _parse(file: str, constants: str | None) -> Loaded:
+    from tesseracc.ir.parser import parse_module
+    from tesseracc.ir.verify import verify
+    from tesseracc.textio import load_constants, read_text
+
+    text = read_text(file)
+    files = {Path(file).name: text.encode()}
+    beside = Path(file).with_name("constants.safetensors")
+    if constants is None and beside.is_file():
+        constants = str(beside)
+    arrays = load_constants(Path(constants)) if constants else {}
+    if constants:
+        files["constants.safetensors"] = Path(constants).read_bytes()
+    return Loaded(verify(parse_module(text, file, arrays)), files)
+
+
+def _front(file: str, recipe: Recipe) -> Loaded:
+    from tesseracc.driver import front
+    from tesseracc.frontend import source
+    from tesseracc.frontend.specs import parse_fixed, parse_specs, without_types
+
+    loaded = source.load(file)
+    notes: list[Note] = []
+    remarks = []
+    for name, span in loaded.calls:
+        where = f" ({Path(span.file).name}:{span.line})" if span else ""
+        remarks.append(f"the module calls `{name}` while it loads; that runs eagerly, here and now{where}")
+    chosen = source.choose(loaded, recipe.entries)
+    given = parse_specs(recipe.specs, chosen)
+    if not recipe.entries:
+        skipped = without_types(chosen, given)
+        if len(skipped) < len(chosen):  # else the front end says it, as an error
+            for name in skipped:
+                remarks.append(
+                    f"`{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)"
+                )
+                del chosen[name]
+    module = front(chosen, given, notes, parse_fixed(recipe.fixed))
+    return Loaded(module, imported(Path(file)), notes, remarks)
+
+
+def imported(file: Path) -> dict[str, bytes]:
+    """A module's text and those of the modules in its folder that it imports, directly or not, by relative path.
+
+    Import statements are what counts, at any depth; a module that is imported by a computed name is not seen.
+    """
+    folder = file.parent
+    found = {file.name: file.read_bytes()}
+    waiting = [file]
+    while waiting:
+        current = waiting.pop(0)
+        package = current.parent.relative_to(folder).parts
+        for candidate in sorted(_imports(found[current.relative_to(folder).as_posix()], package)):
+            for path in (folder.joinpath(*candidate).with_suffix(".py"), folder.joinpath(*candidate, "__init__.py")):
+                name = path.relative_to(folder).as_posix()
+                if name not in found and path.is_file():
+                    found[name] = path.read_bytes()
+                    waiting.append(path)
+    first = file.name
+    return {name: found[name] for name in [first, *sorted(set(found) - {first})]}
+
+
+def _imports(text: bytes, package: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """The dotted names that a module of `package` may import, with all their parents."""
+    names: set[tuple[str, ...]] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            wanted = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = (*above, *(node.module.split(".") if node.module else ()))
+            wanted = [base, *((*base, alias.name) for alias in node.names)]
+        else:
+            continue
+        names |= {name[:stop] for name in wanted for stop in range(1, len(name) + 1)}
+    return {name for name in names if name and "*" not in name}

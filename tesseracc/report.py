@@ -1,0 +1,64 @@
+"""What the page of a bundle shows beyond the bundle itself: the program's text, and its IR, from the recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core.errors import TesseraError
+from tesseracc.bundle.page import Levels
+from tesseracc.bundle.weights import sources_of
+from tesseracc.driver import Build
+from tesseracc.ir.printer import module_text
+from tesseracc.ir.value import Module
+from tesseracc.recipe import Recipe, imported, load_recipe
+
+__all__ = ["levels", "sources"]
+
+
+def sources(file: BundleFile, source: str | None) -> dict[str, str]:
+    """Texts of the program by name: from the file given, else those that the bundle carries. Raises E802."""
+    if source is not None:
+        from tesseracc.textio import read_text
+
+        read_text(source)
+        path = Path(source)
+        found = {path.name: path.read_bytes()} if path.suffix == ".tir" else imported(path)
+    else:
+        found = sources_of(file)
+    return {name: data.decode("utf-8", "replace") for name, data in found.items()}
+
+
+def levels(file: BundleFile, source: str | None, texts: Mapping[str, str]) -> Levels:
+    """The IR of every function and kernel, if the program is at hand and builds; else nothing."""
+    if not texts:
+        return Levels()
+    try:
+        recipe, _ = Recipe.parse(file.manifest.provenance.options)
+        with tempfile.TemporaryDirectory() as folder:
+            if source is None:
+                source = write_out(Path(folder), texts)
+            build = Build(load_recipe(source, recipe).module, recipe.targets)
+            graphs = {f.name: _text(build.graph, f.name) for f in build.graph.of_kind("graph.func")}
+            tiles = {
+                arch.name: {f.name: _text(build.tile(arch), f.name) for f in build.tile(arch).of_kind("tile.kernel")}
+                for arch in recipe.targets
+            }
+    except TesseraError:
+        return Levels()
+    return Levels(graphs, tiles)
+
+
+def write_out(folder: Path, texts: Mapping[str, str | bytes]) -> str:
+    """Puts the files of a program into a folder; returns the path of the module, which is the first."""
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return str(folder / next(iter(texts)))
+
+
+def _text(module: Module, name: str) -> str:
+    return module_text(module.with_(funcs=tuple(f for f in module.funcs if f.name == name)))

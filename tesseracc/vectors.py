@@ -1,0 +1,142 @@
+"""Test vectors for a bundle: inputs drawn from a counter, results by the interpreters of the front end's IR.
+
+Functions run on the graph interpreter, kernels on the tile interpreter, both as the front end left them: before any
+pass, so that a vector tests all of them. Bits do not depend on threads or libraries of linear algebra: sums are
+ordered, elementary functions are computed wider and rounded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessera.shapes import UnifyError
+from tessera_runtime.core import manifest as M
+from tessera_runtime.core.dtypes import DTYPES, np_dtype
+from tessera_runtime.core.errors import TesseraError
+from tessera_runtime.core.inputspec import load_array, parse
+from tessera_runtime.core.randn import philox
+from tessera_runtime.guards import solve
+from tessera_runtime.plan import extents
+from tesseracc.bundle.write import TestCase
+from tesseracc.interpret import graph, tile
+from tesseracc.ir.types import element
+from tesseracc.ir.value import Module
+
+__all__ = ["test_cases"]
+
+_SIZES = ((5, 3, 7, 2, 11, 4), (19, 33, 21, 34, 23, 35))  # of the symbols, in order, small and ragged
+_GRAINS = (1, 8, 16, 64, 128)  # what extents are multiples of, where guards or kernels want it
+_EPSILON = {
+    "f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "fp8_e4m3": 2.0**-3, "fp8_e5m2": 2.0**-2,
+}  # fmt: skip
+_LARGEST = 1 << 20  # elements of all inputs together
+
+
+def test_cases(module: Module, functions: Sequence[M.Function]) -> tuple[TestCase, ...]:
+    """Two cases for each function of a module at the front end's level, where its guards allow small sizes."""
+    cases = []
+    for index, function in enumerate(functions):
+        taken: set[tuple[int, ...]] = set()
+        for number, sizes in enumerate(_SIZES):
+            for grain in _GRAINS:
+                case = _case(module, function, number, index, [size * grain for size in sizes], taken)
+                if case is not None:
+                    cases.append(case)
+                    break
+    return tuple(cases)
+
+
+def _case(
+    module: Module, function: M.Function, number: int, index: int, sizes: Sequence[int], taken: set[tuple[int, ...]]
+) -> TestCase | None:
+    env = {symbol.name: sizes[i % len(sizes)] + i // len(sizes) for i, symbol in enumerate(function.symbols)}
+    key = tuple(env.values())
+    if key in taken:  # a function without symbols has one case
+        return None
+    try:
+        shapes = {i.name: extents(i.shape, env, i.name) for i in function.inputs if i.kind == "tensor"}
+        if sum(math.prod(shape) for shape in shapes.values()) > _LARGEST:
+            return None
+        numbers = {s.input: env[s.name] * s.scale + s.offset for s in function.symbols if s.axis < 0}
+        solve(function, shapes, numbers)
+        inputs = {
+            item.name: _value(item, shapes.get(item.name, ()), numbers, (index << 8 | number) << 40 | i << 32)
+            for i, item in enumerate(function.inputs)
+        }
+        with np.errstate(all="ignore"):
+            expected = _run(module, function, inputs)
+    except (TesseraError, UnifyError):  # a guard does not hold, or the kernel does not take such sizes
+        return None
+    taken.add(key)
+    bound = _bound(module, function.name, shapes)
+    return TestCase(
+        f"{function.name}/{number}",
+        function.name,
+        inputs,
+        expected,
+        _decimal(bound * _largest(expected)),
+        _decimal(bound),
+    )
+
+
+def _value(item: M.Input, shape: tuple[int, ...], numbers: Mapping[str, int], seed: int) -> NDArray[Any]:
+    kind = DTYPES[item.dtype].kind
+    if item.name in numbers:
+        return np.array(numbers[item.name], np_dtype(item.dtype))
+    if kind == "f":
+        spec = f"randn:{'x'.join([*map(str, shape), item.dtype])}"
+        found = load_array(parse(spec)._replace(name=item.name), seed=seed)
+        return np.asarray(found, dtype=np_dtype(item.dtype)).reshape(shape)
+    bits = philox(np.arange(max(1, math.prod(shape)), dtype=np.uint64), seed)
+    small = np.asarray(bits).reshape(-1)[: math.prod(shape)] % (2 if kind == "b" else 3)
+    return small.astype(np_dtype(item.dtype)).reshape(shape)
+
+
+def _run(module: Module, function: M.Function, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    arrays = [
+        inputs[item.name].copy() if item.kind == "tensor" else inputs[item.name].item() for item in function.inputs
+    ]
+    level = graph if module.func(function.name).kind == "graph.func" else tile
+    found = level.run(module, function.name, arrays)
+    return {o.name: np.asarray(array) for o, array in zip(function.outputs, found, strict=True)}
+
+
+def _bound(module: Module, name: str, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """4 sqrt(n) units of the narrowest float in use, n being the longest axis: how rounding errors of sums grow."""
+    kinds = set()
+    longest = max((extent for shape in shapes.values() for extent in shape), default=1)
+    for array in module.constants.values():
+        longest = max(longest, *array.shape, 1)
+    for func in module.funcs:
+        if func.name != name and func.kind == "graph.func":
+            continue
+        for value in (*func.params, *(result for op in func.body.ops for result in op.results)):
+            kinds.add(_element(value.type))
+    narrowest = max((_EPSILON[kind] for kind in kinds if kind in _EPSILON), default=0.0)
+    return 4 * math.ceil(math.sqrt(longest)) * narrowest
+
+
+def _element(type_: Any) -> str:
+    try:
+        return str(element(type_))
+    except (AssertionError, AttributeError, TesseraError, TypeError):
+        return ""
+
+
+def _largest(expected: Mapping[str, NDArray[Any]]) -> float:
+    sizes = [np.abs(a.astype(np.float64)) for a in expected.values() if a.size and _is_float(a)]
+    finite = [float(s[np.isfinite(s)].max()) for s in sizes if np.isfinite(s).any()]
+    return max(finite, default=0.0)
+
+
+def _is_float(array: NDArray[Any]) -> bool:
+    return array.dtype.kind not in "iub"
+
+
+def _decimal(value: float) -> str:
+    return "0" if value == 0 else f"{min(max(value, 1e-30), 1e30):.1e}".replace("+", "")
