@@ -33,8 +33,8 @@ from tessera.kernel.operands import (
 )
 from tessera.kernel.report import Already, Report, fail
 from tessera.kernel.syntax import Source
-from tessera.kernel.tile_operands import Facts, Register, TileOp, cast_tile, key, may_equal
-from tessera.kernel.tree import Assign, Binary, DimValue, Elem, Expr, Read, Stmt, TileType, Var
+from tessera.kernel.tile_operands import Facts, Register, TileOp, cast_tile, key, least, may_equal
+from tessera.kernel.tree import Assign, DimValue, Elem, Expr, Read, Stmt, TileType, Var
 from tessera.kernel.vocabulary import namespace_of, word_of
 from tessera.kernel.windows import Contents, join_contents
 from tessera.shapes import Expr as DimExpr
@@ -197,7 +197,7 @@ def dtype_attribute(name: str) -> DType | None:
 def _operand(binding: Binding, span: Span) -> Operand | None:
     """A binding's value, when it can be held as one element."""
     if isinstance(binding, Bound):
-        return Read(binding.var, span)
+        return Read(binding.var, span) if binding.facts is None else None
     if isinstance(binding, (Unset, Poison, Contents)) or not is_expr(binding):
         return None
     return binding
@@ -259,7 +259,7 @@ def join_tiles(name: str, a: Bound, b: Bound, span: Span, invariant: Callable[[E
         if same or (isinstance(c, Read) and c.var == place) or (x.pinned and d is None):
             counts.append(c)
         elif (c is None or invariant(c)) and (d is None or invariant(d)) and not x.pinned:
-            counts.append(d if c is None else c if d is None else Binary("min", c, d, Elem(i64), span))
+            counts.append(d if c is None else c if d is None else least(c, d, span))
         elif x.pinned or y.updated:
             pinned = True
             counts.append(None)

@@ -34,7 +34,7 @@ from tessera.shapes import Dim, known_equal
 
 __all__ = [
     "Facts", "Register", "TileOp", "WindowRef", "apart", "broadcast_shapes", "cast_tile", "counts_of", "direct", "key",
-    "linear", "may_equal", "merge", "reads", "splat", "spread", "tile_type", "transpose", "unknown_count",
+    "least", "linear", "may_equal", "merge", "reads", "splat", "spread", "tile_type", "transpose", "unknown_count",
 ]  # fmt: skip
 
 Counts: TypeAlias = "tuple[Expr | None, ...]"
@@ -137,8 +137,25 @@ def linear(expr: Expr) -> tuple[dict[str, int], Dim]:
     return {_spelled(expr): 1}, 0
 
 
+def least(a: Expr, b: Expr, span: Span) -> Expr:
+    """The smaller one of two counts; one of them as it is where that is known to be it."""
+    x, y = _terms_of_min(a), _terms_of_min(b)
+    if x >= y:
+        return a
+    return b if y >= x else Binary("min", a, b, a.type, span)
+
+
+def _terms_of_min(expr: Expr) -> frozenset[str]:
+    match expr:
+        case Binary("min", a, b):
+            return _terms_of_min(a) | _terms_of_min(b)
+    return frozenset({key(expr)})
+
+
 def _spelled(expr: Expr) -> str:
     match expr:
+        case Binary("min"):
+            return f"min({','.join(sorted(_terms_of_min(expr)))})"
         case Binary(op, a, b):
             return f"{op}({key(a)},{key(b)})"
         case Unary(op, a):
@@ -293,6 +310,4 @@ def merge(tiles: list[TileOp], span: Span) -> Facts:
 def _smaller(a: Expr | None, b: Expr | None, span: Span) -> Expr | None:
     if a is None or b is None:
         return b if a is None else a
-    if key(a) == key(b):
-        return a
-    return Binary("min", a, b, a.type, span)
+    return least(a, b, span)
