@@ -125,20 +125,23 @@ def domain_loop(node: ast.AST) -> Domain | None:
     return found if isinstance(found, Domain) else None
 
 
-def with_loop(body: Sequence[ast.stmt], domain: Domain, params: Container[str]) -> list[ast.stmt]:
+def with_loop(
+    body: Sequence[ast.stmt], domain: Domain, params: Container[str], outside: frozenset[str] = frozenset()
+) -> list[ast.stmt]:
     """The statements with a loop over the variable around those that depend on it.
 
     What is stored to parameters holds the result of all iterations, so that reading them does not depend on one.
+    `outside` are names that have a value before the statements.
     """
     users = [at for at, stmt in enumerate(body) if mentions(stmt, {domain.name})]
     if len(users) == 1 and isinstance(body[users[0]], (ast.For, ast.While)):
         inner = copy.copy(body[users[0]])
         assert isinstance(inner, (ast.For, ast.While))
-        inner.body = with_loop(inner.body, domain, params)
+        inner.body = with_loop(inner.body, domain, params, outside | assigned_names(body[: users[0]]))
         return [*body[: users[0]], inner, *body[users[0] + 1 :]]
     first, last = users[0], users[-1]
     names = {domain.name}
-    before = assigned_names(body[:first])
+    before = outside | assigned_names(body[:first])
     for at in range(first, len(body)):
         stmt = body[at]
         if not mentions(stmt, names):
@@ -161,7 +164,7 @@ def _is_sync(stmt: ast.stmt) -> bool:
     return isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Call) and _name_of(stmt.value) in _SYNCS
 
 
-def _made(stmt: ast.stmt, names: set[str], before: set[str]) -> set[str]:
+def _made(stmt: ast.stmt, names: set[str], before: frozenset[str]) -> set[str]:
     """What a statement makes depend on the variable: names and memory that hold one iteration's value.
 
     A name that is carried (it has a value before the loop, and its new value is made from the old one) holds the result

@@ -286,7 +286,7 @@ class Reader(Work):
                 span,
                 "its bounds must be dims and compile-time integers; range() makes a sequential loop",
             )
-        if self.drafts and self.level == 0:
+        if self.level == 0 and any(d.axis.kind == "work" for d in self.drafts):
             raise fail(
                 "E211",
                 "a kernel has one loop that is spread over the groups, and this would be the second",

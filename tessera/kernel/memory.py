@@ -252,7 +252,8 @@ class Memory:
         other = self.spans[int(lines[access.at[at]])]
         where = "the same line" if other.line == access.span.line else f"line {other.line}"
         cross = self.store_group if what == "a store" else self.load_group
-        if cross[access.at[at]] != access.group[at]:
+        crossed = what == "a load" and bool(self.crossed_load[access.at[at]])
+        if crossed or cross[access.at[at]] != access.group[at]:
             between, help = (
                 "by different groups",
                 "nothing orders the groups of a launch; let each element belong to one group",

@@ -129,6 +129,19 @@ def test_two_parallel_axes(n: int) -> None:
     assert np.all(np.abs(c - wide(a) @ wide(b)) <= (n + 1) * U * (np.abs(wide(a)) @ np.abs(wide(b))))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (0, 3, 4), (33, 20, 17), (64, 70, 16)], ids=str)
+def test_axes_of_different_kinds(shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    a, b, c = normal(m, k), normal(k, n, seed=1), normal(m, n, seed=2)
+    want = wide(c) + 2 * wide(a) @ wide(b)
+    bound = (k + 4) * U * (np.abs(wide(c)) + 2 * np.abs(wide(a)) @ np.abs(wide(b)))
+    kernel = K.mixed_axes.definition
+    assert [(axis.name, axis.kind) for axis in kernel.axes] == [("n", "domain"), ("m", "work")]
+    if m:
+        evaluate(kernel, [a, b, c])
+    assert np.all(np.abs(c - want) <= bound)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (17, 70, 20)], ids=str)
 def test_products_of_narrow_types(shape: tuple[int, int, int]) -> None:
     m, k, n = shape

@@ -163,6 +163,17 @@ def two_axes(A: ts.Tensor["N", "N", ts.f32], B: ts.Tensor["N", "N", ts.f32], C: 
 
 
 @ts.kernel
+def mixed_axes(A: ts.Tensor["M", "K", ts.f32], B: ts.Tensor["K", "N", ts.f32], C: ts.Tensor["M", "N", ts.f32]):
+    """A work loop, a parallel domain variable, and one that is summed over inside of the loop."""
+    first = B[0:1, n : n + 16]
+    acc = ts.tile.zeros((32, 16))
+    for m in ts.tile.range(0, M, 32):
+        acc = ts.tile.zeros((32, 16))
+        acc += A[m : m + 32, k : k + 16] @ B[k : k + 16, n : n + 16]
+        C[m : m + 32, n : n + 16] += acc * 2.0
+
+
+@ts.kernel
 def bytes_product(A: ts.Tensor["M", "K", ts.i8], B: ts.Tensor["K", "N", ts.i8], C: ts.Tensor["M", "N", ts.i32]):
     acc = ts.tile.zeros((16, 16), ts.i32)
     for k in ts.tile.range(0, K, 32):
