@@ -6,19 +6,21 @@ import click
 
 
 @click.command("inspect")
-@click.argument("bundle", type=click.Path())
+@click.argument("bundle", type=click.Path(), required=False)
 @click.option("--html", type=click.Path(), help="Write a self-contained page with graphs, code and memory.")
 @click.option("--source", type=click.Path(), help="The module, for the page to show its lines and the IR.")
+@click.option("--layout", metavar="TEXT", help="Draw a layout instead: its text or name, such as mma.m16n8k16.c.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(bundle: str, html: str | None, source: str | None, as_json: bool) -> None:
+def command(bundle: str | None, html: str | None, source: str | None, layout: str | None, as_json: bool) -> None:
     """Show what BUNDLE holds: functions, kernels, plans, sizes, provenance, signatures. Every byte is verified first.
 
     \b
     tesseracc inspect m.tsb
     tesseracc inspect m.tsb --json
     tesseracc inspect m.tsb --html m.html --source model.py
+    tesseracc inspect --layout wgmma.m64n64.c
 
-    Exit codes: 0, 2 files, 5 the bundle is invalid.
+    Exit codes: 0, 2 files, 3 the layout is not understood, 5 the bundle is invalid.
     """
     from pathlib import Path
 
@@ -26,6 +28,14 @@ def command(bundle: str, html: str | None, source: str | None, as_json: bool) ->
     from tessera_runtime.core.errors import UsageError
     from tesseracc.bundle.describe import document, json_text, text
 
+    if (layout is None) == (bundle is None):
+        raise UsageError("E801", "inspect takes a bundle or --layout")
+    if layout is not None and (html or source):
+        raise UsageError("E801", "--html and --source go with a bundle")
+    if layout is not None:
+        _draw(layout, as_json)
+        return
+    assert bundle is not None
     if source and not html:
         raise UsageError("E801", "--source goes with --html")
     file = BundleFile(bundle, verify_weights=True)
@@ -44,3 +54,18 @@ def command(bundle: str, html: str | None, source: str | None, as_json: bool) ->
         click.echo(f"{html}: {len(about['targets'])} targets of {name}")
     else:
         click.echo(text(about, name), nl=False)
+
+
+def _draw(layout: str, as_json: bool) -> None:
+    """The picture of a layout; the `#` of a name may be left out, which a shell would take for a comment."""
+    import json
+
+    from tesseracc.layout.picture import picture
+    from tesseracc.layout.text import parse_layout
+
+    found = parse_layout(layout if layout.lstrip().startswith("#") else f"#{layout}")
+    if as_json:
+        ins, outs = ({name: 1 << bits for name, bits in dims} for dims in (found.ins, found.outs))
+        click.echo(json.dumps({"layout": str(found), "in": ins, "out": outs}, sort_keys=True))
+    else:
+        click.echo(picture(found), nl=False)

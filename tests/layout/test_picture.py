@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from hypothesis import given, settings
 
 from tesseracc.layout import LinearLayout, parse_layout
 from tesseracc.layout.names import EXAMPLES
 from tesseracc.layout.picture import picture
+from tests.cli.run import Runner
 from tests.layout.strategies import layouts
 
 COPIES = """\
@@ -60,3 +64,18 @@ def test_every_cell(layout: LinearLayout) -> None:
             assert layout.flat(0) == 0 and dict(zip(names, map(int, place.split(":")))) in [
                 {name: holder[name] for name in names} for holder in holders
             ]
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    tesseracc = Runner(capsys)
+    said = tesseracc("inspect", "--layout", "#layout<register=[[0,1]], lane=[[1,0],[0,0]] -> [4, 2]>")
+    assert (said.code, said.out) == (0, COPIES)
+    named = tesseracc("inspect", "--layout", "mma.m16n8k16.c")
+    assert named.code == 0 and named.out == tesseracc("inspect", "--layout", "#mma.m16n8k16.c").out
+    sizes = json.loads(tesseracc("inspect", "--layout", "shared.128b.16.64x64", "--json").out)
+    assert sizes["in"] == {"offset": 4096} and sizes["out"] == {"dim0": 64, "dim1": 64}
+    assert parse_layout(sizes["layout"]) == parse_layout("#shared.128b.16.64x64")
+    wrong = tesseracc("inspect", "--layout", "mma.m16n8k16.q")
+    assert wrong.code == 3 and "E403" in wrong.err
+    for arguments in ((), ("--layout", "mma.m16n8k16.c", "m.tsb"), ("--layout", "mma.m16n8k16.c", "--html", "x.html")):
+        assert "E801" in tesseracc("inspect", *arguments).err
