@@ -98,7 +98,7 @@ def commands(rounds: int, rng: random.Random) -> int:
             running = subprocess.Popen(
                 (sign, *builds)[number % 3], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            died += _kill_after(running.pid, rng.uniform(0.0, 1.1) * took) and running.wait() == -signal.SIGKILL
+            died += _kill_after(running.pid, rng.uniform(0.0, 0.95) * took) and running.wait() == -signal.SIGKILL
             running.wait()
             assert out.read_bytes() in whole, f"round {number}: a file that no run writes"
             assert _visible(folder) == ["0.py", "1.py", "k.pem", "m.tsb"], _visible(folder)
