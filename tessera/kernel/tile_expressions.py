@@ -254,10 +254,8 @@ class TileExpressions:
         left, right = self._operand_types(a, b, span)
         a, b = cast_tile(a, left, span), cast_tile(b, right, span)
         dtype = promote(left, right).accum if left.is_float else left.accum
-        if isinstance(acc, DType):
-            if acc.base != dtype and not (acc.is_float and dtype.is_float and not acc.is_narrow):
-                raise fail("E206", f"mma of {left} and {right} accumulates in {dtype}, not {acc}", span)
-            dtype = acc.base
+        if isinstance(acc, DType) and acc.base != dtype:
+            raise fail("E206", f"mma of {left} and {right} accumulates in {dtype}, not {acc}", span)
         type_ = TileType((a.shape[0], b.shape[1]), dtype)
         x, y = self.masked(a, (1,), 0, span), self.masked(b, (0,), 0, span)
         counts, origins = (a.facts.counts[0], b.facts.counts[1]), (a.facts.origins[0], b.facts.origins[1])
@@ -265,6 +263,9 @@ class TileExpressions:
         if isinstance(acc, TileOp):
             if len(acc.shape) != 2 or not all(map(may_equal, acc.shape, type_.shape)):
                 raise fail("E223", f"the accumulator is {acc.type}, and the product is {type_}", span)
+            if acc.dtype.wide != dtype:
+                what = f"mma of {left} and {right} accumulates in {dtype}"
+                raise fail("E206", f"{what}, not in a tile of {acc.dtype}", span)
             acc = cast_tile(acc, dtype, span)
             start = acc.expr
             merged = merge([acc, TileOp(x, Facts(counts, origins))], span)

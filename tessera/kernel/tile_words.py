@@ -13,6 +13,7 @@ from tessera.kernel.operands import (
     Items,
     Operand,
     Static,
+    arithmetic,
     constant_dim,
     describe,
     is_expr,
@@ -356,6 +357,24 @@ class TileWords(Words):
         from tessera.kernel.tile_operands import transpose
 
         return transpose(self.tile(self.bind(name, "x", args, kwargs, span)[0], span), span)
+
+    def word_scale(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
+        """scale(t, s): every element times s."""
+        tile, factor = self.bind(name, "x s", args, kwargs, span)
+        return self.lift([self.tile(tile, span), factor], lambda v: arithmetic("mul", v[0], v[1], span), span)
+
+    def word_broadcast(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
+        """broadcast(t, shape): axes of extent 1 are repeated, a vector is spread over rows or columns (rule R5)."""
+        value, shape = self.bind(name, "x shape", args, kwargs, span)
+        dims = self._dims(shape, "a tile", span)
+        if is_expr(value):
+            expr = to_expr(value, span)
+            return splat(self.scalar(value, expr.type.dtype, span), dims, span)
+        tile = self.tile(value, span)
+        first = self.align([tile, splat(to_expr(Static(0), span, tile.dtype), dims, span)], span)[0]
+        if not all(map(may_equal, first.shape, dims)):
+            raise fail("E223", f"a tile of {tile.type} cannot be broadcast to ({', '.join(map(str, dims))})", span)
+        return first
 
     # -- reductions --------------------------------------------------------------------------------------------------
 

@@ -50,11 +50,12 @@ ELEMENT = frozenset({"abs", "maximum", "minimum", "max", "min", "where", "cast",
 
 #: operations that exist in `ts.tile` only
 TILE = frozenset({
-    "linear_id", "group_id", "lane_id", "local_id", "group_size", "range", "alloc_shared", "barrier",
+    "linear_id", "group_id", "lane_id", "local_id", "warp_id", "group_size", "group_tile_count",
+    "range", "alloc_shared", "barrier",
     "reduce_sum", "reduce_max", "reduce_min", "alloc_register", "zeros", "full", "fill", "arange", "context", "load",
     "store", "load_vector", "store_vector", "cp_async", "load_async", "cp_commit_group", "cp_wait_group", "mma",
     "matmul", "dot", "transpose", "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
-    "causal_mask", "apply_causal_mask", "online_softmax", "update_accumulator",
+    "broadcast", "scale", "causal_mask", "apply_causal_mask", "online_softmax", "update_accumulator",
 })  # fmt: skip
 
 #: words whose first argument is a place, not a value
@@ -64,7 +65,7 @@ PLACES = frozenset({"load", "store", "load_vector", "store_vector", "fill", "upd
 ELEMENTWISE = ELEMENT | {"int", "float", "bool", "int_floor", "int_ceil", "python_round"}
 
 #: operations of a group that name a tile: a loop around them is not shared by lanes
-COLLECTIVE = TILE - {"linear_id", "group_id", "group_size", "range"}
+COLLECTIVE = TILE - {"linear_id", "group_id", "group_size", "group_tile_count", "range"}
 
 #: words of tiles that `ts` has too
 _BOTH = frozenset({"sum", "matmul", "zeros", "full", "arange", "transpose"})

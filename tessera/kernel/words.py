@@ -170,6 +170,10 @@ class Words(Calls):
         self.bind(name, "", args, kwargs, span)
         return self._id("lane", True, name, args, kwargs, span)
 
+    def word_warp_id(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+        """The lane's warp in its group: 32 lanes each."""
+        return arithmetic("floordiv", self.word_local_id(name, args, kwargs, span), Static(32), span)
+
     def word_group_id(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         axis = constant_dim(self.bind(name, "axis=0", args, kwargs, span)[0])
         if axis not in (0, 1, 2):
@@ -179,6 +183,8 @@ class Words(Calls):
     def word_group_size(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
         self.bind(name, "", args, kwargs, span)
         return Static(self.group)
+
+    word_group_tile_count = word_group_size
 
     def collective(self, name: str, span: Span) -> None:
         """Raises SourceError E209 where lanes may disagree on calling a group operation."""

@@ -176,6 +176,17 @@ def test_control_flow_carries_tiles(mode: int, flip: bool) -> None:
     np.testing.assert_array_equal(y, (-t if flip else t) + extra)
 
 
+def test_broadcast_and_scale() -> None:
+    x, y, z = normal(16, 8), normal(16, 8, seed=1), np.zeros(8, np.int32)
+    run(K.spread_out, x, y, z)
+    want = 2 * wide(x).max(1, keepdims=True) + 0.5 * wide(x).sum(0, keepdims=True)
+    np.testing.assert_allclose(y, want, rtol=1e-6, atol=1e-6)
+    assert (z == 128).all()
+    lanes = np.zeros(128, np.int64)
+    run(K.warps, lanes)
+    np.testing.assert_array_equal(lanes, np.arange(128) // 32)
+
+
 def test_vectors_of_rows_and_columns() -> None:
     x, y = normal(20, 8), normal(40, 8, seed=1)
     d = np.zeros((20, 40), np.float32)

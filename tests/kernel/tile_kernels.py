@@ -222,6 +222,20 @@ def flow(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32], mode: ts.i32, ste
 
 
 @ts.kernel
+def spread_out(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], z: ts.Tensor["N", ts.i32]):
+    t = x[m : m + 16, n : n + 8]
+    first = ts.tile.broadcast(ts.tile.row_max(t), (16, 8))
+    second = ts.tile.broadcast(ts.tile.col_sum(t, keepdims=True), (16, 8))
+    y[m : m + 16, n : n + 8] = ts.tile.scale(first, 2.0) + second * ts.tile.broadcast(0.5, (16, 8))
+    z[n : n + 8] = ts.tile.group_tile_count()
+
+
+@ts.kernel(grid=1)
+def warps(x: ts.Tensor["N", ts.i64]):
+    x[ts.tile.local_id()] = ts.tile.warp_id()
+
+
+@ts.kernel
 def distances(x: ts.Tensor["M", 8, ts.f32], y: ts.Tensor["N", 8, ts.f32], d: ts.Tensor["M", "N", ts.f32]):
     a, b = x[m : m + 16, :], y[n : n + 32, :]
     d[m : m + 16, n : n + 32] = (
