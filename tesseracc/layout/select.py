@@ -48,9 +48,10 @@ def candidates(
 ) -> list[Choice]:
     """All instructions of `arch` for a tile product of m x n x k by `warps` warps, best first.
 
-    An instruction fits when its m, n and k divide the tile's (of the possible n the largest is taken) and its warps
-    divide `warps`. `documented` leaves out those whose accumulators nobody may index. The best has the highest rate,
-    then the most work in one instruction.
+    An instruction fits when its m, n and k divide the tile's and its warps divide `warps`. Of the possible n the
+    largest is taken with which every warp has a part of the result and the result a linear layout, if there is one.
+    `documented` leaves out those whose accumulators nobody may index. The best has the highest rate, then the most work
+    in one instruction.
     """
     m, n, k = shape
     found: list[tuple[tuple[float, int, int], Choice]] = []
@@ -61,14 +62,27 @@ def candidates(
             continue
         if row.a not in (a, *EXACTLY.get(a, ())) or row.b not in (b, *EXACTLY.get(b, ())):
             continue
-        width = max((w for w in row.n if n % w == 0), default=0)
-        if not width:
+        widths = [w for w in row.n if n % w == 0]
+        if not widths:
             continue
+        width = max([w for w in widths if _divides(row, w, shape, warps // row.warps)] or widths)
         peak = arch.throughput.tflops.get(row.rate_key(), 0.0)
         tflops = peak * arch.throughput.efficiency.get(row.op, 1.0) * row.rate
         rank = (-tflops, -row.m * width * row.k, order)
         found.append((rank, Choice(row, width, row.a, row.b, tflops)))
     return [choice for _, choice in sorted(found, key=lambda pair: pair[0])]
+
+
+def _divides(row: MmaRow, width: int, shape: tuple[int, int, int], units: int) -> bool:
+    """Whether some grid of `units` warps, or warp groups, divides the result.
+
+    A width that is not a power of two must be the whole row: blocks of it are in no linear layout.
+    """
+    m, n, _ = shape
+    grids = [(units // across, across) for across in range(1, units + 1) if units % across == 0]
+    if width & (width - 1):
+        return n == width and m % (row.m * units) == 0
+    return any(m % (row.m * down) == 0 and n % (width * across) == 0 for down, across in grids)
 
 
 def choose_mma(

@@ -86,7 +86,7 @@ def tile_product(choice: Choice, shape: tuple[int, int, int], grid: tuple[int, i
     if min(steps) < 1 or (steps[0] * row.m * along_m, steps[1] * choice.n * along_n, steps[2] * row.k) != shape:
         raise ValueError(f"{choice.spelling} on {along_m} x {along_n} warps does not divide {shape}")
     padded = next_power(n)
-    if padded != n and steps[1] > 1 and choice.n != next_power(choice.n):
+    if choice.n != next_power(choice.n) and n != choice.n:
         raise ValueError(f"{n} columns are not a row of blocks of {choice.n} in a linear layout")
     log2(m), log2(k)
 

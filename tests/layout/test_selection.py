@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ def test_choices_depend_on_the_tile() -> None:
     assert spelled(128, 512, 64) == "wgmma m64n256k16"
     assert spelled(32, 128, 64) == spelled(128, 256, 64, warps=2) == "mma.sync m16n8k16"
     assert spelled(16, 8, 8) == "mma.sync m16n8k8" and spelled(8, 8, 16) == spelled(16, 8, 4) == ""
+    # Two warp groups side by side, or one above the other.
+    assert spelled(64, 128, 64, warps=8) == "wgmma m64n64k16" and spelled(128, 128, 64, warps=8) == "wgmma m64n128k16"
+    assert spelled(64, 8, 64, warps=8) == "wgmma m64n8k16"  # nothing to divide
     blackwell = load("sm_100")
     half = choose_mma(blackwell, "f16", "f16", "f32", (64, 128, 64))
     assert half is not None and half.spelling == "m64n128k16" and half.row.op == "tcgen05"
@@ -116,7 +120,8 @@ TILES = [
     ("sm_80", "bf16", (128, 128, 32), 4), ("sm_80", "bf16", (64, 32, 64), 4), ("sm_80", "tf32", (32, 64, 16), 2),
     ("sm_80", "bf16", (64, 96, 32), 2), ("sm_80", "bf16", (32, 96, 32), 4), ("sm_80", "i8", (64, 64, 64), 8),
     ("sm_70", "f16", (64, 64, 16), 4), ("sm_75", "f16", (64, 64, 32), 4), ("sm_89", "fp8_e4m3", (64, 64, 64), 1),
-    ("sm_90", "bf16", (128, 256, 64), 8), ("sm_90", "bf16", (64, 192, 32), 4), ("sm_90", "f16", (256, 128, 32), 8),
+    ("sm_90", "bf16", (128, 256, 64), 8),  ("sm_90", "bf16", (64, 192, 32), 4), ("sm_90", "f16", (256, 128, 32), 8),
+    ("sm_90", "bf16", (64, 128, 32), 8), ("sm_90", "f16", (64, 384, 32), 8), ("sm_90", "f16", (64, 320, 32), 4),
     ("sm_90", "fp8_e4m3", (128, 64, 64), 4), ("sm_80", "f64", (32, 32, 16), 4),
 ]  # fmt: skip
 
@@ -189,6 +194,6 @@ def test_products_that_do_not_divide() -> None:
     with pytest.raises(ValueError, match="not in registers"):
         tile_product(blackwell, (128, 64, 64), (1, 1)).registers("a", 0, 0)
     hopper = choose_mma(load("sm_90"), "bf16", "bf16", "f32", (64, 192 * 2, 64))
-    assert hopper is not None and hopper.n == 192
+    assert hopper is not None and hopper.n == 128
     with pytest.raises(ValueError, match="in a linear layout"):
-        tile_product(hopper, (64, 384, 64), (1, 1))
+        tile_product(dataclasses.replace(hopper, n=192), (64, 384, 64), (1, 1))
