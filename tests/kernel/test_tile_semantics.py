@@ -238,14 +238,5 @@ def test_causal_mask(offsets: tuple[int, int]) -> None:
 
 def test_groups_must_not_store_to_one_element() -> None:
     with pytest.raises(SourceError) as caught:
-        run(overlapping, normal(40), normal(40))
+        run(K.overlapping, normal(40), normal(40))
     assert caught.value.code == "E215"
-
-
-import tessera as ts  # noqa: E402
-
-
-@ts.kernel(grid=2)
-def overlapping(x: ts.Tensor[40, ts.f32], y: ts.Tensor[40, ts.f32]):  # type: ignore[no-untyped-def,type-arg]
-    g = ts.tile.group_id() * 10
-    y[g : g + 16] = x[g : g + 16] * 2.0

@@ -298,3 +298,9 @@ def causal(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], q: ts
     columns = ts.tile.arange(32)[None, :] + n
     mine = ts.tile.where(kv + columns > q + rows, -float("inf"), x[m : m + 16, n : n + 32])
     y[m : m + 16, n : n + 32] = ts.tile.where(t == mine, t, 7.0)
+
+
+@ts.kernel(grid=2)
+def overlapping(x: ts.Tensor[40, ts.f32], y: ts.Tensor[40, ts.f32]):
+    g = ts.tile.group_id() * 10
+    y[g : g + 16] = x[g : g + 16] * 2.0
