@@ -25,6 +25,7 @@ from tesseracc.emulator.ptx import Module, Param
 from tesseracc.emulator.races import RaceDetector, Shadow
 from tesseracc.emulator.table import Step, build_step
 from tesseracc.emulator.types import Array
+from tesseracc.emulator.warpgroup_order import unfenced
 from tesseracc.emulator.wave import Wave
 
 __all__ = ["Emulator", "Launch", "launch"]
@@ -44,6 +45,7 @@ class _Prepared:
     granule: dict[str, int]
     uses_async_proxy: bool
     polls: bool
+    unfenced: dict[int, int | None]
 
 
 def _prepare(program: Program, symbols: dict[str, tuple[str, int]]) -> _Prepared:
@@ -55,7 +57,7 @@ def _prepare(program: Program, symbols: dict[str, tuple[str, int]]) -> _Prepared
         names = ["" if i.opcode == JUMP else i.text for i in program.code]
         steps = [build_step(i, decoder) for i in program.code]
         known = program.prepared = _Prepared(
-            addresses, names, steps, granules(program), uses_async_proxy(program), polls(program)
+            addresses, names, steps, granules(program), uses_async_proxy(program), polls(program), unfenced(program)
         )
     return known
 
@@ -88,6 +90,7 @@ class Launch:
         self.prepared = _prepare(self.program, self.layout.symbols)
         self.steps, self.granule = self.prepared.steps, self.prepared.granule
         self.uses_async_proxy = self.prepared.uses_async_proxy
+        self.unfenced = self.prepared.unfenced
         self.warp_counts = [0] * len(self.steps)
         self.thread_counts = [0] * len(self.steps)
         ctas = int(np.prod(self.grid))

@@ -14,6 +14,7 @@ from tesseracc.emulator import GlobalMemory, Report, TensorMap, launch, parse_pt
 
 PROGRAMS = Path(__file__).parent / "outside/cuda"
 BF16: Any = ml_dtypes.bfloat16
+STEPS = 100_000  # several times what a correct run needs
 
 
 def mutate(program: str, kernel: str, words: str, replacement: str | None, nth: int = 0) -> list[str]:
@@ -29,7 +30,8 @@ def pipelined(lines: list[str], seed: int) -> tuple[Report, bool]:
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(64, 160)).astype(np.float16), rng.normal(size=(160, 64)).astype(np.float16)
     c = np.zeros((64, 64), np.float32)
-    report = launch(parse_ptx("\n".join(lines)), "pipelined_matmul", (1, 1), (128,), [a, b, c, 64, 160], seed=seed)
+    report = launch(parse_ptx("\n".join(lines)), "pipelined_matmul", (1, 1), (128,), [a, b, c, 64, 160], seed=seed,
+                    max_steps=STEPS)  # fmt: skip
     return report, bool(np.allclose(c, a.astype(np.float64) @ b.astype(np.float64), atol=1e-2))
 
 
@@ -44,21 +46,23 @@ def wgmma(lines: list[str], seed: int) -> tuple[Report, bool]:
         maps.append(TensorMap("bf16", p, (320, len(x)), (640,), (64, len(x)), swizzle=128).encode())
     c = np.zeros((64, 16), np.float32)
     report = launch(parse_ptx("\n".join(lines)), "wgmma_tma", (1, 1), (128,), [*maps, c, 16, 320],
-                    dynamic_shared=2 * 80 * 128, memory=memory, seed=seed)  # fmt: skip
+                    dynamic_shared=2 * 80 * 128, memory=memory, seed=seed, max_steps=STEPS)  # fmt: skip
     return report, bool(np.allclose(c, a.astype(np.float64) @ b.astype(np.float64).T, atol=1e-2))
 
 
 def bulk(lines: list[str], seed: int) -> tuple[Report, bool]:
     x = np.random.default_rng(6).normal(size=(2, 256)).astype(np.float32)
     y = np.zeros_like(x)
-    report = launch(parse_ptx("\n".join(lines)), "bulk_scale", (2,), (64,), [x, y, np.float32(3)], seed=seed)
+    report = launch(parse_ptx("\n".join(lines)), "bulk_scale", (2,), (64,), [x, y, np.float32(3)], seed=seed,
+                    max_steps=STEPS)  # fmt: skip
     return report, bool(np.array_equal(y, x * np.float32(3)))
 
 
 def cluster(lines: list[str], seed: int) -> tuple[Report, bool]:
     data = np.random.default_rng(7).integers(0, 256, 3000).astype(np.uint8)
     bins = np.zeros(256, np.uint32)
-    report = launch(parse_ptx("\n".join(lines)), "cluster_histogram", (4,), (128,), [data, bins, len(data)], seed=seed)
+    report = launch(parse_ptx("\n".join(lines)), "cluster_histogram", (4,), (128,), [data, bins, len(data)], seed=seed,
+                    max_steps=STEPS)  # fmt: skip
     return report, bool(np.array_equal(bins, np.bincount(data, minlength=256)))
 
 
@@ -89,6 +93,7 @@ BUGS = [
      "cp.async.bulk.global"),
     ("bulk copy beyond shared memory", "bulk_scale", r"(complete_tx::bytes .*), 1024,", r"\1, 2048,", 0, "E951",
      "cp.async.bulk.shared"),
+    ("no wgmma.fence", "wgmma_tma", "wgmma.fence", None, 0, "E960", "wgmma.mma_async"),
     ("no cluster barrier at the start", "cluster_histogram", "barrier.cluster.wait", None, 0, "E955|E960|E953", "."),
 ]  # fmt: skip
 

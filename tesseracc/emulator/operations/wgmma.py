@@ -291,6 +291,11 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
         if w.n != g * 128:
             w.log.add(BAD_STATE, "wgmma is executed by part of a warpgroup", w.code[w.pc])
             return
+        if w.pc in w.launch.unfenced and w.launch.detect:
+            other = w.launch.unfenced[w.pc]
+            w.log.add(BAD_STATE, "no wgmma.fence stands between another instruction's access to these registers and "
+                      "this one" if other is not None else "no wgmma.fence stands before this instruction",
+                      w.code[w.pc], None if other is None else w.code[other])  # fmt: skip
         state = w.launch.warpgroups
         reads: list[Array] = []
         if a_descriptor is None:
