@@ -273,6 +273,8 @@ class RaceDetector:
         if changed is not None:
             suspect &= changed()
         at = np.flatnonzero(suspect)
+        if not len(at):
+            return
         old, mine = before[at], lanes[at]
         # Neighbours mostly have the same history: one question for each run of them.
         fresh = np.concatenate([_FIRST, np.flatnonzero((old[1:] != old[:-1]) | (mine[1:] != mine[:-1])) + 1])
