@@ -7,16 +7,18 @@ the payload; REGCOUNT (0x2f) and FRAME_SIZE (0x11) hold a symbol number and a va
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.errors import BundleError
 from tessera_runtime.core.manifest import Target
 
-__all__ = ["Resources", "kernel_code", "ptx_kernels", "resources"]
+__all__ = ["Code", "Resources", "kernel_code", "ptx_kernels", "read_code", "resources"]
 
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
@@ -30,6 +32,42 @@ class Resources(NamedTuple):
 
     registers: int
     frame_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """The code of one kernel. Equal code may lie elsewhere: `data` is how far away the image's read-only data begins.
+
+    Instructions of x86-64 refer to it by 32-bit distances, which change with the size of other kernels. So two codes of
+    one length are equal too if they differ only in 32-bit fields, each by the difference of the two distances.
+    """
+
+    bytes: bytes
+    data: int | None = None  # None where nothing refers to data by distance
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Code):
+            return NotImplemented
+        if self.bytes == other.bytes:
+            return True
+        if len(self.bytes) != len(other.bytes) or self.data is None or other.data is None or self.data == other.data:
+            return False
+        moved, at = (other.data - self.data) & 0xFFFFFFFF, 0
+        a, b = self.bytes, other.bytes
+        while (at := next((i for i in range(at, len(a)) if a[i] != b[i]), len(a))) < len(a):
+            for start in range(max(0, at - 3), at + 1):  # the field may begin before the first byte that differs
+                old, new = (int.from_bytes(code[start : start + 4], "little") for code in (a, b))
+                if start + 4 <= len(a) and (new - old) & 0xFFFFFFFF == moved:
+                    at = start + 4
+                    break
+            else:
+                return False
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"{len(self.bytes)} bytes, sha256 {hashlib.sha256(self.bytes).hexdigest()[:16]}"
 
 
 class _Section(NamedTuple):
@@ -66,6 +104,23 @@ def _symbols(sections: list[_Section]) -> Iterator[tuple[int, str, int, int]]:
             whole = section.data[: len(section.data) // _SYMBOL.size * _SYMBOL.size]
             for number, (name, _, _, _, value, size) in enumerate(_SYMBOL.iter_unpack(whole)):
                 yield number, strings[name : strings.index(b"\0", name)].decode("ascii", "replace"), value, size
+
+
+def read_code(file: BundleFile, target: Target) -> tuple[dict[str, Code], bytes]:
+    """The code of each kernel of a target, by symbol, and the read-only data that the kernels share."""
+    found = kernel_code(file, target)
+    if target.format == "ptx":
+        return {name: Code(data) for name, data in found.items()}, b""
+    sections = _sections(file.entry(target.image))
+    if target.format == "cubin":  # what is no code of one kernel: constants and variables of the module
+        kinds = (".nv.constant2", ".nv.constant3", ".nv.constant4", ".nv.global")
+        shared = b"".join(s.data for s in sections if s.name.startswith(kinds))
+        return {name: Code(data) for name, data in found.items()}, shared
+    (rodata,) = [s for s in sections if s.name == ".rodata"] or [_Section("", 0, b"", 0, 0)]
+    places = {name: value for _, name, value, _ in _symbols(sections)}
+    far = target.machine == "x86-64"
+    codes = {name: Code(data, rodata.address - places[name] if far else None) for name, data in found.items()}
+    return codes, rodata.data
 
 
 def kernel_code(file: BundleFile, target: Target) -> dict[str, bytes]:

@@ -1,0 +1,36 @@
+"""`tesseracc merge`: one bundle from several of the same program."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("merge")
+@click.argument("bundles", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="The bundle to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def command(bundles: tuple[str, ...], output: str, as_json: bool) -> None:
+    """Put the targets of BUNDLES, built from the same program, into one. Signatures are dropped.
+
+    The result is what building for all the targets at once gives, byte for byte.
+
+    \b
+    tesseracc merge cpu.tsb gpu.tsb -o both.tsb
+
+    Exit codes: 0, 2 files, 5 a bundle is invalid or they do not go together (E661).
+    """
+    import json
+
+    from tessera_runtime.bundle import BundleFile
+    from tessera_runtime.core.files import write_atomic
+    from tesseracc.bundle.combine import merge
+
+    data = merge([BundleFile(path, verify_weights=True) for path in bundles])
+    write_atomic(output, data)
+    result = BundleFile(data)
+    targets = [target.name for target in result.manifest.targets]
+    if as_json:
+        document = {"bundle": output, "bytes": len(data), "digest": result.digest, "targets": targets}
+        click.echo(json.dumps(document, sort_keys=True))
+    else:
+        click.echo(f"{output}: {', '.join(targets)}; {len(data):,} bytes, sha256:{result.digest}")
