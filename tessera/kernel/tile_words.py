@@ -60,6 +60,7 @@ class TileWords(Words):
     """Words whose first argument is a place (`call_<name>`) get the call itself, the others their arguments."""
 
     config: dict[str, int]
+    level: int  # how many loops, branches and helpers are around
 
     # -- shapes and types --------------------------------------------------------------------------------------------
 
@@ -160,6 +161,8 @@ class TileWords(Words):
             raise fail("E206", f"`{name}` copies {src.buffer.dtype.base} to {dst.buffer.dtype.base}", span,
                        "a copy does not convert: allocate the type of the source")  # fmt: skip
         self.fits(dst.shape, src.shape, f"`{name}` copies", span)
+        if self.level:
+            self.report.once("R7: copies of one iteration are ordered behind what earlier ones read", span)
         self.out.append(Copy(dst, src, span))
         self.filled(dst, self.facts_of(src, span), span)
         return Static(None)

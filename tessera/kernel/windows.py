@@ -100,6 +100,8 @@ class Windows(TileExpressions):
         lower: Operand = Static(0) if node.lower is None else self.expr(node.lower)
         upper: Operand = Static(whole) if node.upper is None else self.expr(node.upper)
         start = self._uniform(lower, span)
+        if isinstance(start, Const) and start.value < 0:
+            raise fail("E224", f"a slice that begins at {start.value}", span, "indices do not count from the end")
         extent = apart(start, to_expr(upper, span, i64)) if is_expr(upper) else None
         if extent is None:
             raise fail("E224", "the width of this slice is not known while compiling", span,

@@ -28,6 +28,7 @@ def slices(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32], n: ts.i32):
     a = x[0:n]  #! E224 0:n
     b = x[0:64:2]  #! E224 0:64:2
     c = x[4:4]  #! E224 4:4
+    g = x[-4:]  #! E224 -4:
     d = x[ts.tile.local_id() : ts.tile.local_id() + 4]  #! E206 ts.tile.local_id() : ts.tile.local_id() + 4
     e = x[0:4, 0:4]  #! E207 x[0:4, 0:4]
     f = x[n : n + 64]
