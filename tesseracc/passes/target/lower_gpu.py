@@ -366,14 +366,15 @@ class Lowering:
         lower(op)
         self.varying -= 1
 
-    def around(self, build: Callable[[], list[Region]]) -> list[Region]:
+    def around(self, op: Op, build: Callable[[], list[Region]]) -> list[Region]:
         """The regions of a loop. At its head holds what was before, and what the end of an iteration leaves behind.
 
         The latter is found by building the regions once in vain, from the worst that can be.
         """
         before = self.state
         taken = self.shared.copy()
-        self.state = State(True, True, not self.varying, True)
+        starts = self.arch.has("cp_async") and any(inner.name == "tile.copy_async" for inner in op.walk())
+        self.state = State(True, True, not self.varying, before.copies or starts)
         build()
         self.shared = taken
         self.state = before.joined(self.state)
@@ -390,7 +391,7 @@ class Lowering:
             body = op.regions[0]
             return [self.nested([index, *types], lambda low, args: low.region(body, args, op.results))]
 
-        regions = self.around(build)
+        regions = self.around(op, build)
         bounds = [self.get(v) for v in op.operands[:3]]
         self.bind(op.results, self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results)
 
@@ -406,7 +407,7 @@ class Lowering:
             first = self.nested(types, lambda low, args: low.region(test, args, test.yields))
             return [first, self.nested(types, lambda low, args: low.region(work, args, op.results))]
 
-        regions = self.around(build)
+        regions = self.around(op, build)
         self.bind(op.results, self.b.emit("scf.while", inits, types=types, regions=regions).results)
 
     def do_tile_while(self, op: Op) -> None:
