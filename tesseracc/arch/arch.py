@@ -86,6 +86,7 @@ class MmaRow:
     needs: tuple[str, ...]  # features
     warps: int  # that execute it together
     rate: float  # the part of the rate of its op that this form reaches
+    majors: tuple[str, ...]  # axes along which operands in shared memory may be contiguous: `k`, `mn` (m of A, n of B)
     full_k: int  # k after which a partial sum has lost so much that it must be added to a wider one; 0: never
     a_layout: str
     b_layout: str
@@ -384,8 +385,9 @@ def _mma(fields: _Fields) -> list[MmaRow]:
     layouts.done()
     warps, rate, full_k = fields.take("warps", int, 1), fields.take("rate", float, 1.0), fields.take("full_k", int, 0)
     shape, needs = fields.take("shape", str, f"m{m}n{{n}}k{k}"), fields.strings("needs")
+    majors = fields.strings("majors") or ("k", "mn")
     rows = [
-        MmaRow(op, m, n, k, a, b, acc, shape, needs, warps, rate, full_k, **named)
+        MmaRow(op, m, n, k, a, b, acc, shape, needs, warps, rate, majors, full_k, **named)
         for a, b, acc in fields.take("types", list)
     ]
     fields.done()

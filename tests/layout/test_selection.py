@@ -86,6 +86,9 @@ def test_wider_types_and_fragments_of_unknown_layout() -> None:
     assert choose_mma(load("sm_90"), "bf16", "bf16", "f16", BIG) is None
     hopper = choose_mma(load("sm_90"), "fp8_e4m3", "fp8_e4m3", "f32", BIG)
     assert hopper is not None and hopper.row.full_k == 128 and hopper.row.full_k % hopper.row.k == 0
+    assert hopper.row.majors == ("k",)
+    both = choose_mma(load("sm_90"), "f16", "f16", "f32", BIG)
+    assert both is not None and both.row.majors == ("k", "mn")
 
 
 @pytest.mark.parametrize("name", names())
