@@ -209,6 +209,7 @@ class Reader(Work):
             self.ranges[var.name] = (start, stop, by)
         else:
             self.ranges.pop(var.name, None)
+        (self.constant_names.add if fixed else self.constant_names.discard)(var.name)
         before = dict(self.frame.env)
 
         def read() -> bool:
@@ -267,7 +268,7 @@ class Reader(Work):
         around = [n for s in self.work_body for n in ast.walk(s) if isinstance(n, ast.Name) and n.id in written]
         if len(around) != len([n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in written]):
             return False
-        if static_dim(lo) is None or static_dim(hi) is None or constant_dim(step) is None or len(self.drafts) > 1:
+        if static_dim(lo) is None or static_dim(hi) is None or constant_dim(step) is None or len(self.drafts) > 2:
             return False
         if not any(isinstance(n, ast.Slice) for t in mine for n in ast.walk(t.slice)):
             return False

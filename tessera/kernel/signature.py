@@ -109,7 +109,7 @@ class Signature:
             self.params.append(Param(name, span, buffer=buffer))
             return
         plain = annotation in (int, bool, None, inspect.Parameter.empty)
-        if has_default and plain and (isinstance(default, (int, float, str)) or default is None):
+        if has_default and plain and (isinstance(default, (int, float, str, FunctionType)) or default is None):
             value = constants.get(name, default)
             self.constants[name] = value
             self.params.append(Param(name, span, default=value, has_default=True, constant=True))

@@ -176,6 +176,50 @@ def test_control_flow_carries_tiles(mode: int, flip: bool) -> None:
     np.testing.assert_array_equal(y, (-t if flip else t) + extra)
 
 
+@pytest.mark.parametrize("s", (1, 16, 33, 70))
+def test_grouped_heads(s: int) -> None:
+    q = normal(2, 4, s, 16, dtype=ml_dtypes.bfloat16)
+    k, v = (normal(2, 2, s, 16, seed=i, dtype=ml_dtypes.bfloat16) for i in (1, 2))
+    o, logs = np.zeros((2, 4, s, 16), np.float32), np.zeros((2, 4, s), np.float32)
+    kernel = K.grouped_heads.definition
+    assert [axis.name for axis in kernel.axes] == ["b", "h", "q"]
+    evaluate(kernel, [q, k, v, o, logs])
+    scores = np.einsum("bhqd,bhkd->bhqk", wide(q), np.repeat(wide(k), 2, 1))
+    scores = np.where(np.tril(np.ones((s, s), bool)), scores, -np.inf)
+    top = scores.max(-1, keepdims=True)
+    total = np.exp(scores - top).sum(-1, keepdims=True)
+    p, values = np.exp(scores - top) / total, np.repeat(wide(v), 2, 1)
+    assert np.all(np.abs(o - p @ values) <= 1.01 * 2.0**-8 * (p @ np.abs(values)) + 1e-5)
+    np.testing.assert_allclose(logs, (top + np.log(total))[..., 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (70, 40, 65)], ids=str)
+def test_epilogue_is_a_compile_time_function(shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    a, b = normal(m, k, dtype=ml_dtypes.bfloat16), normal(k, n, seed=1, dtype=ml_dtypes.bfloat16)
+    bias, c = normal(n, seed=2), normal(m, n, seed=3)
+    product = wide(a) @ wide(b)
+    for epilogue, want in ((None, product), (K.scaled_relu, np.maximum(product * 0.5 + bias, 0))):
+        evaluate(K.with_epilogue.definition, [a, b, bias, c, epilogue])
+        np.testing.assert_allclose(c, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", MATRICES, ids=str)
+def test_transpose(shape: tuple[int, int]) -> None:
+    x, y = normal(*shape), normal(*shape[::-1], seed=1)
+    run(K.turned, x, y)
+    np.testing.assert_array_equal(y, x.T)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 16), (9, 50), (20, 3)], ids=str)
+def test_cross_entropy(shape: tuple[int, int]) -> None:
+    x, loss = normal(*shape) * np.float32(5), normal(shape[0])
+    label = np.random.default_rng(1).integers(0, shape[1], shape[0]).astype(np.int32)
+    run(K.cross_entropy, x, label, loss)
+    want = np.log(np.exp(wide(x)).sum(1)) - wide(x)[np.arange(shape[0]), label]
+    np.testing.assert_allclose(loss, want, rtol=1e-5, atol=1e-5)
+
+
 def test_broadcast_and_scale() -> None:
     x, y, z = normal(16, 8), normal(16, 8, seed=1), np.zeros(8, np.int32)
     run(K.spread_out, x, y, z)

@@ -222,6 +222,73 @@ def flow(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32], mode: ts.i32, ste
 
 
 @ts.kernel
+def grouped_heads(
+    Q: ts.Tensor["B", "H", "S", 16, ts.bf16],
+    K: ts.Tensor["B", "G", "S", 16, ts.bf16],
+    V: ts.Tensor["B", "G", "S", 16, ts.bf16],
+    O: ts.Tensor["B", "H", "S", 16, ts.f32],
+    L: ts.Tensor["B", "H", "S", ts.f32],
+):
+    """Three axes by loops; keys up to the diagonal only; two outputs."""
+    for b in ts.tile.range(B):
+        for h in ts.tile.range(H):
+            for q in ts.tile.range(0, S, 32):
+                t = Q[b, h, q : q + 32, :]
+                m = ts.tile.full((32,), -float("inf"))
+                l = ts.tile.zeros((32,))
+                acc = ts.tile.zeros((32, 16))
+                for kv in ts.tile.range(0, min(S, q + 32), 16):
+                    g = h // (H // G)
+                    scores = ts.tile.causal_mask(ts.tile.mma(t, K[b, g, kv : kv + 16, :].T), q, kv)
+                    m_new, l, p = ts.tile.online_softmax(scores, m, l)
+                    ts.tile.update_accumulator(acc, ts.tile.mma(p, V[b, g, kv : kv + 16, :]), m, m_new)
+                    m = m_new
+                O[b, h, q : q + 32, :] = acc / l
+                L[b, h, q : q + 32] = m + ts.tile.log(l)
+
+
+def scaled_relu(t, bias):
+    return ts.tile.maximum(t * 0.5 + bias, 0.0)
+
+
+@ts.kernel
+def with_epilogue(
+    A: ts.Tensor["M", "K", ts.bf16],
+    B: ts.Tensor["K", "N", ts.bf16],
+    bias: ts.Tensor["N", ts.f32],
+    C: ts.Tensor["M", "N", ts.f32],
+    epilogue=None,
+):
+    acc = ts.tile.zeros((BM, BN))
+    for k in ts.tile.range(0, K, BK):
+        acc += A[m : m + BM, k : k + BK] @ B[k : k + BK, n : n + BN]
+    if epilogue is not None:
+        acc = epilogue(acc, bias[n : n + BN])
+    C[m : m + BM, n : n + BN] = acc
+
+
+@ts.kernel
+def turned(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["N", "M", ts.f32]):
+    y[n : n + 16, m : m + 32] = x[m : m + 32, n : n + 16].T
+
+
+@ts.kernel
+def cross_entropy(x: ts.Tensor["M", "N", ts.f32], label: ts.Tensor["M", ts.i32], loss: ts.Tensor["M", ts.f32]):
+    for r in ts.tile.range(0, M, 8):
+        want = label[r : r + 8]
+        m = ts.tile.full((8,), -float("inf"))
+        l = ts.tile.zeros((8,))
+        hit = ts.tile.zeros((8,))
+        for c in ts.tile.range(0, N, 16):
+            t = x[r : r + 8, c : c + 16]
+            m_new, l, _ = ts.tile.online_softmax(t, m, l)
+            m = m_new
+            here = ts.tile.arange(16)[None, :] + c == want[:, None]
+            hit += ts.tile.row_sum(ts.tile.where(here, t, 0.0))
+        loss[r : r + 8] = m + ts.tile.log(l) - hit
+
+
+@ts.kernel
 def spread_out(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], z: ts.Tensor["N", ts.i32]):
     t = x[m : m + 16, n : n + 8]
     first = ts.tile.broadcast(ts.tile.row_max(t), (16, 8))
