@@ -171,7 +171,11 @@ def imported(file: Path) -> dict[str, bytes]:
 def _imports(text: bytes, package: tuple[str, ...]) -> set[tuple[str, ...]]:
     """The dotted names that a module of `package` may import, with all their parents."""
     names: set[tuple[str, ...]] = set()
-    for node in ast.walk(ast.parse(text)):
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # imported by nobody, or the module catches it
+        return names
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             wanted = [tuple(alias.name.split(".")) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -27,7 +27,9 @@ def sources(file: BundleFile, source: str | None) -> dict[str, str]:
         path = Path(source)
         found = {path.name: path.read_bytes()} if path.suffix == ".tir" else imported(path)
     else:
-        found = sources_of(file)
+        carried = sources_of(file)
+        recorded = Recipe.parse(file.manifest.provenance.options)[1] if carried else {}
+        found = {name: carried[name] for name in (*recorded, *carried) if name in carried}  # the module comes first
     return {name: data.decode("utf-8", "replace") for name, data in found.items()}
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "emulate": "Run a PTX kernel on the emulator.",
     "explain": "What an error code means and how to put it right.",
     "inspect": "Show what a bundle holds.",
+    "rebuild": "Build a bundle again from its recipe, and compare.",
     "merge": "Put the targets of several bundles into one.",
     "strip": "Write a bundle with fewer targets.",
     "diff": "Show what differs between two bundles.",

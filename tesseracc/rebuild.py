@@ -1,0 +1,86 @@
+"""Building a bundle again from the recipe that it records, which proves where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core.errors import BundleError, UsageError
+from tesseracc.bundle.weights import sources_of
+from tesseracc.driver import Build
+from tesseracc.recipe import Recipe, imported, load_recipe
+from tesseracc.report import write_out
+
+__all__ = ["rebuild"]
+
+
+def rebuild(file: BundleFile, source: str | None = None, *, jobs: int = 2) -> bytes:
+    """The bundle that this compiler builds from the recorded options and `source`, or from the sources carried along.
+
+    Nothing of the source is executed before it has the recorded digests. Raises E660 where that or a version differs or
+    the bundle records too little, and whatever a build raises.
+    """
+    recipe, inputs = Recipe.parse(file.manifest.provenance.options)
+    if not inputs:
+        raise BundleError("E660", "the bundle does not record what it was built from")
+    _same_versions(file, recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        if source is None:
+            carried = sources_of(file)
+            if not carried:
+                raise BundleError(
+                    "E660", f"the bundle does not carry its source, {next(iter(inputs))}",
+                    help="give it with --source, or build with --embed-source",
+                )  # fmt: skip
+            _same_files(carried, inputs)
+            source = write_out(Path(folder), {name: carried[name] for name in inputs})
+        else:
+            _same_files(_files(source), inputs)
+        loaded = load_recipe(source, recipe)
+        _same_files(loaded.files, inputs)
+        build = Build(
+            loaded.module,
+            recipe.targets,
+            jobs=jobs,
+            provenance=loaded.provenance(recipe),
+            sources=loaded.files if recipe.embed_source else None,
+            embed_tests=recipe.embed_tests,
+        )
+        return build.bundle()
+
+
+def _files(source: str) -> dict[str, bytes]:
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError("E802", f"cannot read {source}: no such file")
+    if path.suffix != ".tir":
+        return imported(path)
+    beside = path.with_name("constants.safetensors")
+    return {p.name: p.read_bytes() for p in (path, beside) if p.is_file()}
+
+
+def _same_versions(file: BundleFile, recipe: Recipe) -> None:
+    from tesseracc.provenance import assembler, compiler, llvm
+
+    recorded = file.manifest.provenance
+    for what, was, is_ in (
+        ("compiler", recorded.compiler, compiler()),
+        ("LLVM", recorded.llvm, llvm()),
+        ("assembler", recorded.assembler, assembler(recipe.targets)),
+    ):
+        if was != is_:
+            raise BundleError("E660", f"the bundle's {what} was {was or 'none'}, here it is {is_ or 'none'}")
+
+
+def _same_files(found: Mapping[str, bytes], recorded: Mapping[str, str]) -> None:
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    for name in dict.fromkeys((*recorded, *digests)):
+        if name not in digests:
+            raise BundleError("E660", f"the bundle was built from {name} as well, which the source lacks")
+        if name not in recorded:
+            raise BundleError("E660", f"the bundle was not built from {name}, but from {', '.join(recorded)}")
+        if digests[name] != recorded[name]:
+            raise BundleError("E660", f"{name} is not the file that the bundle was built from: its digest differs")
