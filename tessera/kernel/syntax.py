@@ -157,6 +157,16 @@ def assigned_names(body: Sequence[ast.stmt]) -> set[str]:
     return {n.id for stmt in body for n in ast.walk(stmt) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
+def _call_name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def changed_by(call: ast.Call) -> ast.Name | None:
+    """The name that `fill(t, v)` or `update_accumulator(t, ..)` binds anew."""
+    first = call.args[0] if call.args else None
+    return first if _call_name(call) in ("fill", "update_accumulator") and isinstance(first, ast.Name) else None
+
+
 def store_targets(body: Sequence[ast.stmt]) -> list[ast.Subscript]:
     """The subscripts that the statements store to."""
     return [
@@ -169,8 +179,8 @@ def store_targets(body: Sequence[ast.stmt]) -> list[ast.Subscript]:
 
 def carried_names(body: Sequence[ast.stmt]) -> dict[str, ast.AST]:
     """Names assigned in the statements that may be read before: their values pass from one iteration to the next."""
-    assigned = {
-        n.id for stmt in body for n in ast.walk(stmt) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    assigned = assigned_names(body) | {
+        name.id for s in body for n in ast.walk(s) if isinstance(n, ast.Call) and (name := changed_by(n)) is not None
     }
     found: dict[str, ast.AST] = {}
 
@@ -197,6 +207,12 @@ def carried_names(body: Sequence[ast.stmt]) -> dict[str, ast.AST]:
                         if target.id not in done:
                             found.setdefault(target.id, target)
                         done.add(target.id)
+                case ast.Expr(value=ast.Call() as call) if (name := changed_by(call)) is not None:
+                    for argument in call.args[1:]:
+                        reads(argument, done)
+                    if name.id not in done and _call_name(call) != "fill":
+                        found.setdefault(name.id, name)
+                    done.add(name.id)
                 case ast.AnnAssign(target=target, value=value):
                     reads(value, done)
                     done.update(_targets(target) if value is not None else ())

@@ -145,6 +145,17 @@ def carried(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
 
 
 @ts.kernel
+def carried_registers(x: ts.Tensor["N", 16, ts.f32], y: ts.Tensor["N", 16, ts.f32]):
+    acc = ts.tile.zeros((16, 16))
+    m = ts.tile.zeros((16,))
+    kept = ts.tile.alloc_register(16, dtype=ts.f32)
+    for i in ts.tile.range(0, N, 16):
+        ts.tile.fill(kept, 1.0)
+        ts.tile.update_accumulator(acc, x[i : i + 16, :], m, m)  #! E214 acc
+        y[i : i + 16, :] = acc + kept[:, None]
+
+
+@ts.kernel
 def unplaced(x: ts.Tensor["N", "N", ts.f32]) -> ts.Tensor["N", "N", ts.f32]:
     return x[a : a + 64, 0:64] + x[0:64, b : b + 64] + x[c : c + 64, 0:64]  #! E211 a : a + 64
 
