@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from benchmarks import emulator
@@ -17,7 +18,7 @@ def test_gemm_of_one_tile() -> None:
 
 
 def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator, "bf16", lambda array: (emulator.np.zeros(array.shape, "u2"), array))
+    monkeypatch.setattr(emulator, "bf16", lambda array: (np.zeros(array.shape, np.uint16), array))
     with pytest.raises(AssertionError):
         emulator.gemm(128)
 
