@@ -44,6 +44,7 @@ from tessera.kernel.tree import (
     Var,
     Where,
     Window,
+    parts,
 )
 from tessera.shapes import Dim, known_equal
 
@@ -322,8 +323,6 @@ class TileExpressions:
 
 
 def _uses(expr: Expr, name: str) -> int:
-    from tessera.kernel.tree import parts
-
     return sum(isinstance(e, Read) and e.var.name == name for e in parts(expr))
 
 

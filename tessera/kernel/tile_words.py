@@ -30,6 +30,7 @@ from tessera.kernel.tile_operands import (
     may_equal,
     splat,
     spread,
+    transpose,
     unknown_count,
 )
 from tessera.kernel.tree import (
@@ -357,8 +358,6 @@ class TileWords(Words):
     word_dot = word_mma
 
     def word_transpose(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
-        from tessera.kernel.tile_operands import transpose
-
         return transpose(self.tile(self.bind(name, "x", args, kwargs, span)[0], span), span)
 
     def word_scale(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:

@@ -8,11 +8,35 @@ from dataclasses import dataclass, replace
 
 from tessera.dtypes import i64
 from tessera.errors import Span
-from tessera.kernel.operands import BufferRef, Operand, Static, arithmetic, describe, held_type, is_expr, to_expr
+from tessera.kernel.operands import (
+    BufferRef,
+    Operand,
+    Static,
+    arithmetic,
+    compare,
+    describe,
+    held_type,
+    is_expr,
+    to_expr,
+)
 from tessera.kernel.report import fail
 from tessera.kernel.tile_expressions import TileExpressions
 from tessera.kernel.tile_operands import Facts, WindowRef, apart, key, reads, unknown_count
-from tessera.kernel.tree import Block, Buffer, Const, Elem, Expr, Load, Read, Reduce, Var, Where, Window, parts
+from tessera.kernel.tree import (
+    Block,
+    Buffer,
+    Const,
+    DimValue,
+    Elem,
+    Expr,
+    Load,
+    Read,
+    Reduce,
+    Var,
+    Where,
+    Window,
+    parts,
+)
 from tessera.shapes import Dim, divisible, known_equal
 
 __all__ = ["Contents", "Windows", "varied"]
@@ -102,6 +126,9 @@ class Windows(TileExpressions):
         start = self._uniform(lower, span)
         if isinstance(start, Const) and start.value < 0:
             raise fail("E224", f"a slice that begins at {start.value}", span, "indices do not count from the end")
+        if isinstance(start, DimValue) and known_equal(start.dim, whole):
+            raise fail("E224", f"a slice that begins at the end of the axis, which is `{whole}` long", span,
+                       "a domain variable (rule R2) needs a name that is no dim")  # fmt: skip
         extent = apart(start, to_expr(upper, span, i64)) if is_expr(upper) else None
         if extent is None:
             raise fail("E224", "the width of this slice is not known while compiling", span,
@@ -195,8 +222,6 @@ class Windows(TileExpressions):
             if result is None or slot is None:
                 result = value
             else:
-                from tessera.kernel.operands import compare
-
                 test = to_expr(compare("eq", _operand(slot), Static(at), span), span)
                 result = value if key(value) == key(result) else Where(test, value, result, Elem(i64), span)
         assert result is not None
@@ -255,8 +280,6 @@ class Windows(TileExpressions):
                     self.write_state(f"#{buffer.name}.{slot}.{axis}", Static(extent), span)
 
     def _track(self, buffer: Buffer, slot: Expr | None, facts: Facts, span: Span) -> None:
-        from tessera.kernel.operands import compare
-
         for axis, count in enumerate(facts.counts):
             if (axis == 0 and slot is not None) or f"{buffer.name}.{axis}" not in self.tracked:
                 continue
@@ -284,8 +307,6 @@ def join_contents(a: Facts, b: Facts, name: str, span: Span) -> Facts:
 
 def _operand(expr: Expr) -> Operand:
     """Constants as compile-time numbers, so that arithmetic folds them."""
-    from tessera.kernel.tree import DimValue
-
     match expr:
         case Const(value):
             return Static(value)

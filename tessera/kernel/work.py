@@ -17,7 +17,7 @@ from tessera.kernel.operands import Operand, Static, arithmetic, constant_dim, t
 from tessera.kernel.report import fail
 from tessera.kernel.tile_operands import TileOp, key, may_equal
 from tessera.kernel.tree import Assign, Axis, Buffer, Const, Elem, Expr, Id, Read, Stmt, Var, Window
-from tessera.shapes import Dim, ceildiv, dim_max, known_equal, symbols_of
+from tessera.shapes import Dim, ceildiv, dim_max, known_equal, symbol, symbols_of
 from tessera.shapes import Expr as DimExpr
 
 __all__ = ["Work"]
@@ -97,8 +97,6 @@ class Work(Helpers):
         if name in self.fixed:
             return Static(self.fixed[name])
         if name in self.dims:
-            from tessera.shapes import symbol
-
             return Static(symbol(name))
         if name == "group_size":
             return Static(self.group)

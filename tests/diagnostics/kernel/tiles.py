@@ -38,6 +38,11 @@ def slices(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32], n: ts.i32):
 
 
 @ts.kernel
+def named_as_a_dim(x: ts.Tensor["n", ts.f32], y: ts.Tensor["n", ts.f32]):
+    y[i : i + 64] = x[n : n + 64]  #! E224 n : n + 64
+
+
+@ts.kernel
 def allocations(x: ts.Tensor["N", ts.f32], k: ts.i32):
     a = ts.tile.zeros((k,), ts.f32)  #! E212 ts.tile.zeros((k,), ts.f32)
     b = ts.tile.zeros((2, 2, 2, 2), ts.f32)  #! E224 ts.tile.zeros((2, 2, 2, 2), ts.f32)
