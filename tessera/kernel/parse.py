@@ -66,6 +66,7 @@ def parse(
             lanes = check_group(group, span)
             groups = None if grid is None else check_grid(grid, span)
             signature = Signature(function, source, dict(constants or {}), report, fixed)
+            groups = None if groups is None else signature.named(groups)
             report.finish()
             return _read(function, source, signature, lanes, groups, report, dict(config or {}), tracked)
         except _Again as again:

@@ -77,19 +77,19 @@ class Signature:
         dims = [d for p in self.params if p.buffer is not None for d in p.buffer.dims]
         bare = {str(d) for d in dims if len(symbols_of(d)) == 1}
         products = {d: symbol("_".join(sorted(symbols_of(d)))) for d in dims if len(symbols_of(d)) > 1}
-        known = {d: one for d, one in products.items() if not symbols_of(d) & bare and _is_product(d)}
-
-        def named(found: tuple[Dim, ...]) -> tuple[Dim, ...]:
-            return tuple(known.get(d, d) for d in found)
-
+        self.products = {d: one for d, one in products.items() if not symbols_of(d) & bare and _is_product(d)}
         self.params = [
-            p if p.buffer is None else replace(p, buffer=replace(p.buffer, dims=named(p.buffer.dims)))
+            p if p.buffer is None else replace(p, buffer=replace(p.buffer, dims=self.named(p.buffer.dims)))
             for p in self.params
         ]
         if isinstance(self.returns, TensorSpec) and self.result_dims:
             if len(self.result_dims) > 1 and len(symbols_of(self.result_dims[0])) > 1:
                 self.batched.add("return")
-            self.result_dims = named(self.result_dims)
+            self.result_dims = self.named(self.result_dims)
+
+    def named(self, dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        """Dims as they are called in the kernel: those that are fixed are numbers, products have names."""
+        return tuple(self.products.get(d, d) for d in (substitute(dim, self.fixed) for dim in dims))
 
     def _add(
         self, name: str, annotation: object, parameter: inspect.Parameter, span: Span, constants: Mapping[str, object]

@@ -253,6 +253,13 @@ def test_dropped_axes_and_explicit_grid() -> None:
     np.testing.assert_array_equal(y, x.max(1))
 
 
+def test_explicit_grid_of_a_product_and_an_open_dim() -> None:
+    x, y = normal(6, 10), normal(6, 10, seed=1)
+    assert K.explicit_product.definition.open == ("D",)
+    run(K.explicit_product, x, y)
+    np.testing.assert_array_equal(y, x - x.max(1, keepdims=True))
+
+
 def test_three_axes() -> None:
     x, y = normal(5, 8, 4), normal(5, 8, seed=1)
     run(K.cubes, x, y)

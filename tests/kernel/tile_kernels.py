@@ -337,6 +337,13 @@ def by_group(x: ts.Tensor["B", "S", "H", ts.f32], y: ts.Tensor["B", "H", ts.f32]
 by_group = ts.kernel(by_group.python, grid="B")
 
 
+@ts.kernel(grid=("B*H", "ceildiv(D, 4)"))
+def explicit_product(x: ts.Tensor["B*H", "D", ts.f32], y: ts.Tensor["B*H", "D", ts.f32]):
+    row, at = ts.tile.group_id(0), ts.tile.group_id(1) * 4
+    whole = x[row, :]
+    y[row, at : at + 4] = x[row, at : at + 4] - ts.tile.max(whole)
+
+
 @ts.kernel
 def cubes(x: ts.Tensor["B", "M", "N", ts.f32], y: ts.Tensor["B", "M", ts.f32]):
     for b in ts.tile.range(0, B, 2):
