@@ -17,16 +17,18 @@ __all__ = ["audit", "vectors"]
 
 
 def audit(file: BundleFile) -> None:
-    """Check the CPU images of all targets (E630, E631) and the embedded tests (E640, E641). Runs nothing."""
-    from tessera_runtime.devices.elf import read_symbols
+    """Check the CPU images of all targets (E630, E631, E633) and the embedded tests (E640, E641). Runs nothing."""
+    from tessera_runtime.devices.elf import check_description, read_symbols
 
     for target in file.manifest.targets:
         if target.kind != "cpu":
             continue
-        symbols = read_symbols(file.entry(target.image), target.machine)
+        code = file.entry(target.image)
+        symbols = read_symbols(code, target.machine)
         for kernel in target.kernels:
             if kernel.symbol not in symbols:
                 raise BundleError("E631", f"the image of {target.name} has no function '{kernel.symbol}'")
+        check_description(code, target.kernels)
     for test in file.manifest.tests:
         vectors(file, test)
 

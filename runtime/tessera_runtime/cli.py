@@ -23,6 +23,7 @@ inputs:
 
 examples:
   tessera-run m.tsb                                        run the embedded tests, or show the functions
+  tessera-run m.tsb --validate --device cuda:0             run the embedded tests (tesseracc build --embed-tests)
   tessera-run m.tsb --function mlp --input x=randn:4x64xf32
   tessera-run m.tsb --input x=@x.npy --output out=@y.npy
   tessera-run m.tsb --input x=@x.npy --expected out=@y.npy --rtol 1e-5
@@ -65,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--counters", action="store_true", help="show what the kernels did (device emulator)")
     p.add_argument("--list", action="store_true", help="show functions and targets, run nothing")
+    p.add_argument(
+        "--validate", action="store_true", help="run the embedded tests on the device; exit code 1 if one fails"
+    )
     p.add_argument(
         "--verify", action="store_true", help="verify every byte of the bundle, weights included, before anything else"
     )

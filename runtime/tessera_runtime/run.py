@@ -40,6 +40,8 @@ class Runner:
         self.outputs = dict(_output(text) for text in options.output)
         if len(self.outputs) != len(options.output):
             raise UsageError("E801", "one result is stored twice by --output")
+        if options.validate and (self.inputs or self.outputs or self.expected or options.benchmark is not None):
+            raise UsageError("E801", "--validate takes its inputs and bounds from the bundle")
         if not (0 <= options.atol < math.inf and 0 <= options.rtol < math.inf):
             raise UsageError("E801", "--atol and --rtol must be finite and not negative")
         if options.benchmark is not None and options.benchmark < 0:
@@ -78,6 +80,8 @@ class Runner:
         if self.options.list:
             self._list(bundle, report)
             return report, int(Exit.OK)
+        if self.options.validate:
+            return self._tests(bundle, report)
         bare = not (self.inputs or self.outputs or self.expected or self.options.function)
         if bare and self.options.benchmark is None:
             if bundle.manifest.tests:
@@ -213,10 +217,16 @@ class Runner:
         return int(code)
 
     def _tests(self, bundle: Bundle, report: Report) -> tuple[Report, int]:
-        """Run the embedded test vectors."""
+        """Run the embedded test vectors, of one function or all. E807 where there are none."""
         report["tests"] = []
         failed = 0
-        for test in bundle.manifest.tests:
+        if self.options.function:
+            bundle[self.options.function]
+        tests = [t for t in bundle.manifest.tests if self.options.function in (None, t.function)]
+        if not tests:
+            of = f" of {self.options.function}" if self.options.function else ""
+            raise UsageError("E807", f"the bundle has no tests{of}", help="build it with `--embed-tests`")
+        for test in tests:
             function = bundle[test.function]
             inputs, wanted = vectors(bundle.file, test)
             results = _results(function, function(**{name: array.copy() for name, array in inputs.items()}))
@@ -235,7 +245,8 @@ class Runner:
             for message in messages:
                 self.say(f"     {message}")
             failed += bool(messages)
-        count = len(bundle.manifest.tests)
+        count = len(tests)
+        report["passed"], report["failed"] = count - failed, failed
         self.say(f"{count - failed} of {count} embedded tests passed on {bundle.device.name} ({bundle.target.name})")
         return report, int(Exit.MISMATCH if failed else Exit.OK)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera.shapes import Dim, Expr, symbols_of
 from tessera_runtime.core import manifest as M
+from tessera_runtime.devices.elf import describe
 from tesseracc.bundle.write import image_entry
 from tesseracc.codegen.image import Image
 from tesseracc.ir.types import BufType, Type, element
@@ -218,6 +219,8 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
         arch.name, arch.kind, arch.toolchain.image, entry, arch.preference, tuple(kernels), plans,
         machine=arch.toolchain.machine, requires=tuple(sorted(arch.requires)), capability=capability, ptx=ptx,
     )  # fmt: skip
+    if record.kind == "cpu":
+        entries[entry] += describe(record.kernels)
     return record, entries
 
 

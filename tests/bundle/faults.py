@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -306,6 +307,13 @@ def _images() -> list[Fault]:
     ]
 
 
+def _otherwise_described() -> bytes:
+    """The image says how its kernels are described; the manifest gives one of them less scratch memory."""
+    value = changed("targets.0.kernels.0.scratch_bytes", 64)
+    kernels = hashlib.sha256(spell(document()["targets"][0]["kernels"])).digest()
+    return build(value, {**parts()[1], "images/cpu.elf": image() + b"TSBKERN\0" + kernels})
+
+
 def _contents() -> list[Fault]:
     files = parts()[1]
     weights, test = files["weights.safetensors"], files["tests/0000.safetensors"]
@@ -338,6 +346,7 @@ def _contents() -> list[Fault]:
         Fault("X2", "length", "E640", lambda: with_file("weights.safetensors", b"\xff" * 8 + weights[8:])),
         Fault("X2", "not-json", "E640", lambda: with_file("weights.safetensors", weights[:8] + b"x" + weights[9:])),
         Fault("X2", "twice", "E640", swapped("weights.safetensors", b'"z"', b'"w"')),
+        Fault("X7", "description", "E633", _otherwise_described),
         Fault("X5", "ptx", "E632", lambda: with_file("images/sm_90.ptx", b".version 8.0 \xe9\n")),
         Fault("X6", "name", "E641", swapped("tests/0000.safetensors", b"in/x", b"in/y")),
         Fault("X6", "neither", "E641", swapped("tests/0000.safetensors", b"out/out", b"put/out")),

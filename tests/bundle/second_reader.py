@@ -93,6 +93,9 @@ def _read(data: bytes, required: bytes | None) -> None:
         if target["kind"] == "cpu":
             symbols = _image(content_of(target["image"]), target["machine"])
             need(all(kernel["symbol"] in symbols for kernel in target["kernels"]), "E631")
+            end = content_of(target["image"])[-40:]
+            text = json.dumps(target["kernels"], sort_keys=True, separators=(",", ":")).encode()
+            need(end[:8] != b"TSBKERN\0" or end[8:] == hashlib.sha256(text).digest(), "E633")
     functions = {f["name"]: f for f in document["functions"]}
     for test in document["tests"]:
         _test(content_of(test["entry"]), functions[test["function"]])

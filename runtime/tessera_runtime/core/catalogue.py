@@ -307,6 +307,9 @@ _ENTRIES = (
           "A kernel's symbol is missing from the code image, or lies outside its executable range."),
     Entry("E632", "PTX is not text", 5,
           "A PTX entry of the bundle is not ASCII text."),
+    Entry("E633", "kernels described otherwise", 5,
+          "A code image holds a digest of how its kernels are described (parameters, shapes, grid, scratch memory), and "
+          "the manifest describes them otherwise. Nothing of it was executed."),
     Entry("E640", "safetensors file invalid", 5,
           "The weights are not a well-formed safetensors file: header length, JSON, offsets, dtype or shape."),
     Entry("E641", "embedded test invalid", 5,
@@ -369,6 +372,9 @@ _ENTRIES = (
     Entry("E806", "key not usable", 2,
           "A key file does not hold one Ed25519 key in PEM form, holds a private key where a public one is expected or "
           "the other way round, or a keyring holds no keys. `tesseracc keygen` makes keys."),
+    Entry("E807", "no embedded tests", 2,
+          "`--validate` runs the test vectors that a bundle carries, and this one has none. `tesseracc build "
+          "--embed-tests` puts them in."),
     # --- E9xx: devices, execution, emulator findings ---------------------------------------------------------------
     Entry("E901", "device unknown", 6,
           "The device is not one of cpu, cuda[:N] or an installed plug-in such as emulator."),

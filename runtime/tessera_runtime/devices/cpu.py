@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Manifest, Target
-from tessera_runtime.devices.elf import LoadedImage
+from tessera_runtime.devices.elf import LoadedImage, check_description
 from tessera_runtime.devices.threads import Pool, available_threads
 from tessera_runtime.memory import ALIGN, ArenaPool
 from tessera_runtime.plan import CopyStep, Instance
@@ -113,8 +113,10 @@ class CpuProgram:
     """A loaded CPU image."""
 
     def __init__(self, file: BundleFile, target: Target, pool: Pool) -> None:
-        self._image = LoadedImage(file.entry(target.image), target.machine)
+        code = file.entry(target.image)
+        self._image = LoadedImage(code, target.machine)
         self._kernels = [_KERNEL(self._image.address(kernel.symbol)) for kernel in target.kernels]
+        check_description(code, target.kernels)
         self._scratch = [-(-kernel.scratch_bytes // ALIGN) * ALIGN for kernel in target.kernels]
         self._pool = pool
         self._arenas = ArenaPool()

@@ -8,13 +8,16 @@ executable; no file is written, no `dlopen` runs code. Everything read from the 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tessera_runtime.core.errors import BundleError, DeviceError
+from tessera_runtime.core.manifest import Kernel
+from tessera_runtime.core.schema import canonical
 
-__all__ = ["LoadedImage", "read_symbols"]
+__all__ = ["LoadedImage", "check_description", "describe", "read_symbols"]
 
 MACHINES = {"x86-64": 62, "aarch64": 183}
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -101,6 +104,21 @@ def _read_dynamic(image: bytes, offset: int, size: int, executable: list[tuple[i
         _require(name not in found, f"symbol {name[:80]!r} twice")
         found[name] = value
     return found
+
+
+_DESCRIPTION = b"TSBKERN\0"
+
+
+def describe(kernels: Sequence[Kernel]) -> bytes:
+    """What the writer puts behind an image: a digest of what the manifest says of its kernels."""
+    return _DESCRIPTION + hashlib.sha256(canonical([kernel.encode() for kernel in kernels])).digest()
+
+
+def check_description(image: bytes, kernels: Sequence[Kernel]) -> None:
+    """Check that the kernels are described as the image says, if it says so: sizes of scratch memory and buffers, the
+    grid and the parameters are part of the code; E633."""
+    if image[-40:-32] == _DESCRIPTION and image[-40:] != describe(kernels):
+        raise BundleError("E633", "the manifest describes the kernels of a code image otherwise than the image")
 
 
 class LoadedImage:
