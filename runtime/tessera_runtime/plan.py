@@ -113,7 +113,7 @@ def instantiate(plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int]) -
 def _hold(
     function: str, step: Launch, kernel: Kernel, given: tuple[int, ...], sizes: Sequence[int], env: Mapping[str, int]
 ) -> None:
-    """Hold a launch against its kernel's declaration: the buffers' bytes, the grid and shared memory (`given`); E625."""
+    """Hold a launch against its kernel's declaration: the buffers' bytes, grid and shared memory (`given`); E625."""
     where = f"{function}: launch of {kernel.name}"
     dims = [arg.dim for arg in step.args if arg.dim is not None]
     own = {

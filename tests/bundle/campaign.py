@@ -2,9 +2,8 @@
 
 `python -m tests.bundle.campaign --cases 100000` reports on stdout and, with --report, as JSON. A case fails if the
 process dies or hangs, an exception has no code, a mutant with its old digests gives other results, one with another
-content digest is taken although a signature is required, or the second reader disagrees. Cases whose machine code, or
-whose description of it (the target's `kernels`), is another than the original's are loaded, not run: code is not
-confined (specs/security.md), and only the signature tells.
+content digest is taken although a signature is required, or the second reader disagrees. Cases whose machine code is
+another than the original's are loaded, not run: code is not confined (specs/security.md), and only the signature tells.
 """
 
 from __future__ import annotations

@@ -308,8 +308,8 @@ _ENTRIES = (
     Entry("E632", "PTX is not text", 5,
           "A PTX entry of the bundle is not ASCII text."),
     Entry("E633", "kernels described otherwise", 5,
-          "A code image holds a digest of how its kernels are described (parameters, shapes, grid, scratch memory), and "
-          "the manifest describes them otherwise. Nothing of it was executed."),
+          "A code image holds a digest of how its kernels are described (parameters, shapes, grid, scratch memory), "
+          "and the manifest describes them otherwise. Nothing of it was executed."),
     Entry("E640", "safetensors file invalid", 5,
           "The weights are not a well-formed safetensors file: header length, JSON, offsets, dtype or shape."),
     Entry("E641", "embedded test invalid", 5,
