@@ -85,6 +85,8 @@ class AsyncEngine:
         self.bulk_group = np.zeros(w.size, np.int64)
         self.granular: list[Granular] = []
         self.bulk: list[Bulk] = []
+        # Copies that have landed before anyone waited: by mbarrier (phase at landing, granules, mark).
+        self.unseen: dict[int, list[tuple[int, slice, int]]] = {}
 
     def origin(self, number: int) -> Instruction:
         """The instruction behind a mark."""
@@ -183,11 +185,25 @@ class AsyncEngine:
         if op.data is not None:
             op.land(op.data)
         op.landed = True
-        _clear(self.writing, op.writes, op.pc + 1)
+        if not (op.barriers and self.launch.detect):
+            _clear(self.writing, op.writes, op.pc + 1)
+        for (index, _), run in zip(op.barriers if self.launch.detect else (), op.writes):
+            self.unseen.setdefault(index, []).append((int(self.mbarriers.phase[index]), run, op.pc + 1))
         for index, count in op.barriers:
             self.mbarriers.complete_tx(self.wave, index, count)
         if op.barriers:
             self.bulk.remove(op)
+
+    def seen(self, index: Array) -> None:
+        """Waits on these mbarriers have passed: what landed for phases that are over is there for ordinary accesses."""
+        for k in (np.unique(index) if self.unseen else ()):
+            landed = self.unseen.pop(int(k), [])
+            rest = [(phase, run, mark) for phase, run, mark in landed if phase >= self.mbarriers.phase[k]]
+            for phase, run, mark in landed:
+                if phase < self.mbarriers.phase[k]:
+                    _clear(self.writing, [run], mark)
+            if rest:
+                self.unseen[int(k)] = rest
 
     def deliver_one(self, w: Wave) -> bool:
         """Everyone is blocked: in every cluster let operations land, chosen by the seed, until a phase completes.
@@ -238,7 +254,7 @@ class AsyncEngine:
 
     def _drop(self) -> None:
         self.granular = [op for op in self.granular if not op.waited.all()]
-        self.busy = bool(self.granular or self.bulk) or bool(self.reading.any())
+        self.busy = bool(self.granular or self.bulk or self.unseen) or bool(self.reading.any())
 
     # --- what the rest of the machine must know ----------------------------------------------------------------------
 

@@ -121,6 +121,7 @@ class MBarriers:
         else:
             done = self.phase[index] > (token if token is not None else 0)
         if self.launch.detect and done.any():
+            self.launch.asynchronous.seen(index[done])
             lanes = w.lanes[done]
             for k in np.unique(index[done]):
                 row = self.published.get(int(k))

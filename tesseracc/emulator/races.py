@@ -117,6 +117,7 @@ class RaceDetector:
         self.stamp = self.threads | np.uint64(1) << _CLOCK
         self.floor, self.epoch = np.uint64(0), 0
         self.warp_sync = np.zeros(warps, np.int64)
+        self.copies: Array | None = None  # by program counter: bulk copies
         clusters = warps // warps_per_cluster
         self.known = np.zeros((clusters, warps_per_cluster, warps_per_cluster), np.int64)
         # Launch-wide: up to which clock each warp has released at gpu scope; whether each CTA has acquired.
@@ -250,7 +251,7 @@ class RaceDetector:
         """Lanes [n] wrote a granule in one step with other values than `winners` [n]."""
         if len(lanes):
             at = self.code[pc]
-            self.log.add(SHARED_RACE if space == "shared" else GLOBAL_RACE,
+            self.log.add(GLOBAL_RACE if space == "global" else SHARED_RACE,
                          f"{self._who(int(lanes[0]))} and {self._who(int(winners[0]))} write different values to one "
                          f"{space} address in the same instruction", at, at, len(lanes))  # fmt: skip
 
@@ -285,7 +286,7 @@ class RaceDetector:
         first = int(np.flatnonzero(unordered)[0])
         other = self.code[int(old[first] & _PC_MASK)]
         self.log.add(
-            SHARED_RACE if space == "shared" else GLOBAL_RACE,
+            GLOBAL_RACE if space == "global" else SHARED_RACE,
             f"{now} of {space} memory by {self._who(int(mine[first]))} races with the {then} by "
             f"{self._who(int(old[first] >> _THREAD) - 1 - self.first_thread)}",
             self.code[pc], other, int(times[unordered].sum()),
@@ -300,9 +301,21 @@ class RaceDetector:
         c, w = self._coordinates(mine)
         near = (local >= 0) & (local < len(self.clock)) & (local // self.warps_per_cluster == c)
         safe = np.where(near, local, 0)
-        known = np.where(mine == local, self.warp_sync[mine], self.known[c, w, safe % self.warps_per_cluster])
+        known = self.known[c, w, safe % self.warps_per_cluster]
+        same = mine == local
+        if same.any():  # a lane learns of a copy by its warp mate as any other thread does: from the copy's mbarrier
+            same &= ~self._by_copy(old)
+            known = np.where(same, self.warp_sync[mine], known)
         far = (clock <= self.released[theirs]) & self.acquired[(mine + self.first_warp) // self.warps_per_cta]
         return np.where(near, clock <= known, far)
+
+    def _by_copy(self, old: Array) -> Array:
+        """Whether accesses were made by bulk copies."""
+        if self.copies is None:
+            self.copies = np.zeros(int(_PC_MASK) + 1, np.bool_)
+            bulk = [pc for pc, i in enumerate(self.code) if i.opcode == "cp" and "bulk" in i.mods]
+            self.copies[np.array(bulk, np.int64) & int(_PC_MASK)] = True
+        return np.asarray(self.copies[(old & _PC_MASK).astype(np.int64)])
 
 
 def _warp(record: Array) -> Array:
