@@ -8,8 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import tessera as ts
 from tessera.errors import SourceError
 from tessera.kernel import evaluate
+from tessera.kernel.tree import Mma, walk_exprs
+from tessera_runtime.core.dtypes import np_dtype
 from tests.kernel import tile_kernels as K
 
 U = 2.0**-24
@@ -291,3 +294,32 @@ def test_groups_must_not_store_to_one_element() -> None:
     with pytest.raises(SourceError) as caught:
         run(K.overlapping, normal(40), normal(40))
     assert caught.value.code == "E215"
+
+
+TYPES = [
+    # operands, what a plain product is made of, what one with a computed left operand is made of, the accumulator
+    ("bf16", "bf16", ("bf16", "bf16"), ("bf16", "bf16"), "f32"),
+    ("f16", "f16", ("f16", "f16"), ("f16", "f16"), "f32"),
+    ("f32", "f32", ("f32", "f32"), ("f32", "f32"), "f32"),
+    ("f64", "f64", ("f64", "f64"), ("f64", "f64"), "f64"),
+    ("f16", "bf16", ("f32", "f32"), ("bf16", "bf16"), "f32"),
+    ("f32", "bf16", ("f32", "f32"), ("bf16", "bf16"), "f32"),
+    ("bf16", "fp8_e4m3", ("bf16", "bf16"), ("bf16", "bf16"), "f32"),
+    ("fp8_e4m3", "fp8_e5m2", ("fp8_e4m3", "fp8_e5m2"), ("bf16", "bf16"), "f32"),
+    ("i8", "i8", ("i8", "i8"), ("i8", "i8"), "i32"),
+]
+
+
+@pytest.mark.parametrize("case", TYPES, ids=lambda c: f"{c[0]}-{c[1]}")
+def test_types_of_products(case: Any) -> None:
+    a, b, plain, computed, acc = case
+    kernel = K.product_of(*(getattr(ts, name) for name in (a, b, acc)))
+    found = [e for e in walk_exprs(kernel.definition.body) if isinstance(e, Mma)]
+    assert [(str(e.a.type.dtype), str(e.b.type.dtype), str(e.type.dtype)) for e in found] == [
+        (*plain, acc), (*computed, acc)
+    ]  # fmt: skip
+    rng = np.random.default_rng(3)
+    x, y = (rng.integers(-3, 4, (16, 16)).astype(np_dtype(name)) for name in (a, b))
+    c = np.zeros((16, 16), np_dtype(acc))
+    evaluate(kernel.definition, [x, y, c])
+    np.testing.assert_array_equal(c, wide(x) @ wide(y))

@@ -378,3 +378,14 @@ def causal(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], q: ts
 def overlapping(x: ts.Tensor[40, ts.f32], y: ts.Tensor[40, ts.f32]):
     g = ts.tile.group_id() * 10
     y[g : g + 16] = x[g : g + 16] * 2.0
+
+
+def product_of(a, b, c):
+    """A product of two element types, and one with a computed left operand."""
+
+    @ts.kernel
+    def product(A: ts.Tensor["M", "K", a], B: ts.Tensor["K", "N", b], C: ts.Tensor["M", "N", c]):
+        plain = ts.tile.mma(A[m : m + 16, 0:16], B[0:16, n : n + 16])
+        C[m : m + 16, n : n + 16] = ts.tile.mma(A[m : m + 16, 0:16] * 2, B[0:16, n : n + 16]) - plain
+
+    return product
