@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,54 @@ import click
 
 if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
+    from tesseracc.cache import Cache, Record
     from tesseracc.driver import Build
+    from tesseracc.ir.pipeline import Note
     from tesseracc.ir.value import Module
-    from tesseracc.recipe import Recipe
+    from tesseracc.recipe import Loaded, Recipe
 
 LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
+FORMATS = ("text", "json", "sarif", "junit")
+
+
+@dataclass
+class Options:
+    """The command line."""
+
+    file: str
+    output: str | None
+    archs: tuple[str, ...]
+    entries: tuple[str, ...]
+    specs: tuple[str, ...]
+    fixed: tuple[str, ...]
+    emit: str | None
+    dump_dir: str | None
+    constants: str | None
+    locations: bool
+    notes: bool
+    timing: bool
+    jobs: int
+    embed_tests: bool
+    embed_source: bool
+    check_only: bool
+    whole: bool
+    form: str
+    cache_dir: str | None
+    no_cache: bool
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if self.as_json and self.form != "text":
+            raise click.UsageError("--json and --diagnostics-format exclude each other")
+        if self.emit and (self.check_only or self.whole):
+            raise click.UsageError("--emit goes neither with --check-only nor with --all")
+        if self.whole and (self.entries or self.specs or self.dump_dir or self.constants):
+            raise click.UsageError("--all takes options for one module only without --entry and the like")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether stdout is for one document."""
+        return self.as_json or self.form != "text"
 
 
 @click.command("build")
@@ -47,61 +91,174 @@ LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Targets compiled at once.")
 @click.option("--embed-tests", is_flag=True, help="Put test vectors into the bundle, for tessera-run --validate.")
 @click.option("--embed-source", is_flag=True, help="Put the module and its helpers into the bundle, for rebuild.")
+@click.option("--check-only", is_flag=True, help="Check the module for the targets; write nothing.")
+@click.option("--all", "whole", is_flag=True, help="FILE is a folder: build every module in it; -o is a folder.")
+@click.option(
+    "--diagnostics-format", "form", type=click.Choice(FORMATS), default="text", show_default=True,
+    help="Print errors, warnings and notes on stdout in this format.",
+)  # fmt: skip
+@click.option("--cache-dir", type=click.Path(file_okay=False), help="Folder of the build cache; default: see specs.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write the build cache.")
 @click.option("--json", "as_json", is_flag=True, help="Report as one JSON object on stdout.")
-def command(
-    file: str,
-    output: str | None,
-    archs: tuple[str, ...],
-    entries: tuple[str, ...],
-    specs: tuple[str, ...],
-    fixed: tuple[str, ...],
-    emit: str | None,
-    dump_dir: str | None,
-    constants: str | None,
-    locations: bool,
-    notes: bool,
-    timing: bool,
-    jobs: int,
-    embed_tests: bool,
-    embed_source: bool,
-    as_json: bool,
-) -> None:
+def command(**given: Any) -> None:
     """Compile the Tessera module FILE to a bundle. FILE may also be IR text of any level (`.tir`).
 
     \b
     tesseracc build model.py --arch sm_90 --arch cpu -o model.tsb
     tesseracc build model.py --arch sm_80 --emit ptx
     tesseracc build model.py --entry f --input-spec x=f32[B,64] --emit tile
-    """
-    from tesseracc.codegen.pool import prestart
-    from tesseracc.driver import DEFAULT_TARGETS
-    from tesseracc.recipe import Recipe
+    tesseracc build model.py --check-only --diagnostics-format sarif > model.sarif
+    tesseracc build models/ --all -o bundles/ --jobs 8
 
-    recipe = Recipe(archs or DEFAULT_TARGETS, entries, specs, fixed, embed_tests, embed_source)
+    Exit codes: 0, 2 usage and files, 3 the source, 4 the toolchain, 70 a fault of the compiler.
+    """
+    options = Options(**given)
+    if options.whole:
+        from tesseracc.cli.build_all import build_all
+
+        build_all(options)
+    elif options.form != "text":
+        _reported(options)
+    else:
+        _run(options)
+
+
+def _reported(options: Options) -> None:
+    """One document on stdout, whether the build succeeds or not."""
+    from tessera_runtime.core.errors import TesseraError
+    from tesseracc.diagnostics import Diagnostic, Report, of_error, write
+
+    try:
+        result = _run(options)
+        told = [Diagnostic("warning", w["code"], w["message"], target=w["target"]) for w in result["warnings"]]
+        folder = Path(options.file).parent
+        if options.notes:
+            told += [
+                Diagnostic("note", "", n["message"], file=str(folder / n["file"]) if n["file"] else "", line=n["line"])
+                for n in result["told"]
+            ]
+        report = Report(options.file, tuple(told), 0, {k: v for k, v in result.items() if k != "told"})
+    except TesseraError as error:
+        report = Report(options.file, tuple(of_error(error)), error.exit_code)
+    sys.stdout.write(write(options.form, [report]))
+    if report.exit_code:
+        raise click.exceptions.Exit(report.exit_code)
+
+
+def _run(options: Options) -> dict[str, Any]:
+    """Does it; what is to be told in the end."""
+    from tesseracc.driver import DEFAULT_TARGETS
+    from tesseracc.recipe import Recipe, load_recipe
+
+    recipe = Recipe(
+        options.archs or DEFAULT_TARGETS, options.entries, options.specs, options.fixed,
+        options.embed_tests, options.embed_source,
+    )  # fmt: skip
     targets = recipe.targets
-    output = output or str(Path(file).with_suffix(".tsb"))
-    if emit is None:
+    output = options.output or str(Path(options.file).with_suffix(".tsb"))
+    writes = options.emit is None and not options.check_only
+    if writes:
         _check_writable(output)
-    if emit not in ("graph", "schedule", "tile", "target"):
-        prestart(min(jobs, len(targets)))  # LLVM loads while the front end works
-    progress = _progress(as_json)
-    build = _load(file, recipe, constants, jobs, progress, dump_dir)
-    if emit is not None:
-        _emit(build, emit, targets, locations)
+    cache = _cache(options) if writes and not options.dump_dir else None
+    if cache is None and not options.check_only and options.emit not in ("graph", "schedule", "tile", "target"):
+        _prestart(options, len(targets))  # LLVM loads while the front end works
+    progress = _progress(options.quiet)
+    progress("front end")
+    loaded = load_recipe(options.file, recipe, options.constants)
+    if not options.quiet or options.as_json:
+        for remark in loaded.remarks:
+            click.echo(f"note: {remark}", err=True)
+    build = _build(loaded, recipe, options, progress)
+    if options.emit is not None:
+        _emit(build, options.emit, targets, options.locations)
+        result: dict[str, Any] = {"warnings": [], "told": []}
+    elif options.check_only:
+        for arch in targets:
+            build.target(arch)
+        progress("")
+        result = _checked(build, options)
     else:
         from tesseracc.textio import write_bytes
 
-        data = build.bundle()
-        write_bytes(output, data)
+        record = _cached(build, loaded, recipe, options, cache)
+        write_bytes(output, record.data)
         progress("")
-        _summary(build, output, len(data), as_json)
-    if notes and not as_json:
-        for note in build.log.notes:
-            where = f" ({note.loc.file}:{note.loc.line})" if note.loc else ""
-            click.echo(f"note: {note.message}{where}", err=True)
-    if timing and not as_json:
+        result = _summary(build, record, output, options)
+    result["told"] = [{"message": remark, "file": "", "line": 0} for remark in loaded.remarks] + result["told"]
+    if options.notes and not options.quiet:
+        for note in result["told"][len(loaded.remarks) :]:
+            where = f" ({note['file']}:{note['line']})" if note["file"] else ""
+            click.echo(f"note: {note['message']}{where}", err=True)
+    if options.timing and not options.quiet:
         for stage, seconds in build.log.seconds.items():
             click.echo(f"{stage:<10} {seconds * 1e3:8.1f} ms", err=True)
+    return result
+
+
+def _prestart(options: Options, targets: int) -> None:
+    from tesseracc.codegen.pool import prestart
+
+    prestart(min(options.jobs, targets))
+
+
+def _cache(options: Options) -> Cache | None:
+    from tesseracc.cache import Cache, default_folder
+
+    folder = Path(options.cache_dir) if options.cache_dir else default_folder()
+    return None if options.no_cache or folder is None else Cache(folder)
+
+
+def _build(loaded: Loaded, recipe: Recipe, options: Options, progress: Any) -> Build:
+    from tesseracc.driver import Build
+
+    build = Build(
+        loaded.module,
+        recipe.targets,
+        jobs=options.jobs,
+        observe=_dumper(options.dump_dir, loaded.module) if options.dump_dir else None,
+        progress=progress,
+        provenance=loaded.provenance(recipe),
+        sources=loaded.files if recipe.embed_source else None,
+        embed_tests=recipe.embed_tests,
+    )
+    build.log.notes += loaded.notes
+    return build
+
+
+def _cached(build: Build, loaded: Loaded, recipe: Recipe, options: Options, cache: Cache | None) -> Record:
+    """The bundle and what is told of it, from the cache or made now and put there."""
+    from tesseracc.cache import Record, key_of
+
+    def make() -> Record:
+        return Record(build.bundle(), _warnings(build), _notes(build.log.notes))
+
+    if cache is None:
+        return make()
+    key = key_of(loaded, recipe)
+    with cache.locked(key):
+        record = cache.get(key)
+        if record is None:
+            _prestart(options, len(recipe.targets))
+            record = make()
+            cache.put(key, record)
+    return record
+
+
+def _warnings(build: Build) -> list[dict[str, Any]]:
+    from tesseracc.codegen.image import Image
+
+    return [
+        {"target": image.arch.name, "code": f.code, "subject": f.subject, "message": f.text}
+        for image in build.images
+        if isinstance(image, Image)
+        for f in image.findings
+    ]
+
+
+def _notes(notes: list[Note]) -> list[dict[str, Any]]:
+    return [
+        {"message": n.message, "file": n.loc.file if n.loc else "", "line": n.loc.line if n.loc else 0} for n in notes
+    ]
 
 
 def _check_writable(output: str) -> None:
@@ -124,28 +281,6 @@ def _progress(as_json: bool) -> Any:
     if as_json or not sys.stderr.isatty():
         return lambda _: None
     return lambda stage: click.echo(f"\r\x1b[K{stage}", nl=False, err=True)
-
-
-def _load(file: str, recipe: Recipe, constants: str | None, jobs: int, progress: Any, dump_dir: str | None) -> Build:
-    from tesseracc.driver import Build
-    from tesseracc.recipe import load_recipe
-
-    progress("front end")
-    loaded = load_recipe(file, recipe, constants)
-    for remark in loaded.remarks:
-        click.echo(f"note: {remark}", err=True)
-    build = Build(
-        loaded.module,
-        recipe.targets,
-        jobs=jobs,
-        observe=_dumper(dump_dir, loaded.module) if dump_dir else None,
-        progress=progress,
-        provenance=loaded.provenance(recipe),
-        sources=loaded.files if recipe.embed_source else None,
-        embed_tests=recipe.embed_tests,
-    )
-    build.log.notes += loaded.notes
-    return build
 
 
 def _dumper(folder: str, module: Module) -> Any:
@@ -186,30 +321,46 @@ def _emit(build: Build, level: str, targets: tuple[Arch, ...], locations: bool) 
         sys.stdout.write(build.text(level, arch, locations=locations))
 
 
-def _summary(build: Build, output: str, size: int, as_json: bool) -> None:
-    from tesseracc.codegen.image import Image
-
-    images = [image for image in build.images if isinstance(image, Image)]
-    kernels = {image.arch.name: len(build.target(image.arch).of_kind("target.func")) for image in images}
-    functions = [p.name for p in build.tile(images[0].arch).of_kind("tile.program")]
-    findings = [(image.arch.name, finding) for image in images for finding in image.findings]
-    if as_json:
+def _checked(build: Build, options: Options) -> dict[str, Any]:
+    """What --check-only says of a module without errors."""
+    kernels = {arch.name: len(build.target(arch).of_kind("target.func")) for arch in build.archs}
+    functions = [p.name for p in build.tile(build.archs[0]).of_kind("tile.program")]
+    told = _notes(build.log.notes)
+    result = {
+        "bundle": None, "functions": functions, "kernels": kernels, "warnings": [],
+        "notes": [note["message"] for note in told],
+    }  # fmt: skip
+    if options.as_json:
         import json
 
-        document = {
-            "bundle": output,
-            "bytes": size,
-            "functions": functions,
-            "kernels": kernels,
-            "warnings": [
-                {"target": name, "code": f.code, "subject": f.subject, "message": f.text} for name, f in findings
-            ],
-            "seconds": {stage: round(value, 4) for stage, value in build.log.seconds.items()},
-            "notes": [note.message for note in build.log.notes],
-        }
-        click.echo(json.dumps(document, sort_keys=True))
-        return
-    for name, finding in findings:
-        click.echo(f"warning[{finding.code}]: {finding.subject} for {name}: {finding.text}", err=True)
-    counts = ", ".join(f"{name} ({count} kernel{'s' if count != 1 else ''})" for name, count in kernels.items())
-    click.echo(f"{output}: {', '.join(functions)} for {counts}; {size:,} bytes")
+        click.echo(json.dumps(result, sort_keys=True))
+    elif not options.quiet:
+        click.echo(f"{options.file}: {', '.join(functions)} for {', '.join(kernels)}: no errors")
+    return {**result, "told": told}
+
+
+def _summary(build: Build, record: Record, output: str, options: Options) -> dict[str, Any]:
+    from tessera_runtime.bundle import BundleFile
+
+    manifest = BundleFile(record.data).manifest
+    kernels = {target.name: len(target.kernels) for target in manifest.targets}
+    functions = [function.name for function in manifest.functions]
+    result = {
+        "bundle": output,
+        "bytes": len(record.data),
+        "functions": functions,
+        "kernels": kernels,
+        "warnings": record.warnings,
+        "seconds": {stage: round(value, 4) for stage, value in build.log.seconds.items()},
+        "notes": [note["message"] for note in record.notes],
+    }
+    if options.as_json:
+        import json
+
+        click.echo(json.dumps(result, sort_keys=True))
+    elif not options.quiet:
+        for w in record.warnings:
+            click.echo(f"warning[{w['code']}]: {w['subject']} for {w['target']}: {w['message']}", err=True)
+        counts = ", ".join(f"{name} ({count} kernel{'s' if count != 1 else ''})" for name, count in kernels.items())
+        click.echo(f"{output}: {', '.join(functions)} for {counts}; {len(record.data):,} bytes")
+    return {**result, "told": record.notes}

@@ -148,8 +148,8 @@ def test_imports_that_count(tmp_path: Path) -> None:
     files = {
         "m.py": "import os, a.b\nfrom c import *\nfrom p import q\ndef f():\n    import late\n",
         "a/__init__.py": "", "a/b.py": "from . import x\nfrom .y import z\nfrom .. import m\n", "a/x.py": "",
-        "a/y.py": "", "c.py": "import numpy", "p/__init__.py": "", "p/q.py": "from .r import s", "p/r.py": "s = 1", "late.py": "",
-        "unused.py": "", "p/unused.py": "",
+        "a/y.py": "", "c.py": "import numpy", "p/__init__.py": "", "p/q.py": "from .r import s", "p/r.py": "s = 1",
+        "late.py": "", "unused.py": "", "p/unused.py": "",
     }  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,0 +1,209 @@
+"""Builds in pipelines: embedded tests, checks without output, diagnostics for programs, many modules at once."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera_runtime import load as load_bundle
+from tessera_runtime.audit import vectors
+from tessera_runtime.bundle import BundleFile
+from tessera_runtime.cli import main as run_main
+from tesseracc.bundle.edit import changed, payloads
+from tesseracc.bundle.write import seal
+from tests.cli.run import Runner
+from tests.cli.samples import build, write_model
+
+CPU = ("--arch", "x86-64-v2", "--arch", "aarch64")
+BAD = 'import tessera as ts\n@ts.function\ndef f(x: ts.Tensor["N", 3, ts.f32]):\n    return x @ x\n'
+WORSE = BAD + '@ts.function\ndef g(x: ts.Tensor["N", ts.f32]):\n    return ts.rleu(x) + "<&>"\n'
+
+
+@pytest.fixture
+def tesseracc(capsys: pytest.CaptureFixture[str]) -> Runner:
+    return Runner(capsys)
+
+
+# -- embedded tests ----------------------------------------------------------------------------------------------------
+
+
+def test_embedded_tests_are_the_mathematics(tesseracc: Runner, tmp_path: Path) -> None:
+    """Inputs are ragged and not constant; expected results agree with float64 NumPy far within the bounds."""
+    file = BundleFile(build(tesseracc, write_model(tmp_path / "src"), tmp_path / "m.tsb", *CPU, "--embed-tests"))
+    (w,) = [np.frombuffer(file.constant(c), np.float32).reshape(c.shape) for c in file.manifest.constants]
+    seen = set()
+    for test in file.manifest.tests:
+        inputs, expected = vectors(file, test)
+        x = inputs["x"].astype(np.float64)
+        seen.add((test.function, x.shape))
+        assert x.std() > 0.3 and 0 < float(test.rtol) < 1e-4
+        if test.function == "scale":
+            np.testing.assert_allclose(expected["x"], x * float(inputs["factor"]), rtol=1e-6)
+            continue
+        h = x @ w.astype(np.float64)
+        from math import erf
+
+        h = 0.5 * h * 0.5 * (1 + np.vectorize(erf)(h / np.sqrt(2)))
+        p = np.exp(h - h.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        for name, wanted in (("y", p), ("total", x.sum())):
+            bound = float(test.atol) + float(test.rtol) * np.abs(wanted)
+            assert (np.abs(expected[name] - wanted) <= bound).all()
+    assert seen == {("model", (5, 24)), ("model", (19, 24)), ("scale", (5,)), ("scale", (19,))}
+
+
+def test_validate(tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (*CPU, "--arch", "sm_80", "--embed-tests")
+    bundle = build(tesseracc, write_model(tmp_path / "src"), tmp_path / "m.tsb", *options)
+    for device in ("cpu", "emulator"):
+        assert run_main([str(bundle), "--validate", "--device", device, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["passed"], report["failed"], len(report["tests"])) == (4, 0, 4)
+    assert run_main([str(bundle), "--validate", "--function", "scale"]) == 0
+    assert "2 of 2" in capsys.readouterr().out
+
+
+def test_validate_finds_wrong_code(tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The code of another program under this program's tests: the kernel subtracts instead of multiplying."""
+    bundle = build(tesseracc, write_model(tmp_path / "a"), tmp_path / "a.tsb", *CPU, "--embed-tests")
+    from tests.cli.samples import MODEL
+
+    other = write_model(tmp_path / "b", MODEL.replace("factor * x[i]", "x[i] - factor"))
+    wrong = BundleFile(build(tesseracc, other, tmp_path / "b.tsb", *CPU))
+    right = BundleFile(bundle)
+    contents = payloads(right) | {n: p for n, p in payloads(wrong).items() if n.startswith("images/")}
+    (tmp_path / "c.tsb").write_bytes(seal(changed(right.manifest, targets=wrong.manifest.targets), contents))
+    assert run_main([str(tmp_path / "c.tsb"), "--validate", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert {t["name"]: t["passed"] for t in report["tests"]} == {
+        "model/0": True, "model/1": True, "scale/0": False, "scale/1": False,
+    }  # fmt: skip
+
+
+def test_validate_without_tests(tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = build(tesseracc, write_model(tmp_path / "src"), tmp_path / "m.tsb", *CPU)
+    assert run_main([str(bundle), "--validate"]) == 2
+    assert "E807" in capsys.readouterr().err
+    assert run_main([str(bundle), "--validate", "--input", "x=randn:3xf32"]) == 2
+    assert "E801" in capsys.readouterr().err
+
+
+def test_digits_carry_their_tests(tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = Path(__file__).parents[2] / "samples" / "digits.py"
+    bundle = build(tesseracc, digits, tmp_path / "d.tsb", *CPU, "--embed-tests")
+    assert run_main([str(bundle), "--validate"]) == 0
+    assert load_bundle(bundle).manifest.tests
+
+
+# -- check only, diagnostics -------------------------------------------------------------------------------------------
+
+
+def test_check_only(tesseracc: Runner, tmp_path: Path) -> None:
+    source = write_model(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    said = tesseracc("build", source, "--check-only", *CPU)
+    assert said.code == 0 and "model, scale for x86-64-v2, aarch64: no errors" in said.out
+    said = tesseracc("build", source, "--check-only", *CPU, "--json")
+    assert json.loads(said.out)["bundle"] is None and json.loads(said.out)["kernels"]["aarch64"] >= 3
+    source.write_text(BAD)
+    said = tesseracc("build", source, "--check-only", *CPU)
+    assert said.code == 3 and "E302" in said.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("form", ["json", "sarif", "junit"])
+def test_diagnostics(tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(WORSE)
+    said = tesseracc("build", "model.py", "--check-only", "--diagnostics-format", form)
+    assert said.code == 3 and said.err == ""
+    places = [("E302", 4), ("E105", 7)]
+    if form == "json":
+        (module,) = json.loads(said.out)["modules"]
+        assert [(d["code"], d["line"]) for d in module["diagnostics"]] == places and module["exit_code"] == 3
+        assert module["diagnostics"][0]["file"] == "model.py" and "^" in module["diagnostics"][0]["rendered"]
+    elif form == "sarif":
+        (run,) = json.loads(said.out)["runs"]
+        assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == ["E105", "E302"]
+        assert not run["invocations"][0]["executionSuccessful"]
+        for (code, line), result in zip(places, run["results"], strict=True):
+            place = result["locations"][0]["physicalLocation"]
+            assert (result["ruleId"], result["level"], place["region"]["startLine"]) == (code, "error", line)
+            assert place["artifactLocation"]["uri"] == "model.py"
+            assert place["region"]["endColumn"] > place["region"]["startColumn"] >= 5
+    else:
+        (suite,) = ET.fromstring(said.out)
+        assert suite.attrib == {"name": "model.py", "tests": "2", "failures": "2", "errors": "0"}
+        assert [case[0].attrib["type"] for case in suite] == ["E302", "E105"]
+        assert "ts.rleu(x)" in (suite[1][0].text or "") and '"<&>"' in (suite[1][0].text or "")
+
+
+@pytest.mark.parametrize("form", ["json", "sarif", "junit"])
+def test_diagnostics_of_success(tesseracc: Runner, tmp_path: Path, form: str) -> None:
+    source = write_model(tmp_path)
+    said = tesseracc("build", source, *CPU, "--diagnostics-format", form)
+    assert said.code == 0 and source.with_suffix(".tsb").is_file()
+    if form == "json":
+        (module,) = json.loads(said.out)["modules"]
+        assert module["exit_code"] == 0 and module["result"]["functions"] == ["model", "scale"]
+    elif form == "sarif":
+        (run,) = json.loads(said.out)["runs"]
+        assert run["results"] == [] and run["invocations"][0]["executionSuccessful"]
+        noted = tesseracc("build", source, *CPU, "--diagnostics-format", form, "--notes")
+        results = json.loads(noted.out)["runs"][0]["results"]
+        assert results and all(r["level"] == "note" and "ruleId" not in r for r in results)
+    else:
+        (suite,) = ET.fromstring(said.out)
+        assert suite.attrib["failures"] == "0" and suite.attrib["tests"] == "1"
+
+
+# -- many modules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_model(tmp_path / "pkg" / "deep")
+    tiny = 'import tessera as ts\n@ts.function\ndef f(x: ts.Tensor["N", ts.f32]):\n    return x + 1.0\n'
+    (tmp_path / "pkg" / "tiny.py").write_text(tiny)
+    (tmp_path / "pkg" / "_private.py").write_text(BAD)
+    (tmp_path / "pkg" / "script.py").write_text("raise SystemExit('never run')\n")
+    return tmp_path / "pkg"
+
+
+def test_all(tesseracc: Runner, folder: Path, tmp_path: Path) -> None:
+    said = tesseracc("build", folder, "--all", "--arch", "x86-64-v2", "-o", tmp_path / "out")
+    assert said.code == 0 and "2 of 2 modules built" in said.out
+    built = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tsb"))
+    assert built == ["deep/model.tsb", "tiny.tsb"]
+    alone = build(tesseracc, folder / "tiny.py", tmp_path / "t.tsb", "--arch", "x86-64-v2")
+    assert alone.read_bytes() == (tmp_path / "out" / "tiny.tsb").read_bytes()
+    assert not list(folder.rglob("*.tsb"))
+
+
+def test_all_with_errors(tesseracc: Runner, folder: Path) -> None:
+    (folder / "bad.py").write_text(BAD)
+    (folder / "worse.py").write_text("import tessera\ndef f(:\n")
+    said = tesseracc("build", folder, "--all", "--check-only", "--arch", "x86-64-v2")
+    assert said.code == 3 and "2 of 4 modules pass" in said.out and "E302" in said.err and "E101" in said.err
+    said = tesseracc("build", folder, "--all", "--check-only", "--arch", "x86-64-v2", "--diagnostics-format", "junit")
+    suites = list(ET.fromstring(said.out))
+    assert said.code == 3 and [Path(s.attrib["name"]).name for s in suites] == [
+        "bad.py", "model.py", "tiny.py", "worse.py",
+    ]  # fmt: skip
+    assert [s.attrib["failures"] for s in suites] == ["1", "0", "0", "1"]
+
+
+def test_bad_input(tesseracc: Runner, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "src")
+    assert "E802" in tesseracc("build", source, "--all").err
+    (tmp_path / "empty").mkdir()
+    assert "E802" in tesseracc("build", tmp_path / "empty", "--all").err
+    for options in (("--json", "--diagnostics-format", "sarif"), ("--emit", "ptx", "--check-only")):
+        assert tesseracc("build", source, *options).code == 2
+    for options in (("--all", "--entry", "f"), ("--all", "--emit", "ptx")):
+        assert tesseracc("build", source, *options).code == 2
+    assert tesseracc("build", source, "--diagnostics-format", "yaml").code == 2
