@@ -279,7 +279,7 @@ class _Parser(OperandParser):
                 if self.peek().text in _CALL_TARGETS:
                     self._branch_targets(function, name)
             else:
-                function.body.append(self.statement(self.location))
+                function.body.append(self.statement(self.location, len(function.body)))
         # Labels of a block may be used before they are defined: bind them now that the whole block is known.
         for k, instruction in enumerate(function.body[start:] if scope.suffix else (), start):
             if any(isinstance(o, Label) and o.name in scope.labels for o in instruction.operands):
@@ -342,8 +342,8 @@ class _Parser(OperandParser):
                 break
         self.need(";")
 
-    def statement(self, location: Location | None) -> Instruction:
-        """`[@[!]p] opcode.mods operands ;`"""
+    def statement(self, location: Location | None, index: int) -> Instruction:
+        """`[@[!]p] opcode.mods operands ;`; `index` is its place in the body."""
         guard = None
         line = self.peek().line
         if self.accept("@"):
@@ -359,4 +359,4 @@ class _Parser(OperandParser):
         if opcode == "brx" and isinstance(operands[1], Label):
             names = self.targets.get(operands[1].name, ())
             operands = (operands[0], *(Label(n) for n in names))
-        return Instruction(opcode, tuple(mods), operands, guard, line, location)
+        return Instruction(opcode, tuple(mods), operands, guard, line, location, index)

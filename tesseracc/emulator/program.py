@@ -241,7 +241,7 @@ def _emit(program: Program, function: Function) -> None:
         start, stop = blocks[n]
         start_of[n] = len(code)
         for instruction in function.body[start:stop]:
-            code.append(replace(instruction, index=len(code)))
+            code.append(instruction if instruction.index == len(code) else replace(instruction, index=len(code)))
         last = code[-1]
         if last.opcode in ("bra", "brx"):
             labels = [o.name for o in last.operands if isinstance(o, Label)]

@@ -106,7 +106,7 @@ class Instruction:
     guard: Reg | None
     line: int
     loc: Location | None
-    index: int = -1  # place in the linear program of a kernel, given by the layout
+    index: int = -1  # place in its function's body; in a laid-out program, its place there
 
     @property
     def text(self) -> str:
