@@ -24,6 +24,7 @@ from tesseracc.emulator.program import JUMP, Program, lay_out
 from tesseracc.emulator.ptx import Module, Param
 from tesseracc.emulator.races import RaceDetector, Shadow
 from tesseracc.emulator.table import Step, build_step
+from tesseracc.emulator.tensor_memory import TensorMemory
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.warpgroup_order import unfenced
 from tesseracc.emulator.wave import Wave
@@ -130,6 +131,7 @@ class Launch:
                     wave = Wave(self, order[first : first + count], first * lanes)
                     wave.run()
                     self.asynchronous.finish(wave)
+                    self.tensor_memory.finish(wave)
             except StopLaunch:
                 pass
         self._count()
@@ -148,6 +150,7 @@ class Launch:
         self.cluster_barriers = ClusterBarriers(self)
         self.asynchronous = AsyncEngine(self, w)
         self.warpgroups = WarpgroupState(self)
+        self.tensor_memory = TensorMemory(self, w)
         self.races = RaceDetector(
             self.program.code, self.log, w.size >> 5, w.warps_per_cta * self.cluster_size, first_thread,
             self.released, self.acquired, w.warps_per_cta,

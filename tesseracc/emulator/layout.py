@@ -128,8 +128,8 @@ def granules(program: Program) -> dict[str, int]:
 
 
 def uses_async_proxy(program: Program) -> bool:
-    """Whether bulk copies or wgmma may read shared memory, so that ordinary stores need a proxy fence."""
-    return any(i.opcode == "wgmma" or (i.opcode == "cp" and "bulk" in i.mods) for i in program.code)
+    """Whether bulk copies or matrix units may read shared memory, so that ordinary stores need a proxy fence."""
+    return any(i.opcode in ("wgmma", "tcgen05") or (i.opcode == "cp" and "bulk" in i.mods) for i in program.code)
 
 
 def polls(program: Program) -> bool:

@@ -40,6 +40,9 @@ from tesseracc.emulator.operations import (
     synchronize as synchronize,
 )
 from tesseracc.emulator.operations import (
+    tcgen05 as tcgen05,
+)
+from tesseracc.emulator.operations import (
     video as video,
 )
 from tesseracc.emulator.operations import (

@@ -54,8 +54,13 @@ def test_scans_sorting_and_histograms() -> None:
     assert histogram[64] == x.argmax()
 
 
+POINTERS = [
+    "f16_80", "bf16_80", "tf32_80", "f16_90", "bf16_90", "tf32_90", "e4m3_90", "f16_100", "tf32_100", "e4m3_100",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("name", ["f16_80", "bf16_80", "tf32_80", "f16_90", "bf16_90", "tf32_90", "e4m3_90"])
+@pytest.mark.parametrize("name", POINTERS)
 def test_matmul_by_pointers(name: str, seed: int) -> None:
     check_product(f"matmul_{name}", (75, 80, 176) if aligned(name) else (75, 70, 99 + 32 * seed), seed)
 
@@ -66,17 +71,18 @@ def aligned(name: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("name", ["tma_90", "specialized_90", "persistent_90"])
+@pytest.mark.parametrize("name", [f"{n}_{a}" for a in (90, 100) for n in ("tma", "specialized", "persistent")])
 def test_matmul_by_tensor_descriptors(name: str, seed: int) -> None:
     check_product(f"matmul_{name}", (150, 88, 200), seed)
 
 
-@pytest.mark.parametrize("name", ["attention_80", "attention_causal_90"])
+@pytest.mark.parametrize("name", ["attention_80", "attention_causal_90", "attention_causal_100"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_attention(name: str, seed: int) -> None:
     check_attention(name, seed)
 
 
+@pytest.mark.parametrize("arch", [90, 100])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_attention_by_tensor_descriptors(seed: int) -> None:
-    check_described_attention("attention_tma_90", seed)
+def test_attention_by_tensor_descriptors(seed: int, arch: int) -> None:
+    check_described_attention(f"attention_tma_{arch}", seed)
