@@ -84,12 +84,17 @@ def _covered(
 
 
 def lower_mma(low: Lowering, op: Op) -> Spread:
-    """acc + a b in the layout of the accumulator's class."""
-    acc = low.tile(op["acc"], low.layouts.of(op.result))
+    """acc + a b in the layout of the accumulator's class.
+
+    Products by different instructions may share a class, which has the layout of the first: the others convert.
+    """
+    shared = low.layouts.of(op.result)
     choice = low.layouts.choices.get(op.result)
-    if choice is not None:
-        return _by_instructions(low, op, acc, choice)
-    return _by_fma(low, op, acc)
+    if choice is None:
+        return _by_fma(low, op, low.tile(op["acc"], shared))
+    high, wide = padded(low.spread(op["acc"]).shape)
+    layout = accumulator_layout(choice, (high, wide), low.layouts.grids[op.result], low.layouts.lanes)
+    return low.converted(_by_instructions(low, op, low.tile(op["acc"], layout), choice), shared)
 
 
 def _by_instructions(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spread:
