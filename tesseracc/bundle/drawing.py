@@ -60,7 +60,9 @@ def _draw(nodes: Sequence[tuple[str, str, str, str]], edges: Sequence[tuple[int,
     widest = max((len(row) for row in rows.values()), default=1)
     for level in sorted(rows):
         above = {i: [place[s][0] for s, t, _ in edges if t == i and s in place] for i in rows[level]}
-        row = sorted(rows[level], key=lambda i: (sum(above[i]) / len(above[i]) if above[i] else 1e9, i))
+        inner = sorted((i for i in rows[level] if above[i]), key=lambda i: (sum(above[i]) / len(above[i]), i))
+        outer = [i for i in rows[level] if not above[i]]  # what comes from nowhere stands on both sides
+        row = [*outer[: len(outer) // 2], *inner, *outer[len(outer) // 2 :]]
         left = (widest - len(row)) * _COLUMN / 2
         for column, index in enumerate(row):
             place[index] = (left + column * _COLUMN + 12, level * _ROW + 8)
@@ -79,8 +81,8 @@ def _draw(nodes: Sequence[tuple[str, str, str, str]], edges: Sequence[tuple[int,
         radius = 6 if kind == "step" else 25
         out.append(
             f'<g class="{kind}"><rect x="{x:g}" y="{y:g}" width="{_WIDTH}" height="{_HEIGHT}" rx="{radius}"/>'
-            f'<text class="name" x="{x + _WIDTH / 2:g}" y="{y + 21:g}">{escape(_short(title, 22))}</text>'
-            f'<text x="{x + _WIDTH / 2:g}" y="{y + 38:g}">{escape(_short(line, 27))}</text>'
+            f'<text class="name" x="{x + _WIDTH / 2:g}" y="{y + 21:g}">{escape(_short(title, 21))}</text>'
+            f'<text x="{x + _WIDTH / 2:g}" y="{y + 38:g}">{escape(_short(line, 23))}</text>'
             f"<title>{escape(tip)}</title></g>"
         )
     return "".join(out) + "</svg>"
