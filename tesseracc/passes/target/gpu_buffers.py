@@ -1,7 +1,9 @@
 """Buffers on a GPU, and blocks of them: addresses, swizzled rows, what may be out of bounds, what is aligned.
 
 Rows of shared memory that products read are swizzled: with chunks of 16 bytes, chunk c of row r lies at c xor
-(r / per_phase mod phases), so that 8 rows of one chunk column meet 8 different groups of banks.
+(r / per_phase mod phases), so that 8 rows of one chunk column meet 8 different groups of banks. Rows of more than 128
+bytes are cut into panels of that width, one after the other. So the layout is one that tensor copies write and matrix
+descriptors read (layout/shared.py, `swizzled`).
 """
 
 from __future__ import annotations
@@ -21,25 +23,31 @@ if TYPE_CHECKING:
     from tesseracc.passes.target.lower_gpu import Lowering
 
 VECTOR_BYTES = 16
+PANEL_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Swizzle:
-    """Elements of a chunk, rows that share a phase, and the number of phases."""
+    """Elements of a chunk, rows that share a phase, the number of phases, and elements of a panel's row."""
 
     chunk: int
     per_phase: int
     phases: int
+    panel: int
 
     @staticmethod
     def of(columns: int, dtype: str) -> Swizzle | None:
         """What spreads 8 rows of a chunk column over all banks; None for rows that do not consist of chunks."""
         chunk = VECTOR_BYTES // size_of(dtype)
-        chunks = columns // chunk
-        if columns % chunk or chunks & (chunks - 1) or chunks < 2:
+        panel = min(columns, PANEL_BYTES // size_of(dtype))
+        chunks = panel // chunk
+        if columns % max(1, panel) or panel % chunk or chunks & (chunks - 1) or chunks < 2:
             return None
-        per_phase = max(1, 8 // chunks)
-        return Swizzle(chunk, per_phase, min(8, chunks) if per_phase == 1 else 8 // per_phase)
+        return Swizzle(chunk, 8 // chunks, chunks, panel)
+
+    def alignment(self, dtype: str) -> int:
+        """Bytes: the pattern repeats after 8 rows of a panel."""
+        return 8 * self.panel * size_of(dtype)
 
     @staticmethod
     def of_buffer(buf: Value) -> Swizzle | None:
@@ -63,14 +71,22 @@ class Memory:
     def address(self, low: Lowering, at: Sequence[Value]) -> Value:
         """The address of an element."""
         b = low.b
-        at = list(at)
+        at, dims = list(at), self.dims
         if self.swizzle is not None:
+            panel = self.swizzle.panel
             phase = at[-2]
             if self.swizzle.per_phase > 1:
                 phase = b.op("arith.shr", phase, b.const(self.swizzle.per_phase.bit_length() - 1))
             phase = b.op("arith.and", phase, b.const(self.swizzle.phases - 1))
-            at[-1] = b.op("arith.xor", at[-1], b.op("arith.mul", phase, b.const(self.swizzle.chunk)))
-        index = flat_index(b, at, self.dims, low.symbols)
+            phase = b.op("arith.mul", phase, b.const(self.swizzle.chunk))
+            if dims[-1] == panel:
+                at[-1] = b.op("arith.xor", at[-1], phase)
+            else:
+                number = b.op("arith.shr", at[-1], b.const(panel.bit_length() - 1))
+                inside = b.op("arith.xor", b.op("arith.and", at[-1], b.const(panel - 1)), phase)
+                at[-2:] = [number, at[-2], inside]
+                dims = (*dims[:-2], dims[-1] // panel, dims[-2], panel)
+        index = flat_index(b, at, dims, low.symbols)
         return b.op("target.offset", self.ptr, index, dtype=self.dtype)
 
 

@@ -30,6 +30,7 @@ from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile,
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_matrix import lower_mma
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State
+from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_spread import Free, Spread, registers
 from tesseracc.passes.target.interface import interface
 
@@ -99,8 +100,8 @@ class Lowering:
         if op.defn.dialect == "arith":
             self.arith(op)
         else:
-            method: Callable[[Op], Held | None] = getattr(self, "do_" + op.name.replace(".", "_"))
-            found = method(op)
+            lower = _TILES.get(op.name)
+            found = lower(self, op) if lower else getattr(self, "do_" + op.name.replace(".", "_"))(op)
             if found is not None:
                 self.env[op.result] = found
         self.b.loc = saved
@@ -413,45 +414,28 @@ class Lowering:
     def do_tile_while(self, op: Op) -> None:
         self.alone(op, self.do_scf_while)
 
-    # -- what the group does together ------------------------------------------------------------------------------
-
-    def do_tile_reduce(self, op: Op) -> Value:
-        from tesseracc.passes.target.gpu_reduce import group_reduce
-
-        return group_reduce(self, self.get(op["a"]), op.attrs["kind"])
-
     def do_tile_zeros(self, op: Op) -> Held:
         return constant_tile(self, op.result, self.zero(element(op.result.type)))
 
     def do_tile_full(self, op: Op) -> Held:
         return constant_tile(self, op.result, self.get(op["a"]))
 
-    def do_tile_coordinate(self, op: Op) -> Held:
-        return coordinate_tile(self, op)
+    def do_tile_reduce(self, op: Op) -> Value:
+        return group_reduce(self, self.get(op["a"]), op.attrs["kind"])
 
-    def do_tile_broadcast(self, op: Op) -> Held:
-        return lower_broadcast(self, op)
 
-    def do_tile_transpose(self, op: Op) -> Held:
-        return lower_transpose(self, op)
-
-    def do_tile_fold(self, op: Op) -> Held:
-        return lower_fold(self, op)
-
-    def do_tile_read(self, op: Op) -> Held:
-        return lower_read(self, op)
-
-    def do_tile_write(self, op: Op) -> None:
-        lower_write(self, op)
-
-    def do_tile_copy_async(self, op: Op) -> None:
-        lower_copy(self, op)
-
-    def do_tile_map(self, op: Op) -> None:
-        lower_map(self, op)
-
-    def do_tile_mma(self, op: Op) -> Held:
-        return lower_mma(self, op)
+#: what the group does together on tiles
+_TILES: dict[str, Callable[[Lowering, Op], Held | None]] = {
+    "tile.broadcast": lower_broadcast,
+    "tile.coordinate": coordinate_tile,
+    "tile.copy_async": lower_copy,
+    "tile.fold": lower_fold,
+    "tile.map": lower_map,
+    "tile.mma": lower_mma,
+    "tile.read": lower_read,
+    "tile.transpose": lower_transpose,
+    "tile.write": lower_write,
+}
 
 
 @register("tile-to-gpu", level="tile")
