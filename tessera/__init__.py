@@ -17,7 +17,9 @@ from typing import Dict as Dict  # noqa: UP035
 
 # The package tessera.kernel is imported before the decorator of that name is bound, which would else be overwritten.
 import tessera.kernel as _kernel  # noqa: F401
+from tessera import memory as memory
 from tessera import nn as nn
+from tessera import profiler as profiler
 from tessera import random as random
 from tessera import tile as tile
 from tessera.decorators import Function as Function

@@ -23,6 +23,7 @@ from tessera.pytree import flatten, tree_map
 from tessera.shapes import Dim
 from tessera.tensor import EagerTensor, Tensor, tensor
 from tessera.types import RegionSpec, TensorSpec, check_spec
+from tessera_runtime.core.usage import track
 
 __all__ = ["Function", "Kernel", "Parameter", "function", "jit", "kernel"]
 
@@ -252,7 +253,7 @@ class Kernel(_Entry):
         result = run(*arrays)
         for array, (name, value) in zip(arrays, bound.arguments.items(), strict=True):
             if name in written and isinstance(value, EagerTensor):
-                value._data = array
+                value._data = track(array)
         return tree_map(lambda v: owners.get(id(v)) if id(v) in owners else _as_tensor(v), result)
 
 

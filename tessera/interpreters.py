@@ -7,7 +7,9 @@ its work by calling `execute` on the values below it, so they nest.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +20,7 @@ from tessera.arrays import dtype_of
 from tessera.errors import SourceError, Span, origin, user_span
 from tessera.operator import Operator
 from tessera.types import TensorType
+from tessera_runtime.core import recording
 
 if TYPE_CHECKING:
     from tessera.tensor import Tensor
@@ -80,7 +83,7 @@ def execute(op: Operator, *xs: Tensor) -> Any:
     """Execute any operator: a Tensor, or a tuple of them for several results."""
     top = _owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
     if top is None:
-        return _numpy(op, xs)
+        return _numpy(op, xs) if recording.active() is None else _recorded(op, xs)
     try:
         return top.process(op, xs, user_span() if top.located else None)
     except SourceError as err:
@@ -103,6 +106,21 @@ def _owner(xs: tuple[Tensor, ...]) -> Interpreter | None:
         raise SourceError("E309", "a value is used outside the function that it was traced in",
                           help="return it from the function instead of storing it elsewhere")
     return found
+
+
+def _recorded(op: Operator, xs: tuple[Tensor, ...]) -> Any:
+    """The same, with its time and place for a profile."""
+    start = time.perf_counter_ns()
+    results = _numpy(op, xs)
+    stop, recorder, place = time.perf_counter_ns(), recording.active(), user_span()
+    if recorder is not None:
+        made = results if isinstance(results, tuple) else (results,)
+        moved = sum(x._data.nbytes for x in (*xs, *made))
+        file, line = (os.path.basename(place.file), place.line) if place else ("", 0)
+        thread = threading.get_ident()
+        span = recording.Span("operator", op.name, start, stop, "eager", thread, "", -1, moved, file, line)
+        recorder.add(span)
+    return results
 
 
 def _numpy(op: Operator, xs: tuple[Tensor, ...]) -> Any:

@@ -17,6 +17,7 @@ from tessera.dtypes import DType, as_dtype, bool_, f32, i64, promote
 from tessera.errors import SourceError
 from tessera.shapes import Expr
 from tessera.types import TensorType, tensor_spec
+from tessera_runtime.core.usage import track
 
 if TYPE_CHECKING:
     from tessera.interpreters import Interpreter
@@ -355,7 +356,7 @@ class EagerTensor(Tensor):
     __slots__ = ("_data", "_type")
 
     def __init__(self, data: Array) -> None:
-        self._data = data
+        self._data = track(data)
         self._type: TensorType | None = None
 
     @property

@@ -8,6 +8,7 @@ divergent barrier ..) ends the call with the finding's code, its PTX line and it
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core import recording
 from tessera_runtime.core.errors import BundleError, DeviceError
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
 from tessera_runtime.plan import CopyStep, Instance, LaunchStep
+from tessera_runtime.recorded import span
 from tesseracc.emulator import Counters, Emulator, Finding, parse_ptx
 
 __all__ = ["EmulatorDevice"]
@@ -51,16 +54,16 @@ class EmulatorDevice:
 
     def load(self, file: BundleFile, target: Target) -> EmulatorProgram:
         """Verify and parse the target's PTX."""
-        return EmulatorProgram(file, target, self.launches)
+        return EmulatorProgram(file, target, self.launches, self.name)
 
 
 class EmulatorProgram:
     """Parsed PTX and the device memory of its constants. Calls run one at a time."""
 
     def __init__(
-        self, file: BundleFile, target: Target, launches: list[tuple[str, tuple[int, int, int], Counters]]
+        self, file: BundleFile, target: Target, launches: list[tuple[str, tuple[int, int, int], Counters]], device: str
     ) -> None:
-        self._file, self._target, self._launches = file, target, launches
+        self._file, self._target, self._launches, self._device = file, target, launches, device
         text = file.entry(target.ptx or target.image)
         try:
             self._module = parse_ptx(text.decode("ascii").rstrip("\0"))
@@ -83,6 +86,7 @@ class EmulatorProgram:
     def run(self, instance: Instance, arrays: Sequence[NDArray[Any] | None], scalars: Mapping[str, int]) -> None:
         """Run the plan's steps in order; see `tessera_runtime.devices.Program`."""
         memory, buffers = self._emulator.memory, instance.plan.buffers
+        recorder = recording.active()
         with self._lock:
             taken: list[int] = []
             try:
@@ -96,11 +100,15 @@ class EmulatorProgram:
                     addresses.append(address)
                     if array is not None and buffer.kind == "input":
                         memory.write(address, array)
-                for step in instance.steps:
+                for number, step in enumerate(instance.steps):
+                    start = time.perf_counter_ns()
                     if isinstance(step, CopyStep):
                         memory.write(addresses[step.dst], memory.read(addresses[step.src], step.nbytes))
                     else:
                         self._launch(step, addresses, scalars)
+                    if recorder is not None:
+                        stop = time.perf_counter_ns()
+                        recorder.add(span(instance, self._target.kernels, number, start, stop, self._device))
                 for index, array in enumerate(arrays):
                     if array is not None and index in instance.written:
                         flat = np.frombuffer(memory.read(addresses[index], array.nbytes), np.uint8)

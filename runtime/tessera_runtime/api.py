@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from tessera_runtime import guards
 from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import DTYPES, accepts, np_dtype
 from tessera_runtime.core.errors import InputError
 from tessera_runtime.core.manifest import Function, Input, Manifest, Output, Target
@@ -56,7 +58,7 @@ class BundleFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on the bundle's device. E7xx for unsuitable arguments, E9xx when the device fails."""
-        return self._call(None, args, kwargs)
+        return self._recorded(None, args, kwargs)
 
     def into(self, results: Mapping[str, NDArray[Any]], /, *args: Any, **kwargs: Any) -> Any:
         """The same call, with arrays for results by name: `f.into({"out": y}, x)`. Results not named get fresh memory.
@@ -65,7 +67,23 @@ class BundleFunction:
         An array must be contiguous, writable, of the result's shape and element type, and share memory with no other
         argument; E708.
         """
-        return self._call(results, args, kwargs)
+        return self._recorded(results, args, kwargs)
+
+    def _recorded(
+        self, given: Mapping[str, NDArray[Any]] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        recorder = recording.active()
+        if recorder is None:
+            return self._call(given, args, kwargs)
+        start = time.perf_counter_ns()
+        try:
+            return self._call(given, args, kwargs)
+        finally:
+            where, thread = self._bundle.device.name, threading.get_ident()
+            measure = getattr(self._bundle.device, "bandwidth", None)
+            if measure is not None:
+                recorder.bandwidths.setdefault(where, measure)
+            recorder.add(recording.Span("call", self.name, start, time.perf_counter_ns(), where, thread, self.name))
 
     def _call(self, given: Mapping[str, NDArray[Any]] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         function = self.function

@@ -27,6 +27,7 @@ examples:
   tessera-run m.tsb --function mlp --input x=randn:4x64xf32
   tessera-run m.tsb --input x=@x.npy --output out=@y.npy
   tessera-run m.tsb --input x=@x.npy --expected out=@y.npy --rtol 1e-5
+  tessera-run m.tsb --function mlp --input x=randn:4x64xf32 --profile trace.json
 
 exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 input or guard, 70 internal error
 """
@@ -64,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
     )
+    p.add_argument(
+        "--profile", metavar="FILE",
+        help="time every kernel over 10 calls, or those of --benchmark: a table, and a Chrome trace in FILE",
+    )  # fmt: skip
     p.add_argument("--counters", action="store_true", help="show what the kernels did (device emulator)")
     p.add_argument("--list", action="store_true", help="show functions and targets, run nothing")
     p.add_argument(

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core.errors import InputError
+from tessera_runtime.core.usage import add, track
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,8 +78,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
     size = math.prod(shape) * dtype.itemsize
     if size < _WORTH_ALIGNING:
-        return np.empty(shape, dtype)
-    raw = np.empty(size + ALIGN, np.uint8)
+        return track(np.empty(shape, dtype))
+    raw = track(np.empty(size + ALIGN, np.uint8))
     start = -raw.ctypes.data % ALIGN
     return raw[start : start + size].view(dtype).reshape(shape)
 
@@ -97,15 +98,20 @@ class Arena:
             import numpy as np
 
             self._array = None
+            add("temporaries", -self.size)
+            self.size = 0
             try:
                 self._array = np.empty(size + ALIGN, dtype=np.uint8)
             except (MemoryError, ValueError) as error:
-                self.size = 0
                 raise InputError("E713", f"{size} bytes of temporary memory are not to be had") from error
             address = self._array.ctypes.data
             self.address = address + -address % ALIGN
             self.size = size
+            add("temporaries", size)
         return self.address
+
+    def __del__(self) -> None:
+        add("temporaries", -self.size)
 
 
 class ArenaPool:

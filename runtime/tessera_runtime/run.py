@@ -27,6 +27,7 @@ from tessera_runtime.guards import signature
 __all__ = ["Runner"]
 
 Report = dict[str, Any]
+_PROFILED = 10  # calls of a profile, after the first call
 _SHOWN = 1000  # results with more elements are shortened; --json then leaves the values out
 
 
@@ -40,7 +41,8 @@ class Runner:
         self.outputs = dict(_output(text) for text in options.output)
         if len(self.outputs) != len(options.output):
             raise UsageError("E801", "one result is stored twice by --output")
-        if options.validate and (self.inputs or self.outputs or self.expected or options.benchmark is not None):
+        timed = options.benchmark is not None or options.profile
+        if options.validate and (self.inputs or self.outputs or self.expected or timed):
             raise UsageError("E801", "--validate takes its inputs and bounds from the bundle")
         if not (0 <= options.atol < math.inf and 0 <= options.rtol < math.inf):
             raise UsageError("E801", "--atol and --rtol must be finite and not negative")
@@ -82,7 +84,7 @@ class Runner:
             return report, int(Exit.OK)
         if self.options.validate:
             return self._tests(bundle, report)
-        bare = not (self.inputs or self.outputs or self.expected or self.options.function)
+        bare = not (self.inputs or self.outputs or self.expected or self.options.function or self.options.profile)
         if bare and self.options.benchmark is None:
             if bundle.manifest.tests:
                 return self._tests(bundle, report)
@@ -128,8 +130,11 @@ class Runner:
         start = time.perf_counter()
         results = _results(function, function(**arguments))
         report["first_call_ms"] = round((time.perf_counter() - start) * 1e3, 6)
-        if self.options.benchmark is not None:
+        if self.options.benchmark is not None or self.options.profile:
             results = {name: array.copy() for name, array in results.items()}
+        if self.options.profile:
+            report["profile"] = self._profile(function, arguments)
+        elif self.options.benchmark is not None:
             report["benchmark"] = self._benchmark(function, arguments)
         report["outputs"] = [self._show(declared[name], array) for name, array in results.items()]
         return report, self._compare(declared, results, report)
@@ -180,6 +185,17 @@ class Runner:
             f"mean {result['mean_ms']:.4f} ms, max {result['max_ms']:.4f} ms"
         )
         return result
+
+    def _profile(self, function: BundleFunction, arguments: Mapping[str, Any]) -> list[Report]:
+        from tessera_runtime.profile import profile
+
+        with profile() as found:
+            for _ in range(self.options.benchmark or _PROFILED):
+                function(**arguments)
+        found.export_chrome_trace(self.options.profile)
+        self.say(found.table())
+        self.say(f"trace: {self.options.profile}")
+        return found.to_json()
 
     def _show(self, output: Output, array: NDArray[Any]) -> Report:
         kind = f"{output.dtype}[{', '.join(map(str, array.shape))}]"

@@ -427,8 +427,8 @@ _ENTRIES = (
     Entry("E958", "step limit", 6,
           "The launch did not finish within its budget of steps: most likely an endless loop."),
     Entry("E959", "unfinished asynchronous copy", 6,
-          "Bytes were used that an asynchronous operation still reads or writes: a wait is missing or waits for the "
-          "wrong phase."),
+          "Memory or registers were used that an asynchronous operation still reads or writes: a wait is missing or "
+          "waits for the wrong phase."),
     Entry("E960", "synchronisation object misused", 6,
           "A barrier, mbarrier, member mask or matrix instruction is used outside its rules; the message says how."),
     Entry("E961", "proxy fence missing", 6,

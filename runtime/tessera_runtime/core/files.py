@@ -15,19 +15,22 @@ __all__ = ["write_atomic"]
 def write_atomic(path: str, data: bytes | Sequence[bytes | memoryview], *, mode: int = 0o666) -> None:
     """Write beside the target and rename: `data`, or its pieces one after the other. E803 when that is not possible.
 
-    Then nothing is left behind. `mode` is the file's before the process's mask is applied.
+    Then nothing is left behind. `mode` is the file's before the process's mask is applied. A link stays, and what it
+    points to is written; a device or a pipe is written to, never replaced, which root could do.
     """
     parts = [data] if isinstance(data, bytes) else data
-    folder = os.path.dirname(path) or "."
     temporary: str | None = None
     try:
+        if not path:
+            raise FileNotFoundError(2, "No such file or directory")
         if os.path.isdir(path):
             raise IsADirectoryError(21, "Is a directory")
-        if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe cannot be replaced
+        if os.path.exists(path) and not os.path.isfile(path):
             with open(path, "wb") as file:
                 file.writelines(parts)
             return
-        descriptor, temporary = tempfile.mkstemp(prefix=".tessera-", dir=folder)
+        target = os.path.realpath(path)
+        descriptor, temporary = tempfile.mkstemp(prefix=".tessera-", dir=os.path.dirname(target))
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)
             file.flush()
@@ -35,7 +38,7 @@ def write_atomic(path: str, data: bytes | Sequence[bytes | memoryview], *, mode:
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, mode & ~mask)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
         temporary = None
     except OSError as error:
         raise UsageError("E803", f"cannot write '{path}': {error.strerror}") from error

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["philox", "randn"]
+__all__ = ["inverse_normal", "philox", "randn", "words"]
 
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+M0, M1 = 0xD2511F53, 0xCD9E8D57
+W0, W1 = 0x9E3779B9, 0xBB67AE85
 _MASK = np.uint64(0xFFFFFFFF)
+_BLOCK = 1 << 18  # samples per step: bounds the temporaries
+LOG_SERIES = tuple(2.0 / (2 * k + 1) for k in range(11))  # 2 artanh(s) / s in s^2; |s| < 0.172: remainder below 1e-17
 
-_CENTRE_P = (
+CENTRE_P = (
     3.3871328727963666080,
     1.3314166789178437745e2,
     1.9715909503065514427e3,
@@ -29,7 +31,7 @@ _CENTRE_P = (
     3.3430575583588128105e4,
     2.5090809287301226727e3,
 )
-_CENTRE_Q = (
+CENTRE_Q = (
     1.0,
     4.2313330701600911252e1,
     6.8718700749205790830e2,
@@ -39,7 +41,7 @@ _CENTRE_Q = (
     2.8729085735721942674e4,
     5.2264952788528545610e3,
 )
-_TAIL_P = (
+TAIL_P = (
     1.42343711074968357734,
     4.63033784615654529590,
     5.76949722146069140550,
@@ -49,7 +51,7 @@ _TAIL_P = (
     2.27238449892691845833e-2,
     7.74545014278341407640e-4,
 )
-_TAIL_Q = (
+TAIL_Q = (
     1.0,
     2.05319162663775882187,
     1.67638483018380384940,
@@ -61,41 +63,48 @@ _TAIL_Q = (
 )
 
 
-def philox(counter: NDArray[np.uint64], key: int) -> NDArray[np.uint32]:
-    """Four 32-bit words for each counter: shape (n, 4). `key` is 64 bits."""
+def philox(counter: NDArray[np.uint64], key: int, stream: int = 0) -> NDArray[np.uint32]:
+    """Four 32-bit words for each counter: shape (n, 4). `key` is 64 bits; `stream` is the counter's third word."""
     x0, x1 = counter & _MASK, counter >> np.uint64(32)
-    x2, x3 = np.zeros_like(x0), np.zeros_like(x0)
+    x2, x3 = np.full_like(x0, stream), np.zeros_like(x0)
     k0, k1 = key & 0xFFFFFFFF, key >> 32
     for _ in range(10):
-        p0, p1 = x0 * _M0, x2 * _M1
+        p0, p1 = x0 * np.uint64(M0), x2 * np.uint64(M1)
         x0, x1, x2, x3 = (
             (p1 >> np.uint64(32)) ^ x1 ^ np.uint64(k0), p1 & _MASK,
             (p0 >> np.uint64(32)) ^ x3 ^ np.uint64(k1), p0 & _MASK,
         )  # fmt: skip
-        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+        k0, k1 = (k0 + W0) & 0xFFFFFFFF, (k1 + W1) & 0xFFFFFFFF
     return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
+
+
+def words(count: int, key: int, start: int = 0, stream: int = 0) -> NDArray[np.uint32]:
+    """Words `start`, `start` + 1, .. of a key's stream."""
+    out = np.empty(count, dtype=np.uint32)
+    for at in range(0, count, _BLOCK):
+        n, first = min(_BLOCK, count - at), start + at
+        counters = np.uint64(first // 4) + np.arange((first % 4 + n + 3) // 4, dtype=np.uint64)
+        out[at : at + n] = philox(counters, key & 0xFFFFFFFFFFFFFFFF, stream).reshape(-1)[first % 4 :][:n]
+    return out
 
 
 def randn(count: int, seed: int = 0) -> NDArray[np.float64]:
     """`count` samples; element i depends on (seed, i) only, so a longer draw begins with a shorter one."""
-    out = np.empty(count, dtype=np.float64)
-    block = 1 << 18  # samples per step, a multiple of 4, bounds the temporaries
-    for start in range(0, count, block):
-        n = min(block, count - start)
-        counters = np.arange(start // 4, start // 4 + -(-n // 4), dtype=np.uint64)
-        words = philox(counters, seed & 0xFFFFFFFFFFFFFFFF).reshape(-1)[:n]
-        out[start : start + n] = _inverse_normal(words)
-    return out
+    return inverse_normal(words(count, seed))
 
 
-def _inverse_normal(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+def inverse_normal(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """x with Phi(x) = p, where p = (word + 1/2) / 2^32 is never 0 or 1."""
-    q = (words.astype(np.float64) + 0.5) * 2.0**-32 - 0.5
-    r = 0.180625 - q * q
-    centre = q * _polynomial(_CENTRE_P, r) / _polynomial(_CENTRE_Q, r)
-    distance = np.sqrt(-_log(0.5 - np.abs(q))) - 1.6
-    tail = np.copysign(_polynomial(_TAIL_P, distance) / _polynomial(_TAIL_Q, distance), q)
-    return np.where(np.abs(q) <= 0.425, centre, tail)
+    flat = words.reshape(-1)
+    out = np.empty(flat.size, dtype=np.float64)
+    for at in range(0, flat.size, _BLOCK):
+        q = (flat[at : at + _BLOCK].astype(np.float64) + 0.5) * 2.0**-32 - 0.5
+        r = 0.180625 - q * q
+        centre = q * _polynomial(CENTRE_P, r) / _polynomial(CENTRE_Q, r)
+        distance = np.sqrt(-_log(0.5 - np.abs(q))) - 1.6
+        tail = np.copysign(_polynomial(TAIL_P, distance) / _polynomial(TAIL_Q, distance), q)
+        out[at : at + _BLOCK] = np.where(np.abs(q) <= 0.425, centre, tail)
+    return out.reshape(words.shape)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,6 +120,6 @@ def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
     small = m < math.sqrt(0.5)
     m, e = np.where(small, m * 2, m), e - small
     s = (m - 1) / (m + 1)
-    series = _polynomial(tuple(2.0 / (2 * k + 1) for k in range(11)), s * s)  # |s| < 0.172: remainder below 1e-17
+    series = _polynomial(LOG_SERIES, s * s)
     result: NDArray[Any] = e * math.log(2) + s * series
     return result

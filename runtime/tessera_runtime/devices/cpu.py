@@ -10,16 +10,19 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tessera_runtime.core import recording
 from tessera_runtime.core.errors import DeviceError
-from tessera_runtime.core.manifest import Manifest, Target
+from tessera_runtime.core.manifest import Kernel, Manifest, Target
 from tessera_runtime.devices.elf import LoadedImage, check_description
 from tessera_runtime.devices.threads import Pool, available_threads
 from tessera_runtime.memory import ALIGN, ArenaPool
-from tessera_runtime.plan import CopyStep, Instance
+from tessera_runtime.plan import CopyStep, Instance, LaunchStep
+from tessera_runtime.recorded import span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,13 +109,32 @@ class CpuDevice:
 
     def load(self, file: BundleFile, target: Target) -> CpuProgram:
         """Verify and load the target's image."""
-        return CpuProgram(file, target, self._pool)
+        return CpuProgram(file, target, self._pool, self.name)
+
+    def bandwidth(self, nbytes: int) -> float:
+        """Bytes per second, read and written, of a copy that moves about `nbytes`, by all threads: measured."""
+        import numpy as np
+
+        half = max(nbytes // 2, 1 << 12)
+        source, target = np.ones(half, np.uint8), np.zeros(half, np.uint8)
+        a, b, grain = source.ctypes.data, target.ctypes.data, max(half >> 6, 1 << 12)
+
+        def move(begin: int, end: int, slot: int) -> None:
+            low = begin * grain
+            ctypes.memmove(b + low, a + low, min(end * grain, half) - low)
+
+        best, rounds, limit = float("inf"), 0, time.perf_counter() + 0.1
+        while rounds < 3 or (time.perf_counter() < limit and rounds < 1000):
+            start = time.perf_counter()
+            self._pool.run(move, -(-half // grain))
+            best, rounds = min(best, time.perf_counter() - start), rounds + 1
+        return 2 * half / best
 
 
 class CpuProgram:
     """A loaded CPU image."""
 
-    def __init__(self, file: BundleFile, target: Target, pool: Pool) -> None:
+    def __init__(self, file: BundleFile, target: Target, pool: Pool, device: str = "cpu") -> None:
         code = file.entry(target.image)
         self._image = LoadedImage(code, target.machine)
         self._kernels = [_KERNEL(self._image.address(kernel.symbol)) for kernel in target.kernels]
@@ -121,6 +143,8 @@ class CpuProgram:
         self._pool = pool
         self._arenas = ArenaPool()
         self._file = file
+        self._records: tuple[Kernel, ...] = target.kernels
+        self._device = device
         self._by_name = {constant.name: constant for constant in file.manifest.constants}
         self._constants: dict[str, int] = {}
         self._keep: list[NDArray[Any]] = []
@@ -151,18 +175,31 @@ class CpuProgram:
                 else self._constant(buffer.ref)
                 for array, offset, buffer in zip(arrays, instance.offsets, instance.plan.buffers, strict=True)
             ]  # fmt: skip
-            for step in instance.steps:
-                if isinstance(step, CopyStep):
-                    ctypes.memmove(addresses[step.dst], addresses[step.src], step.nbytes)
-                    continue
-                slots = [
-                    addresses[value] if kind == "buffer" else (value & _MASK) if kind == "dim" else scalars[value]  # type: ignore[index,operator]
-                    for kind, value in step.args
-                ]
-                packed = (ctypes.c_uint64 * max(len(slots), 1))(*slots)
-                self._launch(step.kernel, ctypes.addressof(packed), step.groups, base + arena_bytes)
+            recorder = recording.active()
+            if recorder is None:
+                for step in instance.steps:
+                    self._step(step, addresses, scalars, base + arena_bytes)
+            else:
+                for number, step in enumerate(instance.steps):
+                    start = time.perf_counter_ns()
+                    self._step(step, addresses, scalars, base + arena_bytes)
+                    stop = time.perf_counter_ns()
+                    recorder.add(span(instance, self._records, number, start, stop, self._device))
         finally:
             self._arenas.give(arena)
+
+    def _step(
+        self, step: LaunchStep | CopyStep, addresses: Sequence[int], scalars: Mapping[str, int], scratch: int
+    ) -> None:
+        if isinstance(step, CopyStep):
+            ctypes.memmove(addresses[step.dst], addresses[step.src], step.nbytes)
+            return
+        slots = [
+            addresses[value] if kind == "buffer" else (value & _MASK) if kind == "dim" else scalars[value]  # type: ignore[index,operator]
+            for kind, value in step.args
+        ]
+        packed = (ctypes.c_uint64 * max(len(slots), 1))(*slots)
+        self._launch(step.kernel, ctypes.addressof(packed), step.groups, scratch)
 
     def _launch(self, kernel: int, args: int, groups: int, scratch: int) -> None:
         function, stride = self._kernels[kernel], self._scratch[kernel]
