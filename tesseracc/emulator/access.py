@@ -110,7 +110,11 @@ def resolve_shared(w: Wave, address: Array, lanes: Array) -> tuple[Array, Array]
     own = w.cta[lanes]
     size = w.launch.cluster_size
     cta = np.where(rank == 0, own, own // size * size + rank - 1)
-    return np.where((rank >= 0) & (rank <= size), cta, -1), offset
+    cta = np.where((rank >= 0) & (rank <= size), cta, -1)
+    remote = (cta >= 0) & (cta != own)
+    if remote.any():
+        w.launch.remote.note(w, cta[remote], lanes[remote])
+    return cta, offset
 
 
 def _windowed(w: Wave, space: str, address: Array, lanes: Array, width: int) -> tuple[Segment, Array, Array]:

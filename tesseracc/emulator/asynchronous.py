@@ -196,7 +196,7 @@ class AsyncEngine:
 
     def seen(self, index: Array) -> None:
         """Waits on these mbarriers have passed: what landed for phases that are over is there for ordinary accesses."""
-        for k in (np.unique(index) if self.unseen else ()):
+        for k in np.unique(index) if self.unseen else ():
             landed = self.unseen.pop(int(k), [])
             rest = [(phase, run, mark) for phase, run, mark in landed if phase >= self.mbarriers.phase[k]]
             for phase, run, mark in landed:

@@ -26,6 +26,8 @@ class ClusterBarriers:
         self.waiting: dict[int, list[tuple[int, Array]]] = {}
         self.knowledge: dict[int, Array] = {}
         self.learned: dict[int, Array] = {}
+        self.inits: dict[int, Array] = {}  # like `knowledge` and `learned`, of initialised mbarriers
+        self.learned_inits: dict[int, Array] = {}
         self.lane_phase: Array | None = None  # the phase that a lane has arrived in, -1: none
 
     def _cluster(self, w: Wave, lanes: Array) -> Array:
@@ -36,7 +38,7 @@ class ClusterBarriers:
         return int(w.alive_in_cta[cluster * size : (cluster + 1) * size].sum())
 
     def arrive(self, w: Wave, release: bool) -> None:
-        """The executing lanes arrive; .relaxed arrivals publish nothing."""
+        """The executing lanes arrive; .relaxed arrivals publish only what a fence has ordered before them."""
         if self.lane_phase is None:
             self.lane_phase = np.full(w.size, -1, np.int64)
         lanes = w.lanes
@@ -50,9 +52,13 @@ class ClusterBarriers:
             self.lane_phase[mine] = self.phase.get(key, 0)
             self.arrived[key] = self.arrived.get(key, 0) + len(mine)
             if self.launch.detect and release:
-                rows = self.launch.races.release(np.unique(mine >> 5)).max(axis=0)
-                old = self.knowledge.get(key)
-                self.knowledge[key] = rows if old is None else np.maximum(old, rows)
+                _join(self.knowledge, key, self.launch.races.release(np.unique(mine >> 5)).max(axis=0))
+            elif self.launch.detect:
+                flags = self.launch.flags
+                for warp in np.unique(mine >> 5).tolist():
+                    row, wide = flags.fenced.get(warp, (None, False))
+                    _join(self.knowledge, key, row if wide else None)
+                    _join(self.inits, key, flags.fenced_inits.get(warp))
             self._complete(w, key)
 
     def _complete(self, w: Wave, key: int) -> None:
@@ -62,6 +68,8 @@ class ClusterBarriers:
         self.phase[key] = self.phase.get(key, 0) + 1
         if key in self.knowledge:
             self.learned[key] = self.knowledge.pop(key)
+        if key in self.inits:
+            self.learned_inits[key] = self.inits.pop(key)
         for pc, lanes in self.waiting.pop(key, []):
             self._pass(w, key, lanes)
             w.queue(pc + 1, lanes)
@@ -69,10 +77,12 @@ class ClusterBarriers:
     def _pass(self, w: Wave, key: int, lanes: Array) -> None:
         if self.lane_phase is not None:
             self.lane_phase[lanes] = -1
-        if self.launch.detect and key in self.learned:
-            warps = np.unique(lanes >> 5)
+        warps = np.unique(lanes >> 5)
+        if key in self.learned:
             self.launch.races.acquire(warps, self.learned[key][None])
             self.launch.races.sync_warps(warps)
+        if key in self.learned_inits:
+            self.launch.races.acquire_inits(warps, self.learned_inits[key])
 
     def wait(self, w: Wave) -> bool:
         """The executing lanes wait for their phase. True if they were sent away."""
@@ -113,3 +123,9 @@ class ClusterBarriers:
             for pc in sorted({pc for pc, _ in groups}):
                 w.log.add(DEADLOCK, f"the cluster barrier of cluster {key} waits for {self._alive(w, key)} threads; "
                           f"only {self.arrived.get(key, 0)} arrive", w.code[pc])  # fmt: skip
+
+
+def _join(known: dict[int, Array], key: int, row: Array | None) -> None:
+    if row is not None:
+        old = known.get(key)
+        known[key] = row if old is None else np.maximum(old, row)

@@ -26,6 +26,7 @@ class Flags:
     def __init__(self, races: RaceDetector) -> None:
         self.races = races
         self.fenced: dict[int, tuple[Array, bool]] = {}  # warp -> (its knowledge at its last fence, beyond its CTA)
+        self.fenced_inits: dict[int, Array] = {}  # warp -> its knowledge at its last fence.mbarrier_init
         self.published: dict[int, dict[int, tuple[Array, bool]]] = {}  # address -> warp that published -> the same
         self.pending: dict[int, Array] = {}  # warp -> knowledge that it has read
 
@@ -38,6 +39,10 @@ class Flags:
         rows = self.races.release(warps)
         for warp, row in zip(warps.tolist(), rows):
             self.fenced[warp] = (row, wide)
+
+    def fence_inits(self, warps: Array) -> None:
+        """fence.mbarrier_init by `warps`: a relaxed arrival at the cluster's barrier publishes their mbarriers."""
+        self.fenced_inits.update(zip(warps.tolist(), self.races.release(warps)))
 
     def access(self, kind: str, base: int, offset: Array, lanes: Array) -> None:
         """A strong access (kind: read, write, both) by `lanes` [n] at `base + offset` [n]."""

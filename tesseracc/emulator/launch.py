@@ -23,10 +23,12 @@ from tesseracc.emulator.parser import parse_ptx
 from tesseracc.emulator.program import JUMP, Program, lay_out
 from tesseracc.emulator.ptx import Module, Param
 from tesseracc.emulator.races import RaceDetector, Shadow
+from tesseracc.emulator.remote import RemoteAccesses
 from tesseracc.emulator.table import Step, build_step
 from tesseracc.emulator.tensor_memory import TensorMemory
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.warpgroup_order import unfenced
+from tesseracc.emulator.warpgroup_registers import watched
 from tesseracc.emulator.wave import Wave
 
 __all__ = ["Emulator", "Launch", "launch"]
@@ -56,7 +58,7 @@ def _prepare(program: Program, symbols: dict[str, tuple[str, int]]) -> _Prepared
     if known is None or known.addresses != addresses:
         decoder = Decoder(program, symbols)
         names = ["" if i.opcode == JUMP else i.text for i in program.code]
-        steps = [build_step(i, decoder) for i in program.code]
+        steps = watched(program, decoder, [build_step(i, decoder) for i in program.code])
         known = program.prepared = _Prepared(
             addresses, names, steps, granules(program), uses_async_proxy(program), polls(program), unfenced(program)
         )
@@ -148,6 +150,7 @@ class Launch:
         self.known = Known(self.written["shared"], self.shared_stride)
         self.barriers = Barriers(self)
         self.cluster_barriers = ClusterBarriers(self)
+        self.remote = RemoteAccesses(self)
         self.asynchronous = AsyncEngine(self, w)
         self.warpgroups = WarpgroupState(self)
         self.tensor_memory = TensorMemory(self, w)

@@ -117,9 +117,12 @@ class RaceDetector:
         self.stamp = self.threads | np.uint64(1) << _CLOCK
         self.floor, self.epoch = np.uint64(0), 0
         self.warp_sync = np.zeros(warps, np.int64)
-        self.copies: Array | None = None  # by program counter: bulk copies
+        # By program counter: copies that complete on an mbarrier; mbarrier.init.
+        self.copies: Array | None = None
+        self.inits: Array | None = None
         clusters = warps // warps_per_cluster
         self.known = np.zeros((clusters, warps_per_cluster, warps_per_cluster), np.int64)
+        self.known_inits: Array | None = None  # the same, of what fence.mbarrier_init orders
         # Launch-wide: up to which clock each warp has released at gpu scope; whether each CTA has acquired.
         self.released, self.acquired = released, acquired
 
@@ -150,6 +153,17 @@ class RaceDetector:
         """`warps` [n] learn `rows` [n or 1, warps_per_cluster]."""
         c, w = self._coordinates(warps)
         self.known[c, w] = np.maximum(self.known[c, w], rows)
+
+    def known_to(self, warps: Array) -> Array:
+        """What `warps` of one cluster know together, their own accesses included: [warps_per_cluster]."""
+        return np.asarray(self.snapshot(warps).max(axis=0))
+
+    def acquire_inits(self, warps: Array, row: Array) -> None:
+        """`warps` [n] learn of the mbarriers initialised up to `row` [warps_per_cluster]."""
+        if self.known_inits is None:
+            self.known_inits = np.zeros_like(self.known)
+        c, w = self._coordinates(warps)
+        self.known_inits[c, w] = np.maximum(self.known_inits[c, w], row)
 
     def learn(self, warp: int, row: Array) -> None:
         """`warp` learns `row` from a thread of its cluster, perhaps of its own: its lanes hand data to each other."""
@@ -302,6 +316,9 @@ class RaceDetector:
         near = (local >= 0) & (local < len(self.clock)) & (local // self.warps_per_cluster == c)
         safe = np.where(near, local, 0)
         known = self.known[c, w, safe % self.warps_per_cluster]
+        if self.known_inits is not None:
+            init = self.known_inits[c, w, safe % self.warps_per_cluster]
+            known = np.where(self._by_init(old), np.maximum(known, init), known)
         same = mine == local
         if same.any():  # a lane learns of a copy by its warp mate as any other thread does: from the copy's mbarrier
             same &= ~self._by_copy(old)
@@ -310,12 +327,22 @@ class RaceDetector:
         return np.where(near, clock <= known, far)
 
     def _by_copy(self, old: Array) -> Array:
-        """Whether accesses were made by bulk copies."""
+        """Whether accesses were made by copies that complete on an mbarrier."""
         if self.copies is None:
-            self.copies = np.zeros(int(_PC_MASK) + 1, np.bool_)
-            bulk = [pc for pc, i in enumerate(self.code) if i.opcode == "cp" and "bulk" in i.mods]
-            self.copies[np.array(bulk, np.int64) & int(_PC_MASK)] = True
+            self.copies = self._marked(lambda i: i.opcode == "cp" and "mbarrier::complete_tx::bytes" in i.mods)
         return np.asarray(self.copies[(old & _PC_MASK).astype(np.int64)])
+
+    def _by_init(self, old: Array) -> Array:
+        """Whether accesses are initialisations of mbarriers."""
+        if self.inits is None:
+            self.inits = self._marked(lambda i: i.opcode == "mbarrier" and "init" in i.mods)
+        return np.asarray(self.inits[(old & _PC_MASK).astype(np.int64)])
+
+    def _marked(self, chosen: Callable[[Instruction], bool]) -> Array:
+        """By the program counter of a record: whether its instruction is a chosen one."""
+        out = np.zeros(int(_PC_MASK) + 1, np.bool_)
+        out[np.array([pc for pc, i in enumerate(self.code) if chosen(i)], np.int64) & int(_PC_MASK)] = True
+        return out
 
 
 def _warp(record: Array) -> Array:

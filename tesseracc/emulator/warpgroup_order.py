@@ -13,22 +13,30 @@ from collections.abc import Iterator
 from tesseracc.emulator.program import JUMP, Program
 from tesseracc.emulator.ptx import Instruction, Operand, Pair, Reg, Vector
 
-__all__ = ["unfenced"]
+__all__ = ["fragments_of", "is_product", "slots_of", "unfenced"]
 
 
-def _slots(operand: Operand | None) -> Iterator[int]:
+def slots_of(operand: Operand | None) -> Iterator[int]:
+    """The registers that an operand names; those of addresses do not count."""
     if isinstance(operand, Reg):
         yield operand.slot
     elif isinstance(operand, Vector):
         for item in operand.items:
-            yield from _slots(item)
+            yield from slots_of(item)
     elif isinstance(operand, Pair):
-        yield from _slots(operand.first)
-        yield from _slots(operand.second)
+        yield from slots_of(operand.first)
+        yield from slots_of(operand.second)
 
 
-def _is_product(i: Instruction) -> bool:
+def is_product(i: Instruction) -> bool:
+    """Whether `i` is a wgmma.mma_async."""
     return i.opcode == "wgmma" and "mma_async" in i.mods
+
+
+def fragments_of(product: Instruction) -> frozenset[int]:
+    """The registers with fragments of A; none where A lies in shared memory."""
+    a = product.operands[1]
+    return frozenset(slots_of(a)) if isinstance(a, Vector) else frozenset()
 
 
 def _predecessors(program: Program) -> list[list[int]]:
@@ -48,7 +56,7 @@ def unfenced(program: Program) -> dict[int, int | None]:
     before: list[list[int]] | None = None
     found: dict[int, int | None] = {}
     for pc, i in enumerate(program.code):
-        if not _is_product(i):
+        if not is_product(i):
             continue
         before = before if before is not None else _predecessors(program)
         fault = _walk(program, before, pc)
@@ -60,10 +68,9 @@ def unfenced(program: Program) -> dict[int, int | None]:
 def _walk(program: Program, before: list[list[int]], pc: int) -> int | None:
     """The pc of the first such access met; -1 for the start of the kernel, None for neither."""
     product = program.code[pc]
-    accumulator = frozenset(_slots(product.operands[0]))
-    fragments = frozenset(_slots(product.operands[1])) if isinstance(product.operands[1], Vector) else frozenset()
+    accumulator = frozenset(slots_of(product.operands[0]))
     entry = program.entry_of[program.kernel.name]
-    todo = [(pc, accumulator | fragments)]
+    todo = [(pc, accumulator | fragments_of(product))]
     seen: set[tuple[int, frozenset[int]]] = set()
     while todo:
         at, wanted = todo.pop()
@@ -75,14 +82,14 @@ def _walk(program: Program, before: list[list[int]], pc: int) -> int | None:
             if i.opcode == "wgmma":
                 if "fence" in i.mods:
                     continue
-                if _is_product(i) and frozenset(_slots(i.operands[0])) == accumulator:
+                if is_product(i) and frozenset(slots_of(i.operands[0])) == accumulator:
                     rest = wanted - accumulator
                     if not rest:
                         continue
             elif i.opcode == "mov" and isinstance(i.operands[0], Reg):
                 if i.operands[0].slot in wanted:  # a copy, or a constant: the assembler may put it anywhere
-                    rest = wanted - {i.operands[0].slot} | frozenset(_slots(i.operands[1]))
-            elif any(slot in wanted for operand in i.operands for slot in _slots(operand)):
+                    rest = wanted - {i.operands[0].slot} | frozenset(slots_of(i.operands[1]))
+            elif any(slot in wanted for operand in i.operands for slot in slots_of(operand)):
                 return q
             if (q, rest) not in seen:
                 seen.add((q, rest))

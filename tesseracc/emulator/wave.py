@@ -205,6 +205,7 @@ class Wave:
         np.subtract.at(self.alive_in_cta, self.cta[lanes], 1)
         self.launch.barriers.lanes_left(self, lanes)
         self.launch.cluster_barriers.lanes_left(self, lanes)
+        self.launch.remote.lanes_left(self, lanes)
         if self.held:  # a warp that waited for these lanes may be complete now
             for pc in sorted(self.held):
                 self.queue(pc, self.held.pop(pc))

@@ -44,7 +44,7 @@ class Case:
 def read(path: Path) -> Case:
     """A file of the corpus."""
     lines = path.read_text().split("\n")
-    head = {m[1]: m[2] for line in lines if (m := re.match(r"// (launch|args|want): (.*)", line))}
+    head = {m[1]: m[2] for line in lines if (m := re.match(r"// (launch|arrays|args|want): (.*)", line))}
     twin = [re.sub(r"^(\s*)//ok ", r"\1", line) for line in lines]
     twin = ["" if re.search(r"// bad\b", line) else line for line in twin]
     faults = {

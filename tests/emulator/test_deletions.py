@@ -106,7 +106,6 @@ REDUNDANT = [
     ("bulk_scale", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
     ("specialised", "fence.mbarrier_init", 1, "the barrier of the cluster behind it releases the initialisation"),
     ("specialised", "bar.warp.sync", 1, "the warp is together already"),
-    ("specialised", "barrier.cluster.wait", 1, "at the end; no block touches another's memory any more"),
     ("gemm", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
     ("gemm", "bar.warp.sync", 1, "the warp is together already"),
 ]

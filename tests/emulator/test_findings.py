@@ -135,8 +135,10 @@ def test_global_race_between_ctas() -> None:
     assert [code for code, _ in found] == ["E956"]
     assert "BUG" in found[0][1]
     assert not findings("mov.u32 %y, %ctaid.x;\nst.global.u32 [%b], 5;\n", grid=3)
-    read = ("mov.u32 %y, %ctaid.x; setp.eq.u32 %p, %y, 0; @%p st.global.u32 [%b], %i;\n"
-           "@!%p ld.global.u32 %x, [%b]; // BUG\n")
+    read = (
+        "mov.u32 %y, %ctaid.x; setp.eq.u32 %p, %y, 0; @%p st.global.u32 [%b], %i;\n"
+        "@!%p ld.global.u32 %x, [%b]; // BUG\n"
+    )
     assert findings(read, grid=2)[0][0] == "E956"
 
 

@@ -1,9 +1,8 @@
-"""Warp-level matrix instructions: ldmatrix stmatrix movmatrix mma.sync wmma."""
+"""Warp-level matrix instructions: ldmatrix stmatrix movmatrix wmma."""
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 import numpy as np
 
@@ -119,8 +118,6 @@ def movmatrix(i: Instruction, d: Decoder) -> Step:
     return whole_warps(i, d, step)
 
 
-# --- mma.sync --------------------------------------------------------------------------------------------------------
-
 _SHAPE = re.compile(r"m(\d+)n(\d+)k(\d+)$")
 
 
@@ -137,123 +134,6 @@ def registers(w: Wave, sources: list[Source]) -> Array:
     for k, value in enumerate(values):
         out[:, k] = value
     return out.reshape(-1, 32, len(values))
-
-
-@lru_cache(maxsize=64)
-def fragment_orders(m: int, n: int, k: int, a_bits: int, b_bits: int) -> tuple[Array, Array, Array, Array]:
-    """For A, B, C of an m x n x k product: row-major matrix element -> fragment element; and back for C."""
-    order_a, _ = _order(tc.a_places(m, k, a_bits), k)
-    order_b, _ = _order(tc.b_places(k, n, b_bits), n)
-    return order_a, order_b, *_order(tc.c_places(m, n), n)
-
-
-def _order(places: tuple[Array, Array], columns: int) -> tuple[Array, Array]:
-    """Both ways, from the (row, column) of each fragment element."""
-    back = (places[0] * columns + places[1]).reshape(-1)
-    order = np.empty_like(back)
-    order[back] = np.arange(len(back))
-    return order, back
-
-
-def operand_matrix(w: Wave, sources: list[Source], kind: str, order: Array, shape: tuple[int, int]) -> Array:
-    """An A or B fragment as f64 matrices."""
-    raw = registers(w, sources)
-    if kind == "f64":
-        return raw.view(np.float64).reshape(len(raw), -1)[:, order].reshape(-1, *shape)
-    patterns = tc.unpack_registers(raw, tc.BITS[kind]).reshape(len(raw), -1)
-    return tc.element_values(patterns[:, order], kind).reshape(-1, *shape)
-
-
-def accumulator(w: Wave, sources: list[Source], kind: str, order: Array, shape: tuple[int, int]) -> Array:
-    """A C fragment as matrices: f64, or s32 values."""
-    raw = registers(w, sources)
-    if kind == "f16":
-        raw = tc.unpack_registers(raw, 16)
-    values = raw.reshape(len(raw), -1)[:, order].reshape(-1, *shape)
-    if kind == "f16":
-        return tc.element_values(values, "f16")
-    return values.view({"s32": np.int32, "f64": np.float64}.get(kind, np.float32)).astype(np.float64)
-
-
-def store_accumulator(w: Wave, sinks: list[Sink], bits: Array, kind: str, back: Array) -> None:
-    """Matrices of patterns [warps, m, n] into a D fragment."""
-    values = bits.reshape(len(bits), -1)[:, back]
-    if kind == "f16":
-        values = np.ascontiguousarray(values.astype(np.uint16)).view(np.uint32)
-    values = values.reshape(-1, len(sinks))
-    for k, put in enumerate(sinks):
-        put(w, values[:, k].copy())
-
-
-def register_type(kind: str) -> str:
-    """The register type of a fragment's registers."""
-    return "f64" if kind == "f64" else "b32"
-
-
-@instruction(
-    "mma", _SECTION + ": mma", "m8n8 and m16n8 shapes of f16 bf16 tf32 f64 s8 u8 s4 u4 e4m3 e5m2", control=True
-)
-def mma(i: Instruction, d: Decoder) -> Step:
-    """D = A * B + C by a warp."""
-    if "sp" in i.mods or any(m.startswith("sp::") for m in i.mods) or "block_scale" in i.mods:
-        raise ValueError("sparse and block-scaled mma")
-    m, n, k = shape_of(i)
-    kinds = [word for word in i.mods if word in tc.BITS]
-    dk, ak, bk, ck = kinds[-4:]
-    if (m, n, k) == (8, 8, 4) and (ak, bk) == ("f16", "f16"):
-        return _mma_quad(i, d, dk, ck)
-    if (m, n) not in ((16, 8), (8, 8)) or (m == 8 and tc.BITS[ak] == 16):
-        raise ValueError(f"shape m{m}n{n}k{k} of .{ak}")
-    reg = register_type(ak)
-    sinks = d.sinks(i.operands[0], register_type(dk))
-    a, b = (
-        d.sources(i.operands[1], "b64" if reg == "f64" else "b32"),
-        d.sources(i.operands[2], "b64" if reg == "f64" else "b32"),
-    )
-    c = d.sources(i.operands[3], "b64" if ck == "f64" else "b32")
-    bits_a, bits_b = min(32, tc.BITS[ak]), min(32, tc.BITS[bk])
-    if (len(a), len(b)) != (m * k * bits_a // 1024, k * n * bits_b // 1024):
-        raise ValueError(f"{len(a)} and {len(b)} registers")
-    name = f"mma.m{m}n{n}k{k}.{ak}"
-    order_a, order_b, order_c, back = fragment_orders(m, n, k, bits_a, bits_b)
-
-    def step(w: Wave) -> None:
-        x = operand_matrix(w, a, ak, order_a, (m, k))
-        y = operand_matrix(w, b, bk, order_b, (k, n))
-        z = accumulator(w, c, ck, order_c, (m, n))
-        w.counters.mma[name] += len(x)
-        bits = tc.integer_matmul(x, y, z, "satfinite" in i.mods) if dk == "s32" else tc.matmul(x, y, z, dk)
-        store_accumulator(w, sinks, bits, dk, back)
-
-    return whole_warps(i, d, step)
-
-
-def _mma_quad(i: Instruction, d: Decoder, dk: str, ck: str) -> Step:
-    """m8n8k4 of f16: four products, one for each quad pair."""
-    a_row, b_row = (word == "row" for word in i.mods if word in ("row", "col"))
-    sinks = d.sinks(i.operands[0], "b32")
-    operands = [d.sources(o, "b32") for o in i.operands[1:4]]
-    places = [tc.quad_places("a", 16, a_row), tc.quad_places("b", 16, b_row), tc.quad_places("c", tc.BITS[ck], True)]
-    to = tc.quad_places("c", tc.BITS[dk], True)
-    if [len(o) for o in operands] != [2, 2, tc.BITS[ck] // 4] or len(sinks) != tc.BITS[dk] // 4:
-        raise ValueError("the wrong number of registers")
-
-    def step(w: Wave) -> None:
-        matrices = []
-        for sources, kind, where, shape in zip(operands, ("f16", "f16", ck), places, ((8, 4), (4, 8), (8, 8))):
-            raw = registers(w, sources)
-            out = np.zeros((len(raw), 4, *shape))
-            values = tc.element_values(tc.unpack_registers(raw, tc.BITS[kind]), kind)
-            out[:, where[0], where[1], where[2]] = values.reshape(*raw.shape[:2], -1)
-            matrices.append(out)
-        w.counters.mma["mma.m8n8k4.f16"] += len(matrices[0])
-        bits = tc.matmul(matrices[0], matrices[1], matrices[2], dk)[:, to[0], to[1], to[2]]
-        if dk == "f16":
-            bits = np.ascontiguousarray(bits.astype(np.uint16)).view(np.uint32)
-        for q, put in enumerate(sinks):
-            put(w, np.ascontiguousarray(bits[..., q]).reshape(-1))
-
-    return whole_warps(i, d, step)
 
 
 # --- wmma ------------------------------------------------------------------------------------------------------------

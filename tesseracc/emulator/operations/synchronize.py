@@ -107,16 +107,14 @@ def _cluster(i: Instruction, d: Decoder) -> Step:
 )
 def fence(i: Instruction, d: Decoder) -> Step:
     """Order memory accesses. gpu and sys scope order CTAs; .proxy.async orders with asynchronous copies."""
-    proxy = "proxy" in i.mods
+    if "proxy" in i.mods:  # aliases, tensor maps and global memory have proxies whose accesses are not modelled
+        if not any(m.startswith("async") for m in i.mods) or "global" in i.mods:
+            return lambda w: None
+        return lambda w: w.launch.asynchronous.proxy_fence(w)
+    if "mbarrier_init" in i.mods:
+        return lambda w: w.launch.flags.fence_inits(w.warps) if w.launch.detect else None
     wide = bool({"gl", "gpu", "sys", "cluster"} & set(i.mods))
-
-    def run(w: Wave) -> None:
-        if proxy:
-            w.launch.asynchronous.proxy_fence(w)
-        else:
-            order(w, wide)
-
-    return run
+    return lambda w: order(w, wide)
 
 
 @instruction("nanosleep", "9.7.20 Miscellaneous: nanosleep", "u32")

@@ -21,6 +21,7 @@ from tesseracc.emulator.ptx import Imm, Instruction, Reg, Vector
 from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.tensor_map import CHUNK
 from tesseracc.emulator.types import Array
+from tesseracc.emulator.warpgroup_order import fragments_of
 from tesseracc.emulator.wave import Wave
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ class Pending:
     knowledge: Array | None  # what the race detector lets every warp of the groups know after the wait
     group: Array
     live: Array
+    fragments: frozenset[int]  # registers with fragments of A
 
     def part(self, mask: Array) -> Pending:
         """Only some of the warpgroups."""
         known = None if self.knowledge is None else self.knowledge[mask]
         reads = [r[mask] for r in self.reads]
         return Pending(self.pc, self.slots, self.ids[mask], self.matrix[mask], reads, known, self.group[mask],
-                       self.live[mask])  # fmt: skip
+                       self.live[mask], self.fragments)  # fmt: skip
 
 
 class WarpgroupState:
@@ -259,7 +261,7 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
     slots = tuple(r.slot for r in target.items if isinstance(r, Reg))
     if len(slots) != (n // 4 if dk == "f16" else n // 2):
         raise ValueError(f"{len(slots)} accumulator registers for n = {n}")
-    from_registers = isinstance(i.operands[1], Vector)
+    from_registers, fragments = isinstance(i.operands[1], Vector), fragments_of(i)
     a_registers = d.sources(i.operands[1], "b32") if from_registers else []
     a_descriptor = None if from_registers else d.source(i.operands[1], "b64")
     b_descriptor = d.source(i.operands[2], "b64")
@@ -311,7 +313,7 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
         old = state.accumulators(w, ids, slots, bits)
         matrix = _multiply(a if sign_a == 1 else -a, b.swapaxes(1, 2) * sign_b, old, w.spread(scale(w))[::128])
         known = w.launch.races.release(ids << 2) if w.launch.detect else None
-        fresh = Pending(w.pc, slots, ids, matrix, reads, known, np.full(g, -1), np.ones(g, np.bool_))
+        fresh = Pending(w.pc, slots, ids, matrix, reads, known, np.full(g, -1), np.ones(g, np.bool_), fragments)
         w.counters.mma[name] += g
         if state.add(fresh):
             for slot in slots:
@@ -345,6 +347,7 @@ def _gather(w: Wave, ids: Array, tile: Tile, kind: str, k_major: bool) -> tuple[
         granules = np.full_like(granules, len(launch.asynchronous.reading) - 1)
     else:
         chunks = (base >> 4)[:, None, None] + tile.chunks
+        launch.asynchronous.proxy_read(w, granules, int(ids[0]) << 7, mark=True)
         if launch.detect:
             if not launch.known.covers(tile.within):
                 good = (launch.written["shared"].view(np.uint64).reshape(-1, 2)[chunks] == _WRITTEN).all(axis=(1, 2, 3))
@@ -356,7 +359,6 @@ def _gather(w: Wave, ids: Array, tile: Tile, kind: str, k_major: bool) -> tuple[
             places = (base // launch.granule["shared"])[:, None] + tile.places
             launch.races.read(access.shadow_of(w, "shared", launch.shared), places.reshape(-1),
                               np.repeat(ids << 7, places.shape[1]), w.pc, False, "shared")  # fmt: skip
-        launch.asynchronous.proxy_read(w, granules, int(ids[0]) << 7, mark=True)
         w.counters.bytes_read["shared"] += chunks.size * 16
         raw = launch.shared.view(CHUNK)[chunks]
     values = tc.element_values(raw.view(raw_type), kind)
