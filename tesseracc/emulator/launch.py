@@ -23,12 +23,12 @@ from tesseracc.emulator.parser import parse_ptx
 from tesseracc.emulator.program import JUMP, Program, lay_out
 from tesseracc.emulator.ptx import Module, Param
 from tesseracc.emulator.races import RaceDetector, Shadow
+from tesseracc.emulator.registers_in_flight import watched
 from tesseracc.emulator.remote import RemoteAccesses
 from tesseracc.emulator.table import Step, build_step
 from tesseracc.emulator.tensor_memory import TensorMemory
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.warpgroup_order import unfenced
-from tesseracc.emulator.warpgroup_registers import watched
 from tesseracc.emulator.wave import Wave
 
 __all__ = ["Emulator", "Launch", "launch"]

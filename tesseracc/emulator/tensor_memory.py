@@ -41,6 +41,7 @@ class Pending:
 
 @dataclass(slots=True, eq=False)
 class _Load:
+    pc: int
     lanes: Array
     slots: tuple[int, ...]
     values: Array  # [slots, lanes]
@@ -80,8 +81,8 @@ class TensorMemory:
         self.owner[cta, first : first + count] = w.pc + 1
         return first
 
-    def free(self, w: Wave, cta: int, first: int, count: int) -> None:
-        """tcgen05.dealloc."""
+    def free(self, w: Wave, cta: int, first: int, count: int, lane: int) -> None:
+        """tcgen05.dealloc by the warp of `lane`; to others' accesses it is like a write."""
         code = w.code[w.pc]
         mine = self.owner[cta, first : first + count]
         if first + count > COLUMNS or not mine.all() or len(np.unique(mine)) != 1:
@@ -92,6 +93,7 @@ class TensorMemory:
         if clash.any():
             w.log.add(ASYNC_HAZARD, "tensor memory is freed that an unfinished operation still writes", code,
                       w.code[int(clash.max()) - 1])  # fmt: skip
+        self.race(w, cta, range(_WINDOWS), slice(first, first + count), lane, "write")
         self.owner[cta, first : first + count] = 0
 
     # -- ordinary accesses -------------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ class TensorMemory:
 
     def load(self, warp: int, lanes: Array, slots: tuple[int, ...], values: Array) -> None:
         """Keeps what a warp loads until it waits."""
-        self.loads.setdefault(warp, []).append(_Load(lanes, slots, values))
+        self.loads.setdefault(warp, []).append(_Load(self.wave.pc, lanes, slots, values))
 
     def wait_loads(self, w: Wave, warps: Array) -> None:
         """tcgen05.wait::ld."""

@@ -128,7 +128,7 @@ def _dealloc(i: Instruction, d: Decoder) -> Step:
             return
         where, counts = w.spread(address(w))[::32], w.spread(count(w))[::32]
         for lane, target, number in zip(warps[:, 0].tolist(), where.tolist(), counts.tolist()):
-            w.launch.tensor_memory.free(w, int(w.cta[lane]), int(target) & 0xFFFF, int(number))
+            w.launch.tensor_memory.free(w, int(w.cta[lane]), int(target) & 0xFFFF, int(number), lane)
 
     return run
 
