@@ -66,9 +66,9 @@ def _function(func: Func, arch: Arch, nvptx: bool, declarations: dict[str, str],
     shared = func.attrs.get("shared", 0)
     memory = []
     if nvptx and shared:
-        memory = [f"@{symbol}_shared = internal addrspace(3) global [{shared} x i8] poison, align 128", ""]
+        memory = [f"@{symbol}_shared = internal addrspace(3) global [{shared} x i8] poison, align 1024", ""]
     elif nvptx and func.attrs.get("dynamic_shared", 0):
-        memory = [f"@{symbol}_shared = external addrspace(3) global [0 x i8], align 128", ""]
+        memory = [f"@{symbol}_shared = external addrspace(3) global [0 x i8], align 1024", ""]
     return "\n".join([*memory, head, "entry:", *w.entry, *w.lines, "}", ""])
 
 

@@ -82,20 +82,53 @@ def _copy_async(w: Writer, op: Op) -> None:
     _assembly(w, text, [], args, memory=True)
 
 
-def _commit(w: Writer, op: Op) -> None:
-    _assembly(w, "cp.async.commit_group;", [], [], memory=True)
-
-
 def _wait(w: Writer, op: Op) -> None:
     pending = op.attrs["pending"]
     text = f"cp.async.wait_group {pending};" if pending else "cp.async.wait_all;"
     _assembly(w, text, [], [], memory=True)
 
 
+def _shared_number(w: Writer, op: Op) -> str:
+    _, operand = _shared_address(w, op["ptr"])
+    return w.let(f"zext {operand} to i64")
+
+
+def _wgmma(w: Writer, op: Op) -> list[str]:
+    """The accumulators are read and written: inputs are tied to the outputs by number."""
+    acc, a = op.group("acc"), op.group("a")
+    count = len(acc)
+    left = _list(count, len(a)) if len(a) > 1 else f"${count}"
+    flags = "".join(f", {flag}" for flag in op.attrs["flags"])
+    text = (
+        "{ .reg .pred p; setp.eq.b32 p, 0, 0; "
+        f"{op.attrs['instruction']} {_list(0, count)}, {left}, ${count + len(a)}, p{flags}; }}"
+    )
+    args = [_value(w, v) for v in (*a, op["b"])] + [(str(i), w.typed(v)) for i, v in enumerate(acc)]
+    return _assembly(w, text, op.results, args, memory=True)
+
+
+def _wgmma_wait(w: Writer, op: Op) -> list[str]:
+    args = [(str(i), w.typed(v)) for i, v in enumerate(op.group("acc"))]
+    return _assembly(w, f"wgmma.wait_group.sync.aligned {op.attrs['pending']};", op.results, args, memory=True)
+
+
+def _plain(text: str) -> Handler:
+    def write(w: Writer, op: Op) -> None:
+        _assembly(w, text, [], [], memory=True)
+
+    return write
+
+
 PTX: dict[str, Handler] = {
+    "target.fence_async": _plain("fence.proxy.async.shared::cta;"),
+    "target.shared_address": _shared_number,
+    "target.wgmma": _wgmma,
+    "target.wgmma_commit": _plain("wgmma.commit_group.sync.aligned;"),
+    "target.wgmma_fence": _plain("wgmma.fence.sync.aligned;"),
+    "target.wgmma_wait": _wgmma_wait,
     "target.mma": _mma,
     "target.ldmatrix": _ldmatrix,
     "target.copy_async": _copy_async,
-    "target.commit_copies": _commit,
+    "target.commit_copies": _plain("cp.async.commit_group;"),
     "target.wait_copies": _wait,
 }

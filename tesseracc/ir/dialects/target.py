@@ -147,3 +147,27 @@ define(
     effect="sync",
     doc="Until at most `pending` of this thread's groups of copies are unfinished; 0: all copies (GPU).",
 )
+define(
+    "target.shared_address", "ptr", infer=lambda v, a: (I64,), doc="An address in shared memory as a number (GPU)."
+)
+define(
+    "target.fence_async",
+    effect="sync",
+    doc="This thread's accesses to shared memory before those of copy engines and wgmma (GPU).",
+)
+define("target.wgmma_fence", effect="sync", doc="Registers and earlier wgmma before the next wgmma (GPU).")
+define(
+    "target.wgmma",
+    "a* b acc*",
+    "instruction:str flags:tuple",
+    effect="sync",
+    doc="acc + a b by four warps, as PTX spells it: `a` is a descriptor or words, `b` a descriptor (GPU).",
+)
+define("target.wgmma_commit", effect="sync", doc="Closes the group of wgmma since the last one (GPU).")
+define(
+    "target.wgmma_wait",
+    "acc*",
+    "pending:int",
+    effect="sync",
+    doc="The accumulators, when at most `pending` groups of wgmma are unfinished (GPU).",
+)

@@ -18,6 +18,7 @@ from tesseracc.layout.build import coalesced
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_buffers import Block, block_of
 from tesseracc.passes.target.gpu_matrix_load import matrix_load
+from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_spread import (
     Places,
     Spread,
@@ -202,10 +203,12 @@ def _zero(dtype: str) -> int | float | bool:
 # -- operations --------------------------------------------------------------------------------------------------------
 
 
-def lower_read(low: Lowering, op: Op) -> Spread:
+def lower_read(low: Lowering, op: Op) -> Spread | Located:
     type_ = op.result.type
     assert isinstance(type_, TileType)
     block = block_of(low, op["buf"], op.group("indices"), type_.shape, op.attrs["axes"])
+    if op.result in low.layouts.stays:
+        return Located(block)
     if block.memory.space == "shared":
         low.before_read()
     return read_block(low, block, low.layouts.of(op.result))

@@ -17,6 +17,7 @@ from tesseracc.layout.build import transpose, unique_registers
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_blocks import read_block, write_block
 from tesseracc.passes.target.gpu_buffers import Block, Memory, Swizzle
+from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_reduce import shuffle
 from tesseracc.passes.target.gpu_spread import Places, Spread, padded, registers, thread_columns
 from tesseracc.passes.target.lower_cpu_fold import identity
@@ -132,10 +133,13 @@ def lower_broadcast(low: Lowering, op: Op) -> Spread:
     return Spread(layout, type_.shape, type_.dtype, elements=found)
 
 
-def lower_transpose(low: Lowering, op: Op) -> Spread:
+def lower_transpose(low: Lowering, op: Op) -> Spread | Located:
     type_ = op.result.type
     assert isinstance(type_, TileType)
     perm = list(op.attrs["perm"])
+    held = low.env[op["a"]]
+    if isinstance(held, Located):
+        return held.transposed(perm)
     layout = low.layouts.of(op.result)
     value = low.tile(op["a"], transpose(layout, [perm.index(axis) for axis in range(len(perm))]))
     return Spread(layout, type_.shape, type_.dtype, elements=value.elements, words=value.words)

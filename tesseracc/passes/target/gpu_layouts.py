@@ -24,7 +24,9 @@ from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.select import Choice
 from tesseracc.passes.target.gpu_convert import folded_layout, project
 from tesseracc.passes.target.gpu_matrix import accumulator_layout, choose, operand_layout, warp_grid
+from tesseracc.passes.target.gpu_placed import Placed, placed_operands
 from tesseracc.passes.target.gpu_spread import padded
+from tesseracc.passes.target.gpu_warpgroup import choose_for_warpgroups, unit_grid, unit_layout
 
 #: values without memory or inputs: made in whatever layout they are needed
 FREE = frozenset({"arith.constant", "tile.full", "tile.coordinate", "tile.zeros"})
@@ -40,12 +42,14 @@ class Layouts:
         self.settled: dict[Value, LinearLayout] = {}
         self.choices: dict[Value, Choice] = {}
         self.grids: dict[Value, tuple[int, int]] = {}
+        self.placed: dict[Value, Placed] = {}  # operands that stay in shared memory
         self.ops = list(kernel.walk())
         self.makers: dict[Value, Op] = {r: op for op in self.ops for r in op.results}
         for op in self.ops:
             self._connect(op)
         for value in list(self.parent):
             self.members.setdefault(self._root(value), []).append(value)
+        self._place(placed_operands(kernel))
         self._accumulators()
         self._operands()
         self._global_matrices()
@@ -106,6 +110,29 @@ class Layouts:
     def _folded_rows(self) -> set[Value]:
         return {self._root(op["a"]) for op in self.ops if op.name == "tile.fold" and op.attrs["axis"] == 1}
 
+    def _place(self, placed: dict[Value, Placed]) -> None:
+        """Gives products to groups of warps. An operand stays in place if all products that it has read it there."""
+        products = [op for op in self.ops if op.name == "tile.mma"]
+        while True:
+            chosen = {op.result: self._by_warpgroups(op, placed) for op in products}
+            loaded = {op[side] for op in products for side in "ab" if chosen[op.result] is None}
+            if not loaded & placed.keys():
+                break
+            placed = {value: where for value, where in placed.items() if value not in loaded}
+        self.placed = placed
+        self.stays = set(placed)  # with what is transposed on the way
+        for op in self.ops:
+            if op.name == "tile.transpose" and op.result in self.stays:
+                self.stays.add(op["a"])
+        self.choices = {value: choice for value, choice in chosen.items() if choice is not None}
+
+    def _by_warpgroups(self, op: Op, placed: dict[Value, Placed]) -> Choice | None:
+        a, b, acc = (op[name].type for name in ("a", "b", "acc"))
+        assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+        full = self.lanes == self.arch.lanes
+        where = placed.get(op["a"]), placed.get(op["b"])
+        return choose_for_warpgroups(self.arch, a, b, acc, self.warps, where) if full else None
+
     def _accumulators(self) -> None:
         folded = self._folded_rows()
         products = [op for op in self.ops if op.name == "tile.mma"]
@@ -114,9 +141,16 @@ class Layouts:
         for op in products:
             a, b, acc = (op[name].type for name in ("a", "b", "acc"))
             assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+            high, wide = padded(acc.shape)
+            choice = self.choices.get(op.result)
+            if choice is not None:
+                units = unit_grid(choice, (high, wide), self.warps)
+                assert units is not None
+                self.grids[op.result] = units
+                self.settled.setdefault(self._root(op.result), unit_layout(choice, "c", (high, wide), units))
+                continue
             full = self.lanes == self.arch.lanes
             choice = choose(self.arch, a, b, acc, self.warps) if full else None
-            high, wide = padded(acc.shape)
             grid = warp_grid(choice, (high, wide), self.warps, rows_only=rows_only)
             layout = accumulator_layout(choice, (high, wide), grid, self.lanes)
             self.settled.setdefault(self._root(op.result), layout)
@@ -128,13 +162,19 @@ class Layouts:
         for op in self.ops:
             choice = self.choices.get(op.result) if op.name == "tile.mma" else None
             for side in "ab" if choice is not None else "":
+                if op[side] in self.placed:
+                    continue
                 root = self._root(op[side])
                 if root in self.settled or not all(self._from_shared(v) for v in self.members.get(root, [])):
                     continue
                 type_ = op[side].type
                 assert isinstance(type_, TileType) and choice is not None
                 rows, columns = padded(type_.shape)
-                self.settled[root] = operand_layout(choice, side, (rows, columns), self.grids[op.result])
+                grid = self.grids[op.result]
+                if choice.row.warps > 1:
+                    self.settled[root] = unit_layout(choice, side, (rows, columns), grid)
+                else:
+                    self.settled[root] = operand_layout(choice, side, (rows, columns), grid)
 
     def _from_shared(self, value: Value) -> bool:
         """Whether a value is made, without products and loops, of reads of shared memory."""

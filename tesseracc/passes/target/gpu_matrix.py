@@ -15,7 +15,9 @@ from tesseracc.layout.build import blocked, fit
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.select import Choice, candidates
 from tesseracc.passes.target.gpu_convert import clean, stage
+from tesseracc.passes.target.gpu_fragments import PTX_TYPES, by_place, pair, pick
 from tesseracc.passes.target.gpu_spread import Places, Spread, pack, padded, per_word, registers, unpack
+from tesseracc.passes.target.gpu_warpgroup import unit_layout, warpgroup_product
 
 if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
@@ -92,7 +94,10 @@ def lower_mma(low: Lowering, op: Op) -> Spread:
     choice = low.layouts.choices.get(op.result)
     if choice is None:
         return _by_fma(low, op, low.tile(op["acc"], shared))
-    high, wide = padded(low.spread(op["acc"]).shape)
+    if choice.row.warps > 1:
+        layout = unit_layout(choice, "c", pair(op["acc"].type.shape), low.layouts.grids[op.result])  # type: ignore[union-attr]
+        return low.converted(warpgroup_product(low, op, low.tile(op["acc"], layout), choice), shared)
+    high, wide = padded(op["acc"].type.shape)  # type: ignore[union-attr]
     layout = accumulator_layout(choice, (high, wide), low.layouts.grids[op.result], low.layouts.lanes)
     return low.converted(_by_instructions(low, op, low.tile(op["acc"], layout), choice), shared)
 
@@ -102,11 +107,11 @@ def _by_instructions(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spre
     tiles = []
     for side in "ab":
         value = low.spread(op[side])
-        layout = operand_layout(choice, side, _pair(padded(value.shape)), grid)
+        layout = operand_layout(choice, side, pair(padded(value.shape)), grid)
         tiles.append(low.converted(clean(low, value), layout))
     words = [tile.as_words(low.b) for tile in tiles]
     found = list(acc.as_elements(low.b))
-    where = [_by_place(tile.layout) for tile in (*tiles, acc)]
+    where = [by_place(tile.layout) for tile in (*tiles, acc)]
     fragments = [choice.layout(name) for name in "abc"]
     m, n, k = choice.row.m, choice.n, choice.row.k
     rows, depth = tiles[0].layout.shape
@@ -116,7 +121,7 @@ def _by_instructions(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spre
         for m0 in range(0, rows, step_m):
             for n0 in range(0, columns, step_n):
                 picked = [
-                    _pick(fragment, places, origin, shape)
+                    pick(fragment, places, origin, shape)
                     for fragment, places, origin, shape in zip(
                         fragments, where, ((m0, k0), (k0, n0), (m0, n0)),
                         ((rows, depth), (depth, columns), (rows, columns)), strict=True,
@@ -132,40 +137,10 @@ def _by_instructions(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spre
     return Spread(acc.layout, acc.shape, acc.dtype, elements=found)
 
 
-def _pair(shape: Sequence[int]) -> tuple[int, int]:
-    return shape[0], shape[1]
-
-
-def _by_place(layout: LinearLayout) -> dict[tuple[int, ...], int]:
-    """Which register of thread 0 holds a coordinate: the first of equals."""
-    found: dict[tuple[int, ...], int] = {}
-    for register in range(registers(layout)):
-        found.setdefault(layout.at(register=register), register)
-    return found
-
-
-def _pick(
-    fragment: LinearLayout | None, where: dict[tuple[int, ...], int], origin: tuple[int, int], shape: tuple[int, int]
-) -> list[int]:
-    """The tile's registers that an instruction at `origin` takes, in the fragment's order."""
-    assert fragment is not None
-    found = []
-    for register in range(registers(fragment)):
-        row, column = fragment.at(register=register)
-        found.append(where[(origin[0] + row) % shape[0], (origin[1] + column) % shape[1]])
-    return found
-
-
-_PTX_TYPES = {
-    "f16": "f16", "bf16": "bf16", "tf32": "tf32", "f32": "f32", "f64": "f64", "i8": "s8", "u8": "u8", "i32": "s32",
-    "fp8_e4m3": "e4m3", "fp8_e5m2": "e5m2",
-}  # fmt: skip
-
-
 def _instruction(
     low: Lowering, choice: Choice, a: Sequence[Value], b: Sequence[Value], acc: Sequence[Value], dtype: str
 ) -> list[Value]:
-    kinds = [_PTX_TYPES[t] for t in (choice.row.acc, choice.a_type, choice.b_type, choice.row.acc)]
+    kinds = [PTX_TYPES[t] for t in (choice.row.acc, choice.a_type, choice.b_type, choice.row.acc)]
     spelled = f"mma.sync.aligned.{choice.spelling}.row.col.{'.'.join(kinds)}"
     if size_of(dtype) >= 4:
         types = [ScalarType(dtype)] * len(acc)

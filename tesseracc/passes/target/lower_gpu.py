@@ -30,11 +30,12 @@ from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile,
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_matrix import lower_mma
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State
+from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_spread import Free, Spread, registers
 from tesseracc.passes.target.interface import interface
 
-Held = Value | Spread | Free
+Held = Value | Spread | Free | Located
 
 
 class Lowering:
@@ -65,8 +66,7 @@ class Lowering:
     def run(self) -> Func:
         params: list[Value] = []
         for param in self.kernel.params:
-            type_: Type = PtrType("global") if isinstance(param.type, BufType) else param.type
-            value = Value(type_, param.name)
+            value = Value(PtrType("global") if isinstance(param.type, BufType) else param.type, param.name)
             params.append(value)
             self.env[param] = value
         for name in self.kernel.attrs["symbols"]:
@@ -201,10 +201,14 @@ class Lowering:
             count *= dim
         size = count * size_of(type_.dtype)
         if type_.space == "shared":
-            return self.b.op("target.shared", offset=self.shared.take(size, BUFFER_ALIGNMENT))
+            swizzle = self.swizzles.get(op.result)
+            alignment = max(BUFFER_ALIGNMENT, swizzle.alignment(type_.dtype) if swizzle else 0)
+            return self.b.op("target.shared", offset=self.shared.take(size, alignment))
         return self.b.op("target.alloca", bytes=size, align=16)
 
     def barrier(self) -> None:
+        if self.layouts.placed and (self.state.written or self.state.copies):
+            self.b.emit("target.fence_async")  # products read what was written behind the caches' back
         self.b.emit("target.barrier")
         self.state = State(copies=self.state.copies)
 

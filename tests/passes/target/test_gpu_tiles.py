@@ -40,7 +40,7 @@ def both(built: tuple[Module, Image], args: list[Array], symbols: dict[str, int]
 
 
 def uses_matrix_units(image: Image) -> bool:
-    return "mma.sync" in image.ptx
+    return "mma.sync" in image.ptx or "wgmma.mma_async" in image.ptx
 
 
 def operands(m: int, n: int, k: int, dtype: str) -> tuple[Array, Array]:
