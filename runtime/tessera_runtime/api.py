@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tessera_runtime import guards
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import recording
-from tessera_runtime.core.dtypes import DTYPES, accepts, np_dtype
+from tessera_runtime.core.dtypes import accepts, np_dtype
 from tessera_runtime.core.errors import InputError
-from tessera_runtime.core.manifest import Function, Input, Manifest, Output, Target
+from tessera_runtime.core.manifest import Function, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
 from tessera_runtime.memory import aligned_empty
 from tessera_runtime.plan import Instance, extents, instantiate
@@ -39,7 +39,7 @@ class BundleFunction:
         self.function = function
         self.name = function.name
         self._plan = bundle.plans[function.name]
-        self._from_scalars = {symbol.input for symbol in function.symbols if symbol.axis < 0}
+        self._from_scalars = any(symbol.axis < 0 for symbol in function.symbols)
         self._cache: dict[tuple[Any, ...], tuple[Instance, tuple[tuple[int, ...], ...]]] = {}
         self._lock = threading.Lock()
 
@@ -89,14 +89,12 @@ class BundleFunction:
         function = self.function
         arrays: dict[str, NDArray[Any]] = {}
         scalars: dict[str, int] = {}
-        numbers: dict[str, int] = {}
         for item, value in zip(function.inputs, guards.arrange(function, args, kwargs), strict=True):
             if item.kind == "scalar":
                 scalars[item.name] = guards.scalar_bits(function, item, value)
-                if item.name in self._from_scalars:
-                    numbers[item.name] = _signed(scalars[item.name], item)
             else:
                 arrays[item.name] = guards.tensor(function, item, value)
+        numbers = guards.scalar_extents(function, scalars) if self._from_scalars else {}
         instance, shapes = self._instance(arrays, numbers)
         _prepare(function, arrays)
         results: dict[str, NDArray[Any]] = {}
@@ -162,11 +160,6 @@ def _check_results(function: Function, given: Mapping[str, NDArray[Any]], arrays
         for other, used in others:
             if np.may_share_memory(array, used):
                 raise InputError("E708", f"{function.name}: result '{name}' and '{other}' share memory")
-
-
-def _signed(bits: int, item: Input) -> int:
-    width = 8 * DTYPES[item.dtype].itemsize
-    return bits - (1 << width) if DTYPES[item.dtype].kind == "i" and bits >> (width - 1) else bits
 
 
 def _prepare(function: Function, arrays: dict[str, NDArray[Any]]) -> None:

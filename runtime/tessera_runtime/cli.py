@@ -28,6 +28,7 @@ examples:
   tessera-run m.tsb --input x=@x.npy --output out=@y.npy
   tessera-run m.tsb --input x=@x.npy --expected out=@y.npy --rtol 1e-5
   tessera-run m.tsb --function mlp --input x=randn:4x64xf32 --profile trace.json
+  tessera-run m.tsb --device cuda:0 --bisect --function mlp --input x=@x.npy   the first step that differs from the CPU
 
 exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 input or guard, 70 internal error
 """
@@ -53,14 +54,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--expected", metavar="NAME=VALUE", action="append", default=[], help="compare a result; VALUE as for --input"
     )
-    p.add_argument(
-        "--atol", type=float, default=1e-6, help="absolute tolerance of --expected for floats (default 1e-6)"
-    )
-    p.add_argument(
-        "--rtol", type=float, default=1e-5, help="relative tolerance of --expected for floats (default 1e-5)"
-    )
+    p.add_argument("--atol", type=float, help="absolute tolerance for floats (--expected: 1e-6)")
+    p.add_argument("--rtol", type=float, help="relative tolerance for floats (--expected: 1e-5)")
     p.add_argument("--seed", type=int, default=0, help="seed of randn: inputs (default 0)")
-    p.add_argument("--device", default="cpu", help="cpu, cuda:N or emulator (default cpu)")
+    p.add_argument("--device", default="cpu", help="cpu, cpu:TARGET, cuda:N or emulator (default cpu)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     p.add_argument(
         "--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
@@ -73,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--list", action="store_true", help="show functions and targets, run nothing")
     p.add_argument(
         "--validate", action="store_true", help="run the embedded tests on the device; exit code 1 if one fails"
+    )
+    p.add_argument(
+        "--bisect", action="store_true", help="find the first step that differs from a reference; then exit code 1"
+    )
+    p.add_argument(
+        "--reference", metavar="R", help="of --bisect: a device (cpu:x86-64-v2, emulator) or another build's .tsb"
     )
     p.add_argument(
         "--verify", action="store_true", help="verify every byte of the bundle, weights included, before anything else"

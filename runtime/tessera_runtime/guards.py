@@ -14,7 +14,7 @@ from tessera_runtime.core.shapeexpr import evaluate, symbols_of, to_infix
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["arrange", "scalar_bits", "signature", "solve", "tensor", "type_text"]
+__all__ = ["arrange", "scalar_bits", "scalar_extents", "signature", "solve", "tensor", "type_text"]
 
 
 def dim_text(dim: Dim) -> str:
@@ -127,6 +127,18 @@ def scalar_bits(function: Function, item: Input, value: Any) -> int:
     if not low <= number <= high:
         raise InputError("E709", f"{where} is {number}, outside {item.dtype}: {low}..{high}")
     return number & ((1 << bits) - 1)
+
+
+def scalar_extents(function: Function, bits: Mapping[str, int]) -> dict[str, int]:
+    """The values of the integer scalars that symbols are taken from, from their bits."""
+    found: dict[str, int] = {}
+    wanted = {symbol.input for symbol in function.symbols if symbol.axis < 0}
+    for item in function.inputs:
+        if item.name in wanted:
+            entry, value = DTYPES[item.dtype], bits[item.name]
+            width = 8 * entry.itemsize
+            found[item.name] = value - (1 << width) if entry.kind == "i" and value >> (width - 1) else value
+    return found
 
 
 def solve(function: Function, shapes: Mapping[str, Sequence[int]], scalars: Mapping[str, int]) -> dict[str, int]:

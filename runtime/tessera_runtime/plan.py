@@ -11,7 +11,7 @@ from tessera_runtime.core.manifest import Copy, Dim, Kernel, Launch, Plan
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.memory import assign
 
-__all__ = ["CopyStep", "Instance", "LaunchStep", "extents", "instantiate"]
+__all__ = ["CopyStep", "Instance", "LaunchStep", "extents", "instantiate", "place"]
 
 _MAX_BYTES = 1 << 47
 
@@ -106,7 +106,7 @@ def instantiate(plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int]) -
             else:
                 args.append(("scalar", arg.scalar or ""))
         steps.append(LaunchStep(step.kernel, (x, y, z), x * y * z, tuple(args), shared))
-    offsets, arena = _place(plan, sizes, steps)
+    offsets, arena = place(plan, sizes, steps)
     return Instance(plan, tuple(shapes), tuple(sizes), tuple(offsets), arena, tuple(steps), frozenset(written))
 
 
@@ -136,7 +136,8 @@ def _hold(
             raise BundleError("E625", f"{where}: argument {slot} has {sizes[arg.buffer]} bytes, declared are {needed}")
 
 
-def _place(plan: Plan, sizes: Sequence[int], steps: Sequence[LaunchStep | CopyStep]) -> tuple[list[int], int]:
+def place(plan: Plan, sizes: Sequence[int], steps: Sequence[LaunchStep | CopyStep]) -> tuple[list[int], int]:
+    """Each temporary's offset in one arena by the steps that use it (-1 for other buffers), and the arena's bytes."""
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for number, step in enumerate(steps):

@@ -20,6 +20,7 @@ __all__ = ["Profile", "Row", "profile"]
 
 _SMALLEST, _LARGEST = 16, 28  # log2 of the bytes of the copies that are measured
 
+
 class Row(NamedTuple):
     """One step of one function, or one eager operator, over all its runs. Times in seconds, of one run.
 

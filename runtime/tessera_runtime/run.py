@@ -21,12 +21,13 @@ from tessera_runtime.core.errors import InputError, UsageError
 from tessera_runtime.core.exitcodes import Exit
 from tessera_runtime.core.files import write_atomic
 from tessera_runtime.core.inputspec import GRAMMAR, InputSpec, cast_f64, load_array, parse
-from tessera_runtime.core.manifest import Input, Output
+from tessera_runtime.core.manifest import Input, Output, Test
 from tessera_runtime.guards import signature
 
 __all__ = ["Runner"]
 
 Report = dict[str, Any]
+_ATOL, _RTOL = 1e-6, 1e-5  # of --expected
 _PROFILED = 10  # calls of a profile, after the first call
 _SHOWN = 1000  # results with more elements are shortened; --json then leaves the values out
 
@@ -42,9 +43,13 @@ class Runner:
         if len(self.outputs) != len(options.output):
             raise UsageError("E801", "one result is stored twice by --output")
         timed = options.benchmark is not None or options.profile
+        if options.bisect and (self.outputs or self.expected or timed or options.validate):
+            raise UsageError("E801", "--bisect compares steps only", help="give it --function and --input")
+        if options.reference and not options.bisect:
+            raise UsageError("E801", "--reference goes with --bisect")
         if options.validate and (self.inputs or self.outputs or self.expected or timed):
             raise UsageError("E801", "--validate takes its inputs and bounds from the bundle")
-        if not (0 <= options.atol < math.inf and 0 <= options.rtol < math.inf):
+        if not all(0 <= value < math.inf for value in (options.atol, options.rtol) if value is not None):
             raise UsageError("E801", "--atol and --rtol must be finite and not negative")
         if options.benchmark is not None and options.benchmark < 0:
             raise UsageError("E801", "--benchmark takes a positive number of calls")
@@ -84,6 +89,8 @@ class Runner:
             return report, int(Exit.OK)
         if self.options.validate:
             return self._tests(bundle, report)
+        if self.options.bisect:
+            return self._bisect(bundle, report)
         bare = not (self.inputs or self.outputs or self.expected or self.options.function or self.options.profile)
         if bare and self.options.benchmark is None:
             if bundle.manifest.tests:
@@ -223,7 +230,9 @@ class Runner:
             item = Input(name, "tensor", output.dtype, output.shape)
             expected = _suited(load_array(spec, seed=self.options.seed), spec, item)
             expected = _as_array(expected, output.dtype, results[name])
-            found = compare(results[name], expected, output.dtype, self.options.atol, self.options.rtol)
+            atol = _ATOL if self.options.atol is None else self.options.atol
+            rtol = _RTOL if self.options.rtol is None else self.options.rtol
+            found = compare(results[name], expected, output.dtype, atol, rtol)
             comparisons.append({"name": name, "equal": found is None, **({} if found is None else found._asdict())})
             if found is None:
                 self.say(f"{name}: as expected")
@@ -232,16 +241,33 @@ class Runner:
                 code = Exit.MISMATCH
         return int(code)
 
-    def _tests(self, bundle: Bundle, report: Report) -> tuple[Report, int]:
-        """Run the embedded test vectors, of one function or all. E807 where there are none."""
-        report["tests"] = []
-        failed = 0
+    def _bisect(self, bundle: Bundle, report: Report) -> tuple[Report, int]:
+        """Step by step against a reference, on the inputs given or those of the embedded tests."""
+        from tessera_runtime.bisect_report import bisect_report
+
+        if self.inputs:
+            function = self._choose(bundle)
+            cases = [(function.name, function.name, self._arguments(function))]
+        else:
+            cases = [(test.name, test.function, vectors(bundle.file, test)[0]) for test in self._embedded(bundle)]
+        report["bisect"], code = bisect_report(bundle, cases, self.options, self.say)
+        return report, code
+
+    def _embedded(self, bundle: Bundle) -> list[Test]:
+        """The embedded tests of the function asked for or of all; E807 where there are none."""
         if self.options.function:
             bundle[self.options.function]
         tests = [t for t in bundle.manifest.tests if self.options.function in (None, t.function)]
         if not tests:
             of = f" of {self.options.function}" if self.options.function else ""
             raise UsageError("E807", f"the bundle has no tests{of}", help="build it with `--embed-tests`")
+        return tests
+
+    def _tests(self, bundle: Bundle, report: Report) -> tuple[Report, int]:
+        """Run the embedded test vectors, of one function or all."""
+        report["tests"] = []
+        failed = 0
+        tests = self._embedded(bundle)
         for test in tests:
             function = bundle[test.function]
             inputs, wanted = vectors(bundle.file, test)

@@ -173,12 +173,12 @@ N: tuple[Any, ...] = (("N",),)
 
 
 @cache
-def cpu_image() -> bytes:
-    """The kernels as a code image for this machine's baseline CPU."""
+def cpu_image(old: str = "", new: str = "") -> bytes:
+    """The kernels as a code image for this machine's baseline CPU; with `new` for the text `old` in them."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     triple = {"x86-64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}[machine()]
-    module = llvm.parse_assembly(KERNELS)
+    module = llvm.parse_assembly(KERNELS.replace(old, new) if old else KERNELS)
     module.triple = triple
     target = llvm.Target.from_triple(triple).create_target_machine(reloc="pic", opt=1)
     return link_image([target.emit_object(module)], machine())

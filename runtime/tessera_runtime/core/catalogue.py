@@ -375,9 +375,11 @@ _ENTRIES = (
     Entry("E807", "no embedded tests", 2,
           "`--validate` runs the test vectors that a bundle carries, and this one has none. `tesseracc build "
           "--embed-tests` puts them in."),
+    Entry("E808", "nothing to compare with", 2,
+          "`--bisect` needs a reference beside the target under test: give `--reference`, a device or a bundle."),
     # --- E9xx: devices, execution, emulator findings ---------------------------------------------------------------
     Entry("E901", "device unknown", 6,
-          "The device is not one of cpu, cuda[:N] or an installed plug-in such as emulator."),
+          "The device is not one of cpu[:TARGET], cuda[:N] or an installed plug-in such as emulator."),
     Entry("E902", "no image for this CPU", 6,
           "None of the bundle's CPU images runs on this machine. The message names the missing CPU features."),
     Entry("E903", "device not available", 6,

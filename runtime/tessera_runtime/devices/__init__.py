@@ -48,12 +48,12 @@ DeviceFactory = Callable[[str, "int | None"], Device]
 
 
 def open_device(name: str, threads: int | None = None) -> Device:
-    """The device called `cpu`, `cuda`, `cuda:N`, or a plug-in; E901 or E903."""
-    kind, _, rest = name.partition(":")
-    if kind == "cpu" and not rest:
+    """The device called `cpu`, `cpu:TARGET`, `cuda`, `cuda:N`, or a plug-in; E901 or E903."""
+    kind, colon, rest = name.partition(":")
+    if kind == "cpu" and bool(colon) == bool(rest):
         from tessera_runtime.devices.cpu import CpuDevice
 
-        return CpuDevice(threads)
+        return CpuDevice(threads, target=rest)
     if kind == "cuda" and (not rest or (rest.isascii() and rest.isdigit() and len(rest) < 5)):
         from tessera_runtime.devices.cuda import open_cuda
 
@@ -61,7 +61,7 @@ def open_device(name: str, threads: int | None = None) -> Device:
     found = _plugins(kind)
     if found is None:
         raise DeviceError(
-            "E901", f"there is no device '{name[:40]}'", help="known devices: cpu, cuda[:N], and installed plug-ins"
+            "E901", f"there is no device '{name[:40]}'", help="known: cpu[:TARGET], cuda[:N], and installed plug-ins"
         )
     return found(rest, threads)
 

@@ -68,16 +68,18 @@ def _amx_permission() -> bool:
 
 
 class CpuDevice:
-    """This machine's CPU. `features` and `machine_name` can be given to see what another machine would choose."""
-
-    name = "cpu"
+    """This machine's CPU. `features` and `machine_name` can be given to see what another machine would choose;
+    `target` names the bundle's target to run, instead of the most preferred one."""
 
     def __init__(
-        self, threads: int | None = None, *, features: frozenset[str] | None = None, machine_name: str | None = None
-    ) -> None:
+        self, threads: int | None = None, *, target: str = "", features: frozenset[str] | None = None,
+        machine_name: str | None = None,
+    ) -> None:  # fmt: skip
         if threads is not None and not 1 <= threads <= 4096:
             raise DeviceError("E901", f"{threads} threads are not possible", help="give a number between 1 and 4096")
+        self.name = f"cpu:{target}" if target else "cpu"
         self.threads = threads or available_threads()
+        self._wanted = target
         self._features = features
         self._machine = machine_name or machine()
         self._pool = Pool(self.threads)
@@ -92,15 +94,16 @@ class CpuDevice:
         return missing
 
     def select(self, manifest: Manifest) -> Target:
-        """The CPU target of highest preference whose requirements this CPU meets; E902."""
-        targets = [target for target in manifest.targets if target.kind == "cpu"]
+        """The CPU target of highest preference whose requirements this CPU meets, or the one asked for; E902."""
+        targets = [t for t in manifest.targets if t.kind == "cpu" and self._wanted in ("", t.name)]
         for target in sorted(targets, key=lambda t: (-t.preference, t.name)):
             if not self._missing(target):
                 return target
         if not targets:
             names = ", ".join(target.name for target in manifest.targets)
+            lacking = f"CPU image '{self._wanted[:40]}'" if self._wanted else "CPU image"
             raise DeviceError(
-                "E902", f"the bundle has no CPU image; it has {names}", help="build it with `--arch cpu` as well"
+                "E902", f"the bundle has no {lacking}; it has {names}", help="build it with `--arch cpu` as well"
             )
         lacks = "; ".join(f"{target.name} needs {' '.join(self._missing(target))}" for target in targets)
         raise DeviceError(
