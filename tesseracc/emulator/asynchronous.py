@@ -196,6 +196,8 @@ class AsyncEngine:
 
     def seen(self, index: Array) -> None:
         """Waits on these mbarriers have passed: what landed for phases that are over is there for ordinary accesses."""
+        if self.launch.tensor_memory.landed:
+            self.launch.tensor_memory.seen(index)
         for k in np.unique(index) if self.unseen else ():
             landed = self.unseen.pop(int(k), [])
             rest = [(phase, run, mark) for phase, run, mark in landed if phase >= self.mbarriers.phase[k]]
@@ -250,7 +252,11 @@ class AsyncEngine:
                 self.launch.log.add(ASYNC_HAZARD, "the kernel ends before anyone has waited for this operation",
                                     self.launch.program.code[bulk.pc])  # fmt: skip
             self._land(bulk)
-        self.granular, self.bulk = [], []
+        for landed in self.unseen.values():
+            for _, _, mark in landed:
+                self.launch.log.add(ASYNC_HAZARD, "the kernel ends before anyone has waited for this operation",
+                                    self.origin(mark))  # fmt: skip
+        self.granular, self.bulk, self.unseen = [], [], {}
 
     def _drop(self) -> None:
         self.granular = [op for op in self.granular if not op.waited.all()]

@@ -15,7 +15,6 @@ import numpy as np
 from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.findings import ASYNC_HAZARD
 from tesseracc.emulator.program import Program
-from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.warpgroup_order import fragments_of, is_product, slots_of

@@ -9,13 +9,14 @@ tcgen05.wait::st.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tesseracc.emulator.findings import ASYNC_HAZARD, BAD_STATE, DEADLOCK, OUT_OF_BOUNDS
+from tesseracc.emulator.access import shadow_of
+from tesseracc.emulator.findings import ASYNC_HAZARD, BAD_STATE, DEADLOCK, OUT_OF_BOUNDS, UNINITIALISED
 from tesseracc.emulator.races import Shadow
 from tesseracc.emulator.types import Array
 
@@ -31,12 +32,17 @@ _WINDOWS = LANES // WINDOW
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """An operation of a CTA: `carry_out` does it; `columns` are those that it writes, `reads` shared granules."""
+    """An operation of a CTA: `carry_out` does it; `columns` are those that it writes, `reads` shared granules.
+
+    A commit arrives at the mbarriers `targets`, during the phases noted when it lands.
+    """
 
     pc: int
     carry_out: Callable[[], None]
     columns: slice
     reads: Array
+    targets: Sequence[int] = ()
+    phases: Sequence[int] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -55,10 +61,12 @@ class TensorMemory:
         self.ctas = w.ctas
         self.data = np.full((w.ctas, LANES, COLUMNS), 0xA5A5A5A5, np.uint32)
         self.owner = np.zeros((w.ctas, COLUMNS), np.int32)  # pc + 1 of the allocation
+        self.start = np.full((w.ctas, COLUMNS), -1, np.int32)  # the first column of the allocation
         self.closed = np.zeros(w.ctas, np.bool_)  # the permit to allocate was given back
         self.writing = np.zeros((w.ctas, COLUMNS), np.int32)  # pc + 1 of the product or copy under way
         self.storing = np.zeros((w.ctas, _WINDOWS, COLUMNS), np.int32)  # pc + 1 of a store that nobody has waited for
         self.queue: list[list[Pending]] = [[] for _ in range(w.ctas)]
+        self.landed: dict[int, list[Pending]] = {}  # by CTA: carried out, but nobody has waited for it yet
         self.loads: dict[int, list[_Load]] = {}  # by warp
         self.stores: dict[int, list[tuple[int, int, Array]]] = {}  # by warp: CTA, window, columns
         self.shadow = Shadow(w.ctas * _WINDOWS * COLUMNS)
@@ -79,13 +87,13 @@ class TensorMemory:
             return 0
         first = int(np.argmax(free)) * count
         self.owner[cta, first : first + count] = w.pc + 1
+        self.start[cta, first : first + count] = first
         return first
 
     def free(self, w: Wave, cta: int, first: int, count: int, lane: int) -> None:
         """tcgen05.dealloc by the warp of `lane`; to others' accesses it is like a write."""
         code = w.code[w.pc]
-        mine = self.owner[cta, first : first + count]
-        if first + count > COLUMNS or not mine.all() or len(np.unique(mine)) != 1:
+        if np.count_nonzero(self.start[cta] == first) != count or not count:
             words = f"tcgen05.dealloc of columns {first} to {first + count - 1}, which were not allocated so"
             w.log.add(BAD_STATE, words, code)
             return
@@ -95,6 +103,7 @@ class TensorMemory:
                       w.code[int(clash.max()) - 1])  # fmt: skip
         self.race(w, cta, range(_WINDOWS), slice(first, first + count), lane, "write")
         self.owner[cta, first : first + count] = 0
+        self.start[cta, first : first + count] = -1
 
     # -- ordinary accesses -------------------------------------------------------------------------------------------
 
@@ -172,33 +181,68 @@ class TensorMemory:
 
     def issue(self, w: Wave, cta: int, operation: Pending) -> None:
         """One more operation of a CTA."""
+        if self.launch.detect and len(operation.reads):
+            self._read(w, cta, operation)
         self.writing[cta, operation.columns] = operation.pc + 1
         self.queue[cta].append(operation)
         if self.launch.asynchronous.early():
             self.land(cta, operation)
 
+    def _read(self, w: Wave, cta: int, operation: Pending) -> None:
+        """Tells the detector of the shared granules that an operation reads."""
+        launch, code = self.launch, w.code[w.pc]
+        if (launch.written["shared"].view(np.uint32)[operation.reads] != 0x01010101).any():
+            w.log.add(UNINITIALISED, f"{code.text} reads shared memory that nobody has written", code)
+        granules = np.unique(operation.reads * 4 // launch.granule["shared"])
+        lanes = np.full(len(granules), w.lanes[np.argmax(w.cta[w.lanes] == cta)])
+        launch.races.read(shadow_of(w, "shared", launch.shared), granules, lanes, w.pc, False, "shared")
+
     def land(self, cta: int, last: Pending) -> None:
-        """Carries out the operations of a CTA up to `last`."""
-        queue = self.queue[cta]
+        """Carries out the operations of a CTA up to `last`. Their marks stay until someone has waited for them."""
+        queue, phase = self.queue[cta], self.launch.asynchronous.mbarriers.phase
         while last in queue:
             operation = queue.pop(0)
+            operation.phases = [int(phase[target]) for target in operation.targets]
             operation.carry_out()
+            self.landed.setdefault(cta, []).append(operation)
+        if not self.launch.detect:
+            self._settle(cta, len(self.landed[cta]))
+
+    def seen(self, mbarriers: Array) -> None:
+        """Waits on these have passed: what was committed to phases that are over is there for everybody."""
+        phase = self.launch.asynchronous.mbarriers.phase
+        waited = set(mbarriers.tolist())
+        for cta, landed in list(self.landed.items()):
+            over = [
+                number for number, operation in enumerate(landed, 1)
+                if any(k in waited and phase[k] > then for k, then in zip(operation.targets, operation.phases))
+            ]  # fmt: skip
+            if over:
+                self._settle(cta, over[-1])
+
+    def _settle(self, cta: int, count: int) -> None:
+        """The first `count` of a CTA's landed operations leave no marks; those of others on the same places stay."""
+        landed = self.landed.pop(cta)
+        for operation in landed[:count]:
             marks = self.writing[cta, operation.columns]
             marks[marks == operation.pc + 1] = 0
             if len(operation.reads):
                 self.launch.asynchronous.release_reads(operation.reads)
-        for operation in queue:  # of several with marks on one place, those that remain
+        for operation in (*landed[count:], *self.queue[cta]):
             self.writing[cta, operation.columns] = operation.pc + 1
             if len(operation.reads):
                 self.launch.asynchronous.reading[operation.reads] = operation.pc + 1
+        if landed[count:]:
+            self.landed[cta] = landed[count:]
 
     def finish(self, w: Wave) -> None:
         """The batch has ended."""
         code = self.launch.program.code
-        for queue in self.queue:
+        for queue in (*self.landed.values(), *self.queue):
             for operation in queue:
-                self.launch.log.add(ASYNC_HAZARD, "the kernel ends before anyone has waited for this operation",
-                                    code[operation.pc])  # fmt: skip
+                if not operation.targets:
+                    self.launch.log.add(ASYNC_HAZARD, "the kernel ends before anyone has waited for this operation",
+                                        code[operation.pc])  # fmt: skip
         for pc in np.unique(self.owner):
             if pc:
                 self.launch.log.add(BAD_STATE, "the columns allocated here are never freed", code[int(pc) - 1])

@@ -277,7 +277,7 @@ def _queue_commit(w: Wave, cta: int, lane: int, targets: list[int]) -> None:
         memory.land(cta, last)
 
     delivering: list[bool] = []
-    last = Pending(w.pc, arrive, slice(0, 0), np.zeros(0, np.int64))
+    last = Pending(w.pc, arrive, slice(0, 0), np.zeros(0, np.int64), targets)
     bulk = Bulk(w.pc, lane, (), (), lambda: np.zeros(0), land, [(target, 0) for target in targets])
     memory.queue[cta].append(last)
     engine.issue_bulk(w, bulk)
