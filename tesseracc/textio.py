@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tessera_runtime.core.errors import UsageError
+from tessera_runtime.core.files import write_atomic
 
 Array = np.ndarray[Any, Any]
 
@@ -28,20 +28,7 @@ def read_text(path: str) -> str:
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a whole file or nothing. Raises E803."""
-    target = Path(path)
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise UsageError("E803", f"cannot write {path}: {error.strerror or error}") from None
+    write_atomic(os.fspath(path), data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -267,9 +267,12 @@ def _check_writable(output: str) -> None:
 
     from tessera_runtime.core.errors import UsageError
 
-    folder = Path(output).absolute().parent
-    if Path(output).is_dir():
+    path = Path(output)
+    if path.is_dir():
         raise UsageError("E803", f"cannot write {output}: it is a folder")
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return
+    folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(
             "E803", f"cannot write {output}: {'no such folder' if not folder.is_dir() else 'permission denied'}"

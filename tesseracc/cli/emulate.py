@@ -40,10 +40,12 @@ def command(
     counters: bool,
     as_json: bool,
 ) -> None:
-    """Run a kernel of the PTX in FILE on the emulator. Exit code 6 tells that there are findings.
+    """Run a kernel of the PTX in FILE on the emulator, and tell races, stray accesses and what else is wrong.
 
     \b
     tesseracc emulate k.ptx --grid 2,1,1 --block 128,1,1 --arg @x.npy --arg @y.npy --arg i32=201 --output 1=@y_out.npy
+
+    Exit codes: 0, 2 usage, 6 there are findings, or the PTX or an argument is not understood.
     """
     from tesseracc.emulator.tool import emulate
 

@@ -12,7 +12,14 @@ import click
 @click.argument("code")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(code: str, as_json: bool) -> None:
-    """What CODE (such as E302) means and how to put it right."""
+    """What CODE (such as E302) means and how to put it right.
+
+    \b
+    tesseracc explain E302
+    tesseracc explain E302 --json
+
+    Exit codes: 0, 2 no such code.
+    """
     from tessera_runtime.core.catalogue import CATALOGUE
     from tessera_runtime.core.errors import UsageError
 

@@ -15,6 +15,8 @@ def command(private: str, public: str | None, as_json: bool) -> None:
     \b
     tesseracc keygen release.pem                  writes release.pem and release.pem.pub
     openssl pkey -in release.pem -pubout          the same public key; PEM keys made by openssl serve as well
+
+    Exit codes: 0, 2 files; none is overwritten.
     """
     import json
     import os
@@ -31,8 +33,12 @@ def command(private: str, public: str | None, as_json: bool) -> None:
             raise UsageError("E803", f"'{path}' exists already", help="keys are never overwritten; choose another name")
     seed = secrets.token_bytes(ed25519.KEY_SIZE)
     key = ed25519.public_key(seed)
-    write_atomic(private, private_pem(seed), mode=0o600)
     write_atomic(public, public_pem(key))
+    try:
+        write_atomic(private, private_pem(seed), mode=0o600)
+    except UsageError:  # neither without the other
+        os.unlink(public)
+        raise
     if as_json:
         click.echo(json.dumps({"key": key.hex(), "private": private, "public": public}, sort_keys=True))
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
 
@@ -73,20 +72,51 @@ def main(argv: list[str] | None = None) -> None:
     args = sys.argv[1:] if argv is None else argv
     try:
         code = cli.main(args=args, prog_name="tesseracc", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
-        code = 2
+        if args:
+            code = report(_usage(error), as_json="--json" in args)
+        else:
+            error.show()  # the help
+            code = 2
     except click.Abort:
         click.echo("interrupted", err=True)
         code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # so click ends where nobody reads stdout any more
+        _discard_output()
         code = 0
+    except OSError as error:
+        if error.filename is None:  # no file of ours: stdout
+            _discard_output()
+        code = report(_unusable(error), as_json="--json" in args and error.filename is not None)
     except Exception as error:
         code = report(error, as_json="--json" in args)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.ClickException) -> Exception:
+    """What the command line's parser says, as an error of ours."""
+    from tessera_runtime.core.errors import UsageError
+
+    text = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "tesseracc"
+    return UsageError("E801", text[:1].lower() + text[1:], help=f"`{path} --help` says what it takes")
+
+
+def _discard_output() -> None:
+    """What is still to be flushed when the process ends goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unusable(error: OSError) -> Exception:
+    from tessera_runtime.core.errors import UsageError
+
+    what = f"'{error.filename}'" if error.filename is not None else "to the standard output"
+    return UsageError("E803", f"cannot write {what}: {error.strerror or error}")
 
 
 def report(error: Exception, *, as_json: bool = False) -> int:
@@ -96,25 +126,25 @@ def report(error: Exception, *, as_json: bool = False) -> int:
     if isinstance(error, TesseraError):
         from tessera.errors import each_error, render
 
-        if as_json:
-            import json
-
-            click.echo(json.dumps({"errors": [found.to_json() for found in each_error(error)]}, sort_keys=True))
-        else:
-            click.echo("\n".join(render(found) for found in each_error(error)), err=True)
-        return error.exit_code
-    if os.environ.get("TESSERA_DEBUG"):
-        import traceback
-
-        traceback.print_exception(error)
-    summary = f"{type(error).__name__}: {error}"
-    if as_json:
-        import json
-
-        document: dict[str, Any] = {"code": "internal", "message": summary, "exit_code": 70}
-        click.echo(json.dumps({"errors": [document]}, sort_keys=True))
+        code = error.exit_code
+        found = [e.to_json() for e in each_error(error)] if as_json else []
+        text = "\n".join(render(e) for e in each_error(error))
     else:
-        click.echo(
-            f"internal error: {summary}\n  help: this is a fault of the compiler; TESSERA_DEBUG=1 shows where", err=True
-        )
-    return 70
+        if os.environ.get("TESSERA_DEBUG"):
+            import traceback
+
+            traceback.print_exception(error)
+        code = 70
+        text = f"{type(error).__name__}: {error}"
+        found = [{"code": "internal", "message": text, "exit_code": code}]
+        text = f"internal error: {text}\n  help: this is a fault of the compiler; TESSERA_DEBUG=1 shows where"
+    if not as_json:
+        click.echo(text, err=True)
+        return code
+    import json
+
+    try:
+        click.echo(json.dumps({"errors": found}, sort_keys=True))
+    except OSError:  # nobody reads it; the exit code still tells
+        _discard_output()
+    return code

@@ -36,7 +36,10 @@ def command(
     """Run passes on the IR text in FILE (`-` reads stdin). Several modules in one file are split by `// -----`.
 
     \b
-    tesseracc opt -p fuse-elementwise,remove-dead model.schedule.tir
+    tesseracc opt -p decompose,graph-to-schedule,fuse dump/00.front.tir
+    tesseracc opt --list
+
+    Exit codes: 0, 2 usage and files, 3 the text or a pass.
     """
     from tesseracc.arch.arch import load
     from tesseracc.ir.parser import parse_module

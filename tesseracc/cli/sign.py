@@ -18,6 +18,8 @@ def command(bundle: str, keys: tuple[str, ...], remove: bool, output: str | None
     tesseracc sign --key release.pem m.tsb
     tesseracc verify m.tsb --key release.pem.pub
     tessera-run m.tsb --require-signature release.pem.pub
+
+    Exit codes: 0, 2 files and keys, 5 the bundle is invalid.
     """
     import json
     import os
@@ -36,11 +38,8 @@ def command(bundle: str, keys: tuple[str, ...], remove: bool, output: str | None
     for seed in seeds:
         signature = make(file.digest, seed)
         found[signature.key] = signature
-    target = output or os.path.realpath(
-        bundle
-    )  # in place: the file itself, not a link to it, and no more readable than it was
-    mode = 0o666 if output else os.stat(target).st_mode & 0o777
-    write_atomic(target, attach(file, list(found.values())), mode=mode)
+    mode = 0o666 if output else os.stat(bundle).st_mode & 0o777  # in place: no more readable than it was
+    write_atomic(output or bundle, attach(file, list(found.values())), mode=mode)
     if as_json:
         document = {"bundle": output or bundle, "digest": file.digest, "keys": sorted(key.hex() for key in found)}
         click.echo(json.dumps(document, sort_keys=True))

@@ -10,7 +10,14 @@ import click
 @click.command("targets")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def command(as_json: bool) -> None:
-    """The targets that --arch accepts, with what they are."""
+    """The targets that --arch accepts, with what they are.
+
+    \b
+    tesseracc targets
+    tesseracc targets --json
+
+    Exit codes: 0, 2 usage.
+    """
     from tesseracc.arch.arch import load, names
 
     found = [load(name) for name in names()]

@@ -21,6 +21,8 @@ def command(bundle: str, keys: tuple[str, ...], keyring: str | None, as_json: bo
     tesseracc verify m.tsb
     tesseracc verify m.tsb --key release.pem.pub --json
     tesseracc verify m.tsb --keyring /etc/tessera/keys
+
+    Exit codes: 0, 2 files and keys, 5 the bundle is invalid or not signed as required (E651, E652).
     """
     import json
 

@@ -228,6 +228,8 @@ def test_commands(tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixtu
     made = json.loads(tesseracc("keygen", key, "--json").out)
     assert (key.stat().st_mode & 0o777, (tmp_path / "k.pem.pub").exists()) == (0o600, True)
     assert tesseracc("keygen", other).code == 0 and tesseracc("keygen", key).code == 2
+    assert tesseracc("keygen", tmp_path / "no" / "k.pem", "--public", tmp_path / "p").code == 2
+    assert not (tmp_path / "p").exists()  # neither half without the other
     assert "not signed" in tesseracc("verify", bundle).out
     assert tesseracc("verify", bundle, "--key", f"{key}.pub").code == 5
     said = tesseracc("sign", "--key", key, bundle)

@@ -1,0 +1,118 @@
+"""The command line and its streams: usage errors have codes, `--help` is complete, full and closed outputs are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tessera_runtime.core.exitcodes import Exit
+from tesseracc.cli.main import COMMANDS
+from tests.cli.run import Runner
+
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+TESSERACC = [sys.executable, "-m", "tesseracc"]
+
+
+def run(stdout: int, *args: str) -> tuple[int, str]:
+    """Exit code and stderr of a process that writes to this descriptor."""
+    done = subprocess.run([*TESSERACC, *args], env=ENV, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def tesseracc(capsys: pytest.CaptureFixture[str]) -> Runner:
+    return Runner(capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (("build",), "missing argument 'FILE'"),
+        (("build", "m.py", "--nope"), "no such option '--nope'"),
+        (("build", "m.py", "--jobs", "0"), "'--jobs'"),
+        (("build", "m.py", "--emit", "sas"), "'sas'"),
+        (("merge", "a.tsb"), "'-o'"),
+        (("check", "m.tsb", "--arch"), "'--arch'"),
+        (("bild",), "did you mean `build`"),
+    ],
+)
+def test_usage(tesseracc: Runner, args: tuple[str, ...], part: str) -> None:
+    """The same code, words and help line for people and for programs."""
+    said = tesseracc(*args)
+    assert (said.code, said.out) == (2, "") and said.err.startswith("error[E801]: ")
+    assert part in said.err.lower().replace("'file'", "'FILE'") and "--help` says what it takes" in said.err
+    said = tesseracc(*args, *(() if args[-1] == "--arch" else ("--json",)))
+    if said.out:
+        (error,) = json.loads(said.out)["errors"]
+        assert said.code == 2 and error["code"] == "E801" and error["message"] in tesseracc(*args).err
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help(tesseracc: Runner, name: str) -> None:
+    """Of every command: an example, the exit codes, each a documented one, and --json."""
+    said = tesseracc(name, "--help")
+    assert said.code == 0 and f"  tesseracc {name} " in said.out + " " and "--json" in said.out
+    codes = re.search(r"Exit codes: ([^.]*)", said.out)
+    assert codes is not None
+    told = {int(word) for word in re.findall(r"\b\d+\b", re.sub(r"\(.*?\)", "", codes.group(1)))}
+    assert 0 in told and 2 in told and told <= {int(code) for code in Exit}
+
+
+def test_completion_knows_every_command() -> None:
+    for words, expected in (("tesseracc ", set(COMMANDS)), ("tesseracc strip --", {"--keep", "--tests", "--json"})):
+        env = {**ENV, "_TESSERACC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        code = "from tesseracc.cli.main import main; main()"
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        assert expected <= {line.split(",")[-1] for line in done.stdout.splitlines()}, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [("targets",), ("targets", "--json"), ("build", "none.py", "--diagnostics-format", "sarif")]
+)
+def test_a_full_disk_under_stdout(args: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        said = run(full.fileno(), *args)
+    assert said == (2, "error[E803]: cannot write to the standard output: No space left on device\n")
+
+
+def test_errors_that_nobody_reads_keep_their_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "m.tsb").write_bytes(b"no bundle")
+    with Path("/dev/full").open("w") as full:
+        assert run(full.fileno(), "inspect", str(tmp_path / "m.tsb"), "--json") == (5, "")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    assert run(write, "targets") == (0, "")
+    assert run(write, "--help") == (0, "")
+    os.close(write)
+
+
+def test_interrupted(tmp_path: Path) -> None:
+    """Exit code 130, one word, nothing left, no process either: the module waits until it is interrupted."""
+    (tmp_path / "m.py").write_text("import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(60)\n")
+    command = [*TESSERACC, "build", "m.py", "--arch", "x86-64-v2", "--no-cache"]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=ENV, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=30)
+    assert running.returncode == 130 and out == "" and err.split() == ["interrupted"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".pyc" and path.name != "__pycache__") == [
+        "m.py", "started"
+    ]  # fmt: skip
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)
