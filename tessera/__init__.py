@@ -17,6 +17,7 @@ from typing import Dict as Dict  # noqa: UP035
 
 # The package tessera.kernel is imported before the decorator of that name is bound, which would else be overwritten.
 import tessera.kernel as _kernel  # noqa: F401
+from tessera import aot as aot
 from tessera import memory as memory
 from tessera import nn as nn
 from tessera import profiler as profiler

@@ -278,56 +278,81 @@ class _Jit:
     def __call__(self, *args: object, **kwargs: object) -> object:
         bound = self.entry.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        parameters = {p.name: p for p in self.entry.parameters}
-        static = {name: value for name, value in bound.arguments.items() if self._is_static(parameters[name], value)}
-        given = {name: value for name, value in bound.arguments.items() if name not in static}
-        types = {name: _type_of(value) for name, value in given.items() if _is_open(parameters[name])}
-        fixed = self._fixed(bound.arguments)
-        parts = *types.items(), *((n, repr(v)) for n, v in static.items()), *fixed.items()
-        key = tuple(f"{name}={part}" for name, part in parts)
-        if key not in self._compiled:
-            self._compiled[key] = self._compile(types, static, fixed)
-        run, tree = self._compiled[key]
-        found = run(*map(_plain, given.values()))
+        wanted = specialise(self.entry, bound.arguments)
+        if wanted.key not in self._compiled:
+            self._compiled[wanted.key] = self._compile(wanted)
+        run, tree = self._compiled[wanted.key]
+        found = run(*(_plain(value) for name, value in bound.arguments.items() if name not in wanted.static))
         if tree is None:
             return found
         return unflatten(tree, found if isinstance(found, tuple) else (found,))
 
-    def _is_static(self, parameter: Parameter, value: object) -> bool:
-        """Whether the value is part of what is compiled: a Python value of a parameter that declares no tensor."""
-        if isinstance(self.entry, Kernel):
-            return any(p.constant for p in self.entry.definition.params if p.name == parameter.name)
-        return parameter.tensor is None and not isinstance(value, (Tensor, np.ndarray))
-
-    def _fixed(self, values: Mapping[str, object]) -> dict[str, int]:
-        """The sizes of dims that tiles have, and that must be numbers therefore."""
-        names = self.entry.definition.open if isinstance(self.entry, Kernel) else ()
-        if not names:
-            return {}
-        from tessera.kernel.evaluate import bind
-
-        sizes = bind(self.entry.definition, (), values)[2]  # type: ignore[union-attr]
-        return {name: int(str(sizes[name])) for name in names}
-
-    def _compile(
-        self, types: Mapping[str, lang.TensorType], static: Mapping[str, object], fixed: Mapping[str, int]
-    ) -> tuple[Callable[..., object], Tree | None]:
+    def _compile(self, wanted: Specialisation) -> tuple[Callable[..., object], Tree | None]:
         from tessera_runtime import load as load_bundle
 
-        tree = None
-        if isinstance(self.entry, Kernel):
-            from tessera.kernel import specialise
-            from tesseracc.frontend import kernel as kernels
-
-            definition = specialise(self.entry.definition, static, dims=fixed)
-            module = kernels.lower(definition, os.path.dirname(self.entry.file))
-        else:
-            from tesseracc.frontend import trace
-
-            traced = trace.trace(self.entry, types, static=static)
-            module, tree = traced.module, traced.tree
+        module, tree = lowered(self.entry, wanted)
         data = Build(module, (host_level(),)).bundle()
         return load_bundle(data, device="cpu", require_signature=())[self.entry.name], tree
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """What values of arguments decide of a compilation: types of parameters without annotation, Python values that are
+    part of the program, and numbers for dims that tiles have."""
+
+    types: Mapping[str, lang.TensorType]
+    static: Mapping[str, object]
+    fixed: Mapping[str, int]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Equal for calls that one compilation serves."""
+        parts = *self.types.items(), *((n, repr(v)) for n, v in self.static.items()), *self.fixed.items()
+        return tuple(f"{name}={part}" for name, part in parts)
+
+
+def specialise(entry: Function | Kernel, arguments: Mapping[str, object]) -> Specialisation:
+    """How a call with these arguments, all of them by name, is compiled."""
+    parameters = {p.name: p for p in entry.parameters}
+    static = {name: value for name, value in arguments.items() if _is_static(entry, parameters[name], value)}
+    types = {
+        name: _type_of(value)
+        for name, value in arguments.items()
+        if name not in static and _is_open(parameters[name])
+    }  # fmt: skip
+    return Specialisation(types, static, _fixed(entry, arguments))
+
+
+def lowered(entry: Function | Kernel, wanted: Specialisation) -> tuple[Module, Tree | None]:
+    """The entry's module at the front end's level, and the structure of its results."""
+    if isinstance(entry, Kernel):
+        from tessera.kernel import specialise as specialised
+        from tesseracc.frontend import kernel as kernels
+
+        definition = specialised(entry.definition, wanted.static, dims=wanted.fixed)
+        return kernels.lower(definition, os.path.dirname(entry.file)), None
+    from tesseracc.frontend import trace
+
+    traced = trace.trace(entry, wanted.types, static=wanted.static)
+    return traced.module, traced.tree
+
+
+def _is_static(entry: Function | Kernel, parameter: Parameter, value: object) -> bool:
+    """Whether the value is part of what is compiled: a Python value of a parameter that declares no tensor."""
+    if isinstance(entry, Kernel):
+        return any(p.constant for p in entry.definition.params if p.name == parameter.name)
+    return parameter.tensor is None and not isinstance(value, (Tensor, np.ndarray))
+
+
+def _fixed(entry: Function | Kernel, values: Mapping[str, object]) -> dict[str, int]:
+    """The sizes of dims that tiles have, and that must be numbers therefore."""
+    names = entry.definition.open if isinstance(entry, Kernel) else ()
+    if not names:
+        return {}
+    from tessera.kernel.evaluate import bind
+
+    sizes = bind(entry.definition, (), values)[2]  # type: ignore[union-attr]
+    return {name: int(str(sizes[name])) for name in names}
 
 
 def host_level() -> Arch:
@@ -341,7 +366,8 @@ def host_level() -> Arch:
 
 
 def _type_of(value: Any) -> lang.TensorType:
-    return as_tensor(value).type
+    found = as_tensor(value)
+    return found.type.with_dtype(found.dtype)
 
 
 def _is_open(parameter: Parameter) -> bool:
