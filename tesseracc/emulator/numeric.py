@@ -92,6 +92,9 @@ def _small_table(f: Format) -> Array:
 
 
 _TABLES = {name: _small_table(FORMATS[name]) for name in ("e5m2", "e4m3", "e3m2", "e2m3", "e2m1")}
+# Formats of scales: a power of two, biased by 127, or NaN; and e4m3 without its sign.
+_TABLES["ue8m0"] = np.append(np.ldexp(1.0, np.arange(-127, 128)), np.nan)
+_TABLES["ue4m3"] = np.tile(_TABLES["e4m3"][:128], 2)
 
 
 def quantise(x: Array, f: Format, mode: str) -> Array:

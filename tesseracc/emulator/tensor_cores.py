@@ -12,11 +12,14 @@ import numpy as np
 from tesseracc.emulator import numeric as nm
 from tesseracc.emulator.types import Array
 
-__all__ = ["BITS", "a_places", "b_places", "c_places", "element_values", "integer_matmul", "matmul", "quad_places",
-           "unpack_registers"]  # fmt: skip
+__all__ = ["BITS", "PADDED", "a_places", "b_places", "c_places", "element_values", "integer_matmul", "matmul",
+           "quad_places", "round_integers", "round_sums", "unpack_registers"]  # fmt: skip
 
+#: e2m1 in the middle of a byte, as .kind::f8f6f4 and .kind::mxf8f6f4 take it from registers
+PADDED = "padded e2m1"
+#: bits of the container that holds an element; e3m2 and e2m3 lie in the lower six of a byte
 BITS = {"f64": 64, "f32": 32, "tf32": 32, "s32": 32, "f16": 16, "bf16": 16, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8,
-        "e3m2": 8, "e2m3": 8, "s4": 4, "u4": 4, "b1": 1}  # fmt: skip
+        "e3m2": 8, "e2m3": 8, PADDED: 8, "e2m1": 4, "s4": 4, "u4": 4, "b1": 1}  # fmt: skip
 
 _LANE = np.arange(32)
 _GROUP, _THREAD = _LANE >> 2, _LANE & 3
@@ -91,6 +94,10 @@ def element_values(patterns: Array, kind: str) -> Array:
     if kind in ("s4", "u4"):
         x = patterns.astype(np.float64)
         return np.where(x >= 8, x - 16, x) if kind == "s4" else x
+    if kind == "b1":
+        return patterns.astype(np.float64)
+    if kind == PADDED:
+        return nm.decode(patterns >> 2 & 15, "e2m1")
     if kind == "tf32":  # the low 13 bits are not used
         return nm.decode(np.ascontiguousarray(patterns & np.uint32(0xFFFFE000)), "f32")
     return nm.decode(np.ascontiguousarray(patterns), kind)
@@ -98,7 +105,11 @@ def element_values(patterns: Array, kind: str) -> Array:
 
 def matmul(a: Array, b: Array, c: Array, kind: str) -> Array:
     """a @ b + c of f64 values [..., m, k] [..., k, n] [..., m, n], rounded to `kind`; the result's bit patterns."""
-    total = a @ b + c
+    return round_sums(a @ b + c, kind)
+
+
+def round_sums(total: Array, kind: str) -> Array:
+    """Sums in f64 rounded to `kind`: bit patterns."""
     if kind == "f32":
         return nm.canonical(total.astype(np.float32)).view(np.uint32)
     if kind == "f64":
@@ -108,7 +119,12 @@ def matmul(a: Array, b: Array, c: Array, kind: str) -> Array:
 
 def integer_matmul(a: Array, b: Array, c: Array, saturate: bool) -> Array:
     """a @ b + c of integers (exact in f64), wrapping or clamped to s32."""
-    total = (a @ b).astype(np.int64) + c.astype(np.int64)
+    return round_integers(a @ b, c, saturate)
+
+
+def round_integers(products: Array, c: Array, saturate: bool) -> Array:
+    """products + c of integers, wrapping or clamped to s32: bit patterns."""
+    total = products.astype(np.int64) + c.astype(np.int64)
     if saturate:
         total = np.clip(total, -(2**31), 2**31 - 1)
     return total.astype(np.int32).view(np.uint32)

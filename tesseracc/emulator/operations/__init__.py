@@ -34,6 +34,9 @@ from tesseracc.emulator.operations import (
     memory as memory,
 )
 from tesseracc.emulator.operations import (
+    mma as mma,
+)
+from tesseracc.emulator.operations import (
     moves as moves,
 )
 from tesseracc.emulator.operations import (

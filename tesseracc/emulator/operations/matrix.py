@@ -8,7 +8,7 @@ import numpy as np
 
 from tesseracc.emulator import access
 from tesseracc.emulator import tensor_cores as tc
-from tesseracc.emulator.decode import Decoder, Sink, Source
+from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.memory import SHARED_BASE
 from tesseracc.emulator.operations.memory import space_of
 from tesseracc.emulator.ptx import Instruction

@@ -27,7 +27,7 @@ __all__ = ["copy", "product", "shift", "write_word"]
 _FORMATS = {
     "kind::f16": {0: "f16", 1: "bf16"},
     "kind::tf32": {2: "tf32"},
-    "kind::f8f6f4": {0: "e4m3", 1: "e5m2", 3: "e2m3", 4: "e3m2", 5: "e2m1"},
+    "kind::f8f6f4": {0: "e4m3", 1: "e5m2", 3: "e2m3", 4: "e3m2", 5: tc.PADDED},
     "kind::i8": {0: "u8", 1: "s8"},
 }
 _DEPTH = {"kind::f16": 16, "kind::tf32": 8, "kind::f8f6f4": 32, "kind::i8": 32}
