@@ -16,7 +16,7 @@ from tesseracc.analysis.access import accesses, dependence, is_contraction
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs, map_ops
 from tesseracc.ir.types import element, size_of
-from tesseracc.ir.value import Func, Module, Op
+from tesseracc.ir.value import Func, Module, Op, Value
 
 #: below this static extent an inner axis is too short to be spread over the lanes of a group
 SHORT_AXIS = 24
@@ -73,7 +73,11 @@ def choose(group: Op) -> str:
         for access in loop.walk():
             if access.name in ("schedule.read", "schedule.write") and access.group("indices"):
                 where = depends.get(access.group("indices")[-1], frozenset())
-                along_loop += inner in where
+                anywhere: frozenset[Value] = frozenset().union(
+                    *(depends.get(v, frozenset()) for v in access.group("indices"))
+                )
+                # what does not depend on the last axis is one element for all lanes if they run along it
+                along_loop += inner in where and last_axis in anywhere
                 along_domain += last_axis in where and inner not in where
     return "lanes" if along_domain > along_loop else "rows"
 

@@ -13,6 +13,7 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.schedule.choose_strategy import inner_loops
 from tesseracc.passes.schedule.elements import Emitter, delinearize
+from tesseracc.passes.schedule.to_tile_columns import column_reduction, lower_columns
 from tesseracc.passes.schedule.tuning import Tuning
 
 
@@ -21,6 +22,9 @@ def lower_lanes(group: Op, emitter: Emitter, tuning: Tuning) -> tuple[Dim, ...]:
     domain: tuple[Dim, ...] = group.attrs["domain"]
     outer, inner = (domain[:-1], domain[-1]) if domain else ((), 1)
     merged = bool(outer) and isinstance(inner, int) and inner < tuning.lanes
+    columns = column_reduction(group) if tuning.strip and not merged else None
+    if columns is not None:
+        return lower_columns(group, columns, emitter, tuning)
     if merged:
         outer, inner = (), product(domain)
     # a lane that loops serially carries state in registers: one element per lane then

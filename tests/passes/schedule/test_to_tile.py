@@ -16,6 +16,7 @@ from tesseracc.ir.value import Module
 from tesseracc.ir.verify import verify
 from tesseracc.passes.schedule import choose_strategy as _choose  # noqa: F401
 from tesseracc.passes.schedule import to_tile as _to_tile  # noqa: F401
+from tesseracc.passes.schedule.tuning import STRIP
 
 Array = np.ndarray[Any, Any]
 
@@ -87,6 +88,39 @@ schedule.func @f(%x: tensor<f32[N, D]>) -> (tensor<f32[D]>) {
   yield %y
 }
 """
+VECTOR = """
+schedule.func @f(%x: tensor<f32[B, K]>, %w: tensor<f32[B, K, N]>, %c: tensor<f32[N]>) -> (tensor<f32[B, N]>) {
+  %y = schedule.group {domain = [<B>, <N>]} (%b: i64, %j: i64) {
+    %d = schedule.read %c, [%j] : f32
+    %e = arith.mul %d, %d : f32
+    %s = schedule.reduce {kind = "add", sizes = [<K>]} (%k: i64) {
+      %p = schedule.read %x, [%b, %k] : f32
+      %q = schedule.read %w, [%b, %k, %j] : f32
+      %t = arith.sub %q, %e : f32
+      %r = arith.mul %p, %t : f32
+      yield %r
+    } : f32
+    %u = arith.add %s, %d : f32
+    schedule.write %u, [%b, %j] {result = 0}
+  } : tensor<f32[B, N]>
+  yield %y
+}
+"""
+ALONE = """
+schedule.func @f(%x: tensor<f32[1, K]>, %w: tensor<f32[K, N]>) -> (tensor<f32[N]>) {
+  %y = schedule.group {domain = [<N>]} (%j: i64) {
+    %zero = arith.constant {value = 0} : i64
+    %s = schedule.reduce {kind = "add", sizes = [<K>]} (%k: i64) {
+      %p = schedule.read %x, [%zero, %k] : f32
+      %q = schedule.read %w, [%k, %j] : f32
+      %r = arith.mul %p, %q : f32
+      yield %r
+    } : f32
+    schedule.write %s, [%j] {result = 0}
+  } : tensor<f32[N]>
+  yield %y
+}
+"""
 ARGMAX = """
 schedule.func @f(%x: tensor<f32[N, D]>) -> (tensor<i64[N]>) {
   %y = schedule.group {domain = [<N>]} (%i: i64) {
@@ -154,7 +188,9 @@ CASES: dict[str, tuple[str, str, list[tuple[tuple[int, ...], ...]]]] = {
         ],
     ),
     "batched": (BATCHED, "mma", [((2, 5, 7), (2, 9, 7)), ((3, 66, 17), (3, 5, 17))]),
-    "columns": (COLUMNS, "lanes", [((5, 7),), ((33, 130),), ((0, 3),), ((4, 0),)]),
+    "columns": (COLUMNS, "lanes", [((5, 7),), ((33, 130),), ((6, STRIP + 70),), ((0, 3),), ((4, 0),)]),
+    "vector": (VECTOR, "lanes", [((2, 7), (2, 7, STRIP + 33), (STRIP + 33,)), ((1, 4), (1, 4, 65), (65,))]),
+    "alone": (ALONE, "lanes", [((1, 9), (9, 5)), ((1, 70), (70, 66)), ((1, 0), (0, 3))]),
     "argmax": (ARGMAX, "rows", [((5, 7),), ((2, 300),)]),
     "short argmax": (SHORT, "lanes", [((5, 10),), ((300, 10),), ((0, 10),)]),
     "pointwise": (POINTWISE, "lanes", [((5, 7), (7,)), ((2, 2100), (2100,)), ((1, 1), (1,)), ((0, 4), (4,))]),
@@ -198,6 +234,16 @@ def test_strategy(name: str) -> None:
     module = run_pipeline(parse_pipeline("choose-strategy"), parse_module(text), Context())
     plans = [op.attrs["plan"] for op in module.funcs[0].walk() if op.name == "schedule.group"]
     assert plans == [strategy]
+
+
+@pytest.mark.parametrize("shape", [(7, STRIP + 1), (130, 65), (3, 64)])
+def test_columns_take_their_terms_in_order(shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+    total = np.zeros(shape[1], np.float32)
+    for row in x:
+        total = total + row
+    (found,) = tile.run(lowered(COLUMNS, "x86-64-v4"), "f", [x])
+    np.testing.assert_array_equal(found, total)
 
 
 def test_first_nan_and_first_of_equals_win() -> None:
