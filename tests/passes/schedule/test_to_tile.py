@@ -89,7 +89,7 @@ schedule.func @f(%x: tensor<f32[N, D]>) -> (tensor<f32[D]>) {
 }
 """
 VECTOR = """
-schedule.func @f(%x: tensor<f32[B, K]>, %w: tensor<f32[B, K, N]>, %c: tensor<f32[N]>) -> (tensor<f32[B, N]>) {
+schedule.func @f(%c: tensor<f32[N]>, %x: tensor<f32[B, K]>, %w: tensor<f32[B, K, N]>) -> (tensor<f32[B, N]>) {
   %y = schedule.group {domain = [<B>, <N>]} (%b: i64, %j: i64) {
     %d = schedule.read %c, [%j] : f32
     %e = arith.mul %d, %d : f32
@@ -189,7 +189,7 @@ CASES: dict[str, tuple[str, str, list[tuple[tuple[int, ...], ...]]]] = {
     ),
     "batched": (BATCHED, "mma", [((2, 5, 7), (2, 9, 7)), ((3, 66, 17), (3, 5, 17))]),
     "columns": (COLUMNS, "lanes", [((5, 7),), ((33, 130),), ((6, STRIP + 70),), ((0, 3),), ((4, 0),)]),
-    "vector": (VECTOR, "lanes", [((2, 7), (2, 7, STRIP + 33), (STRIP + 33,)), ((1, 4), (1, 4, 65), (65,))]),
+    "vector": (VECTOR, "lanes", [((STRIP + 33,), (2, 7), (2, 7, STRIP + 33)), ((65,), (1, 4), (1, 4, 65))]),
     "alone": (ALONE, "lanes", [((1, 9), (9, 5)), ((1, 70), (70, 66)), ((1, 0), (0, 3))]),
     "argmax": (ARGMAX, "rows", [((5, 7),), ((2, 300),)]),
     "short argmax": (SHORT, "lanes", [((5, 10),), ((300, 10),), ((0, 10),)]),
