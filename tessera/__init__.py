@@ -38,6 +38,7 @@ from tessera.dtypes import bool_ as bool  # noqa: F401
 from tessera.errors import SourceError as SourceError
 from tessera.errors import Span as Span
 from tessera.errors import TesseraError as TesseraError
+from tessera.exchange import from_dlpack as from_dlpack
 from tessera.numerics import accum as accum
 from tessera.numerics import loss_scale as loss_scale
 from tessera.numerics import stochastic_round as stochastic_round

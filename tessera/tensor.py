@@ -15,6 +15,7 @@ import numpy as np
 from tessera.arrays import Array, convert, dtype_of, widen
 from tessera.dtypes import DType, as_dtype, bool_, f32, i64, promote
 from tessera.errors import SourceError
+from tessera.exchange import Exchange
 from tessera.shapes import Expr
 from tessera.types import TensorType, tensor_spec
 from tessera_runtime.core.usage import track
@@ -350,7 +351,7 @@ class Tensor:
         return f"<{self.type}>"
 
 
-class EagerTensor(Tensor):
+class EagerTensor(Exchange, Tensor):
     """A tensor whose elements are there, in a NumPy array."""
 
     __slots__ = ("_data", "_type")

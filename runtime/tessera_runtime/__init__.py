@@ -13,6 +13,7 @@ from tessera_runtime.core.errors import BundleError, DeviceError, InputError, Te
 
 if TYPE_CHECKING:
     from tessera_runtime.api import Bundle, BundleFunction, load
+    from tessera_runtime.dlpack import Exported, from_dlpack
 
 __version__ = "0.1.0"
 
@@ -21,10 +22,12 @@ __all__ = [
     "BundleError",
     "BundleFunction",
     "DeviceError",
+    "Exported",
     "InputError",
     "TesseraError",
     "UsageError",
     "__version__",
+    "from_dlpack",
     "load",
 ]
 
@@ -35,4 +38,8 @@ def __getattr__(name: str) -> Any:
         from tessera_runtime import api
 
         return getattr(api, name)
+    if name in ("Exported", "from_dlpack"):
+        from tessera_runtime import dlpack
+
+        return getattr(dlpack, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

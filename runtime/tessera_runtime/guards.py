@@ -65,7 +65,11 @@ def tensor(function: Function, item: Input, value: Any) -> NDArray[Any]:
 
     where = f"{function.name}: input '{item.name}'"
     if not isinstance(value, np.ndarray):
-        if isinstance(value, np.generic) or hasattr(value, "__array__"):
+        if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+            from tessera_runtime.dlpack import from_dlpack
+
+            value = from_dlpack(value, where)
+        elif isinstance(value, np.generic) or hasattr(value, "__array__"):
             value = np.asarray(value)
         elif isinstance(value, (bool, int, float)) and not item.shape:
             bits = scalar_bits(function, item, value)
