@@ -12,7 +12,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.tile_memory import Memory
 from tesseracc.ir.types import TileType, element, kind_of
-from tesseracc.ir.value import Op, Value
+from tesseracc.ir.value import Op, Region, Value
 
 Array = np.ndarray[Any, Any]
 
@@ -155,6 +155,23 @@ class TileValues:
 
     def do_tile_wait(self, op: Op) -> None:
         self.finish(op.attrs["pending"])
+
+    def do_tile_pipeline(self, op: Op) -> Any:
+        lo, hi, step = (int(self.values[v]) for v in op.operands[:3])
+        state = [self.values[v] for v in op.group("inits")]
+        fill, use = op.regions
+        for number, index in enumerate(range(lo, hi, step)):
+            at = [np.int64(index), np.int64(number % op.attrs["stages"])]
+            outside, self.copies = self.copies, [[]]
+            self.run(fill, at)
+            self.do_tile_commit(op)
+            self.finish(0)
+            self.copies = outside
+            state = self.run(use, [*at, *state])
+        return state[0] if len(op.results) == 1 else state
+
+    def run(self, region: Region, args: Sequence[Any] = ()) -> list[Any]:
+        raise NotImplementedError
 
     def finish(self, pending: int) -> None:
         """Lets the oldest groups of copies land until at most `pending` closed ones remain."""

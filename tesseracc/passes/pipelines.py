@@ -26,7 +26,9 @@ from tesseracc.passes.target import expand_math as _expand_math
 from tesseracc.passes.target import expand_narrow as _expand_narrow
 from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
+from tesseracc.passes.tile import forward_shared as _forward_shared
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
+from tesseracc.passes.tile import pipeline_loads as _pipeline_loads
 from tesseracc.passes.tile import tiles_to_maps as _tiles_to_maps
 
 # importing a pass registers it
@@ -34,7 +36,7 @@ _PASSES = (
     _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
-    _maps_to_tiles, _tiles_to_maps,
+    _forward_shared, _maps_to_tiles, _pipeline_loads, _tiles_to_maps,
 )  # fmt: skip
 
 # Identities are looked for on the primitives that compositions leave; equal operations are shared before constants are
@@ -57,5 +59,5 @@ TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile")
 _EXPAND = "expand-math,expand-narrow,expand-fma"
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
-    "cuda": parse_pipeline(f"maps-to-tiles,tile-to-gpu,{_EXPAND}"),
+    "cuda": parse_pipeline(f"maps-to-tiles,forward-shared,pipeline-loads,tile-to-gpu,{_EXPAND}"),
 }

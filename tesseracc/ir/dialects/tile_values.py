@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
+from tesseracc.ir.dialects.scf import carried
 from tesseracc.ir.dialects.tile import LANES_I64, REDUCTIONS
 from tesseracc.ir.types import I64, BufType, LanesType, ScalarType, TileType, Type, element
 from tesseracc.ir.value import Attr, Op, Value
@@ -109,6 +110,26 @@ def _check_copy(op: Op) -> str | None:
     return None
 
 
+def _check_pipeline(op: Op) -> str | None:
+    fill, use = op.regions
+    bounds = op.operands[:3]
+    if any(v.type != I64 for v in bounds) or op.attrs["stages"] < 2:
+        return "needs i64 bounds and at least 2 stages"
+    if [a.type for a in fill.args] != [I64, I64] or fill.yields:
+        return "the first region takes the index and the slot, and yields nothing"
+    if [a.type for a in use.args[:2]] != [I64, I64]:
+        return "the second region takes the index, the slot, and the carried values"
+    if any(inner.defn.effect != "pure" and inner.name != "tile.copy_async" for inner in fill.ops):
+        return "the first region does nothing but copy"
+    rings = op.group("rings")
+    copies = [inner for inner in fill.ops if inner.name == "tile.copy_async"]
+    if any(copy["dst"] not in rings or copy.group("dst_at")[0] is not fill.args[1] for copy in copies):
+        return "copies go to this iteration's slot of a ring"
+    if any(not isinstance(r.type, BufType) or r.type.dims[0] != op.attrs["stages"] for r in rings):
+        return f"a ring has {op.attrs['stages']} slots along its first axis"
+    return carried(op, (), 1, 2)
+
+
 def _check_element(op: Op) -> str | None:
     type_ = _tile(op["tile"].type)
     if len(op.group("indices")) != len(type_.shape) or any(v.type not in (I64, LANES_I64) for v in op.group("indices")):
@@ -156,6 +177,19 @@ define(
 )
 define("tile.commit", effect="sync", doc="Closes the group of the copies started since the last commit.")
 define("tile.wait", attrs="pending:int", effect="sync", doc="Goes on when at most `pending` groups of copies remain.")
+define(
+    "tile.pipeline",
+    "lo hi step rings* inits*",
+    "stages:int",
+    regions=2,
+    effect="nest",
+    verify=_check_pipeline,
+    doc=(
+        "for i in lo, lo+step, .. below hi (step > 0), with slot = iteration mod stages: region 0 (i, slot) starts "
+        "copies to the slot of each ring; when they have happened region 1 (i, slot, carried) reads it. Region 0 may "
+        "run up to stages - 1 iterations ahead. Nothing else touches the rings; region 1 does not write what is copied."
+    ),
+)
 define(
     "tile.element",
     "tile indices*",

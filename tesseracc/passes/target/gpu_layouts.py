@@ -89,9 +89,9 @@ class Layouts:
         elif op.name == "tile.map":
             self._join([*op.group("tiles"), *op.results])
         elif op.name == "scf.for":
-            body = op.regions[0]
-            for init, arg, out, result in zip(op.group("inits"), body.args[1:], body.yields, op.results, strict=True):
-                self._join([result, arg, out, init])
+            self._carried(op, op.regions[0].args[1:], op.regions[0].yields)
+        elif op.name == "tile.pipeline":
+            self._carried(op, op.regions[1].args[2:], op.regions[1].yields)
         elif op.name == "scf.if":
             for result, *sides in zip(op.results, *(r.yields for r in op.regions), strict=True):
                 self._join([result, *sides])
@@ -99,6 +99,10 @@ class Layouts:
             test, work = op.regions
             for values in zip(op.results, op.group("inits"), test.args, work.args, work.yields, strict=True):
                 self._join(values)
+
+    def _carried(self, op: Op, args: Sequence[Value], yields: Sequence[Value]) -> None:
+        for values in zip(op.results, args, yields, op.group("inits"), strict=True):
+            self._join(values)
 
     def _plain(self, value: Value) -> LinearLayout:
         type_ = value.type

@@ -11,7 +11,7 @@ between threads, and behind a uniform store to a buffer that the kernel also rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from tessera.shapes import Dim
@@ -19,7 +19,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
-from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, Type, element, size_of
+from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, element, size_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.dims import emit_dim
@@ -27,19 +27,18 @@ from tesseracc.passes.target.gpu_blocks import lower_copy, lower_read, lower_wri
 from tesseracc.passes.target.gpu_buffers import Swizzle, memory_of, operand_buffers
 from tesseracc.passes.target.gpu_convert import convert, lower_broadcast, lower_fold, lower_transpose
 from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile, lower_map, tile_arith
+from tesseracc.passes.target.gpu_flow import Flow, Held
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_matrix import lower_mma
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State
-from tesseracc.passes.target.gpu_placed import Located
+from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_reduce import group_reduce
-from tesseracc.passes.target.gpu_spread import Free, Spread, registers
+from tesseracc.passes.target.gpu_spread import Free, Spread
 from tesseracc.passes.target.interface import interface
 
-Held = Value | Spread | Free | Located
 
-
-class Lowering:
-    """One kernel. `at(b)` gives the same lowering writing to an inner builder."""
+class Lowering(Flow):
+    """One kernel."""
 
     def __init__(self, kernel: Func, arch: Arch) -> None:
         self.kernel = kernel
@@ -278,146 +277,6 @@ class Lowering:
         if uniform and op["buf"] in self.loaded:
             self.barrier()
 
-    # -- control flow --------------------------------------------------------------------------------------------
-
-    def nested(self, args: Sequence[Type], body: Callable[[Lowering, list[Value]], Sequence[Value]]) -> Region:
-        """A region filled by this lowering; what it learns about shared tiles stays."""
-        outer = self.b
-        values = [Value(type_) for type_ in args]
-        self.b = Builder(outer.loc)
-        yields = body(self, values)
-        region = self.b.region(values, yields)
-        self.b = outer
-        return region
-
-    def branch(
-        self,
-        cond: Value,
-        then: Callable[[Lowering], list[Value]],
-        orelse: Callable[[Lowering], list[Value]],
-        types: Sequence[Type],
-    ) -> tuple[Value, ...]:
-        regions = [self.nested([], lambda low, _: then(low)), self.nested([], lambda low, _: orelse(low))]
-        return self.b.emit("scf.if", cond, types=list(types), regions=regions).results
-
-    def flat(self, values: Sequence[Value]) -> list[Value]:
-        """Values as scalars: a tile gives its elements."""
-        found: list[Value] = []
-        for value in values:
-            if isinstance(value.type, TileType):
-                found += self.tile(value, self.layouts.of(value)).as_elements(self.b)
-            else:
-                found.append(self.get(value))
-        return found
-
-    def flat_like(self, values: Sequence[Value], like: Sequence[Value]) -> list[Value]:
-        """Values that become `like`: tiles in the layout of those."""
-        found: list[Value] = []
-        for value, other in zip(values, like, strict=True):
-            if isinstance(value.type, TileType):
-                found += self.tile(value, self.layouts.of(other)).as_elements(self.b)
-            else:
-                found.append(self.get(value))
-        return found
-
-    def flat_types(self, values: Sequence[Value]) -> list[Type]:
-        types: list[Type] = []
-        for value in values:
-            count = registers(self.layouts.of(value)) if isinstance(value.type, TileType) else 1
-            types += [ScalarType(element(value.type))] * count
-        return types
-
-    def bind(self, values: Sequence[Value], flat: Sequence[Value]) -> None:
-        """The inverse of `flat`."""
-        at = 0
-        for value in values:
-            if isinstance(value.type, TileType):
-                layout = self.layouts.of(value)
-                pieces = list(flat[at : at + registers(layout)])
-                self.env[value] = Spread(layout, value.type.shape, value.type.dtype, elements=pieces)
-                at += len(pieces)
-            else:
-                self.env[value] = flat[at]
-                at += 1
-
-    def region(self, region: Region, flat_args: Sequence[Value], like: Sequence[Value]) -> list[Value]:
-        self.bind(region.args, flat_args)
-        self.ops(region)
-        return self.flat_like(region.yields, like)
-
-    def do_scf_if(self, op: Op) -> None:
-        before = self.state
-        after: list[State] = []
-
-        def side(region: Region) -> Region:
-            self.state = before
-            found = self.nested([], lambda low, _: low.region(region, [], op.results))
-            after.append(self.state)
-            return found
-
-        regions = [side(r) for r in op.regions]
-        self.state = after[0].joined(after[1])
-        found = self.b.emit("scf.if", self.get(op["cond"]), types=self.flat_types(op.results), regions=regions)
-        self.bind(op.results, found.results)
-
-    def do_tile_if(self, op: Op) -> None:
-        self.alone(op, self.do_scf_if)
-
-    def alone(self, op: Op, lower: Callable[[Op], None]) -> None:
-        """A region that only some threads may enter: there is no barrier in it, so it stands before."""
-        if self.state.tiles and not self.varying:
-            self.barrier()
-        self.varying += 1
-        lower(op)
-        self.varying -= 1
-
-    def around(self, op: Op, build: Callable[[], list[Region]]) -> list[Region]:
-        """The regions of a loop. At its head holds what was before, and what the end of an iteration leaves behind.
-
-        The latter is found by building the regions once in vain, from the worst that can be.
-        """
-        before = self.state
-        taken = self.shared.copy()
-        starts = self.arch.has("cp_async") and any(inner.name == "tile.copy_async" for inner in op.walk())
-        self.state = State(True, True, not self.varying, before.copies or starts)
-        build()
-        self.shared = taken
-        self.state = before.joined(self.state)
-        regions = build()
-        self.state = self.state.joined(before)
-        return regions
-
-    def do_scf_for(self, op: Op) -> None:
-        types = self.flat_types(op.results)
-        index = ScalarType(element(op.operands[0].type))
-        inits = self.flat_like(op.group("inits"), op.results)
-
-        def build() -> list[Region]:
-            body = op.regions[0]
-            return [self.nested([index, *types], lambda low, args: low.region(body, args, op.results))]
-
-        regions = self.around(op, build)
-        bounds = [self.get(v) for v in op.operands[:3]]
-        self.bind(op.results, self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results)
-
-    def do_tile_for(self, op: Op) -> None:
-        self.alone(op, self.do_scf_for)
-
-    def do_scf_while(self, op: Op) -> None:
-        types = self.flat_types(op.results)
-        inits = self.flat_like(op.group("inits"), op.results)
-
-        def build() -> list[Region]:
-            test, work = op.regions
-            first = self.nested(types, lambda low, args: low.region(test, args, test.yields))
-            return [first, self.nested(types, lambda low, args: low.region(work, args, op.results))]
-
-        regions = self.around(op, build)
-        self.bind(op.results, self.b.emit("scf.while", inits, types=types, regions=regions).results)
-
-    def do_tile_while(self, op: Op) -> None:
-        self.alone(op, self.do_scf_while)
-
     def do_tile_zeros(self, op: Op) -> Held:
         return constant_tile(self, op.result, self.zero(element(op.result.type)))
 
@@ -436,6 +295,7 @@ _TILES: dict[str, Callable[[Lowering, Op], Held | None]] = {
     "tile.fold": lower_fold,
     "tile.map": lower_map,
     "tile.mma": lower_mma,
+    "tile.pipeline": lower_pipeline,
     "tile.read": lower_read,
     "tile.transpose": lower_transpose,
     "tile.write": lower_write,

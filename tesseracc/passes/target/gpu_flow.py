@@ -1,0 +1,184 @@
+"""Control flow of a kernel on a GPU: regions, loops and branches, which pass carried tiles register by register."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.types import ScalarType, TileType, Type, element
+from tesseracc.ir.value import Op, Region, Value
+from tesseracc.layout.linear import LinearLayout
+from tesseracc.passes.target.gpu_memory import Shared, State
+from tesseracc.passes.target.gpu_placed import Located
+from tesseracc.passes.target.gpu_spread import Free, Spread, registers
+
+if TYPE_CHECKING:
+    from tesseracc.arch.arch import Arch
+    from tesseracc.passes.target.gpu_layouts import Layouts
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+Held = Value | Spread | Free | Located
+
+
+class Flow:
+    """The part of a kernel's lowering that nests builders."""
+
+    b: Builder
+    arch: Arch
+    env: dict[Value, Held]
+    layouts: Layouts
+    shared: Shared
+    state: State
+    varying: int
+
+    @abstractmethod
+    def ops(self, region: Region) -> None: ...
+
+    @abstractmethod
+    def get(self, value: Value) -> Value: ...
+
+    @abstractmethod
+    def tile(self, value: Value, layout: LinearLayout) -> Spread: ...
+
+    @abstractmethod
+    def barrier(self) -> None: ...
+
+    def nested(self, args: Sequence[Type], body: Callable[[Lowering, list[Value]], Sequence[Value]]) -> Region:
+        """A region filled by this lowering; what it learns about shared tiles stays."""
+        outer = self.b
+        values = [Value(type_) for type_ in args]
+        self.b = Builder(outer.loc)
+        yields = body(cast("Lowering", self), values)
+        region = self.b.region(values, yields)
+        self.b = outer
+        return region
+
+    def branch(
+        self,
+        cond: Value,
+        then: Callable[[Lowering], list[Value]],
+        orelse: Callable[[Lowering], list[Value]],
+        types: Sequence[Type],
+    ) -> tuple[Value, ...]:
+        regions = [self.nested([], lambda low, _: then(low)), self.nested([], lambda low, _: orelse(low))]
+        return self.b.emit("scf.if", cond, types=list(types), regions=regions).results
+
+    def flat(self, values: Sequence[Value]) -> list[Value]:
+        """Values as scalars: a tile gives its elements."""
+        found: list[Value] = []
+        for value in values:
+            if isinstance(value.type, TileType):
+                found += self.tile(value, self.layouts.of(value)).as_elements(self.b)
+            else:
+                found.append(self.get(value))
+        return found
+
+    def flat_like(self, values: Sequence[Value], like: Sequence[Value]) -> list[Value]:
+        """Values that become `like`: tiles in the layout of those."""
+        found: list[Value] = []
+        for value, other in zip(values, like, strict=True):
+            if isinstance(value.type, TileType):
+                found += self.tile(value, self.layouts.of(other)).as_elements(self.b)
+            else:
+                found.append(self.get(value))
+        return found
+
+    def flat_types(self, values: Sequence[Value]) -> list[Type]:
+        types: list[Type] = []
+        for value in values:
+            count = registers(self.layouts.of(value)) if isinstance(value.type, TileType) else 1
+            types += [ScalarType(element(value.type))] * count
+        return types
+
+    def bind(self, values: Sequence[Value], flat: Sequence[Value]) -> None:
+        """The inverse of `flat`."""
+        at = 0
+        for value in values:
+            if isinstance(value.type, TileType):
+                layout = self.layouts.of(value)
+                pieces = list(flat[at : at + registers(layout)])
+                self.env[value] = Spread(layout, value.type.shape, value.type.dtype, elements=pieces)
+                at += len(pieces)
+            else:
+                self.env[value] = flat[at]
+                at += 1
+
+    def region(self, region: Region, flat_args: Sequence[Value], like: Sequence[Value]) -> list[Value]:
+        self.bind(region.args, flat_args)
+        self.ops(region)
+        return self.flat_like(region.yields, like)
+
+    def do_scf_if(self, op: Op) -> None:
+        before = self.state
+        after: list[State] = []
+
+        def side(region: Region) -> Region:
+            self.state = before
+            found = self.nested([], lambda low, _: low.region(region, [], op.results))
+            after.append(self.state)
+            return found
+
+        regions = [side(r) for r in op.regions]
+        self.state = after[0].joined(after[1])
+        found = self.b.emit("scf.if", self.get(op["cond"]), types=self.flat_types(op.results), regions=regions)
+        self.bind(op.results, found.results)
+
+    def do_tile_if(self, op: Op) -> None:
+        self.alone(op, self.do_scf_if)
+
+    def alone(self, op: Op, lower: Callable[[Op], None]) -> None:
+        """A region that only some threads may enter: there is no barrier in it, so it stands before."""
+        if self.state.tiles and not self.varying:
+            self.barrier()
+        self.varying += 1
+        lower(op)
+        self.varying -= 1
+
+    def around(self, op: Op, build: Callable[[], list[Region]]) -> list[Region]:
+        """The regions of a loop. At its head holds what was before, and what the end of an iteration leaves behind.
+
+        The latter is found by building the regions once in vain, from the worst that can be.
+        """
+        before = self.state
+        taken = self.shared.copy()
+        starts = self.arch.has("cp_async") and any(inner.name == "tile.copy_async" for inner in op.walk())
+        self.state = State(True, True, not self.varying, before.copies or starts)
+        build()
+        self.shared = taken
+        self.state = before.joined(self.state)
+        regions = build()
+        self.state = self.state.joined(before)
+        return regions
+
+    def do_scf_for(self, op: Op) -> None:
+        types = self.flat_types(op.results)
+        index = ScalarType(element(op.operands[0].type))
+        inits = self.flat_like(op.group("inits"), op.results)
+
+        def build() -> list[Region]:
+            body = op.regions[0]
+            return [self.nested([index, *types], lambda low, args: low.region(body, args, op.results))]
+
+        regions = self.around(op, build)
+        bounds = [self.get(v) for v in op.operands[:3]]
+        self.bind(op.results, self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results)
+
+    def do_tile_for(self, op: Op) -> None:
+        self.alone(op, self.do_scf_for)
+
+    def do_scf_while(self, op: Op) -> None:
+        types = self.flat_types(op.results)
+        inits = self.flat_like(op.group("inits"), op.results)
+
+        def build() -> list[Region]:
+            test, work = op.regions
+            first = self.nested(types, lambda low, args: low.region(test, args, test.yields))
+            return [first, self.nested(types, lambda low, args: low.region(work, args, op.results))]
+
+        regions = self.around(op, build)
+        self.bind(op.results, self.b.emit("scf.while", inits, types=types, regions=regions).results)
+
+    def do_tile_while(self, op: Op) -> None:
+        self.alone(op, self.do_scf_while)

@@ -1,0 +1,70 @@
+"""`tile.pipeline` by copies of the threads themselves (cp.async): copies run stages - 1 iterations ahead.
+
+    copies of the first stages - 1 iterations, a group of copies each
+    for k:  wait until the oldest group is there; barrier
+            start the copies of iteration k + stages - 1
+            use the slot
+
+The barrier publishes what every thread has copied, and is also what keeps a slot until all have used it: the copies
+that follow it go to the slot of the iteration before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tesseracc.ir.types import I64
+from tesseracc.ir.value import Op, Value
+from tesseracc.passes.target.gpu_memory import State
+
+if TYPE_CHECKING:
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+
+def lower_pipeline(low: Lowering, op: Op) -> None:
+    """The loop; its copies are finished behind it."""
+    stages = op.attrs["stages"]
+    fill, use = op.regions
+    lo, hi, step = (low.get(v) for v in op.operands[:3])
+    types = low.flat_types(op.results)
+    inits = low.flat_like(op.group("inits"), op.results)
+    low.before_write()  # nobody uses the rings any more
+
+    def copies(inner: Lowering, index: Value, slot: Value) -> None:
+        """Starts the copies of an iteration, if there is one, and closes their group in any case."""
+
+        def start(deep: Lowering) -> list[Value]:
+            deep.region(fill, [index, slot], [])
+            return []
+
+        state = inner.state  # nobody looks at this slot before a wait and a barrier
+        inner.branch(inner.b.op("arith.cmp", index, hi, pred="lt"), start, lambda _: [], [])
+        inner.b.emit("target.commit_copies")
+        inner.state = replace(state, copies=True)
+
+    index = lo
+    for slot in range(stages - 1):
+        copies(low, index, low.b.const(slot))
+        index = low.b.op("arith.add", index, step)
+    ahead = low.b.op("arith.mul", step, low.b.const(stages - 1))
+
+    def body(inner: Lowering, args: list[Value]) -> list[Value]:
+        k, slot, *carried = args
+        b = inner.b
+        b.emit("target.wait_copies", pending=stages - 2)
+        inner.state = State(written=True, read=True, tiles=True, copies=True)
+        inner.barrier()
+        last = b.const(stages - 1)
+        first = b.op("arith.cmp", slot, b.const(0), pred="eq")
+        before = b.op("arith.select", first, last, b.op("arith.sub", slot, b.const(1)))
+        copies(inner, b.op("arith.add", k, ahead), before)
+        found = inner.region(use, [k, slot, *carried], op.results)
+        at_end = b.op("arith.cmp", slot, last, pred="eq")
+        return [b.op("arith.select", at_end, b.const(0), b.op("arith.add", slot, b.const(1))), *found]
+
+    region = low.nested([I64, I64, *types], body)
+    loop = low.b.emit("scf.for", lo, hi, step, [low.b.const(0), *inits], types=[I64, *types], regions=[region])
+    low.b.emit("target.wait_copies", pending=0)
+    low.state = State(written=True, read=True, tiles=True)
+    low.bind(op.results, loop.results[1:])
