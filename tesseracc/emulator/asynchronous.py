@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,7 @@ class Granular:
     size: int
     landed: Array
     waited: Array
+    noted: Array  # the race detector knows the write
 
 
 @dataclass(slots=True, eq=False)
@@ -85,8 +87,8 @@ class AsyncEngine:
         self.bulk_group = np.zeros(w.size, np.int64)
         self.granular: list[Granular] = []
         self.bulk: list[Bulk] = []
-        # Copies that have landed before anyone waited: by mbarrier (phase at landing, granules, mark).
-        self.unseen: dict[int, list[tuple[int, slice, int]]] = {}
+        # Copies that have landed before anyone waited: by mbarrier (phase at landing, pc, what settles them).
+        self.unseen: dict[int, list[tuple[int, int, Callable[[], None]]]] = {}
 
     def origin(self, number: int) -> Instruction:
         """The instruction behind a mark."""
@@ -101,9 +103,8 @@ class AsyncEngine:
     def issue_granular(self, w: Wave, target: Array, lanes: Array, size: int, move: Callable[[Array], None]) -> None:
         """cp.async by `lanes`, into the open group of each."""
         n = len(lanes)
-        op = Granular(
-            w.pc, lanes, self.group[lanes].copy(), target, move, size, np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        )
+        landed, waited, noted = np.zeros((3, n), np.bool_)
+        op = Granular(w.pc, lanes, self.group[lanes].copy(), target, move, size, landed, waited, noted)
         for k in range(0, size, 4):
             self.writing[(target + k) // 4] = w.pc + 1
         self.granular.append(op)
@@ -126,29 +127,62 @@ class AsyncEngine:
         self._drop()
 
     def _finish_granular(self, op: Granular, mask: Array) -> None:
-        at = np.flatnonzero(mask)
-        if not len(at):
-            return
-        late = at[~op.landed[at]]
+        if mask.any():
+            self._move(op, mask)
+            self._settle_granular(op, mask)
+            self._note(op, mask)
+
+    def _note(self, op: Granular, mask: Array) -> None:
+        at = np.flatnonzero(mask & ~op.noted)
+        if len(at):
+            op.noted[at] = True
+            self.note_write(op.target[at], op.size, op.lanes[at], op.pc)
+
+    def _move(self, op: Granular, mask: Array) -> None:
+        late = np.flatnonzero(mask & ~op.landed)
         if len(late):
             op.move(late)
-        op.landed[at] = op.waited[at] = True
+            op.landed[late] = True
+
+    def _settle_granular(self, op: Granular, mask: Array) -> None:
+        """Somebody has waited for these copies."""
+        at = np.flatnonzero(mask & ~op.waited)
+        op.waited[at] = True
         for k in range(0, op.size, 4):
             granule = (op.target[at] + k) // 4
             mine = self.writing[granule] == op.pc + 1
             self.writing[granule[mine]] = 0
-        self.note_write(op.target[at], op.size, op.lanes[at], op.pc)
 
     def arrive_on_completion(self, w: Wave, index: Array, noinc: bool) -> None:
-        """cp.async.mbarrier.arrive: an arrival once the lane's earlier copies are complete (here: at once)."""
-        here = np.zeros(w.size, np.bool_)
-        here[w.sel] = True
-        for op in self.granular:
-            self._finish_granular(op, here[op.lanes] & ~op.waited)
-        self._drop()
+        """cp.async.mbarrier.arrive: arrivals once the copies that the lanes have issued so far are complete."""
+        lanes = w.lanes
         if not noinc:
             np.add.at(self.mbarriers.pending, index, 1)
-        self.mbarriers.arrive(w, index, np.ones(len(index), np.int64))
+        mine: list[tuple[Granular, Array]] = []
+        for op in self.granular:
+            mask = np.isin(op.lanes, lanes) & ~op.waited
+            if mask.any():
+                self._note(op, mask)
+                mine.append((op, mask))
+        self.mbarriers.announce(w, index)
+        for k in np.unique(index).tolist():
+            here = lanes[index == k]
+            parts = [(op, mask & np.isin(op.lanes, here)) for op, mask in mine]
+            self._arrive_later(w, k, here, [(op, mask) for op, mask in parts if mask.any()])
+
+    def _arrive_later(self, w: Wave, index: int, lanes: Array, parts: list[tuple[Granular, Array]]) -> None:
+        """An operation that completes `parts` and then stands for an arrival of each of `lanes` at an mbarrier."""
+
+        def land(_: Array) -> None:
+            phase, w.pc, now = int(self.mbarriers.phase[index]), pc, w.pc
+            for op, mask in parts:
+                self._move(op, mask)
+                self.unseen.setdefault(index, []).append((phase, op.pc, partial(self._settle_granular, op, mask)))
+            self.mbarriers.count(w, np.full(len(lanes), index), np.ones(len(lanes), np.int64))
+            w.pc = now
+
+        pc = w.pc
+        self.issue_bulk(w, Bulk(w.pc, int(lanes[0]), (), (), lambda: np.zeros(0), land, [(index, 0)]))
 
     # --- bulk operations ---------------------------------------------------------------------------------------------
 
@@ -188,7 +222,8 @@ class AsyncEngine:
         if not (op.barriers and self.launch.detect):
             _clear(self.writing, op.writes, op.pc + 1)
         for (index, _), run in zip(op.barriers if self.launch.detect else (), op.writes):
-            self.unseen.setdefault(index, []).append((int(self.mbarriers.phase[index]), run, op.pc + 1))
+            settle = partial(_clear, self.writing, [run], op.pc + 1)
+            self.unseen.setdefault(index, []).append((int(self.mbarriers.phase[index]), op.pc, settle))
         for index, count in op.barriers:
             self.mbarriers.complete_tx(self.wave, index, count)
         if op.barriers:
@@ -200,10 +235,10 @@ class AsyncEngine:
             self.launch.tensor_memory.seen(index)
         for k in np.unique(index) if self.unseen else ():
             landed = self.unseen.pop(int(k), [])
-            rest = [(phase, run, mark) for phase, run, mark in landed if phase >= self.mbarriers.phase[k]]
-            for phase, run, mark in landed:
+            rest = [entry for entry in landed if entry[0] >= self.mbarriers.phase[k]]
+            for phase, _, settle in landed:
                 if phase < self.mbarriers.phase[k]:
-                    _clear(self.writing, [run], mark)
+                    settle()
             if rest:
                 self.unseen[int(k)] = rest
 
@@ -253,9 +288,9 @@ class AsyncEngine:
                                     self.launch.program.code[bulk.pc])  # fmt: skip
             self._land(bulk)
         for landed in self.unseen.values():
-            for _, _, mark in landed:
+            for _, pc, _ in landed:
                 self.launch.log.add(ASYNC_HAZARD, "the kernel ends before anyone has waited for this operation",
-                                    self.origin(mark))  # fmt: skip
+                                    self.launch.program.code[pc])  # fmt: skip
         self.granular, self.bulk, self.unseen = [], [], {}
 
     def _drop(self) -> None:

@@ -63,24 +63,34 @@ class MBarriers:
     def arrive(self, w: Wave, index: Array, count: Array, release: bool = True, drop: bool = False) -> Array:
         """Arrivals by the executing lanes (one index and count each). Returns the phase before, the state token."""
         token = self.phase[index].copy()
-        w.counters.mbarrier_arrivals += len(index)
-        np.subtract.at(self.pending, index, count)
         if drop:
             np.subtract.at(self.expected, index, count)
-        if self.launch.detect and release:
-            warps, back = np.unique(w.lanes >> 5, return_inverse=True)
-            rows = self.launch.races.release(warps)
-            pairs, lanes = np.unique(index * len(warps) + back, return_counts=True)
-            for pair, count_ in zip(pairs.tolist(), lanes.tolist()):
-                barrier, k = divmod(pair, len(warps))
-                self.learn(barrier, rows[k])
-                if count_ == w.alive_in_warp[warps[k]]:
-                    self.together.setdefault(barrier, {})[int(warps[k])] = int(self.launch.races.clock[warps[k]]) - 1
+        if release:
+            self.announce(w, index)
+        self.count(w, index, count)
+        return token
+
+    def announce(self, w: Wave, index: Array) -> None:
+        """What the executing lanes know goes to whoever waits for the running phase."""
+        if not self.launch.detect:
+            return
+        warps, back = np.unique(w.lanes >> 5, return_inverse=True)
+        rows = self.launch.races.release(warps)
+        pairs, lanes = np.unique(index * len(warps) + back, return_counts=True)
+        for pair, count in zip(pairs.tolist(), lanes.tolist()):
+            barrier, k = divmod(pair, len(warps))
+            self.learn(barrier, rows[k])
+            if count == w.alive_in_warp[warps[k]]:
+                self.together.setdefault(barrier, {})[int(warps[k])] = int(self.launch.races.clock[warps[k]]) - 1
+
+    def count(self, w: Wave, index: Array, count: Array) -> None:
+        """Arrivals leave fewer to wait for."""
+        w.counters.mbarrier_arrivals += len(index)
+        np.subtract.at(self.pending, index, count)
         if (self.pending[index] < 0).any():
             w.log.add(BAD_STATE, "more arrivals at an mbarrier than its phase expects", w.code[w.pc])
             self.pending[index] = np.maximum(self.pending[index], 0)
         self.advance(w, index)
-        return token
 
     def learn(self, index: int, row: Array) -> None:
         """An arrival (or the issuer of a copy) that knows `row` takes part in the running phase."""
