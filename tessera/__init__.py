@@ -23,6 +23,9 @@ from tessera import nn as nn
 from tessera import profiler as profiler
 from tessera import random as random
 from tessera import tile as tile
+from tessera.control import cond as cond
+from tessera.control import scan as scan
+from tessera.control import while_loop as while_loop
 from tessera.decorators import Function as Function
 from tessera.decorators import Kernel as Kernel
 from tessera.decorators import function as function

@@ -1,0 +1,134 @@
+"""Transformer layers: the seed's as it stands, and `ts.nn.transformer_layer` with all its weights, against float64."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera as ts
+from tessera.arrays import convert, widen
+from tessera.dtypes import bf16
+from tesseracc.frontend import source
+from tests.models import references as ref
+from tests.models.levels import Compiled, numeric_gradient
+
+Array = np.ndarray[Any, Any]
+SEED = Path(__file__).parents[2] / "samples" / "seeds" / "transformer_layer.py"
+
+
+# The seed's layer -----------------------------------------------------------------------------------------------------
+
+
+def rounded(x: Array) -> Array:
+    return widen(convert(x, bf16)).astype(np.float64)
+
+
+def seed_reference(x: Array, w_qkv: Array, w_out: Array, w_mlp: Array) -> Array:
+    """In float64, rounded to bf16 where the program has a bf16 value."""
+    b, s, d = x.shape
+    heads = rounded(x @ w_qkv).reshape(b, s, 3, 16, d // 16).transpose(2, 0, 3, 1, 4)
+    mixed = rounded(ref.attention(*heads, causal=True)).transpose(0, 2, 1, 3).reshape(b, s, d)
+    x = rounded(ref.layer_norm(rounded(x + rounded(mixed @ w_out))))
+    return rounded(x + rounded(rounded(ref.gelu(rounded(x @ w_mlp))) @ w_mlp.T))
+
+
+@cache
+def seed() -> Compiled:
+    return Compiled(source.load(SEED).entries["transformer_layer"].python)
+
+
+@pytest.mark.parametrize(("b", "s", "d"), [(1, 1, 16), (2, 7, 32), (1, 33, 48)])
+def test_seed_layer(b: int, s: int, d: int) -> None:
+    """Weights of variance 1/D keep the softmax away from single keys: errors stay a few units of bf16 (2^-8)."""
+    rng = np.random.default_rng(s)
+    x = convert(rng.standard_normal((b, s, d)), bf16)
+    weights = [convert(rng.standard_normal((d, n * d)) / d**0.5, bf16) for n in (3, 1, 4)]
+    want = seed_reference(*(widen(a).astype(np.float64) for a in (x, *weights)))
+    for level, (got,) in seed().results("transformer_layer", (x, *weights)).items():
+        error = np.linalg.norm(widen(got).astype(np.float64) - want) / np.linalg.norm(want)
+        assert error < 2.0**-7, (level, error)
+
+
+def test_seed_layer_needs_whole_heads() -> None:
+    from tessera_runtime.core.errors import InputError
+
+    args = [convert(np.ones(shape), bf16) for shape in ((1, 2, 24), (24, 72), (24, 24), (24, 96))]
+    with pytest.raises(InputError, match="multiple of 16"):
+        seed().native["transformer_layer"](*args)
+
+
+# The library's layer --------------------------------------------------------------------------------------------------
+
+
+def gpt(x: ts.Tensor["B", "S", 12, ts.f32], qkv: ts.Tensor[12, 24, ts.f32], out: ts.Tensor[12, 12, ts.f32],
+        gate: ts.Tensor[12, 10, ts.f32], mlp: ts.Tensor[12, 10, ts.f32], down: ts.Tensor[10, 12, ts.f32],
+        n1: ts.Tensor[12, ts.f32], n2: ts.Tensor[12, ts.f32]):
+    weights = {"qkv": qkv, "out": out, "gate": gate, "mlp": mlp, "down": down, "norm1": {"weight": n1},
+               "norm2": {"weight": n2}}
+    return ts.nn.transformer_layer(x, weights, heads=6, kv_heads=3, rotary=True, activation="silu")
+
+
+def gpt_gradients(x: ts.Tensor["B", "S", 12, ts.f32], qkv: ts.Tensor[12, 24, ts.f32], out: ts.Tensor[12, 12, ts.f32],
+                  gate: ts.Tensor[12, 10, ts.f32], mlp: ts.Tensor[12, 10, ts.f32], down: ts.Tensor[10, 12, ts.f32],
+                  n1: ts.Tensor[12, ts.f32], n2: ts.Tensor[12, ts.f32]):
+    def loss(*args):
+        y = gpt(*args)
+        return ts.mean(y * y * y)
+
+    return ts.grad(loss, argnums=range(8))(x, qkv, out, gate, mlp, down, n1, n2)
+
+
+def gpt_reference(x: Array, *parts: Array) -> Array:
+    names = ("qkv", "out", "gate", "mlp", "down")
+    weights: dict[str, Any] = dict(zip(names, parts, strict=False))
+    weights |= {"norm1": {"weight": parts[5]}, "norm2": {"weight": parts[6]}}
+    return ref.transformer_layer(x, weights, 6, 3, True, True, ref.silu)
+
+
+def stack(x: ts.Tensor["B", "S", 8, ts.f32], qkv: ts.Tensor[2, 8, 24, ts.f32], out: ts.Tensor[2, 8, 8, ts.f32],
+          mlp: ts.Tensor[2, 8, 16, ts.f32], b: ts.Tensor[2, 16, ts.f32], n: ts.Tensor[2, 8, ts.f32]):
+    weights = {"qkv": qkv, "out": out, "mlp": mlp, "mlp_bias": b, "norm1": {"weight": n, "bias": n}}
+    return ts.nn.transformer_stack(x, weights, num_layers=2, heads=2, causal=False)
+
+
+@cache
+def compiled() -> Compiled:
+    return Compiled(gpt, gpt_gradients, stack)
+
+
+def gpt_arguments(b: int, s: int) -> list[Array]:
+    rng = np.random.default_rng(s)
+    shapes = ((b, s, 12), (12, 24), (12, 12), (12, 10), (12, 10), (10, 12), (12,), (12,))
+    return [rng.standard_normal(shape).astype(np.float32) * np.float32(0.6) for shape in shapes]
+
+
+@pytest.mark.parametrize(("b", "s"), [(1, 1), (2, 9)])
+def test_gpt_block(b: int, s: int) -> None:
+    args = gpt_arguments(b, s)
+    compiled().check("gpt", args, gpt_reference(*(a.astype(np.float64) for a in args)), 5e-5)
+
+
+def test_gpt_block_gradients() -> None:
+    args = gpt_arguments(1, 5)
+    wide = [a.astype(np.float64) for a in args]
+    want = [numeric_gradient(lambda _: float((gpt_reference(*wide) ** 3).mean()), a) for a in wide]
+    compiled().check("gpt_gradients", args, want, 2e-4, interpreted=False)
+
+
+def test_stack() -> None:
+    rng = np.random.default_rng(8)
+    x, qkv, out, mlp, b, n = (
+        rng.standard_normal(shape).astype(np.float32) * np.float32(0.5)
+        for shape in ((2, 5, 8), (2, 8, 24), (2, 8, 8), (2, 8, 16), (2, 16), (2, 8))
+    )
+    want = x.astype(np.float64)
+    for i in range(2):
+        layer = {"qkv": qkv[i], "out": out[i], "mlp": mlp[i], "mlp_bias": b[i]}
+        layer = {k: v.astype(np.float64) for k, v in layer.items()} | {"norm1": {"weight": n[i], "bias": n[i]}}
+        want = ref.transformer_layer(want, layer, 2, 2, False, False, ref.gelu)
+    compiled().check("stack", (x, qkv, out, mlp, b, n), want, 5e-5)
+    layers = [{"qkv": qkv[i], "out": out[i], "mlp": mlp[i], "mlp_bias": b[i], "norm1": {"weight": n[i], "bias": n[i]}}
+              for i in range(2)]
+    np.testing.assert_allclose(ts.nn.transformer_stack(x, layers, heads=2, causal=False).numpy(), want, atol=1e-4)
