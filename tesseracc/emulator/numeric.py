@@ -121,6 +121,8 @@ def quantise(x: Array, f: Format, mode: str) -> Array:
 def encode(x: Array, name: str, mode: str = "rn", satfinite: bool = False) -> Array:
     """f64 values to the bits of a format. Overflow goes to infinity, or to the largest value where the rounding mode,
     `satfinite`, or a format without infinities says so; NaN becomes the format's canonical NaN."""
+    if name == "ue8m0":
+        return _encode_power(np.asarray(x, _F64), mode, satfinite)
     f = FORMATS[name]
     x = np.asarray(x, _F64)
     y = quantise(x, f, mode)
@@ -162,6 +164,16 @@ def _encode_small(y: Array, f: Format) -> Array:
         body = np.where(np.isnan(y), (1 << (f.bits - 1)) - 1, body)
     sign = np.where(np.isnan(y), 0, np.signbit(y).astype(np.int64)) << (f.bits - 1)
     return (body | sign).astype(np.uint8)
+
+
+def _encode_power(x: Array, mode: str, satfinite: bool) -> Array:
+    """ue8m0: the exponent of |x|, biased by 127, rounded down (rz) or up (rp); 255 is NaN, and overflow without
+    `satfinite`."""
+    m, exponent = np.frexp(np.abs(x))
+    biased = exponent + 126 + ((m > 0.5) if mode == "rp" else 0)
+    biased = np.where(x == 0, 0, np.where(np.isinf(x), 255, np.clip(biased, 0, 255)))
+    raw = np.where(np.isnan(x), 255, np.minimum(biased, 254) if satfinite else biased)
+    return raw.astype(np.uint8)[()]
 
 
 # --- f32 -------------------------------------------------------------------------------------------------------------

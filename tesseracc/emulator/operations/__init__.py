@@ -22,6 +22,9 @@ from tesseracc.emulator.operations import (
     convert as convert,
 )
 from tesseracc.emulator.operations import (
+    convert_packed as convert_packed,
+)
+from tesseracc.emulator.operations import (
     floating as floating,
 )
 from tesseracc.emulator.operations import (
