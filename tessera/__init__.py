@@ -32,10 +32,18 @@ from tessera.decorators import function as function
 from tessera.decorators import jit as jit
 from tessera.decorators import kernel as kernel
 from tessera.derivatives import autodiff as autodiff
+from tessera.derivatives import checkpoint as checkpoint
+from tessera.derivatives import custom_jvp as custom_jvp
+from tessera.derivatives import custom_vjp as custom_vjp
 from tessera.derivatives import grad as grad
+from tessera.derivatives import gradcheck as gradcheck
+from tessera.derivatives import hvp as hvp
+from tessera.derivatives import jacfwd as jacfwd
+from tessera.derivatives import jacrev as jacrev
 from tessera.derivatives import jvp as jvp
 from tessera.derivatives import value_and_grad as value_and_grad
 from tessera.derivatives import vjp as vjp
+from tessera.derivatives import vmap as vmap
 from tessera.dtypes import *  # noqa: F403
 from tessera.dtypes import bool_ as bool  # noqa: F401
 from tessera.errors import SourceError as SourceError

@@ -16,6 +16,7 @@ from typing import Any, cast, overload
 
 import numpy as np
 
+from tessera.derivatives.gradients import body_of
 from tessera.dtypes import DType
 from tessera.errors import SourceError, Span, did_you_mean, marks_entry, user_span
 from tessera.interpreters import is_tracing
@@ -166,7 +167,9 @@ class Function(_Entry):
                 value = self._tensor(name, spec, value)
                 env = check_spec(f"`{self.name}`", name, spec, value.type, env)
             bound.arguments[name] = value
-        result = self.python(*bound.args, **bound.kwargs)
+        with body_of(self.python) as body:
+            bound.arguments.update({name: body.watch(value) for name, value in bound.arguments.items()})
+            result = body.release(self.python(*bound.args, **bound.kwargs))
         self._check_result(result, env)
         return result
 

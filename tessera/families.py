@@ -9,7 +9,7 @@ Composed     defined by other operators; derivatives follow from the composition
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,13 +18,14 @@ from tessera.arrays import Array, convert, dtype_of
 from tessera.dtypes import DType, f32, i64, promote, u64
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
+from tessera.interpreters import execute
 from tessera.operator import Case, Cotangents, Operator, Types
 from tessera.shapes import Dim, known_equal
 from tessera.tensor import Tensor, operators
 from tessera.types import TensorType
 
-__all__ = ["Composed", "Partial", "Pointwise", "Reduction", "View", "broadcast_dims", "check_axes", "floating",
-           "unbroadcast"]
+__all__ = ["Composed", "Partial", "Pointwise", "Reduction", "View", "aligned", "broadcast_dims", "check_axes",
+           "floating", "repeated", "unbroadcast"]
 
 T = TensorType.parse
 
@@ -98,6 +99,18 @@ def unbroadcast(ct: Tensor, to: TensorType) -> Tensor:
         ct = operators.squeeze(ct, tuple(range(extra)))
     result: Tensor = operators.cast(ct, to.dtype)
     return result
+
+
+def aligned(xs: Sequence[Tensor], batched: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Operands that broadcast from the right, with the batch (axis 0 of those that have it) in front of all axes."""
+    rank = max(x.ndim - own for x, own in zip(xs, batched, strict=True))
+    return tuple(operators.expand_dims(x, tuple(range(1, rank + 2 - x.ndim))) if own and x.ndim <= rank else x
+                 for x, own in zip(xs, batched, strict=True))
+
+
+def repeated(xs: Sequence[Tensor], batched: Sequence[bool], size: Dim) -> tuple[Tensor, ...]:
+    """Operands that all have the batch in axis 0."""
+    return tuple(x if own else operators.broadcast_to(x, size, *x.shape) for x, own in zip(xs, batched, strict=True))
 
 
 def _times(t: Tensor, partial: Partial) -> Tensor | None:
@@ -183,6 +196,9 @@ class Pointwise(Operator):
         result: Tensor = operators.cast(operators.broadcast_to(total, *outs[0].shape), outs[0].dtype)
         return result
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
+        return execute(self, *aligned(xs, batched))
+
     @classmethod
     def samples(cls) -> Iterable[Operator]:
         """Instances to test; those with attributes override it."""
@@ -257,6 +273,9 @@ class Reduction(Operator):
         total = e.reduce(self.kind, [x.dims[i] for i in self.axes], body) if self.axes else body()
         return e.cast(total, self.result(x.dtype).name)
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
+        return execute(replace(self, axes=tuple(axis + 1 for axis in self.axes)), xs[0])
+
     def kept(self, out: Tensor) -> Tensor:
         """`out` with the reduced axes present as 1, so that it broadcasts against the input."""
         result: Tensor = out if self.keepdims else operators.expand_dims(out, self.axes) if self.axes else out
@@ -323,6 +342,11 @@ class Composed(Operator):
         from tessera import derivatives
 
         return derivatives.jvp(self.compose, primals, tangents)[1]
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
+        from tessera import derivatives
+
+        return derivatives.vmap(self.compose, tuple(0 if own else None for own in batched))(*xs)
 
 
 Rule = Callable[..., Any]

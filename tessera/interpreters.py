@@ -25,7 +25,7 @@ from tessera_runtime.core import recording
 if TYPE_CHECKING:
     from tessera.tensor import Tensor
 
-__all__ = ["Interpreter", "active", "apply", "execute", "interpret", "is_tracing"]
+__all__ = ["Interpreter", "active", "apply", "execute", "interpret", "interpreters", "is_tracing", "owner"]
 
 
 class Interpreter:
@@ -68,6 +68,11 @@ def active(kind: type[_I]) -> _I | None:
     return None
 
 
+def interpreters() -> tuple[Interpreter, ...]:
+    """The active interpreters of this thread, the outermost first."""
+    return tuple(_STACK.entries)
+
+
 def is_tracing() -> bool:
     """Whether a dynamic interpreter (a tracer) is active."""
     return any(interpreter.dynamic for interpreter in _STACK.entries)
@@ -81,7 +86,7 @@ def apply(op: Operator, *xs: Tensor) -> Tensor:
 
 def execute(op: Operator, *xs: Tensor) -> Any:
     """Execute any operator: a Tensor, or a tuple of them for several results."""
-    top = _owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
+    top = owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
     if top is None:
         return _numpy(op, xs) if recording.active() is None else _recorded(op, xs)
     try:
@@ -94,7 +99,8 @@ def execute(op: Operator, *xs: Tensor) -> Any:
         raise
 
 
-def _owner(xs: tuple[Tensor, ...]) -> Interpreter | None:
+def owner(xs: tuple[Tensor, ...]) -> Interpreter | None:
+    """Who executes an operator on these operands: the highest interpreter concerned, None for NumPy."""
     entries = _STACK.entries
     owners = {id(x.interpreter) for x in xs if x.interpreter is not None}
     found = None

@@ -26,7 +26,7 @@ __all__ = ["Case", "Cotangents", "Operator", "REGISTRY", "Types", "lookup", "reg
 Types = Union[TensorType, "tuple[TensorType, ...]"]
 Cotangents = tuple["Tensor | None", ...]
 
-RULES = ("infer", "ref", "vjp", "jvp", "element", "compose", "cases")
+RULES = ("infer", "ref", "vjp", "jvp", "batch", "element", "compose", "cases")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ class Operator:
         """The tangent of the result (a tuple if there are several); a tangent of None stands for zero."""
         raise self.missing("jvp")
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
+        """The results for a batch of `size`, in axis 0 of each: of the operands that are `batched` (one at least) it is
+        axis 0 too, the others are one for all. Without a rule the operator runs once per example; `size` is then a
+        number."""
+        return one_by_one(self, xs, batched, size)
+
     def element(
         self, e: Elements, ins: tuple[TensorType, ...], idx: tuple[Index, ...], *reads: Read, out: int = 0,
     ) -> Element:
@@ -114,6 +120,20 @@ class Operator:
     def __str__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" if isinstance(v, str) else f"{k}={v}" for k, v in self.attributes.items())
         return f"{self.name}{{{shown}}}" if shown else self.name
+
+
+def one_by_one(op: Operator, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
+    """`batch` for an operator without a rule: every example by itself, the results stacked."""
+    from tessera.interpreters import execute
+    from tessera.tensor import operators
+
+    if not isinstance(size, int) or size < 1:
+        raise SourceError("E310", f"operator {op.name} has no rule `batch`, and the batch has {size} examples",
+                          help="one by one works for a known size; else add the rule to the operator's class")
+    examples = [execute(op, *(x[i] if own else x for x, own in zip(xs, batched, strict=True))) for i in range(size)]
+    if not isinstance(examples[0], tuple):
+        return operators.stack(examples)
+    return tuple(operators.stack(parts) for parts in zip(*examples, strict=True))
 
 
 def _substituted(value: Any, env: Mapping[str, Dim]) -> Any:

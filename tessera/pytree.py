@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Tree", "flatten", "flatten_with_names", "tree_map", "unflatten"]
+__all__ = ["Tree", "flatten", "flatten_with_names", "leaf_count", "tree_map", "unflatten"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def flatten_with_names(value: Any, prefix: str = "") -> tuple[list[tuple[str, An
 
 def _join(prefix: str, key: object) -> str:
     return f"{prefix}.{key}" if prefix else str(key)
+
+
+def leaf_count(tree: Tree) -> int:
+    """How many leaves a structure has."""
+    return 1 if tree.kind == "leaf" else sum(map(leaf_count, tree.children))
 
 
 def unflatten(tree: Tree, leaves: Iterable[Any]) -> Any:

@@ -148,6 +148,9 @@ class StopGradient(Operator):
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> None:
         return None
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(self, xs[0])
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         yield Case(cls(), (TensorType.parse("f32[A, B]"),), smooth=False)

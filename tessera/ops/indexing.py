@@ -13,7 +13,7 @@ import numpy as np
 from tessera.arrays import Array, convert, dtype_of
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
-from tessera.families import check_arity, check_axes
+from tessera.families import check_arity, check_axes, repeated
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.shapes import Dim, known_equal, symbol
@@ -44,6 +44,23 @@ def _resolved(indices: Array, size: int) -> tuple[Array, Array]:
     i = np.where(i < 0, i + size, i)
     inside = (i >= 0) & (i < size)
     return np.where(inside, i, 0), inside
+
+
+def _moved(x: Tensor, start: int, to: int) -> Tensor:
+    """The tensor with one axis moved."""
+    order = [axis for axis in range(x.ndim) if axis != start]
+    order.insert(to, start)
+    return x if start == to else x.permute(tuple(order))
+
+
+def _in_example(indices: Tensor, n: Dim, size: Dim) -> Tensor:
+    """Indices into an axis of n, batched in axis 0, as indices into the axis (example, place) of size * n."""
+    from tessera.tensor import operators
+
+    i = indices.astype("i64")
+    i = operators.where(i < 0, i + n, i)
+    example = operators.iota(size).reshape(size, *(1,) * (indices.ndim - 1))
+    return operators.where((i >= 0) & (i < n), i + example * n, size * n)
 
 
 @register
@@ -84,6 +101,21 @@ class Take(Operator):
 
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
         return None if tangents[0] is None else apply(self, tangents[0], primals[1])
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        x, indices = xs
+        if not batched[1]:
+            return apply(Take(self.axis + 1), x, indices)
+        if not batched[0]:
+            return _moved(apply(self, x, indices), self.axis, 0)
+        # One axis for (example, place): those of an example begin at example * n.
+        rows = _moved(x, self.axis + 1, 1)
+        n = rows.shape[1]
+        flat = rows.reshape(size * n, *rows.shape[2:])
+        taken = apply(Take(0), flat, _in_example(indices, n, size))
+        end = indices.ndim
+        order = (0, *range(end, end + self.axis), *range(1, end), *range(end + self.axis, taken.ndim))
+        return taken.permute(order)
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
@@ -150,6 +182,16 @@ class ScatterAdd(Operator):
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
         return None if tangents[0] is None else apply(self, tangents[0], primals[1])
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        values, indices = xs
+        if not batched[1]:
+            return apply(ScatterAdd(self.axis + 1, self.size), values, indices)
+        (values,) = repeated((values,), (batched[0],), size)
+        end, rest = self.axis + indices.ndim, range(values.ndim)
+        front = values.permute((0, *rest[self.axis + 1: end], *rest[1: self.axis + 1], *rest[end:]))
+        total = apply(ScatterAdd(0, size * self.size), front, _in_example(indices, self.size, size))
+        return _moved(total.reshape(size, self.size, *total.shape[1:]), 1, self.axis + 1)
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         size = symbol("A")
@@ -202,6 +244,9 @@ class TakeAlong(Operator):
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
         return None if tangents[0] is None else apply(self, tangents[0], primals[1])
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(TakeAlong(self.axis + 1), *repeated(xs, batched, size))
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         yield Case(cls(1), (T("f32[A, B]"), T("i64[A, 1]")), (None, (0, 5)))
@@ -252,6 +297,9 @@ class ScatterAlong(Operator):
 
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
         return None if tangents[0] is None else apply(self, tangents[0], primals[1])
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(ScatterAlong(self.axis + 1, self.size), *repeated(xs, batched, size))
 
     @classmethod
     def cases(cls) -> Iterable[Case]:

@@ -12,12 +12,12 @@ from tessera.arrays import Array, convert, dtype_of
 from tessera.dtypes import DType, as_dtype, f32, i32, i64, promote
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
-from tessera.families import broadcast_dims, check_arity, check_kind, unbroadcast
+from tessera.families import aligned, broadcast_dims, check_arity, check_kind, unbroadcast
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.elementwise import add, mul
 from tessera.ops.select import cast
-from tessera.shapes import known_equal
+from tessera.shapes import Dim, known_equal
 from tessera.tensor import Tensor, TensorLike, operands
 from tessera.types import TensorType
 
@@ -105,6 +105,9 @@ class Matmul(Operator):
         left = None if dx is None else apply(op, dx, y)
         right = None if dy is None else apply(op, x, dy)
         return left if right is None else right if left is None else left + right
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(self, *aligned(xs, batched))
 
     @classmethod
     def cases(cls) -> Iterable[Case]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tessera.ops.functions import exp, log, rsqrt
 from tessera.ops.indexing import take_along
 from tessera.ops.reduce import Axis, Mean, axes_of, max, mean, sum
 from tessera.ops.select import cast
-from tessera.shapes import known_equal, product
+from tessera.shapes import Dim, known_equal, product
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 from tessera.types import TensorType
 
@@ -43,6 +43,9 @@ class _AlongAxis(Composed):
         check_kind(self.name, "float", *ins)
         check_axes(self.name, (self.axis,), ins[0].rank)
         return ins[0].with_dtype(ins[0].dtype.base)
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(replace(self, axis=self.axis + 1), xs[0])  # type: ignore[type-var]
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
@@ -141,6 +144,9 @@ class LogSumExp(Composed):
         top = where(abs(top) < float("inf"), top, 0.0)
         total = log(sum(exp(x - top), self.axes, True)) + top
         return cast(total if self.keepdims or not self.axes else total.squeeze(self.axes), xs[0].dtype)
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(LogSumExp(tuple(a + 1 for a in self.axes), self.keepdims), xs[0])
 
     @classmethod
     def cases(cls) -> Iterable[Case]:

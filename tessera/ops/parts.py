@@ -11,7 +11,7 @@ import numpy as np
 from tessera.arrays import Array, convert, dtype_of
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
-from tessera.families import View, check_axes
+from tessera.families import View, check_axes, repeated
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.create import as_dims
@@ -75,6 +75,9 @@ class Slice(View):
         high = tuple(dim if n == 0 else dim - start - ((n - 1) * step + 1) for dim, start, n, step in sizes)
         low = tuple(0 if n == 0 else a for a, n in zip(self.starts, self.sizes, strict=True))
         return (apply(Pad(low, high, tuple(s - 1 for s in self.steps)), cts[0]),)
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(Slice((0, *self.starts), (size, *self.sizes), (1, *self.steps)), xs[0])
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
@@ -151,6 +154,9 @@ class Pad(View):
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
         return None if tangents[0] is None else apply(Pad(self.low, self.high, self.interior), tangents[0])
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(Pad((0, *self.low), (0, *self.high), (0, *self.interior), self.value), xs[0])
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         some = {"A": (1, 5)}
@@ -190,6 +196,9 @@ class Flip(View):
 
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         return (apply(self, cts[0]),)
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(Flip(tuple(a + 1 for a in self.axes)), xs[0])
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
@@ -261,6 +270,9 @@ class Concat(Operator):
         if all(t is None for t in tangents):
             return None
         return apply(self, *(zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=True)))
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(Concat(self.axis + 1), *repeated(xs, batched, size))
 
     @classmethod
     def cases(cls) -> Iterable[Case]:

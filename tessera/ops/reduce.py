@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.compare import equal
 from tessera.ops.create import full
 from tessera.ops.select import cast, where
-from tessera.shapes import product
+from tessera.shapes import Dim, product
 from tessera.tensor import Tensor, TensorLike, as_tensor
 from tessera.types import TensorType
 
@@ -228,6 +228,9 @@ class _Arg(Operator):
             return e.cast(reads[0](*idx[: self.axis], i, *rest), x.dtype.wide.name)
 
         return e.argreduce(self.name, x.dims[self.axis], body)
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(replace(self, axis=self.axis + 1), xs[0])  # type: ignore[type-var]
 
     @classmethod
     def cases(cls) -> Iterable[Case]:

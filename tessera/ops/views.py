@@ -79,6 +79,9 @@ class Reshape(View):
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         return (reshape(cts[0], *primals[0].shape),)
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(Reshape((size, *self.shape)), xs[0])
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         yield Case(cls((_A * _B,)), (T("f32[A, B]"),))
@@ -133,6 +136,9 @@ class ExpandDims(View):
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         return (apply(Squeeze(self.axes), cts[0]),)
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(ExpandDims(tuple(a + 1 for a in self.axes)), xs[0])
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         yield Case(cls((0, 2)), (T("f32[A, B]"),))
@@ -166,6 +172,9 @@ class Squeeze(View):
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         return (apply(ExpandDims(self.axes), cts[0]),) if self.axes else (cts[0],)
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(Squeeze(tuple(a + 1 for a in self.axes)), xs[0])
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         yield Case(cls((0, 2)), (T("f32[1, A, 1, B]"),))
@@ -196,6 +205,9 @@ class Transpose(View):
 
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         return (apply(Transpose(tuple(self.axes.index(i) for i in range(len(self.axes)))), cts[0]),)
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(Transpose((0, *(a + 1 for a in self.axes))), xs[0])
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
@@ -232,11 +244,46 @@ class BroadcastTo(View):
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         return (unbroadcast(cts[0], primals[0].type),)
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        axes = tuple(range(1, len(self.shape) + 2 - xs[0].ndim))
+        return apply(BroadcastTo((size, *self.shape)), expand_dims(xs[0], axes) if axes else xs[0])
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         yield Case(cls((3, _A, _B)), (T("f32[A, 1]"),))
         yield Case(cls((_A, _B)), (T("bf16[]"),))
         yield Case(cls((_A, _B)), (T("i32[B]"),))
+
+
+@register
+@dataclass(frozen=True)
+class Recompute(View):
+    """x itself, told apart by `number`: what is computed from it is not what is computed from x."""
+
+    number: int
+    name = "recompute"
+
+    def infer(self, *ins: TensorType) -> TensorType:
+        return one_operand(self.name, ins)
+
+    def ref(self, *ins: Array) -> Array:
+        return ins[0]
+
+    def source(
+        self, e: Elements, x: TensorType, idx: tuple[Index, ...],
+    ) -> tuple[tuple[Index, ...], Element | None]:
+        return idx, None
+
+    def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
+        return (cts[0],)
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(self, xs[0])
+
+    @classmethod
+    def cases(cls) -> Iterable[Case]:
+        yield Case(cls(0), (T("f32[A, B]"),))
+        yield Case(cls(3), (T("bool[N]"),))
 
 
 # The functions --------------------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ def moving(case: Case) -> Iterator[tuple[Operator, list[Array], list[Array | Non
             continue
         op, types = made
         arrays = inputs(case, types, rng)
-        directions = [rng.standard_normal(a.shape) if t.dtype.is_float and i not in op.nondiff else None
+        directions = [np.asarray(rng.standard_normal(a.shape)) if t.dtype.is_float and i not in op.nondiff else None
                       for i, (a, t) in enumerate(zip(arrays, types))]
         yield op, arrays, directions
 
@@ -289,7 +289,8 @@ def test_derivatives_of_derivatives(case: Case) -> None:
     primals = [EagerTensor(arrays[i]) for i in floats]
     _, second = derivatives.jvp(gradient, primals, [EagerTensor(directions[i]) for i in floats])  # type: ignore[arg-type]
     step = 1e-5
-    ends = [gradient(*(EagerTensor(arrays[i] + s * step * directions[i]) for i in floats)) for s in (1, -1)]  # type: ignore[operator]
+    ends = [gradient(*(EagerTensor(np.asarray(arrays[i] + s * step * directions[i])) for i in floats))  # type: ignore[operator]
+            for s in (1, -1)]
     for got, after, before in zip(second, *ends, strict=True):
         want = (after.numpy() - before.numpy()) / (2 * step)
         np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-5 * (1 + np.abs(want).max(initial=0.0)))
