@@ -61,9 +61,8 @@ class Debug:
                 ("block", self.scope, loc.file),
                 f"!DILexicalBlockFile(scope: !{self.scope}, file: !{file}, discriminator: 0)",
             )
-        node = self._node(
-            ("loc", scope, loc.line, loc.col), f"!DILocation(line: {loc.line}, column: {loc.col}, scope: !{scope})"
-        )
+        # No column: Python 3.10 does not know it, and the bytes are the same for every version.
+        node = self._node(("loc", scope, loc.line), f"!DILocation(line: {loc.line}, scope: !{scope})")
         return f", !dbg !{node}"
 
     def text(self) -> list[str]:

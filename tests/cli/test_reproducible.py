@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,17 @@ ROOT = Path(__file__).parents[2]
 MODEL = """
 import tessera as ts
 
-w = ts.randn(24, 24, seed=5)
+w = ts.exp(ts.randn(24, 24, seed=5)) / 24
+
+def norm(x):
+    return (x
+            - ts.max(x, axis=-1,
+                     keepdims=True))
 
 @ts.function
 def model(x: ts.Tensor["N", 24, ts.f32]):
+    x = norm(
+        x)
     return {"y": ts.softmax(ts.gelu(x @ w), axis=-1), "total": ts.sum(x), "columns": ts.sum(x, axis=0)}
 
 @ts.kernel
@@ -32,11 +40,23 @@ def scale(x: ts.Tensor["N", ts.f32], factor: ts.f32):
 """
 
 
-def build(folder: Path, *options: str, **environment: str) -> bytes:
+#: an interpreter that does not know columns, as before 3.11, on one processor
+OLDER = """
+import os, sys
+import numpy, llvmlite
+sys.version_info = (3, 10, 0, "final", 0)
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+from tesseracc.cli.main import main
+main()
+"""
+
+
+def build(folder: Path, *options: str, code: str = "", **environment: str) -> bytes:
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'runtime'}", **environment}
-    command = [sys.executable, "-m", "tesseracc", "build", "model.py", "--arch", "cpu", "--arch", "sm_90", *options]
+    command = [sys.executable, *(("-c", code) if code else ("-m", "tesseracc"))]
+    command += ["build", "model.py", "--arch", "cpu", "--arch", "sm_90", "--embed-tests", *options]
     result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return (folder / "model.tsb").read_bytes()
@@ -49,9 +69,17 @@ def test_same_bytes(tmp_path: Path) -> None:
             ((), {"PYTHONHASHSEED": "4711", "TZ": "Pacific/Auckland", "LC_ALL": "C"}),
             (("--jobs", "1"), {"HOME": str(tmp_path / "nowhere"), "USER": "someone", "PYTHONHASHSEED": "0"}),
             (("--jobs", "4"), {"OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "1", "LANG": "tr_TR.UTF-8"}),
+            ((), {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": dispatched()}),
+            ((), {"code": OLDER}),
         ]
     ):
-        assert build(tmp_path / f"deeper {i}" / "folder", *options, **environment) == first
+        assert build(tmp_path / f"deeper {i}" / "folder", *options, **environment) == first, i
+
+
+def dispatched() -> str:
+    """The features of this processor that NumPy uses beyond those that it needs."""
+    config: dict[str, Any] = np.show_config(mode="dicts")  # type: ignore[assignment]
+    return " ".join(config["SIMD Extensions"].get("found", ()))
 
 
 @pytest.mark.parametrize("n", [1, 130, 5001])

@@ -301,7 +301,7 @@ def test_locations_reach_the_metadata() -> None:
         '!DIFile(filename: "model.py", directory: "")' in text
         and '!DIFile(filename: "other.py", directory: "")' in text
     )
-    assert "!DILocation(line: 12, column: 4" in text and "!DILocation(line: 3, column: 1" in text
+    assert "!DILocation(line: 12, scope" in text and "!DILocation(line: 3, scope" in text
     assert "!DILocation" not in llvm_text([func], load("sm_90"))
 
 
