@@ -51,9 +51,12 @@ from tessera.errors import Span as Span
 from tessera.errors import TesseraError as TesseraError
 from tessera.exchange import from_dlpack as from_dlpack
 from tessera.numerics import accum as accum
+from tessera.numerics import compute as compute
 from tessera.numerics import loss_scale as loss_scale
 from tessera.numerics import stochastic_round as stochastic_round
+from tessera.numerics import tf32 as tf32
 from tessera.ops import *  # noqa: F403
+from tessera.policies import rounding_key as rounding_key
 from tessera.random import rand as rand
 from tessera.random import randint as randint
 from tessera.random import randn as randn

@@ -27,10 +27,13 @@ def dtype_of(array: Array) -> DType:
 
 
 def widen(array: Array) -> Array:
-    """The values in the type they are computed in: f32 for narrow floats, else unchanged."""
+    """The values in the type they are computed in: f32 for narrow floats, i32 for ints of 4 bits, else unchanged."""
     dtype = dtype_of(array)
-    if not dtype.is_narrow:
+    if dtype.wide == dtype:
         return array
+    if dtype.is_int:
+        value = _bits(array, dtype).astype(np.int32) & 15
+        return value if dtype.name == "u4" else (value ^ 8) - 8
     if dtype.name == "f16":
         return array.astype(np.float32)
     return core.decode(dtype.name, _bits(array, dtype)).reshape(array.shape)
@@ -47,7 +50,7 @@ def convert(array: Array, to: DType) -> Array:
     if source == to:
         return array
     with np.errstate(all="ignore"):
-        if source.is_narrow:
+        if source.wide != source:
             return convert(widen(array), to)
         if to.is_narrow:
             # An int reaches a narrow float through f32, which is how every target converts it.
@@ -57,13 +60,23 @@ def convert(array: Array, to: DType) -> Array:
             return np.asarray(array != 0)
         if source.is_float and to.is_int:
             return _to_int(array, to)
+        if to.is_int and to.bits < 8:
+            return _nibbles(array, to)
         return array.astype(to.numpy)
+
+
+def _nibbles(array: Array, to: DType) -> Array:
+    """Ints wrapped to 4 bits, which stand in the low half of a byte."""
+    low = np.asarray(array).astype(np.int64) & 15
+    return np.ascontiguousarray(low.astype(np.uint8)).view(to.numpy).reshape(array.shape)
 
 
 def _to_int(array: Array, to: DType) -> Array:
     """Truncation toward zero, saturating; NaN gives 0. Bounds are compared as floats, so they are taken exactly."""
     whole = np.trunc(array.astype(np.float64))
     low, high = int(to.min_value), int(to.max_value)
+    if to.bits < 8:
+        return _nibbles(np.nan_to_num(np.clip(whole, low, high)), to)
     inside = (whole > float(low) - 1 if to.bits < 64 else whole >= float(low)) & (whole < float(high + 1))
     out = np.where(inside, whole, 0.0).astype(to.numpy)
     out = np.where(whole >= float(high + 1), np.asarray(high, to.numpy), out)

@@ -20,6 +20,7 @@ from tessera.derivatives.gradients import body_of
 from tessera.dtypes import DType
 from tessera.errors import SourceError, Span, did_you_mean, marks_entry, user_span
 from tessera.interpreters import is_tracing
+from tessera.numerics import renewed
 from tessera.pytree import flatten, tree_map
 from tessera.shapes import Dim
 from tessera.tensor import EagerTensor, Tensor, tensor
@@ -166,6 +167,8 @@ class Function(_Entry):
             if spec is not None:
                 value = self._tensor(name, spec, value)
                 env = check_spec(f"`{self.name}`", name, spec, value.type, env)
+                if spec.dtype is not None and spec.dtype.policies:
+                    value = value.with_policies(renewed(value.policies, spec.dtype.policies))
             bound.arguments[name] = value
         with body_of(self.python) as body:
             bound.arguments.update({name: body.watch(value) for name, value in bound.arguments.items()})

@@ -19,8 +19,9 @@ from tessera_runtime.core import dtypes as core
 
 __all__ = [
     "DTYPES", "DType", "as_dtype", "bf16", "bfloat16", "bool_", "dtype", "f16", "f32", "f64", "float16", "float32",
-    "float64", "fp16", "fp32", "fp64", "fp8_e4m3", "fp8_e5m2", "i16", "i32", "i64", "i8", "int16", "int32", "int64",
-    "int8", "parse_dtype", "promote", "u16", "u32", "u64", "u8", "uint16", "uint32", "uint64", "uint8",
+    "float64", "fp16", "fp32", "fp4", "fp4_e2m1", "fp6", "fp64", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2",
+    "fp8_e8m0", "i16", "i32", "i4", "i64", "i8", "int16", "int32", "int4", "int64", "int8", "parse_dtype", "promote",
+    "u16", "u32", "u4", "u64", "u8", "uint16", "uint32", "uint4", "uint64", "uint8",
 ]
 
 _KINDS = {"f": "float", "b": "float", "i": "int", "u": "uint"}
@@ -38,7 +39,10 @@ class DType:
             raise SourceError("E301", "a policy needs its argument", help="write `bf16 @ accum(f32)`")
         if not hasattr(policy, "kind"):
             raise SourceError("E301", f"{policy!r} is not a numeric policy",
-                              help="policies are accum(dtype), loss_scale(factor) and stochastic_round")
+                              help="policies are accum(dtype), compute(mode), loss_scale(factor) and stochastic_round")
+        if policy.kind == "accum" and as_dtype(policy.dtype).is_float != self.is_float:  # type: ignore[attr-defined]
+            raise SourceError("E301", f"{self.name} cannot be accumulated in {policy.dtype}",  # type: ignore[attr-defined]
+                              help="floats are accumulated in f32 or f64, ints in i32 or i64")
         return DType(self.name, combine(self.policies, policy))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
@@ -59,13 +63,13 @@ class DType:
 
     @property
     def bits(self) -> int:
-        """The width of one element in storage."""
-        return core.DTYPES[self.name].itemsize * 8
+        """The width of a value; types of 4 and 6 bits take a byte of storage."""
+        return core.DTYPES[self.name].bits
 
     @property
     def itemsize(self) -> int:
         """Bytes of one element in storage."""
-        return self.bits // 8
+        return core.DTYPES[self.name].itemsize
 
     @property
     def is_float(self) -> bool:
@@ -78,13 +82,13 @@ class DType:
 
     @property
     def is_narrow(self) -> bool:
-        """True for the floats that are widened to f32 for computing: f16, bf16, fp8."""
+        """True for the floats that are widened to f32 for computing: f16, bf16, fp8, fp6, fp4."""
         return self.is_float and self.bits < 32
 
     @property
     def wide(self) -> DType:
-        """The type in which this one is computed: f32 for narrow floats, else itself."""
-        return f32 if self.is_narrow else self.base
+        """The type in which this one is computed: f32 for narrow floats, i32 for ints of 4 bits, else itself."""
+        return f32 if self.is_narrow else i32 if self.is_int and self.bits < 8 else self.base
 
     @property
     def accum(self) -> DType:
@@ -119,7 +123,9 @@ class DType:
 
 
 f64, f32, f16, bf16 = DType("f64"), DType("f32"), DType("f16"), DType("bf16")
-fp8_e4m3, fp8_e5m2 = DType("fp8_e4m3"), DType("fp8_e5m2")
+fp8_e4m3, fp8_e5m2, fp8_e8m0 = DType("fp8_e4m3"), DType("fp8_e5m2"), DType("fp8_e8m0")
+fp6_e2m3, fp6_e3m2, fp4_e2m1 = DType("fp6_e2m3"), DType("fp6_e3m2"), DType("fp4_e2m1")
+i4, u4 = DType("i4"), DType("u4")
 i8, i16, i32, i64 = DType("i8"), DType("i16"), DType("i32"), DType("i64")
 u8, u16, u32, u64 = DType("u8"), DType("u16"), DType("u32"), DType("u64")
 bool_ = DType("bool")
@@ -128,10 +134,13 @@ DTYPES: dict[str, DType] = {name: DType(name) for name in core.DTYPES}
 
 _ALIASES = {
     **core.ALIASES, "float8_e4m3": "fp8_e4m3", "float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2", "bool_": "bool",
+    "fp6": "fp6_e3m2", "fp4": "fp4_e2m1",
 }
 
 float64, float32, float16, bfloat16 = f64, f32, f16, bf16
 fp64, fp32, fp16 = f64, f32, f16
+fp6, fp4 = fp6_e3m2, fp4_e2m1
+int4, uint4 = i4, u4
 int8, int16, int32, int64 = i8, i16, i32, i64
 uint8, uint16, uint32, uint64 = u8, u16, u32, u64
 

@@ -11,7 +11,8 @@ Meaning of the primitives, per dtype:
   * `max` and `min` propagate NaN; `round` is to nearest, ties to even; comparisons with NaN are false but for `ne`;
   * bool has and, or, xor, not, eq, ne, and the reductions `and` and `or`;
   * `cast` is tessera.arrays.convert on one element;
-  * f32 and f64 are the only floats computed in; narrow floats are only read, cast and written.
+  * f32 and f64 are the only floats computed in; narrow floats and ints of 4 bits are only read, selected, cast and
+    written.
 """
 
 from __future__ import annotations
@@ -174,6 +175,10 @@ class Elements(ABC):
     @abstractmethod
     def cast(self, x: Element, dtype: str) -> Element:
         """The value in another element type; `x` itself when it has that type."""
+
+    @abstractmethod
+    def bitcast(self, x: Element, dtype: str) -> Element:
+        """The bits of the value as another element type of the same storage."""
 
     @abstractmethod
     def reduce(self, kind: str, sizes: Sequence[Dim], body: Callable[..., Element]) -> Element:

@@ -131,6 +131,7 @@ class Pointwise(Operator):
     change `result` and `compute`.
     """
 
+    rounds = True
     arity: ClassVar[int] = 1
     accepts: ClassVar[str] = "float int uint bool"
     # Where random test values come from, per operand.
@@ -328,6 +329,9 @@ class View(Operator):
 
 class Composed(Operator):
     """Defined by `compose`. `vjp` and `jvp` differentiate the composition."""
+
+    rounds = True
+    accumulates = True
 
     def infer(self, *ins: TensorType) -> Types:
         raise self.missing("infer")

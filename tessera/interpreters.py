@@ -85,7 +85,16 @@ def apply(op: Operator, *xs: Tensor) -> Tensor:
 
 
 def execute(op: Operator, *xs: Tensor) -> Any:
-    """Execute any operator: a Tensor, or a tuple of them for several results."""
+    """Execute any operator: a Tensor, or a tuple of them for several results. Policies of the operands are obeyed."""
+    if any(x.policies for x in xs):
+        from tessera.policies import under
+
+        return under(op, xs, perform)
+    return perform(op, *xs)
+
+
+def perform(op: Operator, *xs: Tensor) -> Any:
+    """Execute an operator as it is, whatever policies its operands carry."""
     top = owner(xs) if _STACK.entries or any(x.interpreter is not None for x in xs) else None
     if top is None:
         return _numpy(op, xs) if recording.active() is None else _recorded(op, xs)

@@ -7,6 +7,7 @@ name, and each kind may occur once. The text form, "bf16 @accum(f32)", reads and
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,13 @@ from tessera.errors import SourceError, did_you_mean
 if TYPE_CHECKING:
     from tessera.dtypes import DType
 
-__all__ = ["Accum", "LossScale", "Policy", "StochasticRound", "accum", "loss_scale", "stochastic_round"]
+__all__ = ["Accum", "Compute", "LossScale", "Policy", "StochasticRound", "accum", "compute", "loss_scale",
+           "stochastic_round", "tf32"]
+
+tf32 = "tf32"
+"""The compute mode `f32 @ compute(tf32)`; it is no element type."""
+
+COMPUTE_MODES = ("tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,30 @@ class StochasticRound:
         return "@stochastic_round"
 
 
-Policy = Accum | LossScale | StochasticRound
+@dataclass(frozen=True)
+class Compute:
+    """Operands of matrix products are rounded to nearest, ties to even, to `mode`: tf32 (10 bits) or bf16 (7 bits)."""
+
+    mode: str
+
+    kind = "compute"
+
+    def __str__(self) -> str:
+        return f"@compute({self.mode})"
+
+
+Policy = Accum | Compute | LossScale | StochasticRound
 
 stochastic_round = StochasticRound()
+
+
+def compute(mode: DType | str) -> Compute:
+    """Policy: products of f32 take their operands in this precision, as in `ts.f32 @ ts.compute(ts.tf32)`."""
+    name = getattr(mode, "name", mode)
+    if name not in COMPUTE_MODES:
+        raise SourceError("E301", f"compute({name}) is not a mode to compute in",
+                          help=f"modes are {', '.join(COMPUTE_MODES)}")
+    return Compute(str(name))
 
 
 def accum(dtype: DType | str) -> Accum:
@@ -62,8 +90,8 @@ def accum(dtype: DType | str) -> Accum:
     from tessera.dtypes import as_dtype
 
     base = as_dtype(dtype)
-    if base.kind == "bool":
-        raise SourceError("E301", "accum(bool) is not a type to accumulate in", help="use f32, f64, i32 or i64")
+    if base.name not in ("f32", "f64", "i32", "i64"):
+        raise SourceError("E301", f"accum({base.name}) is not a type to accumulate in", help="use f32, f64, i32 or i64")
     return Accum(base.name)
 
 
@@ -82,6 +110,29 @@ def combine(policies: tuple[Policy, ...], more: Policy) -> tuple[Policy, ...]:
     return tuple(sorted({*policies, more}, key=lambda p: p.kind))
 
 
+def travelling(chains: Iterable[tuple[Policy, ...]]) -> tuple[Policy, ...]:
+    """The policies of a result, by those of the operands: all but `loss_scale`; of two accumulation types the wider,
+    of two compute modes the more precise."""
+    found: dict[str, Policy] = {}
+    for chain in chains:
+        for policy in chain:
+            other = found.get(policy.kind)
+            if not isinstance(policy, LossScale) and (other is None or _width(policy) > _width(other)):
+                found[policy.kind] = policy
+    return tuple(found[kind] for kind in sorted(found))
+
+
+def renewed(old: tuple[Policy, ...], new: tuple[Policy, ...]) -> tuple[Policy, ...]:
+    """`new`, and those of `old` that are of other kinds."""
+    found = {policy.kind: policy for policy in (*old, *new)}
+    return tuple(found[kind] for kind in sorted(found))
+
+
+def _width(policy: Policy) -> int:
+    name = policy.dtype if isinstance(policy, Accum) else policy.mode if isinstance(policy, Compute) else "0"
+    return {"tf32": 19, "bf16": 16}.get(name) or int(name.lstrip("fi"))
+
+
 def parse_policy(text: str, column: int, whole: str) -> Policy:
     """Read one policy ("accum(f32)") that starts at `column` of `whole`."""
     name, bracket, rest = text.partition("(")
@@ -96,11 +147,13 @@ def parse_policy(text: str, column: int, whole: str) -> Policy:
     try:
         if name == "accum" and bracket:
             return accum(argument)
+        if name == "compute" and bracket:
+            return compute(argument)
         if name == "loss_scale" and bracket:
             return loss_scale(float(argument))
     except (SourceError, ValueError):
         raise bad_text(whole, inside, f"{argument!r} is not an argument of {name}") from None
-    hint = did_you_mean(name, ["accum", "loss_scale", "stochastic_round"])
+    hint = did_you_mean(name, ["accum", "compute", "loss_scale", "stochastic_round"])
     raise bad_text(whole, column, f"no policy {name!r}" if name else "a policy is missing", hint)
 
 

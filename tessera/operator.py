@@ -59,6 +59,11 @@ class Operator:
     differentiable: ClassVar[bool] = True
     # Inputs through which no derivative flows although the operator has one (indices, conditions).
     nondiff: ClassVar[tuple[int, ...]] = ()
+    # What numeric policies act on (tessera.policies): whether results are rounded to a type, whether terms are added or
+    # multiplied up, and whether these are products of two operands.
+    rounds: ClassVar[bool] = False
+    accumulates: ClassVar[bool] = False
+    contracts: ClassVar[bool] = False
 
     def infer(self, *ins: TensorType) -> Types:
         """The type of the result, or of each result. Raises SourceError E3xx: operator, expected, found."""
@@ -96,6 +101,10 @@ class Operator:
     def cases(cls) -> Iterable[Case]:
         """Instances for the tests that are derived from the registry."""
         raise SourceError("E310", f"operator {cls.name} has no rule `cases`", help="add it to the operator's class")
+
+    def unrounded(self, dtype: str) -> Operator:
+        """The operator that gives the result in `dtype` for operands of that type: itself, unless it names a type."""
+        return self
 
     def missing(self, rule: str) -> SourceError:
         """The error for a rule that this operator lacks."""

@@ -16,6 +16,7 @@ from tessera.arrays import Array, convert, dtype_of, widen
 from tessera.dtypes import DType, as_dtype, bool_, f32, i64, promote
 from tessera.errors import SourceError
 from tessera.exchange import Exchange
+from tessera.numerics import Policy
 from tessera.shapes import Expr
 from tessera.types import TensorType, tensor_spec
 from tessera_runtime.core.usage import track
@@ -78,8 +79,18 @@ class Tensor:
         return self.type.dims
 
     @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The numeric policies that the value carries; `type` is without them."""
+        return ()
+
+    @property
     def dtype(self) -> DType:
-        return self.type.dtype
+        """The element type with the value's policies."""
+        return DType(self.type.dtype.name, self.policies) if self.policies else self.type.dtype
+
+    def with_policies(self, policies: tuple[Policy, ...]) -> Tensor:
+        """The same value carrying other policies; where a kind of tensor cannot carry any, the value itself."""
+        return self
 
     @property
     def ndim(self) -> int:
@@ -354,11 +365,19 @@ class Tensor:
 class EagerTensor(Exchange, Tensor):
     """A tensor whose elements are there, in a NumPy array."""
 
-    __slots__ = ("_data", "_type")
+    __slots__ = ("_data", "_policies", "_type")
 
-    def __init__(self, data: Array) -> None:
+    def __init__(self, data: Array, policies: tuple[Policy, ...] = ()) -> None:
         self._data = track(data)
         self._type: TensorType | None = None
+        self._policies = policies
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        return self._policies
+
+    def with_policies(self, policies: tuple[Policy, ...]) -> EagerTensor:
+        return self if policies == self._policies else EagerTensor(self._data, policies)
 
     @property
     def type(self) -> TensorType:
@@ -389,7 +408,7 @@ def tensor(data: Any, dtype: Any = None) -> Tensor:
     value: Array = np.array(data)
     if not isinstance(data, (np.ndarray, np.generic)) and value.dtype == np.float64:
         target = f32 if dtype is None else as_dtype(dtype)
-        return EagerTensor(convert(value, target))
+        return EagerTensor(convert(value, target), target.policies)
     if not isinstance(data, (np.ndarray, np.generic)) and value.size == 0 and value.dtype.kind == "f":
         value = value.astype(np.float32)
     try:
@@ -397,9 +416,10 @@ def tensor(data: Any, dtype: Any = None) -> Tensor:
     except Exception:
         raise SourceError("E311", f"{_short(data)} is not a tensor",
                           help="tensors hold numbers: use arrays, numbers or nested lists of numbers") from None
-    if dtype is not None and as_dtype(dtype).base != source:
-        return EagerTensor(convert(value, as_dtype(dtype)))
-    return EagerTensor(np.ascontiguousarray(value).reshape(value.shape))
+    target = source if dtype is None else as_dtype(dtype)
+    if target.base != source:
+        return EagerTensor(convert(value, target), target.policies)
+    return EagerTensor(np.ascontiguousarray(value).reshape(value.shape), target.policies)
 
 
 array = tensor

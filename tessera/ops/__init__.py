@@ -14,6 +14,7 @@ from tessera.ops import (
     parts,
     random_bits,
     reduce,
+    rounding,
     select,
     subscript,
     views,
@@ -32,6 +33,7 @@ from tessera.ops.nn import *  # noqa: F403
 from tessera.ops.parts import *  # noqa: F403
 from tessera.ops.random_bits import *  # noqa: F403
 from tessera.ops.reduce import *  # noqa: F403
+from tessera.ops.rounding import *  # noqa: F403
 from tessera.ops.select import *  # noqa: F403
 from tessera.ops.subscript import *  # noqa: F403
 from tessera.ops.views import *  # noqa: F403
@@ -51,6 +53,7 @@ __all__ += nn.__all__
 __all__ += parts.__all__
 __all__ += random_bits.__all__
 __all__ += reduce.__all__
+__all__ += rounding.__all__
 __all__ += select.__all__
 __all__ += subscript.__all__
 __all__ += views.__all__

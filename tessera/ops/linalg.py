@@ -44,18 +44,21 @@ class Matmul(Operator):
 
     dtype: str = ""
     name = "matmul"
+    rounds = True
+    accumulates = True
+    contracts = True
 
     def result(self, a: DType, b: DType) -> DType:
         """The element type of the result."""
         return as_dtype(self.dtype).base if self.dtype else product_type(a, b)
 
     def accumulate(self, a: DType, b: DType) -> DType:
-        """The type of products and sums; an accum policy of an operand decides."""
+        """The type of products and sums."""
         common = promote(a, b)
-        if not common.is_float:
-            return product_type(a, b)
-        policies = [t.accum for t in (a, b) if t.policies]
-        return promote(*policies, common.wide) if policies else common.wide
+        return common.wide if common.is_float else product_type(a, b)
+
+    def unrounded(self, dtype: str) -> Operator:
+        return Matmul(dtype)
 
     def infer(self, *ins: TensorType) -> TensorType:
         check_arity(self.name, ins, 2)

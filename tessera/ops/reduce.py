@@ -46,6 +46,8 @@ class Sum(Reduction):
 
     name = "sum"
     kind = "add"
+    rounds = True
+    accumulates = True
     tested = ("f32", "f64", "bf16", "fp8_e4m3", "i32", "u8", "bool")
 
     def result(self, dtype: DType) -> DType:
@@ -73,6 +75,8 @@ class Prod(Reduction):
 
     name = "prod"
     kind = "mul"
+    rounds = True
+    accumulates = True
     tested = ("f32", "f64", "bf16", "i32", "u8")
 
     def result(self, dtype: DType) -> DType:

@@ -14,7 +14,8 @@ from tessera.elements import Element, Elements
 from tessera.errors import SourceError
 from tessera.families import Partial, Pointwise, unbroadcast
 from tessera.interpreters import apply
-from tessera.operator import Case, Cotangents, register
+from tessera.numerics import renewed
+from tessera.operator import Case, Cotangents, Operator, register
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 from tessera.types import TensorType
 
@@ -33,6 +34,7 @@ class Where(Pointwise):
     """x where the bool condition holds, else y."""
 
     name = "where"
+    rounds = False
     arity = 3
     nondiff = (0,)
 
@@ -100,6 +102,9 @@ class Cast(Pointwise):
     def compute(self, *dtypes: DType) -> tuple[DType, ...]:
         return (dtypes[0].base,)
 
+    def unrounded(self, dtype: str) -> Operator:
+        return Cast(dtype)
+
     def body(self, e: Elements, *x: Element) -> Element:
         return e.cast(x[0], self.dtype)
 
@@ -118,8 +123,12 @@ class Cast(Pointwise):
         wide = (-300.0, 300.0)
         for source, target in (("f32", "bf16"), ("f32", "f64"), ("f64", "f32"), ("bf16", "f32"), ("f32", "fp8_e4m3"),
                                ("fp8_e5m2", "f16"), ("f64", "bf16"), ("f32", "i8"), ("f32", "u8"), ("i32", "bf16"),
-                               ("i64", "i8"), ("f32", "bool"), ("bool", "f32"), ("i8", "f32"), ("f16", "i32")):
-            narrow = source == "fp8_e5m2" or target in ("fp8_e4m3", "bool")
+                               ("i64", "i8"), ("f32", "bool"), ("bool", "f32"), ("i8", "f32"), ("f16", "i32"),
+                               ("f32", "fp6_e2m3"), ("f64", "fp6_e3m2"), ("f32", "fp4_e2m1"), ("fp4_e2m1", "bf16"),
+                               ("fp6_e3m2", "f32"), ("fp6_e2m3", "fp8_e4m3"), ("f32", "i4"), ("i32", "u4"),
+                               ("i4", "f32"), ("u4", "i4"), ("i4", "bf16"), ("f32", "fp8_e8m0"), ("fp8_e8m0", "f32")):
+            small = ("fp8_e4m3", "bool", "i4", "u4", "fp6_e2m3", "fp6_e3m2", "fp4_e2m1", "fp8_e8m0")
+            narrow = source == "fp8_e5m2" or source in small or target in small
             yield Case(cls(target), (T(f"{source}[A, B]"),), () if narrow else (wide,),
                        smooth=target in ("f64", "f32") and source[0] == "f")
 
@@ -155,10 +164,22 @@ def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
     return apply(Where(), as_tensor(condition), *operands(x, y))
 
 
-def cast(x: TensorLike, dtype: Any) -> Tensor:
-    """x in another element type; x itself when it has that type."""
-    value, target = as_tensor(x), as_dtype(dtype).base
-    return value if value.dtype.base == target else apply(Cast(target.name), value)
+def cast(x: TensorLike, dtype: Any, rounding: str | None = None, key: TensorLike | None = None) -> Tensor:
+    """x in another element type; x itself when it has that type. Policies of the type replace those of x, by kind.
+
+    `rounding` is "nearest" (ties to even; how floats are rounded), "zero" (how ints are made of floats), or
+    "stochastic", by bits of `key` or else of the next numbered draw.
+    """
+    value, target = as_tensor(x), as_dtype(dtype)
+    if target.policies:
+        value = value.with_policies(renewed(value.policies, target.policies))
+    if value.dtype.base == target.base:
+        return value
+    if rounding is not None and value.dtype.is_float:
+        from tessera.ops.rounding import rounded_to
+
+        return rounded_to(value, target, rounding, key)
+    return apply(Cast(target.name), value)
 
 
 def isnan(x: TensorLike) -> Tensor:

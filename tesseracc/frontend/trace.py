@@ -22,6 +22,7 @@ from tessera.decorators import Function
 from tessera.dtypes import as_dtype
 from tessera.errors import SourceError, Span, user_calls
 from tessera.interpreters import Interpreter, interpret
+from tessera.numerics import Policy
 from tessera.operator import Operator
 from tessera.ops.create import Full
 from tessera.pytree import Tree, flatten_with_names
@@ -30,6 +31,7 @@ from tessera.tensor import EagerTensor, Tensor
 from tesseracc.frontend.limits import check_limits
 from tesseracc.frontend.user_errors import user_code
 from tesseracc.ir.builder import Builder
+from tesseracc.ir.control import emit_operator
 from tesseracc.ir.dialects.graph import attrs_of, from_lang, to_lang
 from tesseracc.ir.rewrite import remove_dead
 from tesseracc.ir.value import Func, Loc, Module, Value
@@ -46,11 +48,19 @@ INLINE_ELEMENTS = 1
 class TracedTensor(Tensor):
     """A value of the graph under construction."""
 
-    __slots__ = ("_interpreter", "value")
+    __slots__ = ("_interpreter", "_policies", "value")
 
-    def __init__(self, value: Value, interpreter: Tracer) -> None:
+    def __init__(self, value: Value, interpreter: Tracer, policies: tuple[Policy, ...] = ()) -> None:
         self.value = value
         self._interpreter = interpreter
+        self._policies = policies
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        return self._policies
+
+    def with_policies(self, policies: tuple[Policy, ...]) -> TracedTensor:
+        return TracedTensor(self.value, self._interpreter, policies)
 
     @property
     def type(self) -> lang.TensorType:
@@ -80,7 +90,7 @@ class Tracer(Interpreter):
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
         self.b.loc = self.location(loc)
         try:
-            results = self.b.emit(f"graph.{op.name}", *(self.value(x) for x in args), **attrs_of(op)).results
+            results = emit_operator(self.b, op, [self.value(x) for x in args]).results
         except SourceError as error:
             # the compiler's own frames stand between the operator and the user's line
             calls = tuple(call for call in user_calls() if not call.span.file.startswith(_PACKAGE))
@@ -198,7 +208,7 @@ def _parameter(tracer: Tracer, params: list[Value], name: str, type_: lang.Tenso
     """One more parameter of the graph."""
     check_limits(f"parameter `{name}`", type_.dims, type_.dtype.name, place)
     params.append(Value(from_lang(type_), name))
-    return TracedTensor(params[-1], tracer)
+    return TracedTensor(params[-1], tracer, type_.dtype.policies)
 
 
 def _leaves(fn: Function, result: Any, place: Span) -> tuple[list[tuple[str, Any]], Tree]:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from tessera_runtime.core import codecs
-from tessera_runtime.core.dtypes import np_dtype
+from tessera_runtime.core.dtypes import info, np_dtype
 from tesseracc.ir.types import bits_of, element, kind_of
 from tesseracc.ir.value import Op
 
 Array = np.ndarray[Any, Any]
-_NARROW = ("f16", "bf16", "fp8_e4m3", "fp8_e5m2")
+_NIBBLES = ("i4", "u4")
+_NARROW = (*codecs.FORMATS, "fp8_e8m0")
 _erf: Callable[[Array], Array] = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -30,6 +31,8 @@ def constant(value: Any, dtype: str) -> Array:
         return cast(np.asarray(value, np.float64), "f64", dtype)
     if kind == "b":
         return np.asarray(bool(value))
+    if dtype in _NIBBLES:
+        return _nibble(np.asarray(int(value)), dtype)
     return np.asarray(int(value) & ((1 << bits_of(dtype)) - 1), np.uint64).astype(np_dtype(dtype))
 
 
@@ -275,8 +278,17 @@ def fma(a: Array, b: Array, c: Array, dtype: str) -> Array:
 # -- conversions ------------------------------------------------------------------------------------------------------
 
 
+def _nibble(x: Array, dtype: str) -> Array:
+    """Ints wrapped to 4 bits, in the low half of a byte."""
+    low = np.ascontiguousarray(x.astype(np.int64) & 15).astype(np.uint8)
+    return np.asarray(low.view(np_dtype(dtype)).reshape(np.shape(x)))
+
+
 def widen(x: Array, dtype: str) -> Array:
-    """The f32 values of a narrow float array; any other array as it is."""
+    """The f32 values of a narrow float array, the i32 values of ints of 4 bits; any other array as it is."""
+    if dtype in _NIBBLES:
+        low = np.ascontiguousarray(x).view(np.uint8).reshape(np.shape(x)).astype(np.int32) & 15
+        return low if dtype == "u4" else (low ^ 8) - 8
     if dtype not in _NARROW:
         return np.asarray(x)
     raw = np.ascontiguousarray(x).view(np.uint16 if bits_of(dtype) == 16 else np.uint8).reshape(np.shape(x))
@@ -289,6 +301,8 @@ def cast(x: Array, source: str, dtype: str) -> Array:
     shape = np.shape(x)
     if source in _NARROW:
         source = "f32"
+    if source in _NIBBLES:
+        source = "i32"
     if dtype == source:
         return x
     with np.errstate(all="ignore"):
@@ -303,15 +317,19 @@ def cast(x: Array, source: str, dtype: str) -> Array:
             return np.asarray(x.astype(np_dtype(dtype)))
         if kind_of(source) == "f":
             return _float_to_int(x, dtype)
+        if dtype in _NIBBLES:
+            return _nibble(x, dtype)
         return np.asarray(x.astype(np_dtype(dtype)))
 
 
 def _float_to_int(x: Array, dtype: str) -> Array:
-    bits, signed = bits_of(dtype), kind_of(dtype) == "i"
+    bits, signed = info(dtype).bits, kind_of(dtype) == "i"
     low = -(2.0 ** (bits - 1)) if signed else 0.0
     high = 2.0 ** (bits - signed)
     target = np_dtype(dtype)
     whole = np.trunc(x.astype(np.float64))
+    if bits < 8:
+        return _nibble(np.nan_to_num(np.clip(whole, low, high - 1)), dtype)
     inside = (whole >= low) & (whole < high)
     found = np.where(inside, whole, 0.0).astype(target)
     limits = np.iinfo(target)

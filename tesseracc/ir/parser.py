@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 import numpy as np
 
 from tessera.shapes import Dim, parse_dim
+from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.builder import make
 from tesseracc.ir.define import OpDef, lookup
@@ -39,9 +40,6 @@ _TOKEN = re.compile(
       | (?P<int>\d+)
     """,
     re.VERBOSE,
-)
-DTYPES = frozenset(
-    ["f64", "f32", "f16", "bf16", "fp8_e4m3", "fp8_e5m2", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool"]
 )
 MAX_DEPTH = 200
 MAX_DIGITS = 40

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from tessera.shapes import Dim
 
-SPACES = ("global", "shared", "local", "generic")
+SPACES = ("global", "shared", "local", "generic", "map")
 
 #: numeric class of every element type: f(loat), i(nteger), u(nsigned), b(ool)
 _KINDS = {"f": "f", "b": "f", "i": "i", "u": "u"}
@@ -28,8 +28,8 @@ def kind_of(dtype: str) -> str:
 
 
 def bits_of(dtype: str) -> int:
-    """Storage bits of an element type; a bool is stored in one byte."""
-    if dtype == "bool" or dtype.startswith("fp8"):
+    """Storage bits of an element type; a bool, and types of 4 and 6 bits, are stored in one byte."""
+    if dtype == "bool" or dtype.startswith("fp") or dtype in ("i4", "u4"):
         return 8
     return int(dtype.removeprefix("bf")) if dtype.startswith("bf") else int(dtype[1:])
 

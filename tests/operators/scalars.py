@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera.arrays import convert, widen
 from tessera.dtypes import DTYPES
 from tessera.elements import Element, Elements, Index
 from tessera.interpreters import Interpreter
@@ -24,14 +25,20 @@ from tessera.types import TensorType
 # name -> (mantissa bits, least normal exponent, largest finite value)
 FLOATS = {
     "f16": (10, -14, 65504.0), "bf16": (7, -126, float(2**127 * (2 - 2**-7))),
-    "fp8_e4m3": (3, -6, 448.0), "fp8_e5m2": (2, -14, 57344.0),
+    "fp8_e4m3": (3, -6, 448.0), "fp8_e5m2": (2, -14, 57344.0), "fp6_e2m3": (3, 0, 7.5), "fp6_e3m2": (2, -2, 28.0),
+    "fp4_e2m1": (1, 0, 6.0),
 }
+WITHOUT_NAN = ("fp6_e2m3", "fp6_e3m2", "fp4_e2m1")
 
 
 def round_to(value: float, dtype: str) -> float:
-    """The value of a narrow type nearest to `value`; fp8 saturates, f16 and bf16 overflow to infinity."""
+    """The value of a narrow type nearest to `value`; f16 and bf16 overflow to infinity, the others saturate."""
+    if dtype == "fp8_e8m0":
+        return power_of_two(value)
     mantissa, emin, largest = FLOATS[dtype]
-    saturates = dtype.startswith("fp8")
+    saturates = dtype.startswith("fp")
+    if math.isnan(value) and dtype in WITHOUT_NAN:
+        return largest
     if math.isnan(value) or value == 0:
         return value
     if math.isinf(value):
@@ -42,6 +49,15 @@ def round_to(value: float, dtype: str) -> float:
     if abs(rounded) > largest:
         return math.copysign(largest if saturates else math.inf, value)
     return math.copysign(rounded, value)
+
+
+def power_of_two(value: float) -> float:
+    """The nearest power of two, in halves of the way between two; 2^-127 for 0, NaN for less."""
+    if not value >= 0:
+        return math.nan
+    powers = [math.ldexp(1.0, n) for n in range(-127, 128)]
+    value = min(value, powers[-1])
+    return min(powers, key=lambda p: (abs(value - p), (round(math.log2(p)) + 127) % 2))
 
 
 def wrap(value: int, dtype: str) -> int:
@@ -56,7 +72,7 @@ def canonical(value: Any, dtype: str) -> Any:
     if kind == "bool":
         return bool(value != 0)
     if kind == "float":
-        if isinstance(value, (bool, int, np.integer)) and dtype in FLOATS:
+        if isinstance(value, (bool, int, np.integer)) and DTYPES[dtype].is_narrow:
             value = np.float32(value)
         if dtype == "f32":
             return np.float32(value)
@@ -150,6 +166,10 @@ class ScalarElements(Elements):
 
     def cast(self, x: Element, dtype: str) -> Element:
         return self._make(x.value, dtype)
+
+    def bitcast(self, x: Element, dtype: str) -> Element:
+        stored = np.ascontiguousarray(convert(np.asarray(x.value), DTYPES[x.dtype]))
+        return Element(self, dtype, canonical(widen(stored.view(DTYPES[dtype].numpy).reshape(())).item(), dtype))
 
     def reduce(self, kind: str, sizes: Sequence[Dim], body: Callable[..., Element]) -> Element:
         total: Element | None = None

@@ -33,7 +33,8 @@ over_cases = pytest.mark.parametrize("case", CASES, ids=IDS)
 over_differentiable = pytest.mark.parametrize(
     "case", [c for c, _ in DIFFERENTIABLE], ids=[i for _, i in DIFFERENTIABLE])
 
-ULP = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "fp8_e4m3": 2.0**-3, "fp8_e5m2": 2.0**-2}
+ULP = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "fp8_e4m3": 2.0**-3, "fp8_e5m2": 2.0**-2,
+       "fp8_e8m0": 0.5, "fp6_e2m3": 2.0**-3, "fp6_e3m2": 2.0**-2, "fp4_e2m1": 0.5}
 
 
 def rng_of(case: Case) -> np.random.Generator:

@@ -33,6 +33,7 @@ __all__ = [
 class DTypeInfo(NamedTuple):
     """An element type. `kind` is f (float), i (signed), u (unsigned) or b (bool).
 
+    `itemsize` is the storage of one element: types of 4 and 6 bits take the low bits of a byte, the others are 0.
     `exponent` and `mantissa` are field widths in bits (0 for integers); `numpy` is the name of the NumPy dtype that
     stores it (`bfloat16` and `float8_*` come from ml_dtypes), `raw` the one of the same size without ml_dtypes;
     `safetensors` is its name in a safetensors header.
@@ -47,6 +48,13 @@ class DTypeInfo(NamedTuple):
     raw: str
     safetensors: str
 
+    @property
+    def bits(self) -> int:
+        """The width of a value."""
+        if self.kind == "f":
+            return 8 if self.mantissa == 0 else 1 + self.exponent + self.mantissa
+        return 4 if self.numpy.endswith("int4") else 8 * self.itemsize
+
 
 DTYPES: dict[str, DTypeInfo] = {
     row[0]: DTypeInfo(*row)
@@ -57,6 +65,12 @@ DTYPES: dict[str, DTypeInfo] = {
         ("bf16", 2, "f", 8, 7, "bfloat16", "uint16", "BF16"),
         ("fp8_e4m3", 1, "f", 4, 3, "float8_e4m3fn", "uint8", "F8_E4M3"),
         ("fp8_e5m2", 1, "f", 5, 2, "float8_e5m2", "uint8", "F8_E5M2"),
+        ("fp8_e8m0", 1, "f", 8, 0, "float8_e8m0fnu", "uint8", "F8_E8M0"),
+        ("fp6_e2m3", 1, "f", 2, 3, "float6_e2m3fn", "uint8", "U8"),
+        ("fp6_e3m2", 1, "f", 3, 2, "float6_e3m2fn", "uint8", "U8"),
+        ("fp4_e2m1", 1, "f", 2, 1, "float4_e2m1fn", "uint8", "U8"),
+        ("i4", 1, "i", 0, 0, "int4", "uint8", "U8"),
+        ("u4", 1, "u", 0, 0, "uint4", "uint8", "U8"),
         ("i8", 1, "i", 0, 0, "int8", "int8", "I8"),
         ("i16", 2, "i", 0, 0, "int16", "int16", "I16"),
         ("i32", 4, "i", 0, 0, "int32", "int32", "I32"),
@@ -77,6 +91,8 @@ ALIASES: dict[str, str] = {
     "float32": "f32",
     "float16": "f16",
     "bfloat16": "bf16",
+    "int4": "i4",
+    "uint4": "u4",
     "int8": "i8",
     "int16": "i16",
     "int32": "i32",

@@ -52,6 +52,9 @@ class ScheduleElements(Elements):
     def cast(self, x: Element, dtype: str) -> Element:
         return x if x.dtype == dtype else self._op("arith.cast", x, to=dtype)
 
+    def bitcast(self, x: Element, dtype: str) -> Element:
+        return x if x.dtype == dtype else self._op("arith.bitcast", x, to=dtype)
+
     def reduce(self, kind: str, sizes: Sequence[Dim], body: Callable[..., Element]) -> Element:
         return self._loop(kind, sizes, body, None)
 

@@ -1,13 +1,15 @@
-"""`expand-narrow`: narrow floats become integers of their width, and their casts become integer arithmetic.
+"""`expand-narrow`: narrow types become integers of their storage, and their casts become integer arithmetic.
 
-After this pass no value has type f16, bf16, fp8_e4m3 or fp8_e5m2: memory holds the bit patterns as u16 or u8, and
-`arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even. f16 and bf16 overflow
-to infinity, fp8 saturates to its largest finite value; NaN stays NaN.
+After this pass no value has a float type narrower than f32, or an int type of 4 bits: memory holds the bit patterns as
+u16 or u8, and `arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even. f16 and
+bf16 overflow to infinity, floats of 8 bits and fewer saturate to the largest finite value; NaN stays NaN, and is the
+largest value of types without one. Ints of 4 bits saturate for floats and wrap for ints, as wider ones do.
 
 With E, M the widths of exponent and mantissa and bias = 2^(E-1) - 1:
     widen:  |x| = bits_as_f32(magnitude << (23 - M)) * 2^(127 - bias)     exact, subnormals included
     narrow: normal     (bits(|x|) - ((127 - bias) << 23) + half - 1 + lsb) >> (23 - M)
             subnormal  bits(|x| + magic) - bits(magic), magic = 2^(23 - M + 1 - bias): the addition rounds
+fp8_e8m0 is an exponent alone: its pattern is f32's field.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from tessera_runtime.core.codecs import FORMATS
 from tessera_runtime.core.dtypes import encode, info
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.types import PtrType, Type, element, kind_of, with_element
-from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
 
-NARROW = {"f16": "u16", "bf16": "u16", "fp8_e4m3": "u8", "fp8_e5m2": "u8"}
+FLOATS = {name: "u16" if form[0] == 16 else "u8" for name, form in FORMATS.items()} | {"fp8_e8m0": "u8"}
+INTS = {"i4": "u8", "u4": "u8"}
+NARROW = {**FLOATS, **INTS}
 
 
 def _f32_bits(value: float) -> int:
@@ -59,13 +64,16 @@ class _Math:
 
 
 def widen(m: _Math, raw: Value, name: str) -> Value:
-    """The f32 value of bit patterns."""
-    row = info(name)
-    mantissa, width = row.mantissa, 8 * row.itemsize
-    bias = (1 << (row.exponent - 1)) - 1
+    """The f32 value of bit patterns of a float."""
     bits = m.cast(raw, "u32")
+    if name == "fp8_e8m0":
+        power = m.select(m.cmp("eq", bits, 0), m.const(1 << 22, "u32"), m.op("shl", bits, 23))
+        return m.bits(m.select(m.cmp("eq", bits, 255), m.const(0x7FC00000, "u32"), power), "f32")
     if name == "bf16":
         return m.bits(m.op("shl", bits, 16), "f32")
+    row = info(name)
+    mantissa, width = row.mantissa, row.bits
+    bias = (1 << (row.exponent - 1)) - 1
     magnitude = m.op("and", bits, (1 << (width - 1)) - 1)
     sign = m.op("shl", m.op("shr", bits, width - 1), 31)
     aligned = m.bits(m.op("shl", magnitude, 23 - mantissa), "f32")
@@ -75,21 +83,25 @@ def widen(m: _Math, raw: Value, name: str) -> Value:
     else:
         # exponent all ones: infinity, or NaN with its payload
         special = m.cmp("ge", magnitude, ((1 << row.exponent) - 1) << mantissa)
-        pattern = m.op("or", m.op("shl", magnitude, 23 - mantissa), 0x7F800000)
-    return m.bits(m.op("or", m.select(special, pattern, scaled), sign), "f32")
+        found = m.select(special, m.op("or", m.op("shl", magnitude, 23 - mantissa), 0x7F800000), found)
+    elif nan is not None:
+        found = m.select(m.cmp("eq", magnitude, nan), m.const(0x7FC00000, "u32"), found)
+    return m.bits(m.op("or", found, sign), "f32")
 
 
 def narrow(m: _Math, value: Value, name: str) -> Value:
-    """The bit patterns of f32 values rounded once to `name`."""
-    row = info(name)
-    mantissa, width = row.mantissa, 8 * row.itemsize
-    bias = (1 << (row.exponent - 1)) - 1
-    raw = NARROW[name]
+    """The bit patterns of f32 values rounded once to a float."""
     bits = m.bits(value, "u32")
     magnitude = m.op("and", bits, 0x7FFFFFFF)
+    if name == "fp8_e8m0":
+        return _power(m, bits, magnitude, is_nan)
+    row = info(name)
+    _, mantissa, emin, largest, nan, infinity = FORMATS[name]
+    width, bias, raw = row.bits, 1 - emin, NARROW[name]
     is_nan = m.cmp("gt", magnitude, 0x7F800000)
     shift = 23 - mantissa
     lsb = m.op("and", m.op("shr", bits, shift), 1)
+    sign = m.op("shl", m.op("shr", bits, 31), width - 1)
     rounded = m.op("add", m.op("add", magnitude, (1 << (shift - 1)) - 1), lsb)
     if name == "bf16":
         found = m.op("shr", rounded, shift)
@@ -100,18 +112,44 @@ def narrow(m: _Math, value: Value, name: str) -> Value:
         lifted = m.bits(m.b.op("arith.add", m.bits(magnitude, "f32"), m.const(magic, "f32")), "u32")
         small = m.op("sub", lifted, _f32_bits(magic))
         found = m.select(m.cmp("lt", magnitude, (128 - bias) << 23), small, normal)
-        largest = {"f16": 0x7C00, "fp8_e4m3": 0x7E, "fp8_e5m2": 0x7B}[name]
-        # beyond the range: infinity for f16, the largest finite value for fp8; infinity itself is a huge magnitude
-        found = m.op("min", found, largest)
-        found = m.select(m.cmp("ge", magnitude, 0x7F800000), m.const(largest, "u32"), found)
+        # beyond the range: infinity for f16, the largest finite value for fewer bits; infinity is a huge magnitude
+        end = infinity if name == "f16" and infinity is not None else largest
+        found = m.op("min", found, end)
+        found = m.select(m.cmp("ge", magnitude, 0x7F800000), m.const(end, "u32"), found)
         quiet = (
             m.op("or", m.op("shr", m.op("and", magnitude, 0x7FFFFF), shift), 0x7E00)
             if name == "f16"
-            else m.const(0x7F, "u32")
+            else m.const(largest if nan is None else nan, "u32")
         )
-    found = m.select(is_nan, quiet, found)
-    sign = m.op("shl", m.op("shr", bits, 31), width - 1)
-    return m.cast(m.op("or", found, sign), raw)
+    if nan is None:  # what NaN becomes is positive
+        return m.cast(m.select(is_nan, quiet, m.op("or", found, sign)), raw)
+    return m.cast(m.op("or", m.select(is_nan, quiet, found), sign), raw)
+
+
+def _power(m: _Math, bits: Value, magnitude: Value, is_nan: Value) -> Value:
+    """f32 to the nearest power of two, ties to the even pattern: the field, with the carry of the rounding."""
+    carry = m.op("add", m.op("and", m.op("shr", bits, 23), 1), 0x3FFFFF)
+    found = m.op("min", m.op("shr", m.op("add", magnitude, carry), 23), 254)
+    found = m.select(m.cmp("eq", magnitude, 0), m.const(0, "u32"), found)
+    below = m.b.op("arith.and", m.cmp("ne", magnitude, 0), m.cmp("ge", bits, 1 << 31))
+    found = m.select(m.b.op("arith.or", is_nan, below), m.const(255, "u32"), found)
+    return m.cast(found, "u8")
+
+
+def _widen_int(m: _Math, raw: Value, name: str) -> Value:
+    """The i32 value of 4 bits, whatever stands above them."""
+    value = m.cast(raw, "i32")
+    return m.op("and", value, 15) if name == "u4" else m.op("shr", m.op("shl", value, 28), 28)
+
+
+def _narrow_int(m: _Math, value: Value, name: str) -> Value:
+    """The 4 bits of a value: floats truncate and saturate, ints wrap."""
+    is_float = kind_of(element(value.type)) == "f"
+    value = m.cast(value, "i32")
+    if is_float:
+        low, high = (0, 15) if name == "u4" else (-8, 7)
+        value = m.op("min", m.op("max", value, low), high)
+    return m.cast(m.op("and", value, 15), "u8")
 
 
 def to_odd(m: _Math, value: Value) -> Value:
@@ -126,16 +164,19 @@ def to_odd(m: _Math, value: Value) -> Value:
 
 
 def _cast(b: Builder, op: Op, operand: Value, source: str, target: str) -> Value:
-    """One cast that has a narrow float on either side; `operand` already has its new type."""
+    """One cast that has a narrow type on either side; `operand` already has its new type."""
     m = _Math(b, operand.type)
     if source == target:
         return operand
-    value = widen(m, operand, source) if source in NARROW else operand
+    value = operand
+    if source in NARROW:
+        value = widen(m, operand, source) if source in FLOATS else _widen_int(m, operand, source)
     if target not in NARROW:
         return m.cast(value, target)
-    kind = kind_of(element(value.type))
-    if kind != "f":
-        value = m.cast(value, "f64")
+    if target in INTS:
+        return _narrow_int(m, value, target)
+    if kind_of(element(value.type)) != "f":
+        value = m.cast(value, "f32")
     if element(value.type) == "f64":
         value = to_odd(m, value)
     return narrow(m, value, target)
@@ -174,12 +215,18 @@ class _Rewriter:
                 return
         attrs = dict(op.attrs)
         if op.name == "arith.constant" and element(op.result.type) in NARROW:
-            attrs["value"] = int(encode(element(op.result.type), np.asarray([attrs["value"]], np.float64))[0])
+            attrs["value"] = _pattern(attrs["value"], element(op.result.type))
         if attrs.get("dtype") in NARROW:
             attrs["dtype"] = NARROW[attrs["dtype"]]
         regions = tuple(self.region(r) for r in op.regions)
         results = tuple(self.value(r) for r in op.results)
         b.append(replace(op, operands=tuple(operands), results=results, attrs=attrs, regions=regions))
+
+def _pattern(value: Attr, dtype: str) -> int:
+    """The bits of a constant."""
+    assert isinstance(value, (int, float))
+    return int(value) & 15 if dtype in INTS else int(encode(dtype, np.asarray([value], np.float64))[0])
+
 
 
 def _storage(type_: Type) -> Type:
@@ -198,7 +245,7 @@ def _uses_narrow(func: Func) -> bool:
 
 @register("expand-narrow", level="target")
 def run(module: Module, context: Context) -> Module:
-    """Spells out narrow floats as integers and their casts as integer arithmetic."""
+    """Spells out narrow types as integers and their casts as integer arithmetic."""
 
     def change(func: Func) -> Func:
         if func.kind != "target.func" or not _uses_narrow(func):
