@@ -77,10 +77,9 @@ def widen(m: _Math, raw: Value, name: str) -> Value:
     magnitude = m.op("and", bits, (1 << (width - 1)) - 1)
     sign = m.op("shl", m.op("shr", bits, width - 1), 31)
     aligned = m.bits(m.op("shl", magnitude, 23 - mantissa), "f32")
-    scaled = m.bits(m.b.op("arith.mul", aligned, m.const(2.0 ** (127 - bias), "f32")), "u32")
-    if name == "fp8_e4m3":
-        special, pattern = m.cmp("eq", magnitude, 0x7F), m.const(0x7FC00000, "u32")
-    else:
+    found = m.bits(m.b.op("arith.mul", aligned, m.const(2.0 ** (127 - bias), "f32")), "u32")
+    _, _, _, _, nan, infinity = FORMATS[name]
+    if infinity is not None:
         # exponent all ones: infinity, or NaN with its payload
         special = m.cmp("ge", magnitude, ((1 << row.exponent) - 1) << mantissa)
         found = m.select(special, m.op("or", m.op("shl", magnitude, 23 - mantissa), 0x7F800000), found)
@@ -93,16 +92,16 @@ def narrow(m: _Math, value: Value, name: str) -> Value:
     """The bit patterns of f32 values rounded once to a float."""
     bits = m.bits(value, "u32")
     magnitude = m.op("and", bits, 0x7FFFFFFF)
+    is_nan = m.cmp("gt", magnitude, 0x7F800000)
     if name == "fp8_e8m0":
         return _power(m, bits, magnitude, is_nan)
     row = info(name)
     _, mantissa, emin, largest, nan, infinity = FORMATS[name]
     width, bias, raw = row.bits, 1 - emin, NARROW[name]
-    is_nan = m.cmp("gt", magnitude, 0x7F800000)
     shift = 23 - mantissa
     lsb = m.op("and", m.op("shr", bits, shift), 1)
-    sign = m.op("shl", m.op("shr", bits, 31), width - 1)
     rounded = m.op("add", m.op("add", magnitude, (1 << (shift - 1)) - 1), lsb)
+    sign = m.op("shl", m.op("shr", bits, 31), width - 1)
     if name == "bf16":
         found = m.op("shr", rounded, shift)
         quiet = m.op("or", m.op("shr", magnitude, shift), 0x40)
@@ -222,11 +221,11 @@ class _Rewriter:
         results = tuple(self.value(r) for r in op.results)
         b.append(replace(op, operands=tuple(operands), results=results, attrs=attrs, regions=regions))
 
+
 def _pattern(value: Attr, dtype: str) -> int:
     """The bits of a constant."""
     assert isinstance(value, (int, float))
     return int(value) & 15 if dtype in INTS else int(encode(dtype, np.asarray([value], np.float64))[0])
-
 
 
 def _storage(type_: Type) -> Type:
