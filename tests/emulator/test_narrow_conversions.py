@@ -7,7 +7,6 @@ rounding integers, added and cut digit by digit as the documentation words it.
 from __future__ import annotations
 
 import math
-import subprocess
 from fractions import Fraction
 from typing import Any
 
@@ -15,8 +14,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tesseracc.codegen.assemble import assembler_path
 from tests.emulator.harness import lanewise, same_bits
+from tests.emulator.warp_products import check_text
 
 DTYPES: dict[str, Any] = {
     "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2, "e2m3": ml_dtypes.float6_e2m3fn,
@@ -367,10 +366,7 @@ def spellings() -> dict[str, list[str]]:
 @pytest.mark.parametrize(("target", "lines"), spellings().items())
 def test_the_assembler_knows_these_forms(target: str, lines: list[str]) -> None:
     declared = ".reg .f32 %f<4>; .reg .b32 %r<2>; .reg .b16 %h<1>; .reg .b8 %q<1>;\n"
-    text = f".version 8.8\n.target {target}\n.address_size 64\n.visible .entry k()\n{{\n{declared}" + "\n".join(lines)
-    done = subprocess.run([assembler_path(), "-arch", target, "-o", "/dev/null", "-"], input=text + "\nret;\n}\n",
-                          text=True, capture_output=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    check_text(declared + "\n".join(lines), target)
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,12 @@ def check_assembles(instructions: list[tuple[str, dict[str, int]]], target: str)
     """The assembler accepts every one of `instructions`, spelled with their `counts` as for `run_warp`."""
     lines = [line.format(**operands(counts)) for line, counts in instructions]
     declared = " ".join(f".reg .b32 %{n}<8>;" for n in ("a", "b", "c", "d", "e", "x", "y"))
-    text = f".version 8.8\n.target {target}\n.address_size 64\n.visible .entry k()\n{{\n{declared}\n"
-    text += "\n".join(lines) + "\nret;\n}\n"
+    check_text(declared + "\n" + "\n".join(lines), target)
+
+
+def check_text(body: str, target: str) -> None:
+    """The assembler accepts `body` as that of a kernel."""
+    text = f".version 8.8\n.target {target}\n.address_size 64\n.visible .entry k()\n{{\n{body}\nret;\n}}\n"
     done = subprocess.run([assembler_path(), "-arch", target, "-o", "/dev/null", "-"], input=text, text=True,
                           capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,8 @@ from tesseracc.emulator import tensor_cores as tc
 from tesseracc.emulator.decode import Decoder, Sink, Source
 from tesseracc.emulator.findings import BAD_STATE
 from tesseracc.emulator.operations.matrix import registers, shape_of, whole_warps
-from tesseracc.emulator.ptx import Imm, Instruction, Operand, Vector
+from tesseracc.emulator.operations.metadata import Metadata
+from tesseracc.emulator.ptx import Instruction, Operand, Vector
 from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
@@ -141,34 +142,6 @@ def _xor(w: Wave, x: Array, y: Array) -> Array:
     return x.sum(axis=2, keepdims=True) + y.sum(axis=1, keepdims=True) - 2 * (x @ y)
 
 
-def _sparse(p: Product, metadata: Source, selector: Operand, ordered: bool) -> Dot:
-    """A holds half of its elements; `metadata` says which. Entries without meaning are reported."""
-    bits = tc.BITS[p.held[0]]
-    grain = sparsity.granularity(p.a, bits)
-    if not isinstance(selector, Imm) or not isinstance(selector.value, int):
-        raise ValueError("the sparsity selector must be an integer constant")
-    lane, bit = sparsity.metadata_places(p.k // grain.chunk, bits, selector.value)
-    legal = grain.legal(ordered)
-
-    def dot(w: Wave, x: Array, y: Array) -> Array:
-        words = np.ascontiguousarray(w.spread(metadata(w))).view(np.uint32).reshape(-1, 32)
-        entries = words[:, lane] >> bit.astype(np.uint32) & np.uint32(15)
-        report_metadata(w, entries, legal, grain.chunk)
-        return sparsity.dot(x, grain.places(entries), y)
-
-    return dot
-
-
-def report_metadata(w: Wave, entries: Array, legal: Array, chunk: int) -> None:
-    """A finding for entries [..., rows, chunks] of metadata that have no meaning."""
-    wrong = ~legal[entries]
-    if wrong.any():
-        *_, row, number = (int(places[0]) for places in np.nonzero(wrong))
-        value = int(entries[wrong][0])
-        w.log.add(BAD_STATE, f"sparsity metadata 0b{value:04b} of row {row}, columns {number * chunk} to "
-                  f"{number * chunk + chunk - 1}, has no meaning", w.code[w.pc], count=int(wrong.sum()))  # fmt: skip
-
-
 def _scales(p: Product, s: scaling.Scaling, d: Decoder, operands: tuple[Operand, ...]) -> Scales:
     """From `scale-a-data, {byte-id, thread-id}, scale-b-data, {byte-id, thread-id}`."""
     if len(operands) != 4:
@@ -219,7 +192,11 @@ def mma_sparse(i: Instruction, d: Decoder) -> Step:
     ordered = "sp::ordered_metadata" in i.mods
     if p.kind and not ordered:
         raise ValueError(f".kind::{p.kind} needs .sp::ordered_metadata")
-    dot = _sparse(p, d.source(i.operands[4], "b32"), i.operands[5], ordered)
+    metadata = Metadata(d, p.a, tc.BITS[p.held[0]], p.k, i.operands[4], i.operands[5], ordered)
+
+    def dot(w: Wave, x: Array, y: Array) -> Array:
+        return sparsity.dot(x, metadata.columns(w), y)
+
     return _multiply(i, d, p, p.k // 2, dot, i.operands[6:])
 
 

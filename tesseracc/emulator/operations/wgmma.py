@@ -1,5 +1,7 @@
 """Warpgroup matrix instructions of sm_90a: wgmma.mma_async and its fences (PTX ISA, Asynchronous Warpgroup Matrix).
 
+Of A wgmma.mma_async.sp takes half of the elements of a row, and metadata from registers say which.
+
 The accumulators are computed at issue but kept aside until the group is waited for: registers read too early hold
 junk. The shared memory that the operands come from stays marked as being read until then.
 """
@@ -12,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tesseracc.emulator import access
+from tesseracc.emulator import access, sparsity
 from tesseracc.emulator import tensor_cores as tc
 from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.findings import BAD_STATE, OUT_OF_BOUNDS, UNINITIALISED
 from tesseracc.emulator.operations.matrix import shape_of, whole_warps
-from tesseracc.emulator.ptx import Imm, Instruction, Reg, Vector
+from tesseracc.emulator.operations.metadata import Metadata
+from tesseracc.emulator.ptx import Imm, Instruction, Operand, Reg, Vector
 from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.tensor_map import CHUNK
 from tesseracc.emulator.types import Array
@@ -230,8 +233,8 @@ def _tile(descriptor: int, rows: int, k: int, size: int, k_major: bool, unit: in
     return Tile(chunks, np.unique(at // unit), granules, (int(at.min()), int(at.max()) + size))
 
 
-def _flag(i: Instruction, k: int, default: int) -> int:
-    operand = i.operands[k] if k < len(i.operands) else None
+def _flag(operands: tuple[Operand, ...], k: int, default: int) -> int:
+    operand = operands[k] if k < len(operands) else None
     return int(operand.value) if isinstance(operand, Imm) else default
 
 
@@ -245,45 +248,62 @@ def wgmma(i: Instruction, d: Decoder) -> Step:
     if "commit_group" in i.mods:
         return whole_warps(i, d, lambda w: w.launch.warpgroups.commit(w))
     if "wait_group" in i.mods:
-        left = _flag(i, 0, 0)
+        left = _flag(i.operands, 0, 0)
         return whole_warps(i, d, lambda w: w.launch.warpgroups.wait(w, left))
-    if "sp" in i.mods:
-        raise ValueError("sparse wgmma")
-    return _mma_async(i, d)
+    return _mma_async(i, d, i.operands, None)
 
 
-def _mma_async(i: Instruction, d: Decoder) -> Step:
+@instruction("wgmma.sp", _SECTION + ": wgmma.mma_async.sp", "m64nNk of f16 bf16 tf32 e4m3 e5m2 s8 u8", control=True)
+def wgmma_sparse(i: Instruction, d: Decoder) -> Step:
+    """D = A * B (+ D) by a warpgroup, half of A given."""
+    kind = [word for word in i.mods if word in tc.BITS][-2]
+    metadata = Metadata(d, kind, tc.BITS[kind], shape_of(i)[2], i.operands[3], i.operands[4], ordered=False)
+    return _mma_async(i, d, (*i.operands[:3], *i.operands[5:]), metadata)
+
+
+_TYPES = ("f16", "bf16", "tf32", "e4m3", "e5m2", "s8", "u8")
+
+
+def _mma_async(i: Instruction, d: Decoder, operands: tuple[Operand, ...], metadata: Metadata | None) -> Step:
+    """`operands`: without those of the metadata."""
     m, n, k = shape_of(i)
     dk, ak, bk = [word for word in i.mods if word in tc.BITS][-3:]
-    target = i.operands[0]
+    if ak not in _TYPES or bk not in _TYPES or k * tc.BITS[ak] != (512 if metadata else 256) or n % 8 or n > 256:
+        raise ValueError(f"shape m{m}n{n}k{k} of .{ak} and .{bk}")
+    depth = k // 2 if metadata else k  # columns of A that are given
+    target = operands[0]
     if not isinstance(target, Vector):
         raise ValueError("the accumulator must be a vector")
     slots = tuple(r.slot for r in target.items if isinstance(r, Reg))
     if len(slots) != (n // 4 if dk == "f16" else n // 2):
         raise ValueError(f"{len(slots)} accumulator registers for n = {n}")
-    from_registers, fragments = isinstance(i.operands[1], Vector), fragments_of(i)
-    a_registers = d.sources(i.operands[1], "b32") if from_registers else []
-    a_descriptor = None if from_registers else d.source(i.operands[1], "b64")
-    b_descriptor = d.source(i.operands[2], "b64")
-    scale_operand = i.operands[3]
-    scale = d.source(scale_operand, "pred")
-    sign_a, sign_b = _flag(i, 4, 1), _flag(i, 5, 1)
-    transposed_a = not from_registers and bool(_flag(i, 6, 0))
-    transposed_b = bool(_flag(i, 6 if from_registers else 7, 0))
+    from_registers, fragments = isinstance(operands[1], Vector), fragments_of(i)
+    a_registers = d.sources(operands[1], "b32") if from_registers else []
+    a_descriptor = None if from_registers else d.source(operands[1], "b64")
+    b_descriptor = d.source(operands[2], "b64")
+    scale = d.source(operands[3], "pred")
+    sign_a, sign_b = _flag(operands, 4, 1), _flag(operands, 5, 1)
+    transposed_a = not from_registers and bool(_flag(operands, 6, 0))
+    transposed_b = bool(_flag(operands, 6 if from_registers else 7, 0))
     size = tc.BITS[bk] // 8
-    pa = tc.a_places(16, k, tc.BITS[ak])
+    pa = tc.a_places(16, depth, tc.BITS[ak])
     bits = 16 if dk == "f16" else 32
-    name = f"wgmma.m{m}n{n}k{k}.{ak}"
+    name = f"wgmma{'.sp' if metadata else ''}.m{m}n{n}k{k}.{ak}"
     junk = np.uint32(0x7FC0DEAD)
 
-    def from_shared(w: Wave, ids: Array, source: Source, rows: int, kind: str, k_major: bool) -> tuple[Array, Array]:
-        """The operand that each group's descriptor names: f64 matrices [g, rows, k], granules read [g, granules]."""
+    def from_shared(
+        w: Wave, ids: Array, source: Source, rows: int, columns: int, kind: str, k_major: bool
+    ) -> tuple[Array, Array]:
+        """The operand that each group's descriptor names: f64 [g, rows, columns], granules read [g, granules]."""
         descriptors, unit = w.spread(source(w))[::128], w.launch.granule["shared"]
-        values = np.zeros((len(ids), rows, k))
-        granules = np.zeros((len(ids), rows * k * size // 4), np.int64)
+        values = np.zeros((len(ids), rows, columns))
+        granules = np.zeros((len(ids), rows * columns * size // 4), np.int64)
         for descriptor in np.unique(descriptors):
             mine = np.flatnonzero(descriptors == descriptor)
-            tile = _tile(int(descriptor), rows, k, size, k_major, unit)
+            if k_major and int(descriptor) >> 62 == 3 and columns * size > 32:
+                w.log.add(BAD_STATE, f"a swizzle of 32 bytes does not reach over the {columns * size} bytes of a row",
+                          w.code[w.pc])  # fmt: skip
+            tile = _tile(int(descriptor), rows, columns, size, k_major, unit)
             values[mine], granules[mine] = _gather(w, ids[mine], tile, kind, k_major)
         return values, granules
 
@@ -302,16 +322,18 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
         reads: list[Array] = []
         if a_descriptor is None:
             raw = np.stack([w.spread(s(w)) for s in a_registers], axis=-1).reshape(g * 4, 32, -1)
-            x = np.zeros((g * 4, 16, k))
+            x = np.zeros((g * 4, 16, depth))
             x[:, pa[0], pa[1]] = tc.element_values(tc.unpack_registers(raw, tc.BITS[ak]), ak)
-            a = x.reshape(g, 64, k)
+            a = x.reshape(g, 64, depth)
         else:
-            a, used = from_shared(w, ids, a_descriptor, 64, ak, not transposed_a)
+            a, used = from_shared(w, ids, a_descriptor, 64, depth, ak, not transposed_a)
             reads.append(used)
-        b, used = from_shared(w, ids, b_descriptor, n, bk, not transposed_b)
+        b, used = from_shared(w, ids, b_descriptor, n, k, bk, not transposed_b)
         reads.append(used)
         old = state.accumulators(w, ids, slots, bits)
-        matrix = _multiply(a if sign_a == 1 else -a, b.swapaxes(1, 2) * sign_b, old, w.spread(scale(w))[::128])
+        a, b = a if sign_a == 1 else -a, b.swapaxes(1, 2) * sign_b
+        products = a @ b if metadata is None else sparsity.dot(a, metadata.columns(w).reshape(g, 64, depth), b)
+        matrix = _accumulate(products, old, w.spread(scale(w))[::128])
         known = w.launch.races.release(ids << 2) if w.launch.detect else None
         fresh = Pending(w.pc, slots, ids, matrix, reads, known, np.full(g, -1), np.ones(g, np.bool_), fragments)
         w.counters.mma[name] += g
@@ -319,7 +341,7 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
             for slot in slots:
                 w.store(slot, junk)
 
-    def _multiply(a: Array, b: Array, c: Array, use: Array) -> Array:
+    def _accumulate(products: Array, c: Array, use: Array) -> Array:
         """New accumulators [g, 64, n], as patterns; `use` [g]: add the old ones."""
         if dk == "f16":
             start = tc.element_values(c, "f16")
@@ -328,8 +350,8 @@ def _mma_async(i: Instruction, d: Decoder) -> Step:
         if not use.all():
             start = np.where(use[:, None, None], start, 0.0)
         if dk == "s32":
-            return tc.integer_matmul(a, b, start, "satfinite" in i.mods)
-        return tc.matmul(a, b, start, dk)
+            return tc.round_integers(products, start, "satfinite" in i.mods)
+        return tc.round_sums(products + start, dk)
 
     return whole_warps(i, d, step)
 
