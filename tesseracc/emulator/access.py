@@ -202,6 +202,8 @@ def shadow_of(w: Wave, space: str, segment: Segment) -> Shadow:
 def observe(w: Wave, place: Place, width: int, kind: str, strong: bool, values: list[Array] | None) -> None:
     """Counters, initialisation, races for an access of `width` bytes; `kind` is read, write or both."""
     space, counters = place.space, w.counters
+    if space == "param":
+        return
     if kind != "write":
         counters.bytes_read[space] += width * len(place.offset)
     if kind != "read":
@@ -211,7 +213,7 @@ def observe(w: Wave, place: Place, width: int, kind: str, strong: bool, values: 
             counters.count_global(place.lanes, place.offset, width, place.dense)  # segments start at sectors
         elif space == "shared":
             counters.count_shared(place.lanes, place.offset, width)
-    if not w.launch.detect or space in ("param", "const"):
+    if not w.launch.detect or space == "const":
         return
     launch = w.launch
     if space == "shared" and launch.asynchronous.busy:
@@ -307,6 +309,8 @@ def load(w: Wave, space: str, address: Array, size: int, count: int, strong: boo
         at = int(address)
         if at + width <= segment.size and at % width == 0:
             view = segment.view(dtype)
+            if space == "const":
+                w.counters.bytes_read[space] += width * w.n
             return [view[at // size + k] for k in range(count)]
     places = places_of(w, space, address, width)
     results: list[Array] = []

@@ -40,7 +40,6 @@ class Barriers:
     def arrive(self, w: Wave, number: Array, count: Array | None, wait: bool, vote: Array | None = None) -> bool:
         """The executing lanes arrive at barrier `number`. True if they (all or some) were sent to wait."""
         launch = self.launch
-        w.counters.barriers += w._count_warps() if wait else 0
         if count is None and launch.threads > int(w.alive_in_cta.min()):
             stopped = w.alive_in_cta[w.cta[w.lanes]] < launch.threads
             if stopped.any():
@@ -50,6 +49,8 @@ class Barriers:
         if self._everybody(w, number, count) and wait and vote is None and not self.uses:
             if launch.detect:
                 launch.races.join_all(w.warps_per_cta)
+            w.counters.barriers += int(np.count_nonzero(w.alive_in_cta))
+            w.counters.barrier_waits += int(np.count_nonzero(w.alive_in_warp))
             w.progress += 1
             return False
         lanes = w.lanes
@@ -84,10 +85,11 @@ class Barriers:
             return False
         if self.uses and not self.uses.keys().isdisjoint(used.tolist()):
             return False
+        warps = w.warps
         if self.launch.detect:
-            warps = w.warps
             self.launch.races.join_groups(warps, keys[np.searchsorted(w.lanes >> 5, warps)])
-        w.counters.barrier_waits += len(used)
+        w.counters.barriers += len(used)
+        w.counters.barrier_waits += len(warps)
         w.progress += 1
         return True
 
@@ -109,9 +111,10 @@ class Barriers:
             warps = np.unique(np.concatenate(use.warps))
             self.launch.races.join_groups(warps, np.zeros(len(warps), np.int64))
         self._reduce(w, use)
+        w.counters.barriers += 1
         for pc, groups in use.pcs.items():
-            w.counters.barrier_waits += len(groups)
             from_wave = np.sort(np.concatenate(groups))
+            w.counters.barrier_waits += len(np.unique(from_wave >> 5))
             w.queue(pc + 1, from_wave)
 
     def _reduce(self, w: Wave, use: _Use) -> None:

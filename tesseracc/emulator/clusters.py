@@ -64,6 +64,7 @@ class ClusterBarriers:
     def _complete(self, w: Wave, key: int) -> None:
         if self.arrived.get(key, 0) < self._alive(w, key) or not self.arrived.get(key, 0):
             return
+        w.counters.barriers += 1
         self.arrived[key] = 0
         self.phase[key] = self.phase.get(key, 0) + 1
         if key in self.knowledge:
@@ -90,6 +91,7 @@ class ClusterBarriers:
         if self.lane_phase is None or (self.lane_phase[lanes] < 0).any():
             w.log.add(BAD_STATE, "barrier.cluster.wait without an arrival", w.code[w.pc])
             return False
+        w.counters.barrier_waits += len(w.warps)
         clusters = self._cluster(w, lanes)
         open_ = np.array([self.phase.get(int(c), 0) for c in clusters]) > self.lane_phase[lanes]
         for c in np.unique(clusters):

@@ -3,6 +3,7 @@
 A *request* is one memory instruction of one warp. Global traffic is counted in 32-byte sectors: the distinct sectors
 that the active lanes of a request touch. Shared requests are served in *wavefronts*: a 4-byte access takes as many
 as the largest number of distinct words in one of the 32 banks; 8-byte accesses go by half warps, 16-byte by quarters.
+`barriers` counts completed uses of barriers (of a CTA or a cluster), `barrier_waits` the warps that waited in them.
 """
 
 from __future__ import annotations

@@ -122,6 +122,11 @@ class TensorMap:
             ranges.append(slice(low, high))
         return start, extents, strides, ranges
 
+    def inside_bytes(self, at: list[int]) -> int:
+        """Bytes of the box at `at` that are inside the tensor: what moves to or from global memory."""
+        found = self._inside(at)
+        return int(np.prod(found[1])) * self.item if found is not None else 0
+
     def _view(self, memory: GlobalMemory, at: list[int], report: Callable[[str], None]) -> tuple[Array, Any] | None:
         """(bytes of the inside elements in global memory [.., item], their place in the box)."""
         inside = self._inside(at)

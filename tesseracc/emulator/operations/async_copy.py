@@ -8,6 +8,7 @@ import numpy as np
 
 from tesseracc.emulator import access
 from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.findings import BAD_STATE
 from tesseracc.emulator.operations.bulk_copy import bulk_step
 from tesseracc.emulator.operations.matrix import shared_address
 from tesseracc.emulator.operations.mbarriers import barrier_index
@@ -17,8 +18,14 @@ from tesseracc.emulator.tensor_map import CHUNK
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
-_UNITS: dict[int, Any] = {4: np.uint32, 8: np.uint64, 16: CHUNK}
+_UNITS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: CHUNK}
 _SECTION = "9.7.9.25 Asynchronous copy"
+
+
+def _pieces(width: int) -> list[tuple[int, int]]:
+    """`width` bytes as (first byte, size) of aligned pieces, each a power of two, the largest first."""
+    sizes = [1 << bit for bit in reversed(range(5)) if width >> bit & 1]
+    return [(sum(sizes[:k]), size) for k, size in enumerate(sizes)]
 
 
 @instruction("cp", _SECTION, ".async .ca .cg 4 8 16; commit_group wait_group wait_all mbarrier.arrive; .bulk; .reduce")
@@ -63,7 +70,8 @@ def _copy(i: Instruction, d: Decoder) -> Step:
     size = int(size_operand.value)
     if size not in (4, 8, 16) or (size != 16 and "cg" in i.mods):
         raise ValueError(f"size {size}")
-    extra = i.operands[3] if len(i.operands) > 3 else None
+    operands = i.operands[: len(i.operands) - ("L2::cache_hint" in i.mods)]
+    extra = operands[3] if len(operands) > 3 else None
     ignores = extra is not None and not isinstance(extra, Imm) and getattr(extra, "type", "") == "pred"
     limit = None if extra is None else d.source(extra, "pred" if ignores else "u32")
     space = "global" if "global" in i.mods else "generic"
@@ -92,12 +100,14 @@ def _copy(i: Instruction, d: Decoder) -> Step:
         if limit is not None:
             v = w.spread(limit(w))[at]
             keep = np.where(v, 0, size) if ignores else v.astype(np.int64)
+            if (keep > size).any():
+                w.log.add(BAD_STATE, f"cp.async of {size} bytes from a source of {int(keep.max())}", w.code[w.pc])
+                keep = np.minimum(keep, size)
         image: list[tuple[Array | None, int, int, access.Place]] = []  # lanes (None: all), first byte, bytes, source
         for width in sorted(set(keep.tolist()) - {0}):
             chosen = np.flatnonzero(keep == width)
             w.select(lanes[chosen])
-            unit = 4 if width % 16 else width
-            for first in range(0, width, unit):
+            for first, unit in _pieces(width):
                 for part in access.places_of(w, space, base[chosen] + np.uint64(first), unit):
                     access.observe(w, part, unit, "read", False, None)
                     where = chosen if part.at is None else chosen[part.at]

@@ -80,7 +80,7 @@ def _global_bytes(w: Wave, address: int, size: int) -> tuple[Segment, int] | Non
     return segment, address - segment.base
 
 
-def _race(w: Wave, start: int, size: int, lane: int, kind: str) -> None:
+def _race(w: Wave, start: int, size: int, lane: int, kind: str, strong: bool = False) -> None:
     """Tell the detector that `lane` reads or writes shared bytes through the asynchronous proxy."""
     launch = w.launch
     if not launch.detect:
@@ -89,7 +89,7 @@ def _race(w: Wave, start: int, size: int, lane: int, kind: str) -> None:
     granules = granule_run(start, size, launch.granule["shared"])
     lanes = np.full(granules.stop - granules.start, lane)
     if kind == "write":
-        launch.races.write(shadow, granules, lanes, w.pc, False, "shared", None)
+        launch.races.write(shadow, granules, lanes, w.pc, strong, "shared", None)
     else:
         launch.races.read(shadow, granules, lanes, w.pc, False, "shared")
         if not launch.written["shared"][start : start + size].all():
@@ -99,16 +99,17 @@ def _race(w: Wave, start: int, size: int, lane: int, kind: str) -> None:
 
 def _issue_to_shared(w: Wave, lane: int, targets: list[int], size: int, load: Callable[[], Array],
                      barriers: list[tuple[int, int]], reads: Sequence[slice],
-                     order: Array | None = None) -> None:  # fmt: skip
+                     order: Array | None = None, reduce: tuple[str, str] | None = None) -> None:  # fmt: skip
     """A copy into the shared memory of one or (multicast) several CTAs, completing on mbarriers.
 
-    `order`: where the copy's chunks of 16 bytes go, if not one after the other.
+    `order`: where the copy's chunks of 16 bytes go, if not one after the other. `reduce` (operation, type): what is
+    there takes part; reductions do not race with each other.
     """
     launch = w.launch
     engine = launch.asynchronous
     extent = size if order is None else -(-size // 128) * 128  # a swizzle stays inside rows of 128 bytes
     for target in targets:
-        _race(w, target, extent, lane, "write")
+        _race(w, target, extent, lane, "write", reduce is not None)
     knowledge = launch.races.release(np.array([lane >> 5]))[0] if launch.detect else None
     if knowledge is not None:
         for index, _ in barriers:
@@ -118,7 +119,9 @@ def _issue_to_shared(w: Wave, lane: int, targets: list[int], size: int, load: Ca
     def land(data: Array) -> None:
         for target in targets:
             there, known = (x[target : target + extent] for x in (launch.shared.data, launch.written["shared"]))
-            if order is None:
+            if reduce is not None:
+                there[:] = reduce_bytes(there, data, *reduce)
+            elif order is None:
                 there[:], known[:] = data, 1
             else:
                 there.view(CHUNK)[order] = data.view(CHUNK)
@@ -126,7 +129,14 @@ def _issue_to_shared(w: Wave, lane: int, targets: list[int], size: int, load: Ca
 
     w.counters.async_copies[w.code[pc].text.split(".mbarrier")[0]] += 1
     w.counters.async_bytes["to shared"] += size * len(targets)
+    w.counters.bytes_written["shared"] += size * len(targets)
     engine.issue_bulk(w, Bulk(pc, lane, reads, [granule_run(t, extent) for t in targets], load, land, barriers))
+
+
+def _count_to_global(w: Wave, size: int, inside: int) -> None:
+    w.counters.bytes_written["global"] += inside
+    w.counters.async_copies[w.code[w.pc].text.split(".bulk_group")[0]] += 1
+    w.counters.async_bytes["to global"] += size
 
 
 def _multicast(i: Instruction, d: Decoder, operands: int) -> Source | None:
@@ -185,6 +195,7 @@ def _flat(i: Instruction, d: Decoder, target: str, source: str, spaces: list[str
                 return
             reads = [granule_run(at, size)]
             _race(w, at, size, lane, "read")
+            w.counters.bytes_read["shared"] += size
             shared = w.launch.shared.data[at : at + size]
 
             def load() -> Array:
@@ -198,7 +209,8 @@ def _flat(i: Instruction, d: Decoder, target: str, source: str, spaces: list[str
                     return
                 targets.append(spot)
                 barriers.append((_barrier_of(w, lane, bar, rank), size))
-            _issue_to_shared(w, lane, targets, size, load, barriers, reads)
+            operation = (reduce, kind) if reduce else None
+            _issue_to_shared(w, lane, targets, size, load, barriers, reads, reduce=operation)
             return
         out = _global_bytes(w, dst, size)
         if out is None:
@@ -209,8 +221,7 @@ def _flat(i: Instruction, d: Decoder, target: str, source: str, spaces: list[str
             view = segment_out.data[start : start + size]
             view[:] = reduce_bytes(view, data, reduce, kind) if reduce else data
 
-        w.counters.bytes_written["global"] += size
-        w.counters.async_copies["cp.async.bulk to global"] += 1
+        _count_to_global(w, size, size)
         w.launch.asynchronous.issue_bulk(w, Bulk(w.pc, lane, reads, (), load, land))
 
     def run(w: Wave) -> None:
@@ -285,7 +296,7 @@ def _tensor_load(i: Instruction, d: Decoder) -> Step:
         def load() -> Array:
             return tensor.read_box(memory, at, lambda text: w.log.add(OUT_OF_BOUNDS, text, code))
 
-        w.counters.bytes_read["global"] += size
+        w.counters.bytes_read["global"] += tensor.inside_bytes(at)
         order = tensor.chunks(targets[0] % w.launch.shared_stride) if targets else None
         _issue_to_shared(w, lane, targets, size, load, barriers, (), order)
 
@@ -325,8 +336,8 @@ def _tensor_store(i: Instruction, d: Decoder, reduce: str | None) -> Step:
         def land(data: Array) -> None:
             tensor.write_box(memory, at, data, reduce, lambda text: w.log.add(OUT_OF_BOUNDS, text, code))
 
-        w.counters.bytes_written["global"] += tensor.box_bytes
-        w.counters.async_copies["cp.async.bulk.tensor to global"] += 1
+        w.counters.bytes_read["shared"] += size
+        _count_to_global(w, size, tensor.inside_bytes(at))
         w.launch.asynchronous.issue_bulk(w, Bulk(w.pc, lane, [granule_run(spot, extent)], (), load, land))
 
     def run(w: Wave) -> None:
