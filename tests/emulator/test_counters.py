@@ -198,7 +198,8 @@ def test_bytes_of_every_memory() -> None:
     body = """.local .align 16 .b8 own[16]; mad.wide.u32 %q, %t, 8, %p; ld.global.v2.u32 {%x0, %x1}, [%q];
 mov.u32 %a, buffer; mad.lo.u32 %a, %t, 2, %a; st.shared.u16 [%a], %x0; ld.shared.u8 %x2, [%a];
 mov.u64 %d0, own; st.local.v4.u32 [%d0], {%x0, %x1, %x0, %x1}; ld.local.u64 %d1, [%d0+8];
-and.b32 %x3, %t, 1; mov.u64 %d2, table; mad.wide.u32 %d2, %x3, 4, %d2; ld.const.u32 %x4, [%d2]; st.global.u64 [%q], %d1;"""
+and.b32 %x3, %t, 1; mov.u64 %d2, table; mad.wide.u32 %d2, %x3, 4, %d2; ld.const.u32 %x4, [%d2];
+st.global.u64 [%q], %d1;"""
     report = run_text(REGISTERS + body + "ret;", [np.arange(192, dtype=np.uint32)], (1,), (96,),
                       module=STORAGE + "\n.const .u32 table[2] = {3, 4};")  # fmt: skip
     assert not report.findings
@@ -210,7 +211,8 @@ and.b32 %x3, %t, 1; mov.u64 %d2, table; mad.wide.u32 %d2, %x3, 4, %d2; ld.const.
 def test_mma_per_warp() -> None:
     body = """mov.f32 %f0, 0f00000000; mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0;
 mov.b32 %x0, 0; mov.b32 %x1, 0; mov.b32 %x2, 0; mov.b32 %x3, 0; mov.b32 %x4, 0; mov.b32 %x5, 0; mov.u32 %n, 0;
-LOOP: mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f0,%f1,%f2,%f3}, {%x0,%x1,%x2,%x3}, {%x4,%x5}, {%f0,%f1,%f2,%f3};
+LOOP:
+mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f0,%f1,%f2,%f3}, {%x0,%x1,%x2,%x3}, {%x4,%x5}, {%f0,%f1,%f2,%f3};
 add.u32 %n, %n, 1; setp.lt.u32 %c, %n, 3; @%c bra LOOP;
 setp.ge.u32 %e, %t, 64; @%e bra END;
 mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%f0,%f1,%f2,%f3}, {%x0,%x1}, {%x4}, {%f0,%f1,%f2,%f3};

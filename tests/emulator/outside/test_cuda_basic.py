@@ -52,7 +52,7 @@ def test_tree_reduce(basic: Module) -> None:
     for k in (16, 8, 4, 2, 1):
         v[:, :k] += v[:, k : 2 * k]
     same_bits(out, v[:, 0].copy())
-    assert counters.barriers == 8 * 2 and counters.barrier_waits == 8 * 4 * 2  # two for each of four warps in eight blocks
+    assert counters.barriers == 8 * 2 and counters.barrier_waits == 8 * 4 * 2  # two in each of eight blocks
 
 
 @pytest.mark.parametrize(("name", "conflicts"), [("transpose_padded", 0), ("transpose_conflicts", 31)])
