@@ -1,6 +1,6 @@
 """Strategy `mma`: a contraction sum_k A[.., m, k] * B[.., k, n] by tiles, its epilogue on the finished tile.
 
-    for each tile (m0, n0) of each batch point, one group:
+    for each tile (m0, n0) of each batch point, one group:    (tiles share the rows evenly, see `_height`)
         acc = 0
         for k0 in 0, tile_k, ..: acc = mma(map A elements, map B elements, acc)
         map acc: epilogue and stores
@@ -29,6 +29,7 @@ class _Lowering:
         self.emitter = emitter
         self.b = emitter.b
         self.domain: tuple[Dim, ...] = group.attrs["domain"]
+        self.step = tuning.step_m
         sizes = (tuning.tile_m, self.m_size), (tuning.tile_n, self.n_size), (tuning.tile_k, self.k_size)
         self.tile = tuple(_fit(tile, size) for tile, size in sizes)
 
@@ -60,9 +61,12 @@ class _Lowering:
         batch = [self.domain[axis] for axis in self.found.batch]
         sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
         *batch_point, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
-        m0 = b.op("arith.mul", block_m, b.const(tile_m))
+        height = self._height(m)
+        m0 = b.op("arith.mul", block_m, height)
         n0 = b.op("arith.mul", block_n, b.const(tile_n))
         extent_m, extent_n = b.op("arith.sub", m, m0), b.op("arith.sub", n, n0)
+        if self.step:
+            extent_m = b.op("arith.min", extent_m, height)
         point: dict[int, Value] = dict(zip(self.found.batch, batch_point, strict=True))
         acc_type = TileType((tile_m, tile_n), element(self.found.reduce.result.type))
 
@@ -78,6 +82,18 @@ class _Lowering:
         (acc,) = b.for_(b.const(0), k, b.const(tile_k), [zeros], step, hint="k0")
         self._epilogue(acc, (extent_m, extent_n), (m0, n0), point)
         return (product(batch) * blocks_m * blocks_n,)
+
+    def _height(self, m: Value) -> Value:
+        """Rows of a tile: m / blocks in whole steps, so that no tile is left with a few rows, and groups take equal
+        time."""
+        tile, step = self.tile[0], self.step
+        blocks = ceildiv(self.m_size, tile)
+        if not step or blocks == 1:
+            return self.b.const(tile)
+        per_block = self.b.op("arith.floordiv", m, self.emitter.dim(blocks * step))
+        rest = self.b.op("arith.cmp", self.b.op("arith.mul", per_block, self.emitter.dim(blocks * step)), m, pred="lt")
+        steps = self.b.op("arith.add", per_block, self.b.op("arith.cast", rest, to="i64"))
+        return self.b.op("arith.mul", steps, self.b.const(step))
 
     def _operand(
         self,

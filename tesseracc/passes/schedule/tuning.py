@@ -10,7 +10,8 @@ from tesseracc.ir.types import size_of
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """lanes: lanes of a group; chunk: elements of an innermost axis per group; tile_*: shape of a matrix tile;
+    """lanes: lanes of a group; chunk: elements of an innermost axis per group; tile_*: shape of a matrix tile, of which
+    each takes as many steps of step_m rows as the others;
     keep: bytes of a row's values that a group may keep from one loop to the next; turn: side of the tiles in which
     operands that lie along another axis are turned; strip: columns whose results a group holds while it reduces them,
     rows: how many rows it then takes at a time. 0: the target does not."""
@@ -20,6 +21,7 @@ class Tuning:
     tile_m: int
     tile_n: int
     tile_k: int
+    step_m: int
     keep: int
     turn: int
     strip: int
@@ -30,6 +32,11 @@ class Tuning:
 VECTORS_PER_VALUE = 4
 #: side of the tiles in which a CPU turns operands: a few cache lines per row; the best of 8 .. 256 on every CPU level
 TURN = 32
+#: blocks of the micro-kernel in the height of a tile at most, and columns of a tile: enough of both that to bring an
+#: operand's elements into place takes little beside their products
+STEPS, TILE_N = 32, 512
+#: the part of the second level cache that a tile of the right operand takes, and that a row's kept values may take
+B_PART, KEEP_PART = 4, 8
 #: columns of a strip: pieces of rows long enough for the memory, results few enough for the nearest cache
 STRIP = 2048
 #: rows that are added to a strip at a time: the results then move from and to the nearest cache once for so many
@@ -44,7 +51,9 @@ def micro_rows(arch: Arch) -> int:
 def tuning_for(arch: Arch, dtype: str) -> Tuning:
     """The numbers for kernels that compute mostly with `dtype` (a name)."""
     if arch.kind == "cuda":
-        return Tuning(arch.group, 4 * arch.group, 64, 64, 16, 0, 0, 0, 0)
-    native = arch.vector_bits // (8 * size_of(dtype))
-    keep = arch.memory("l2").bytes // 8
-    return Tuning(VECTORS_PER_VALUE * native, 2048, 16 * micro_rows(arch), 256, 256, keep, TURN, STRIP, ROWS)
+        return Tuning(arch.group, 4 * arch.group, 64, 64, 16, 0, 0, 0, 0, 0)
+    native, l2, step = arch.vector_bits // (8 * size_of(dtype)), arch.memory("l2").bytes, micro_rows(arch)
+    tile_k = max(64, l2 // B_PART // (TILE_N * size_of(dtype)) // 64 * 64)
+    return Tuning(
+        VECTORS_PER_VALUE * native, 2048, STEPS * step, TILE_N, tile_k, step, l2 // KEEP_PART, TURN, STRIP, ROWS
+    )

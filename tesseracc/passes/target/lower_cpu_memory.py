@@ -8,7 +8,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.types import BufType, ScalarType, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.target.lower_cpu_masked import gather, masked_load, masked_store, scatter, zero
-from tesseracc.passes.target.lower_cpu_prefetch import prefetch
+from tesseracc.passes.target.lower_cpu_prefetch import prefetch, touch
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Buf, Int, Kernel, Lane, Range, Rep, Splat, Vec, wrap
 
 
@@ -159,6 +159,12 @@ def _where(k: Kernel, op: Op) -> Lane | None:
 
 def lower_load(k: Kernel, op: Op) -> Rep:
     buf = buffer(k, op["buf"])
+    if k.touches:
+        place = flat_index(k, buf, [k.env[v] for v in op.group("indices")])
+        touch(k, buf, place)
+        uniform = isinstance(place, Affine) and place.stride == 0
+        nothing = zero(k, ScalarType(buf.type.dtype) if uniform else k.vec_type(buf.type.dtype))
+        return k.wrap_scalar(nothing) if uniform else Vec(nothing)
     prefetch(k, op, buf, lambda indices: flat_index(k, buf, indices))
     return load(k, buf, flat_index(k, buf, [k.env[v] for v in op.group("indices")]), _where(k, op))
 

@@ -1,12 +1,16 @@
 """`tile.mma` on a CPU: a register-blocked micro-kernel over tiles in scratch memory.
 
-A block of `rows` x 2 native vectors of the accumulator is held in registers while k runs: per step one vector load for
-each of the two vectors of b, one broadcast of a per row, one fma per accumulator, so each element is summed in order of
-k. The number of rows is what the register file holds; the rows left over go by blocks of 4 and of 1. A right operand in
-panels gives 2 vectors per step from consecutive memory; the rows of a are read as they lie, one stream per row.
+A block of rows x native vectors of the accumulator is held in registers while k runs: per step one load for each
+vector of b, one broadcast of a per row, one fma per accumulator, so each element is summed in order of k. The main
+block has two vectors and as many rows as the register file holds; a right operand in panels gives its vectors from
+consecutive memory, and a panel stays in the nearest cache for all main blocks. The rows left over go by blocks of 4
+and of 1 with more vectors, for only enough independent sums hide the latency of an fma. The rows of a are read as they
+lie.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from tesseracc.ir.types import ScalarType, VecType, kind_of, size_of
 from tesseracc.ir.value import Op, Value
@@ -20,11 +24,88 @@ from tesseracc.passes.target.lower_cpu_tiles import (
 )
 from tesseracc.passes.target.lower_cpu_values import Affine, Int, Kernel, Rep, Tile, native
 
+#: panels that a block of few rows takes at once: more sums than hide the latency of an fma
+MOST_PANELS = 4
+
+
+def _spare(k: Kernel) -> int:
+    """Registers that hold no sums: one for a, one more, and two for the products of a machine without fma."""
+    return 2 if k.arch.has("fma") else 4
+
 
 def block_rows(k: Kernel) -> int:
-    """Rows of the micro-kernel: registers less two for b, one for a, one spare; two more for products without fma."""
-    spare = 4 if k.arch.has("fma") else 6
-    return max(1, (k.arch.vector_registers - spare) // PANEL_VECTORS)
+    """Rows of the main block: of the registers left, each row takes a panel's, and so does b."""
+    return max(1, (k.arch.vector_registers - _spare(k)) // PANEL_VECTORS - 1)
+
+
+def block_panels(k: Kernel, rows: int) -> int:
+    """Panels that a block of these rows takes at once."""
+    return max(1, min(MOST_PANELS, (k.arch.vector_registers - _spare(k)) // (PANEL_VECTORS * (rows + 1))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """acc += a b for the first `depth` columns of a and rows of b."""
+
+    k: Kernel
+    a: Tile
+    b: Tile
+    acc: Tile
+    depth: Int
+
+    def blocks(self, first: Int, stop: Int, rows: int, columns: Int) -> None:
+        """The rows first .. stop, a multiple of `rows`, for so many columns: several panels at once, then one."""
+        k, panel = self.k, PANEL_VECTORS * native(self.k, self.acc.dtype)
+        panels = block_panels(k, rows)
+        done: Int = 0
+        for count in dict.fromkeys((panels, 1)):
+            width = count * panel
+            # columns beyond the limit are part of the tiles, and nobody looks at them
+            end = columns if count == 1 else k.mul(k.floordiv(columns, width), width)
+
+            def across(j: Value, _: list[Value], count: int = count) -> list[Value]:
+                def down(i: Value, _: list[Value]) -> list[Value]:
+                    self.micro(rows, count * PANEL_VECTORS, i, j)
+                    return []
+
+                k.loop(first, stop, rows, (), down)
+                return []
+
+            k.loop(done, end, width, (), across)
+            done = end
+
+    def micro(self, rows: int, vectors: int, i: Value, j: Value) -> None:
+        """acc[i : i + rows, j : j + vectors] += a[i : i + rows, :depth] b[:depth, same columns]."""
+        k, a, acc, dtype = self.k, self.a, self.acc, self.acc.dtype
+        lanes, size = native(k, dtype), size_of(dtype)
+        vec = VecType(lanes, dtype)
+        corner = k.offset(acc.ptr, element_offset(k, acc, i, j), dtype)
+        places = [k.offset(corner, r * acc.row + v * lanes, dtype) for r in range(rows) for v in range(vectors)]
+        first = [k.b.op("target.load", place, types=vec, align=size * lanes) for place in places]
+        line = k.arch.cache_line // size
+        for r in range(rows, 2 * rows):  # of the block that comes next
+            for at in range(0, vectors * lanes, line):
+                k.b.emit("target.prefetch", k.offset(corner, r * acc.row + at, dtype))
+        left = k.offset(a.ptr, element_offset(k, a, i, 0), dtype)
+        right = k.offset(self.b.ptr, element_offset(k, self.b, 0, j), dtype)
+        step = self.b.panel or self.b.row
+        columns = [element_offset(k, self.b, 0, p * PANEL_VECTORS * lanes) for p in range(-(-vectors // PANEL_VECTORS))]
+
+        def body(kk: Value, sums: list[Value]) -> list[Value]:
+            here = k.offset(right, k.mul(kk, step), dtype)
+            places = [k.add(columns[v // PANEL_VECTORS], v % PANEL_VECTORS * lanes) for v in range(vectors)]
+            loaded = [k.b.op("target.load", k.offset(here, at, dtype), types=vec, align=size * lanes) for at in places]
+            column = k.offset(left, kk, dtype)
+            found = []
+            for r in range(rows):
+                scalar = k.b.op("target.load", k.offset(column, r * a.row, dtype), types=ScalarType(dtype), align=size)
+                wide = k.b.op("target.splat", scalar, count=lanes)
+                found += [_step(k, wide, loaded[v], sums[r * vectors + v], dtype) for v in range(vectors)]
+            return found
+
+        sums = k.loop(0, self.depth, 1, first, body)
+        for place, total in zip(places, sums, strict=True):
+            k.b.emit("target.store", total, place, align=size * lanes)
 
 
 def lower_mma(k: Kernel, op: Op) -> Rep:
@@ -35,23 +116,12 @@ def lower_mma(k: Kernel, op: Op) -> Rep:
         target = new_tile(k, acc.shape, acc.dtype)
         copy_tile(k, acc, target)
     m, n, depth = _limits(k, op, (*acc.shape, a.shape[1]))
-    width = PANEL_VECTORS * native(k, acc.dtype)
-
-    def columns(j: Value, _: list[Value]) -> list[Value]:
-        done: Int = 0
-        for rows in dict.fromkeys((block_rows(k), min(4, block_rows(k)), 1)):
-            rest = k.sub(m, done)
-            stop = k.add(done, k.mul(k.floordiv(rest, rows), rows))
-
-            def block(i: Value, _: list[Value], rows: int = rows) -> list[Value]:
-                _micro(k, a, b, target, rows, i, j, depth)
-                return []
-
-            k.loop(done, stop, rows, (), block)
-            done = stop
-        return []
-
-    k.loop(0, n, width, (), columns)
+    product = _Product(k, a, b, target, depth)
+    done: Int = 0
+    for rows in dict.fromkeys((block_rows(k), min(4, block_rows(k)), 1)):
+        stop = k.add(done, k.mul(k.floordiv(k.sub(m, done), rows), rows))
+        product.blocks(done, stop, rows, n)
+        done = stop
     return target
 
 
@@ -75,37 +145,6 @@ def _operand(k: Kernel, value: Value, dtype: str) -> Tile:
     wide = new_tile(k, tile.shape, dtype)
     copy_tile(k, tile, wide)
     return wide
-
-
-def _micro(k: Kernel, a: Tile, b: Tile, acc: Tile, rows: int, i: Value, j: Value, depth: Int) -> None:
-    """acc[i : i + rows, j : j + 2 vectors] += a[i : i + rows, :depth] b[:depth, same columns]."""
-    dtype = acc.dtype
-    lanes, size = native(k, dtype), size_of(dtype)
-    vec = VecType(lanes, dtype)
-    corner = k.offset(acc.ptr, element_offset(k, acc, i, j), dtype)
-    places = [k.offset(corner, r * acc.row + v * lanes, dtype) for r in range(rows) for v in range(PANEL_VECTORS)]
-    first = [k.b.op("target.load", place, types=vec, align=size * lanes) for place in places]
-    left = k.offset(a.ptr, element_offset(k, a, i, 0), dtype)
-    right = k.offset(b.ptr, element_offset(k, b, 0, j), dtype)
-    step = b.panel or b.row
-
-    def body(kk: Value, sums: list[Value]) -> list[Value]:
-        here = k.offset(right, k.mul(kk, step), dtype)
-        vectors = [
-            k.b.op("target.load", k.offset(here, v * lanes, dtype), types=vec, align=size * lanes)
-            for v in range(PANEL_VECTORS)
-        ]
-        column = k.offset(left, kk, dtype)
-        found = []
-        for r in range(rows):
-            scalar = k.b.op("target.load", k.offset(column, r * a.row, dtype), types=ScalarType(dtype), align=size)
-            wide = k.b.op("target.splat", scalar, count=lanes)
-            found += [_step(k, wide, vectors[v], sums[r * PANEL_VECTORS + v], dtype) for v in range(PANEL_VECTORS)]
-        return found
-
-    sums = k.loop(0, depth, 1, first, body)
-    for place, total in zip(places, sums, strict=True):
-        k.b.emit("target.store", total, place, align=size * lanes)
 
 
 def _step(k: Kernel, a: Value, b: Value, acc: Value, dtype: str) -> Value:

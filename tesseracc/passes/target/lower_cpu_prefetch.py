@@ -4,6 +4,9 @@ The machine's own prefetcher follows streams, but stops at the end of every page
 much between two lines. A contiguous load whose index is the loop's own is asked for `AHEAD` iterations early: the same
 address with a later index, so it works along a row as well as from row to row. When several loops go over the same
 elements, only the first one asks. An address beyond the buffer is harmless.
+
+The rows of a tile are pieces of the rows of a matrix: while one is read, the lines of the row `ROWS_AHEAD` further down
+are asked for (`touch`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Buf, Kernel, R
 AHEAD = 8
 #: a load of more cache lines than this keeps the memory busy by itself
 LINES = 16
+#: rows of a tile by which its elements are asked for early
+ROWS_AHEAD = 6
 T = TypeVar("T")
 
 
@@ -28,6 +33,24 @@ def within(k: Kernel, stream: Stream | None, body: Callable[[], T]) -> T:
         return body()
     finally:
         k.stream = saved
+
+
+def touching(k: Kernel, body: Callable[[], T]) -> T:
+    """Lowers code only for the addresses that it loads from: they are asked for, and what is computed is dropped."""
+    saved, k.touches = k.touches, True
+    try:
+        return body()
+    finally:
+        k.touches = saved
+
+
+def touch(k: Kernel, buf: Buf, place: Affine | Vec) -> None:
+    """Asks for the elements that a load would take, if they are contiguous."""
+    size = size_of(buf.type.dtype)
+    if not isinstance(place, Affine) or place.stride != 1 or k.mask != ALL or buf.type.space != "global":
+        return
+    for at in range(0, k.width * size, k.arch.cache_line):
+        k.b.emit("target.prefetch", k.offset(buf.ptr, k.add(place.base, at // size), buf.type.dtype))
 
 
 def prefetch(k: Kernel, op: Op, buf: Buf, flat: Callable[[list[Rep]], Affine | Vec]) -> None:
@@ -49,5 +72,4 @@ def prefetch(k: Kernel, op: Op, buf: Buf, flat: Callable[[list[Rep]], Affine | V
     if not isinstance(place, Affine) or place.stride != 1:
         del k.b.ops[mark:]
         return
-    for at in range(0, k.width * size, k.arch.cache_line):
-        k.b.emit("target.prefetch", k.offset(buf.ptr, k.add(place.base, at // size), buf.type.dtype))
+    touch(k, buf, place)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 
 from tesseracc.ir.types import ScalarType, TileType, VecType, element, kind_of, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
-from tesseracc.passes.target.lower_cpu_transpose import favours_columns, fill_by_columns
+from tesseracc.passes.target.lower_cpu_prefetch import ROWS_AHEAD, touching
+from tesseracc.passes.target.lower_cpu_transpose import favours_columns, fill_by_columns, is_plain
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Int, Kernel, Range, Rep, Tile, Vec, native
 
 PANEL_VECTORS = 2  # native vectors in a panel's row
@@ -220,12 +221,11 @@ def walk(
     visit: Callable[[Place], None],
     *,
     first: tuple[Int, Int] = (0, 0),
-    by_panels: bool = False,
 ) -> None:
     """Visits every chunk of `width` columns below the limits: whole ones without a mask, then the rest of the row.
 
-    `first` is where the first axis and the last one begin; the latter starts a chunk. `by_panels` finishes a chunk for
-    all rows before the next chunk: what is written to panels is then written in order.
+    `first` is where the first axis and the last one begin; the latter starts a chunk. Rows are finished one by one, for
+    that is the order in which most memory is read best.
     """
 
     def over_rows(leading: list[Int], body: Callable[[list[Int]], None]) -> None:
@@ -262,10 +262,7 @@ def walk(
 
     saved = k.width, k.mask
     k.width, k.mask = width, ALL
-    if by_panels:
-        over_columns(lambda j: over_rows([], lambda leading: visit((leading, j))))
-    else:
-        over_rows([], lambda leading: over_columns(lambda j: visit((leading, j))))
+    over_rows([], lambda leading: over_columns(lambda j: visit((leading, j))))
     k.width, k.mask = saved
 
 
@@ -337,10 +334,15 @@ def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -
         targets.append(tile)
     panels = [t.panel for t in (*sources, *targets) if t.panel]
     width = panels[0] if panels else chunk_width(k)
+    streams = len(shape) > 1 and not sources and is_plain(region)
 
     def visit(place: Place) -> None:
         leading, column = place
         coordinates = [*(Affine(i) for i in leading), Affine(column, 1)]
+        if streams and k.mask == ALL:
+            later = [Affine(k.add(leading[-1], ROWS_AHEAD)), Affine(column, 1)]
+            k.env.update(zip(region.args, [*coordinates[:-2], *later], strict=True))
+            touching(k, lambda: lower(k, region))
         elements = [read_tile(k, s, place) for s in sources]
         k.env.update(zip(region.args, [*coordinates, *elements], strict=True))
         for tile, rep, result in zip(targets, lower(k, region), op.results, strict=True):
@@ -353,7 +355,7 @@ def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -
         walk(k, shape, [rows, limits[1]], width, visit, first=(0, columns))
         walk(k, shape, limits, width, visit, first=(rows, 0))
     else:
-        walk(k, shape, limits, width, visit, by_panels=bool(panels))
+        walk(k, shape, limits, width, visit)
     return list(targets)
 
 

@@ -20,11 +20,15 @@ Lower = Callable[[Kernel, Region], list[Rep]]
 _PURE = ("tile.load", "tile.splat", "tile.dim")
 
 
+def is_plain(region: Region) -> bool:
+    """Whether a region only loads and computes, without control flow."""
+    return all(inner.defn.dialect == "arith" or inner.name in _PURE for inner in region.ops)
+
+
 def favours_columns(k: Kernel, op: Op, target: Tile, lower: Lower) -> bool:
     """Whether fewer loads are scattered when the lanes of this map run along its first axis."""
     region = op.regions[0]
-    plain = all(inner.defn.dialect == "arith" or inner.name in _PURE for inner in region.ops)
-    if len(op.attrs["shape"]) != 2 or op.group("tiles") or len(op.results) != 1 or not plain:
+    if len(op.attrs["shape"]) != 2 or op.group("tiles") or len(op.results) != 1 or not is_plain(region):
         return False
     along_rows, along_columns = (_scattered(k, region, target, axis, lower) for axis in (1, 0))
     return along_columns < along_rows

@@ -126,6 +126,7 @@ class Kernel:
         self.temporaries: dict[tuple[str, int], Value] = {}
         self.stream: Stream | None = None  # the innermost loop, where code is for all lanes
         self.streamed: dict[object, Op] = {}  # which loop asks early for which elements
+        self.touches = False  # whether loads only ask for their cache lines
         self.gathers = 0  # scattered loads so far
         self.bypasses = False  # whether some store bypasses the caches
         self.tile_uses: object = None  # the analysis of lower_cpu_tiles, made when first asked for

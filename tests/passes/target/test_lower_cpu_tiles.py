@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tesseracc.arch.arch import load
 from tesseracc.interpret.tile import Memory, run_kernel
+from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
+from tesseracc.ir.value import Module
 from tests.passes.target.cpu_kernels import matmul
 from tests.passes.target.native import Native, levels
 
@@ -80,6 +83,25 @@ def test_sum_is_sequential_in_k(level: str, m: int, n: int, k: int) -> None:
         for step in range(k):
             total = total + a[:, step : step + 1] * b[step : step + 1]
     np.testing.assert_array_equal(found, total)
+
+
+@LEVELS
+@pytest.mark.parametrize("m,n", [(1, 256), (19, 256), (15, 255), (7, 130), (2, 33)])
+def test_blocks_of_few_rows_take_several_panels(level: str, m: int, n: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.integers(-9, 9, (m, 11)).astype(np.float32), rng.integers(-9, 9, (11, n)).astype(np.float32)
+    bias = rng.integers(-9, 9, n).astype(np.float32)
+    found = run(native(matmul(19, 256, 11), level), a, b, bias, np.float32, m)
+    np.testing.assert_array_equal(found, a @ b + bias)
+
+
+def test_operands_are_asked_for_some_rows_early() -> None:
+    kernel = native(matmul(*TILE), "x86-64-v4").kernels["mm"]
+    module = run_pipeline(parse_pipeline("tile-to-cpu"), Module((kernel,)), Context(load("x86-64-v4")))
+    stored = {op["ptr"] for op in module.funcs[0].walk() if op.name == "target.store"}
+    asked = [op["ptr"] for op in module.funcs[0].walk() if op.name == "target.prefetch"]
+    # an operand's row of 48 or 64 elements in chunks of two lines, and the accumulators of the next block
+    assert len(asked) >= 4 and stored.isdisjoint(asked)
 
 
 @LEVELS
