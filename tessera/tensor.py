@@ -7,11 +7,12 @@ Tensors are immutable values.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from tessera.arithmetic import Arithmetic, operators
 from tessera.arrays import Array, convert, dtype_of, widen
 from tessera.dtypes import DType, as_dtype, bool_, f32, i64, promote
 from tessera.errors import SourceError
@@ -31,20 +32,7 @@ Scalar = int | float | bool | Expr
 TensorLike = Union["Tensor", int, float, bool, Expr, "np.ndarray[Any, Any]", Sequence[Any]]
 
 
-class _Operators:
-    """The functions of tessera.ops, looked up when used: they are built on this module."""
-
-    def __getattr__(self, name: str) -> Callable[..., Tensor]:
-        from tessera import ops
-
-        function: Callable[..., Tensor] = getattr(ops, name)
-        return function
-
-
-operators = _Operators()
-
-
-class Tensor:
+class Tensor(Arithmetic):
     """An array value of the language. As an annotation, `ts.Tensor["B", "3*D", ts.bf16]` describes a parameter."""
 
     __slots__ = ()
@@ -147,113 +135,8 @@ class Tensor:
     def __hash__(self) -> int:
         return id(self)
 
-    # Operators ----------------------------------------------------------------------------------------------------
-
-    def __add__(self, other: TensorLike) -> Tensor:
-        return operators.add(self, other)
-
-    def __radd__(self, other: TensorLike) -> Tensor:
-        return operators.add(other, self)
-
-    def __sub__(self, other: TensorLike) -> Tensor:
-        return operators.sub(self, other)
-
-    def __rsub__(self, other: TensorLike) -> Tensor:
-        return operators.sub(other, self)
-
-    def __mul__(self, other: TensorLike) -> Tensor:
-        return operators.mul(self, other)
-
-    def __rmul__(self, other: TensorLike) -> Tensor:
-        return operators.mul(other, self)
-
-    def __truediv__(self, other: TensorLike) -> Tensor:
-        return operators.div(self, other)
-
-    def __rtruediv__(self, other: TensorLike) -> Tensor:
-        return operators.div(other, self)
-
-    def __floordiv__(self, other: TensorLike) -> Tensor:
-        return operators.floordiv(self, other)
-
-    def __rfloordiv__(self, other: TensorLike) -> Tensor:
-        return operators.floordiv(other, self)
-
-    def __mod__(self, other: TensorLike) -> Tensor:
-        return operators.mod(self, other)
-
-    def __rmod__(self, other: TensorLike) -> Tensor:
-        return operators.mod(other, self)
-
-    def __pow__(self, other: TensorLike) -> Tensor:
-        return operators.pow(self, other)
-
-    def __rpow__(self, other: TensorLike) -> Tensor:
-        return operators.pow(other, self)
-
-    def __matmul__(self, other: TensorLike) -> Tensor:
-        return operators.matmul(self, other)
-
-    def __rmatmul__(self, other: TensorLike) -> Tensor:
-        return operators.matmul(other, self)
-
-    def __and__(self, other: TensorLike) -> Tensor:
-        return operators.bitwise_and(self, other)
-
-    __rand__ = __and__
-
-    def __or__(self, other: TensorLike) -> Tensor:
-        return operators.bitwise_or(self, other)
-
-    __ror__ = __or__
-
-    def __xor__(self, other: TensorLike) -> Tensor:
-        return operators.bitwise_xor(self, other)
-
-    __rxor__ = __xor__
-
-    def __lshift__(self, other: TensorLike) -> Tensor:
-        return operators.shift_left(self, other)
-
-    def __rshift__(self, other: TensorLike) -> Tensor:
-        return operators.shift_right(self, other)
-
-    def __neg__(self) -> Tensor:
-        return operators.neg(self)
-
     def __pos__(self) -> Tensor:
         return self
-
-    def __abs__(self) -> Tensor:
-        return operators.abs(self)
-
-    def __invert__(self) -> Tensor:
-        return operators.logical_not(self)
-
-    def __lt__(self, other: TensorLike) -> Tensor:
-        return operators.less(self, other)
-
-    def __le__(self, other: TensorLike) -> Tensor:
-        return operators.less_equal(self, other)
-
-    def __gt__(self, other: TensorLike) -> Tensor:
-        return operators.greater(self, other)
-
-    def __ge__(self, other: TensorLike) -> Tensor:
-        return operators.greater_equal(self, other)
-
-    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return operators.equal(self, other)
-
-    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return operators.not_equal(self, other)
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return operators.getitem(self, index)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        raise SourceError("E312", "a tensor is a value: its elements cannot be assigned",
-                          help="make a new one with ts.where or ts.concat, or assign inside a @ts.kernel")
 
     # Methods ------------------------------------------------------------------------------------------------------
 
