@@ -80,7 +80,10 @@ class Options:
     metavar="DIM=N",
     help="Give a dim of the kernels a number: D=64; repeats. Other sizes are then refused.",
 )
-@click.option("--emit", type=click.Choice(LEVELS), help="Print this level instead of writing a bundle.")
+@click.option(
+    "--emit", type=click.Choice((*LEVELS, "c")),
+    help="Print this level instead of writing a bundle; c: a shared library and its header in the folder -o.",
+)  # fmt: skip
 @click.option(
     "--dump-dir", type=click.Path(file_okay=False), help="Write the IR after every pass, numbered, to this folder."
 )
@@ -107,6 +110,7 @@ def command(**given: Any) -> None:
     tesseracc build model.py --arch sm_90 --arch cpu -o model.tsb
     tesseracc build model.py --arch sm_80 --emit ptx
     tesseracc build model.py --entry f --input-spec x=f32[B,64] --emit tile
+    tesseracc build model.py --emit c --arch x86-64-v3 -o native/
     tesseracc build model.py --check-only --diagnostics-format sarif > model.sarif
     tesseracc build models/ --all -o bundles/ --jobs 8
 
@@ -169,9 +173,21 @@ def _run(options: Options) -> dict[str, Any]:
         for remark in loaded.remarks:
             click.echo(f"note: {remark}", err=True)
     build = _build(loaded, recipe, options, progress)
-    if options.emit is not None:
+    if options.emit == "c":
+        from tesseracc.cli.emit_c import emit_c
+
+        files = emit_c(build, options.file, options.output, bool(options.archs))
+        progress("")
+        result: dict[str, Any] = {"files": files, "warnings": [], "told": []}
+        if options.as_json:
+            import json
+
+            click.echo(json.dumps({"files": files}, sort_keys=True))
+        elif not options.quiet:
+            click.echo("\n".join(files))
+    elif options.emit is not None:
         _emit(build, options.emit, targets, options.locations)
-        result: dict[str, Any] = {"warnings": [], "told": []}
+        result = {"warnings": [], "told": []}
     elif options.check_only:
         for arch in targets:
             build.target(arch)

@@ -14,7 +14,7 @@ Reading objects is in `objects.py`, resolving references in `relocations.py`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.codegen.objects import MACHINES, Object, Section, Symbol, parse_object
@@ -45,14 +45,18 @@ def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 
 
-def link_image(objects: Sequence[bytes], machine: str) -> bytes:
-    """The image of relocatable objects for `machine` (`x86-64` or `aarch64`). All global functions are exported.
+def link_image(
+    objects: Sequence[bytes], machine: str, *, data: Sequence[Object] = (), exports: Collection[str] | None = None
+) -> bytes:
+    """The image of relocatable objects for `machine` (`x86-64` or `aarch64`), and of `data`, objects made here.
 
-    Raises E520 (not an object), E521 (external symbol), E522 (writable data), E523 (relocation), E524 (symbol twice).
+    All global functions are exported, or those in `exports`. Raises E520 (not an object), E521 (external symbol), E522
+    (writable data), E523 (relocation), E524 (symbol twice).
     """
-    parsed = [parse_object(data, machine, f"object {index}") for index, data in enumerate(objects)]
+    parsed = [*(parse_object(item, machine, f"object {index}") for index, item in enumerate(objects)), *data]
     globals_ = _resolve_globals(parsed)
-    exported = sorted(name for name, (_, symbol) in globals_.items() if symbol.exported)
+    functions = sorted(name for name, (_, symbol) in globals_.items() if symbol.exported)
+    exported = [name for name in functions if exports is None or name in exports]
 
     page = PAGE[machine]
     tables_end, tables = _tables(exported, {}, {})
@@ -73,11 +77,11 @@ def link_image(objects: Sequence[bytes], machine: str) -> bytes:
             start = places.get((id(item), section.index))
             if start is None:
                 continue
-            data = bytearray(section.data)
+            code = bytearray(section.data)
             for relocation in section.relocations:
                 symbol = item.symbols[relocation.symbol]
-                apply(machine, data, relocation, start, address(item, symbol), symbol.name)
-            blob[start - text_start : start - text_start + len(data)] = data
+                apply(machine, code, relocation, start, address(item, symbol), symbol.name)
+            blob[start - text_start : start - text_start + len(code)] = code
 
     addresses = {name: address(*globals_[name]) for name in exported}
     sizes = {name: globals_[name][1].size for name in exported}
