@@ -11,6 +11,7 @@ from tessera.ops import (
     indexing,
     linalg,
     nn,
+    packing,
     parts,
     random_bits,
     reduce,
@@ -30,6 +31,7 @@ from tessera.ops.functions import *  # noqa: F403
 from tessera.ops.indexing import *  # noqa: F403
 from tessera.ops.linalg import *  # noqa: F403
 from tessera.ops.nn import *  # noqa: F403
+from tessera.ops.packing import *  # noqa: F403
 from tessera.ops.parts import *  # noqa: F403
 from tessera.ops.random_bits import *  # noqa: F403
 from tessera.ops.reduce import *  # noqa: F403
@@ -50,6 +52,7 @@ __all__ += functions.__all__
 __all__ += indexing.__all__
 __all__ += linalg.__all__
 __all__ += nn.__all__
+__all__ += packing.__all__
 __all__ += parts.__all__
 __all__ += random_bits.__all__
 __all__ += reduce.__all__
