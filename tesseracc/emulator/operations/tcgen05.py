@@ -11,6 +11,7 @@ import numpy as np
 from tesseracc.emulator.asynchronous import Bulk
 from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.findings import BAD_STATE
+from tesseracc.emulator.operations import tcgen05_copies as copies
 from tesseracc.emulator.operations import tcgen05_products as products
 from tesseracc.emulator.operations.mbarriers import barrier_index
 from tesseracc.emulator.ptx import Imm, Instruction, Operand, Reg, Vector
@@ -94,9 +95,9 @@ def tcgen05(i: Instruction, d: Decoder) -> Step:
         case "mma":
             return products.product(i, d)
         case "cp":
-            return products.copy(i, d)
+            return copies.copy(i, d)
         case "shift":
-            return products.shift(i, d)
+            return copies.shift(i, d)
     raise ValueError(f"tcgen05.{action}")
 
 
@@ -114,7 +115,7 @@ def _alloc(i: Instruction, d: Decoder) -> Step:
         where, counts = w.spread(address(w))[::32], w.spread(count(w))[::32]
         for lane, target, number in zip(warps[:, 0].tolist(), where.tolist(), counts.tolist()):
             first = w.launch.tensor_memory.allocate(w, int(w.cta[lane]), int(number))
-            products.write_word(w, lane, int(target), first)
+            copies.write_word(w, lane, int(target), first)
 
     return run
 

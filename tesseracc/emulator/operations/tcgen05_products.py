@@ -1,4 +1,4 @@
-"""tcgen05.mma, cp and shift: what runs asynchronously on tensor memory (PTX ISA, Instruction descriptor).
+"""tcgen05.mma: products that run asynchronously on tensor memory, dense, sparse and block-scaled.
 
 Element (i, j) of D lies in column j of lane i for 128 rows; 64 rows take 16 lanes of each window. A row of A in tensor
 memory lies in the same lane, its elements packed along the columns. D of f16 takes the low half of its column.
@@ -6,291 +6,278 @@ memory lies in the same lane, its elements packed along the columns. D of f16 ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from tesseracc.emulator import access
+from tesseracc.emulator import sparsity
 from tesseracc.emulator import tensor_cores as tc
-from tesseracc.emulator.decode import Decoder
-from tesseracc.emulator.findings import BAD_STATE, OUT_OF_BOUNDS
-from tesseracc.emulator.memory import SHARED_BASE
-from tesseracc.emulator.operations.wgmma import descriptor_offsets
-from tesseracc.emulator.ptx import Address, Imm, Instruction, Vector
+from tesseracc.emulator.block_scaling import Scaling
+from tesseracc.emulator.decode import Decoder, Source
+from tesseracc.emulator.findings import BAD_STATE
+from tesseracc.emulator.operations import tcgen05_operands as operands
+from tesseracc.emulator.operations.tcgen05_operands import (
+    Metadata,
+    Packing,
+    Shape,
+    byte_places,
+    packing,
+    read_scales,
+    rows_of,
+)
+from tesseracc.emulator.ptx import Address, Imm, Instruction, Operand, Vector
 from tesseracc.emulator.table import Step
 from tesseracc.emulator.tensor_memory import LANES, WINDOW, Pending
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
-__all__ = ["copy", "product", "shift", "write_word"]
+__all__ = ["product"]
 
-_FORMATS = {
-    "kind::f16": {0: "f16", 1: "bf16"},
-    "kind::tf32": {2: "tf32"},
-    "kind::f8f6f4": {0: "e4m3", 1: "e5m2", 3: "e2m3", 4: "e3m2", 5: tc.PADDED},
-    "kind::i8": {0: "u8", 1: "s8"},
-}
-_DEPTH = {"kind::f16": 16, "kind::tf32": 8, "kind::f8f6f4": 32, "kind::i8": 32}
-_RESULT = {0: "f16", 1: "f32", 2: "s32"}
-#: the swizzle field of a descriptor (bits 61 to 63) as that of sm_90 (bits 62 and 63): none, 128, 64, 32 bytes
-_SWIZZLE = {0: 0, 2: 1, 4: 2, 6: 3}
-_NOTHING = np.zeros(0, np.int64)
+_WINDOWS = range(LANES // WINDOW)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """An instruction descriptor, read."""
+class _Form:
+    """What the text of an instruction says. `scale`: factor of the old D."""
 
-    m: int
-    n: int
-    k: int
-    a: str
-    b: str
-    d: str
-    negate_a: bool
-    negate_b: bool
-    transposed_a: bool
-    transposed_b: bool
-    saturate: bool
+    kind: str
+    mods: tuple[str, ...]
+    in_tensor_memory: bool
+    sparse: bool
+    scale: float
 
 
-def _shape(kind: str, bits: int) -> Shape:
-    """Raises KeyError for a format that the kind does not have."""
-    return Shape(
-        m=(bits >> 24 & 31) << 4, n=(bits >> 17 & 63) << 3, k=_DEPTH[kind],
-        a=_FORMATS[kind][bits >> 7 & 7], b=_FORMATS[kind][bits >> 10 & 7], d=_RESULT[bits >> 4 & 3],
-        negate_a=bool(bits >> 13 & 1), negate_b=bool(bits >> 14 & 1), transposed_a=bool(bits >> 15 & 1),
-        transposed_b=bool(bits >> 16 & 1), saturate=bool(bits >> 3 & 1),
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The operands of one thread: addresses in tensor memory, descriptors, whether to add, lanes of D that stay."""
 
-
-def rows_of(m: int) -> Array:
-    """The lane of every row of D, relative to its address."""
-    i = np.arange(m)
-    return i if m == LANES else i % 16 + i // 16 * WINDOW
-
-
-def write_word(w: Wave, lane: int, address: int, value: int) -> None:
-    """Stores 32 bits to the shared memory of a lane's CTA, as that lane."""
-    launch = w.launch
-    address -= SHARED_BASE if address >= SHARED_BASE else 0
-    cta, offset = access.resolve_shared(w, np.array([address]), np.array([lane]))
-    if cta[0] < 0 or offset[0] + 4 > launch.shared_size or offset[0] % 4:
-        w.log.add(OUT_OF_BOUNDS, f"no word can be written at shared address {address:#x}", w.code[w.pc])
-        return
-    at = int(cta[0]) * launch.shared_stride + int(offset[0])
-    launch.shared.data[at : at + 4] = np.array([value], np.uint32).view(np.uint8)
-    if launch.detect:
-        access.mark_initialised(launch.written["shared"], np.array([at]), 4)
-        shadow = access.shadow_of(w, "shared", launch.shared)
-        granule = np.array([at // launch.granule["shared"]])
-        launch.races.write(shadow, granule, np.array([lane]), w.pc, False, "shared", None)
-
-
-# -- operands in shared memory ---------------------------------------------------------------------------------------
-
-
-def _old_form(descriptor: int) -> int:
-    """A descriptor of sm_100 with its swizzle where sm_90 has it. Raises KeyError for one that is not modelled."""
-    return descriptor & ((1 << 52) - 1) & ~(7 << 46) | _SWIZZLE[descriptor >> 61 & 7] << 62
-
-
-def _bytes_of(w: Wave, cta: int, descriptor: int, rows: int, k: int, size: int, k_major: bool) -> Array | None:
-    """Positions in the shared data of an operand's elements [rows, k]; None (reported) where they are not inside."""
-    launch = w.launch
-    try:
-        at = descriptor_offsets(_old_form(descriptor), rows, k, size, k_major)
-    except KeyError:
-        w.log.add(BAD_STATE, f"matrix descriptor {descriptor:#x} has a swizzle that is not modelled", w.code[w.pc])
-        return None
-    if at.max() + size > launch.shared_size:
-        w.log.add(OUT_OF_BOUNDS, f"a matrix descriptor reaches beyond shared address {launch.shared_size:#x}, the end "
-                  "of the space", w.code[w.pc])  # fmt: skip
-        return None
-    found: Array = at + cta * launch.shared_stride
-    return found
-
-
-def _values(w: Wave, positions: Array, kind: str) -> Array:
-    """The elements at byte positions, as f64."""
-    size = max(1, tc.BITS.get(kind, 8) // 8)
-    raw = w.launch.shared.data[positions[..., None] + np.arange(size)]
-    patterns = np.ascontiguousarray(raw).view({1: np.uint8, 2: np.uint16, 4: np.uint32}[size])[..., 0]
-    return tc.element_values(patterns, kind)
-
-
-# -- products --------------------------------------------------------------------------------------------------------
+    d: int
+    a: int
+    b: int
+    bits: int
+    metadata: int
+    scales: tuple[int, ...]
+    add: bool
+    off: Array
 
 
 def product(i: Instruction, d: Decoder) -> Step:
     """tcgen05.mma: D = A B (+ D) for one CTA, A in shared or tensor memory, B in shared memory."""
-    if any(word in i.mods for word in ("sp", "ws", "block_scale")) or any(m.startswith("scale_vec") for m in i.mods):
-        raise ValueError("sparse, block-scaled or weight-stationary products")
-    kind = next(m for m in i.mods if m.startswith("kind::"))
-    if kind not in _FORMATS:
-        raise ValueError(kind)
-    target = d.address(i.operands[0])[1]
-    in_tensor_memory = isinstance(i.operands[1], Address)
-    left = d.address(i.operands[1])[1] if in_tensor_memory else d.source(i.operands[1], "b64")
-    right = d.source(i.operands[2], "b64")
-    descriptor = d.source(i.operands[3], "u32")
-    rest = list(i.operands[4:])
+    unknown = [word for word in i.mods if word in ("ws", "ashift")]
+    if unknown:
+        raise ValueError(f".{unknown[0]}")
+    kind = next(m for m in i.mods if m.startswith("kind::")).removeprefix("kind::")
+    if kind not in operands.KINDS:
+        raise ValueError(f".kind::{kind}")
+    scaled, sparse = kind.startswith("mx"), "sp" in i.mods
+    if scaled != ("block_scale" in i.mods):
+        raise ValueError(f".kind::{kind} {'without' if scaled else 'with'} .block_scale")
+    if scaled:
+        operands.scaling(kind, i.mods, "ue4m3" if "scale_vec::4X" in i.mods or "block16" in i.mods else "ue8m0")
+    rest = list(i.operands)
+
+    def taken(address: bool, type_name: str = "b64") -> Source:
+        operand: Operand = rest.pop(0)
+        return d.address(operand)[1] if address else d.source(operand, type_name)
+
+    target = taken(True)
+    in_tensor_memory = isinstance(rest[0], Address)
+    left, right = taken(in_tensor_memory), taken(False)
+    metadata = taken(True) if sparse else None
+    descriptor = taken(False, "u32")
+    scales = [taken(True) for _ in range(2 if scaled else 0)]
     masked = d.sources(rest.pop(0), "b32") if rest and isinstance(rest[0], Vector) else []
-    use = d.source(rest.pop(0), "pred")
-    scale = 2.0 ** -int(rest[0].value) if rest and isinstance(rest[0], Imm) else 1.0
+    use = taken(False, "pred")
+    last = rest.pop(0) if rest else Imm(0)
+    if not isinstance(last, Imm):
+        raise ValueError("scale-input-d must be an integer constant")
+    if rest:
+        raise ValueError(f"{len(rest)} operands too many")
+    form = _Form(kind, i.mods, in_tensor_memory, sparse, 2.0 ** -int(last.value))
 
     def run(w: Wave) -> None:
-        columns = [w.spread(f(w)).tolist() for f in (target, left, right, descriptor, use)]
-        masks = [w.spread(f(w)).tolist() for f in masked]
+        def column(source: Source | None) -> list[int]:
+            return [0] * w.n if source is None else [int(v) for v in w.spread(source(w))]
+
+        given = [column(f) for f in (target, left, right, descriptor, metadata, use)]
+        scale_columns, masks = [column(f) for f in scales], [column(f) for f in masked]
         for k, lane in enumerate(w.lanes.tolist()):
-            where, a, b, bits, add = (column[k] for column in columns)
+            where, a, b, bits, meta, add = (values[k] for values in given)
             off = np.zeros(LANES, np.bool_)
             for word, mask in enumerate(masks):
-                off[word * 32 : word * 32 + 32] = [bool(int(mask[k]) >> bit & 1) for bit in range(32)]
-            try:
-                shape = _shape(kind, int(bits))
-            except KeyError:
-                w.log.add(BAD_STATE, f"instruction descriptor {int(bits):#x} names no format of {kind}", w.code[w.pc])
-                continue
-            _issue(w, lane, shape, int(where) & 0xFFFFFFFF, int(a), int(b), bool(add), scale, off)
-
-    def _issue(
-        w: Wave, lane: int, s: Shape, where: int, a: int, b: int, add: bool, scale: float, off: Array
-    ) -> None:
-        memory, launch = w.launch.tensor_memory, w.launch
-        cta = int(w.cta[lane])
-        if s.m not in (64, 128) or not 8 <= s.n <= 256 or s.n % (8 if s.m == 64 else 16):
-            w.log.add(BAD_STATE, f"a product of {s.m} x {s.n} is not one of the instruction's shapes", w.code[w.pc])
-            return
-        rows = rows_of(s.m)
-        at = memory.place(w, cta, None, where, int(rows.max()) + 1, s.n)
-        if at is None:
-            return
-        size = [max(1, tc.BITS.get(t, 8) // 8) for t in (s.a, s.b)]
-        places_b = _bytes_of(w, cta, b, s.n, s.k, size[1], not s.transposed_b)
-        reads = [places_b]
-        places_a: Array | None = None
-        held: tuple[int, int] | None = None
-        width = s.k * size[0] // 4
-        if in_tensor_memory:
-            held = memory.place(w, cta, None, a & 0xFFFFFFFF, int(rows.max()) + 1, width)
-        else:
-            places_a = _bytes_of(w, cta, a, s.m, s.k, size[0], not s.transposed_a)
-            reads.append(places_a)
-        if any(r is None for r in reads) or (in_tensor_memory and held is None):
-            return
-        granules = np.unique(np.concatenate([r.reshape(-1) // 4 for r in reads if r is not None]))
-        launch.asynchronous.proxy_read(w, granules, lane, True)
-        windows, span = range(LANES // WINDOW), slice(at[1], at[1] + s.n)
-        memory.check_stores(w, cta, windows, span)
-        memory.race(w, cta, windows, span, lane, "write")
-        if held is not None:
-            memory.check_stores(w, cta, windows, slice(held[1], held[1] + width))
-            memory.race(w, cta, windows, slice(held[1], held[1] + width), lane, "read")
-
-        def carry_out() -> None:
-            data = memory.data[cta]
-            if held is not None:
-                cells = np.ascontiguousarray(data[held[0] + rows][:, held[1] : held[1] + width])
-                x = tc.element_values(tc.unpack_registers(cells, tc.BITS.get(s.a, 8)).reshape(s.m, s.k), s.a)
-            else:
-                assert places_a is not None
-                x = _values(w, places_a, s.a)
-            assert places_b is not None
-            y = _values(w, places_b, s.b)
-            old = np.ascontiguousarray(data[at[0] + rows][:, span])
-            if s.d == "f16":
-                start = tc.element_values((old & np.uint32(0xFFFF)).astype(np.uint16), "f16")
-            else:
-                start = old.view(np.int32 if s.d == "s32" else np.float32).astype(np.float64)
-            start = start * scale if add else np.zeros_like(start)
-            x, y = -x if s.negate_a else x, -y if s.negate_b else y
-            if s.d == "s32":
-                total = tc.integer_matmul(x, y.T, start, s.saturate)
-            else:
-                total = tc.matmul(x, y.T, start, s.d).astype(np.uint32)
-            keep = off[at[0] + rows]
-            data[(at[0] + rows)[:, None], np.arange(s.n)[None] + at[1]] = np.where(keep[:, None], old, total)
-
-        w.counters.mma[f"tcgen05.m{s.m}n{s.n}k{s.k}.{s.a}"] += 1
-        memory.issue(w, cta, Pending(w.pc, carry_out, span, granules))
+                off[word * 32 : word * 32 + 32] = [bool(mask[k] >> bit & 1) for bit in range(32)]
+            addresses = tuple(values[k] & 0xFFFFFFFF for values in scale_columns)
+            call = _Call(where & 0xFFFFFFFF, a, b, bits, meta & 0xFFFFFFFF, addresses, bool(add), off)
+            _issue(w, lane, form, call)
 
     return run
 
 
-# -- copies ----------------------------------------------------------------------------------------------------------
-
-#: rows and bytes of a row, and the lanes that the rows go to
-_COPIES: dict[str, tuple[int, int]] = {"128x256b": (128, 32), "4x256b": (4, 32), "128x128b": (128, 16),
-                                       "64x128b": (64, 16), "32x128b": (32, 16)}  # fmt: skip
-
-
-def _lanes(shape: str, mods: tuple[str, ...], rows: int) -> list[Array]:
-    """Every place that the rows are written to, as lanes."""
-    i = np.arange(rows)
-    if shape == "64x128b":
-        if "warpx2::02_13" in mods:
-            return [i % 32 + i // 32 * 32, i % 32 + i // 32 * 32 + 64]
-        if "warpx2::01_23" in mods:
-            return [i % 32 + i // 32 * 64, i % 32 + i // 32 * 64 + 32]
-        raise ValueError("64x128b goes to pairs of warps")
-    return [i + 32 * k for k in range(4)] if shape == "32x128b" else [i]
-
-
-def copy(i: Instruction, d: Decoder) -> Step:
-    """tcgen05.cp: a matrix of shared memory into tensor memory, in the order of products."""
-    shape = next(m for m in i.mods if m in _COPIES)
-    if any(m in ("b4x16_p64", "b6x16_p32") for m in i.mods):
-        raise ValueError("decompression")
-    rows, width = _COPIES[shape]
-    lanes_of_rows = _lanes(shape, i.mods, rows)
-    target = d.address(i.operands[0])[1]
-    descriptor = d.source(i.operands[1], "b64")
-
-    def run(w: Wave) -> None:
-        memory = w.launch.tensor_memory
-        given = w.spread(target(w)).tolist(), w.spread(descriptor(w)).tolist()
-        for lane, where, source in zip(w.lanes.tolist(), *given):
-            cta = int(w.cta[lane])
-            at = memory.place(w, cta, None, int(where) & 0xFFFFFFFF, rows, width // 4)
-            places = _bytes_of(w, cta, int(source), rows, width, 1, True)
-            if at is None or places is None:
-                continue
-            granules = np.unique(places // 4)
-            w.launch.asynchronous.proxy_read(w, granules, lane, True)
-            span = slice(at[1], at[1] + width // 4)
-            memory.check_stores(w, cta, range(4), span)
-            memory.race(w, cta, range(4), span, lane, "write")
-
-            def carry_out(
-                cta: int = cta, at: tuple[int, int] = at, places: Array = places, span: slice = span
-            ) -> None:
-                words = np.ascontiguousarray(w.launch.shared.data[places]).view(np.uint32)
-                for lanes in lanes_of_rows:
-                    memory.data[cta, at[0] + lanes, span] = words
-
-            memory.issue(w, cta, Pending(w.pc, carry_out, span, granules))
-
-    return run
+def _read_descriptor(w: Wave, f: _Form, bits: int) -> tuple[Shape, Scaling | None] | None:
+    """The shape and the scales of a row; None (reported) for what does not exist."""
+    code = w.code[w.pc]
+    try:
+        s = operands.shape_of_descriptor(f.kind, bits, f.sparse)
+    except KeyError:
+        w.log.add(BAD_STATE, f"instruction descriptor {bits:#x} names no format of kind::{f.kind}", code)
+        return None
+    scaled = f.kind.startswith("mx")
+    if s.m not in ((128,) if scaled else (64, 128)) or not 8 <= s.n <= 256 or (s.n % 16 and s.m == 128 and not scaled):
+        w.log.add(BAD_STATE, f"a product of {s.m} x {s.n} is not one of the instruction's shapes", code)
+        return None
+    if s.sparse != f.sparse:
+        words = "sparse" if s.sparse else "dense"
+        w.log.add(BAD_STATE, f"instruction descriptor {bits:#x} says that A is {words}", code)
+        return None
+    if not scaled:
+        return s, None
+    try:
+        scaling = operands.scaling(f.kind, f.mods, s.scale_type)
+    except ValueError as error:
+        w.log.add(BAD_STATE, f"instruction descriptor {bits:#x}: {error}", code)
+        return None
+    if any(place % scaling.count or place + scaling.count > 4 for place in s.scales) or bits >> 31:
+        w.log.add(BAD_STATE, f"instruction descriptor {bits:#x} names no place of {scaling.count} scales", code)
+        return None
+    return s, scaling
 
 
-def shift(i: Instruction, d: Decoder) -> Step:
-    """tcgen05.shift.down: rows move down by one lane, 32 bytes of each; the last keeps what it holds."""
-    target = d.address(i.operands[0])[1]
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """What a product reads, and `get`s when it is carried out: byte positions in shared memory, or in tensor memory
+    the columns `area`, from lane `lane` on."""
 
-    def run(w: Wave) -> None:
-        memory = w.launch.tensor_memory
-        for lane, where in zip(w.lanes.tolist(), w.spread(target(w)).tolist()):
-            cta = int(w.cta[lane])
-            at = memory.place(w, cta, None, int(where) & 0xFFFFFFFF, 1, 8)
-            if at is None:
-                continue
-            span = slice(at[1], at[1] + 8)
-            memory.race(w, cta, range(4), span, lane, "write")
+    get: Callable[[], Array]
+    shared: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    area: tuple[int, int] | None = None
+    lane: int = 0
 
-            def carry_out(cta: int = cta, span: slice = span, first: int = at[0]) -> None:
-                memory.data[cta, first : LANES - 1, span] = memory.data[cta, first + 1 : LANES, span].copy()
 
-            memory.issue(w, cta, Pending(w.pc, carry_out, span, _NOTHING))
+def _in_shared(w: Wave, cta: int, descriptor: int, rows: int, k: int, p: Packing, transposed: bool,
+               kind: str) -> _Operand | None:  # fmt: skip
+    """A matrix [rows, k] as f64."""
+    places = byte_places(w, cta, descriptor, rows, k, p, transposed, kind)
+    return None if places is None else _Operand(lambda: p.values(w.launch.shared.data[places]), places)
 
-    return run
+
+def _in_tensor(
+    w: Wave, cta: int, address: int, height: int, width: int, read: Callable[[Array], Array]
+) -> _Operand | None:
+    """What `read` makes of the cells [height, width] behind an address."""
+    memory = w.launch.tensor_memory
+    at = memory.place(w, cta, None, address, height, width)
+    if at is None:
+        return None
+    lanes, area = slice(at[0], at[0] + height), (at[1], at[1] + width)
+    return _Operand(lambda: read(np.ascontiguousarray(memory.data[cta][lanes, slice(*area)])), area=area, lane=at[0])
+
+
+def _issue(w: Wave, lane: int, f: _Form, call: _Call) -> None:
+    """Checks every operand and queues the product."""
+    found = _read_descriptor(w, f, call.bits)
+    if found is None:
+        return
+    s, scaling = found
+    memory, cta = w.launch.tensor_memory, int(w.cta[lane])
+    rows = rows_of(s.m)
+    height, depth = int(rows.max()) + 1, s.k // 2 if f.sparse else s.k
+    pack_a, pack_b = packing(f.kind, s.a, f.in_tensor_memory), packing(f.kind, s.b, False)
+    at = memory.place(w, cta, None, call.d, height, s.n)
+    if f.in_tensor_memory:
+        left = _in_tensor(w, cta, call.a & 0xFFFFFFFF, height, pack_a.width(depth) // 4,
+                          lambda cells: pack_a.values(cells[rows].view(np.uint8)))  # fmt: skip
+    else:
+        left = _in_shared(w, cta, call.a, s.m, depth, pack_a, s.transposed_a, f.kind)
+    read = [left, _in_shared(w, cta, call.b, s.n, s.k, pack_b, s.transposed_b, f.kind)]
+    if scaling is not None:
+        for address, count, place in zip(call.scales, (s.m, s.n), s.scales):
+            read.append(_scales(w, cta, address, count, place, scaling))
+    if f.sparse:
+        held_in = 4 if f.kind in ("mxf4", "mxf4nvf4") else max(8, pack_a.bits)
+        read.append(_metadata(w, cta, call.metadata, s, held_in, height))
+    if at is None or any(o is None for o in read):
+        return
+    used = [o for o in read if o is not None]
+    if s.m == 64 and any(o.lane != at[0] for o in used if o.area):
+        w.log.add(BAD_STATE, "D and what else of a product of 64 rows is in tensor memory start at different lanes",
+                  w.code[w.pc])  # fmt: skip
+    granules = np.unique(np.concatenate([o.shared.reshape(-1) // 4 for o in used]))
+    w.launch.asynchronous.proxy_read(w, granules, lane, True)
+    span = slice(at[1], at[1] + s.n)
+    memory.check_stores(w, cta, _WINDOWS, span)
+    memory.race(w, cta, _WINDOWS, span, lane, "write")
+    for o in used:
+        if o.area:
+            memory.check_stores(w, cta, _WINDOWS, slice(*o.area))
+            memory.race(w, cta, _WINDOWS, slice(*o.area), lane, "read")
+    keep = call.off[at[0] + rows][:, None]
+
+    def carry_out() -> None:
+        x, y, *others = (o.get() for o in used)
+        places = others.pop() if f.sparse else None
+        x, y = -x if s.negate_a else x, -y if s.negate_b else y
+        cells = memory.data[cta]
+        old = np.ascontiguousarray(cells[at[0] + rows][:, span])
+        products = _scaled(x, y, others, places) if others else _dot(x, y, places)
+        result = _accumulate(s, products, old, f.scale if call.add else None)
+        cells[(at[0] + rows)[:, None], np.arange(s.n)[None] + at[1]] = np.where(keep, old, result)
+
+    w.counters.mma[f"tcgen05{'.sp' if f.sparse else ''}.m{s.m}n{s.n}k{s.k}.{s.a}"] += 1
+    memory.issue(w, cta, Pending(w.pc, carry_out, span, granules))
+
+
+def _scales(w: Wave, cta: int, address: int, rows: int, place: int, s: Scaling) -> _Operand | None:
+    """The scales [4 windows, rows, count]."""
+    return _in_tensor(w, cta, address, LANES, -(-rows // WINDOW), lambda cells: read_scales(cells, rows, place, s))
+
+
+def _metadata(w: Wave, cta: int, address: int, s: Shape, bits: int, height: int) -> _Operand | None:
+    """The column [m, k / 2] of every element of A that is given; entries without meaning are reported."""
+    layout, code = Metadata(s, bits), w.code[w.pc]
+    if s.selector >= layout.selectors or (layout.selectors > 1 and address & 1):
+        w.log.add(BAD_STATE, f"sparsity selector {s.selector} of metadata in column {address & 0xFFFF}", code)
+        return None
+
+    def read(cells: Array) -> Array:
+        entries = layout.entries(cells)
+        wrong = ~layout.legal[entries]
+        if wrong.any():
+            row, number = (int(place[0]) for place in np.nonzero(wrong))
+            words = f"sparsity metadata 0b{int(entries[wrong][0]):04b} of row {row}, from column"
+            words += f" {number * layout.grain.chunk} on, has no meaning"
+            w.log.add(BAD_STATE, words, code, count=int(wrong.sum()))
+        return layout.grain.places(entries)
+
+    return _in_tensor(w, cta, address, height, 2, read)
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+def _dot(x: Array, y: Array, places: Array | None) -> Array:
+    """A [m, .] times B [n, k] transposed."""
+    return x @ y.T if places is None else sparsity.dot(x, places, y.T)
+
+
+def _scaled(x: Array, y: Array, scales: list[Array], places: Array | None) -> Array:
+    """The same with factors for blocks along k, every window of 32 rows with its own copy of them."""
+    out = []
+    for window, (of_a, of_b) in enumerate(zip(*scales)):
+        part = slice(window * WINDOW, window * WINDOW + WINDOW)
+        left = x[part] * np.repeat(of_a[part], x.shape[1] // of_a.shape[1], axis=1)
+        right = y * np.repeat(of_b, y.shape[1] // of_b.shape[1], axis=1)
+        out.append(_dot(left, right, None if places is None else places[part]))
+    return np.concatenate(out)
+
+
+def _accumulate(s: Shape, products: Array, old: Array, scale: float | None) -> Array:
+    """The cells of D; None: without the old ones."""
+    if s.d == "f16":
+        start = tc.element_values((old & np.uint32(0xFFFF)).astype(np.uint16), "f16")
+    else:
+        start = old.view(np.int32 if s.d == "s32" else np.float32).astype(np.float64)
+    start = np.zeros_like(start) if scale is None else start * scale
+    if s.d == "s32":
+        return tc.round_integers(products, start, s.saturate)
+    return tc.round_sums(products + start, s.d).astype(np.uint32)

@@ -1,0 +1,115 @@
+"""tcgen05.cp and shift: matrices of shared memory into tensor memory, rows of it moved (PTX ISA, tcgen05.cp, shift)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tesseracc.emulator import access
+from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.findings import OUT_OF_BOUNDS
+from tesseracc.emulator.memory import SHARED_BASE
+from tesseracc.emulator.operations.tcgen05_operands import Packing, byte_places
+from tesseracc.emulator.ptx import Instruction
+from tesseracc.emulator.table import Step
+from tesseracc.emulator.tensor_memory import LANES, Pending
+from tesseracc.emulator.types import Array
+from tesseracc.emulator.wave import Wave
+
+__all__ = ["copy", "shift", "write_word"]
+
+_NOTHING = np.zeros(0, np.int64)
+_BYTES = Packing("u8", 8, 1, 1)
+
+
+def write_word(w: Wave, lane: int, address: int, value: int) -> None:
+    """Stores 32 bits to the shared memory of a lane's CTA, as that lane."""
+    launch = w.launch
+    address -= SHARED_BASE if address >= SHARED_BASE else 0
+    cta, offset = access.resolve_shared(w, np.array([address]), np.array([lane]))
+    if cta[0] < 0 or offset[0] + 4 > launch.shared_size or offset[0] % 4:
+        w.log.add(OUT_OF_BOUNDS, f"no word can be written at shared address {address:#x}", w.code[w.pc])
+        return
+    at = int(cta[0]) * launch.shared_stride + int(offset[0])
+    launch.shared.data[at : at + 4] = np.array([value], np.uint32).view(np.uint8)
+    if launch.detect:
+        access.mark_initialised(launch.written["shared"], np.array([at]), 4)
+        shadow = access.shadow_of(w, "shared", launch.shared)
+        granule = np.array([at // launch.granule["shared"]])
+        launch.races.write(shadow, granule, np.array([lane]), w.pc, False, "shared", None)
+
+
+#: rows and bytes of a row, and the lanes that the rows go to
+_COPIES: dict[str, tuple[int, int]] = {"128x256b": (128, 32), "4x256b": (4, 32), "128x128b": (128, 16),
+                                       "64x128b": (64, 16), "32x128b": (32, 16)}  # fmt: skip
+
+
+def _lanes(shape: str, mods: tuple[str, ...], rows: int) -> list[Array]:
+    """Every place that the rows are written to, as lanes."""
+    i = np.arange(rows)
+    if shape == "64x128b":
+        if "warpx2::02_13" in mods:
+            return [i % 32 + i // 32 * 32, i % 32 + i // 32 * 32 + 64]
+        if "warpx2::01_23" in mods:
+            return [i % 32 + i // 32 * 64, i % 32 + i // 32 * 64 + 32]
+        raise ValueError("64x128b goes to pairs of warps")
+    return [i + 32 * k for k in range(4)] if shape == "32x128b" else [i]
+
+
+def copy(i: Instruction, d: Decoder) -> Step:
+    """tcgen05.cp: a matrix of shared memory into tensor memory, in the order of products."""
+    shape = next(m for m in i.mods if m in _COPIES)
+    narrow = [m for m in i.mods if m in ("b8x16", "b4x16_p64", "b6x16_p32")]
+    if narrow:
+        raise ValueError(f"decompression .{narrow[-1]}")
+    rows, width = _COPIES[shape]
+    lanes_of_rows = _lanes(shape, i.mods, rows)
+    target = d.address(i.operands[0])[1]
+    descriptor = d.source(i.operands[1], "b64")
+
+    def run(w: Wave) -> None:
+        memory = w.launch.tensor_memory
+        given = w.spread(target(w)).tolist(), w.spread(descriptor(w)).tolist()
+        for lane, where, source in zip(w.lanes.tolist(), *given):
+            cta = int(w.cta[lane])
+            at = memory.place(w, cta, None, int(where) & 0xFFFFFFFF, rows, width // 4)
+            places = byte_places(w, cta, int(source), rows, width, _BYTES, False, "")
+            if at is None or places is None:
+                continue
+            granules = np.unique(places // 4)
+            w.launch.asynchronous.proxy_read(w, granules, lane, True)
+            span = slice(at[1], at[1] + width // 4)
+            memory.check_stores(w, cta, range(4), span)
+            memory.race(w, cta, range(4), span, lane, "write")
+
+            def carry_out(
+                cta: int = cta, at: tuple[int, int] = at, places: Array = places, span: slice = span
+            ) -> None:
+                words = np.ascontiguousarray(w.launch.shared.data[places]).view(np.uint32)
+                for lanes in lanes_of_rows:
+                    memory.data[cta, at[0] + lanes, span] = words
+
+            memory.issue(w, cta, Pending(w.pc, carry_out, span, granules))
+
+    return run
+
+
+def shift(i: Instruction, d: Decoder) -> Step:
+    """tcgen05.shift.down: rows move down by one lane, 32 bytes of each; the last keeps what it holds."""
+    target = d.address(i.operands[0])[1]
+
+    def run(w: Wave) -> None:
+        memory = w.launch.tensor_memory
+        for lane, where in zip(w.lanes.tolist(), w.spread(target(w)).tolist()):
+            cta = int(w.cta[lane])
+            at = memory.place(w, cta, None, int(where) & 0xFFFFFFFF, 1, 8)
+            if at is None:
+                continue
+            span = slice(at[1], at[1] + 8)
+            memory.race(w, cta, range(4), span, lane, "write")
+
+            def carry_out(cta: int = cta, span: slice = span, first: int = at[0]) -> None:
+                memory.data[cta, first : LANES - 1, span] = memory.data[cta, first + 1 : LANES, span].copy()
+
+            memory.issue(w, cta, Pending(w.pc, carry_out, span, _NOTHING))
+
+    return run
