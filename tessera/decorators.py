@@ -16,15 +16,15 @@ from typing import Any, cast, overload
 
 import numpy as np
 
+from tessera.annotations import check_state, is_state, leaf_spec, spec_tree, with_specs
 from tessera.derivatives.gradients import body_of
-from tessera.dtypes import DType
 from tessera.errors import SourceError, Span, did_you_mean, marks_entry, user_span
 from tessera.interpreters import is_tracing
 from tessera.numerics import renewed
 from tessera.pytree import flatten, tree_map
 from tessera.shapes import Dim
 from tessera.tensor import EagerTensor, Tensor, tensor
-from tessera.types import RegionSpec, TensorSpec, check_spec
+from tessera.types import TensorSpec, check_spec
 from tessera_runtime.core.usage import track
 
 __all__ = ["Function", "Kernel", "Parameter", "function", "jit", "kernel"]
@@ -48,17 +48,17 @@ class Parameter:
     @property
     def tensor(self) -> TensorSpec | None:
         """The tensor annotation: a TensorSpec, that of a Region, or the one of a scalar DType."""
-        return _tensor_spec(self.spec)
+        return leaf_spec(self.spec)
 
+    @property
+    def tree(self) -> Any:
+        """The tree of tensor annotations, where the parameter holds several tensors; else None."""
+        return spec_tree(self.spec)
 
-def _tensor_spec(spec: Any) -> TensorSpec | None:
-    if isinstance(spec, RegionSpec):
-        return spec.inner
-    if isinstance(spec, DType):
-        return TensorSpec((), spec)
-    if isinstance(spec, type) and issubclass(spec, Tensor):
-        return TensorSpec()
-    return spec if isinstance(spec, TensorSpec) else None
+    @property
+    def state(self) -> bool:
+        """Whether the function updates it (ts.State)."""
+        return is_state(self.spec)
 
 
 #: while a list, every call of an entry from the host program is recorded in it: the entry's name and the place
@@ -162,18 +162,27 @@ class Function(_Entry):
         bound = self._bind(args, kwargs)
         env: dict[str, Dim] = {}
         for name, parameter in self.signature.parameters.items():
-            spec = _tensor_spec(parameter.annotation)
+            specs = leaf_spec(parameter.annotation) or spec_tree(parameter.annotation)
             value = tree_map(_as_tensor, bound.arguments[name])
-            if spec is not None:
-                value = self._tensor(name, spec, value)
-                env = check_spec(f"`{self.name}`", name, spec, value.type, env)
+
+            def fitted(path: str, spec: TensorSpec, leaf: Any) -> Tensor:
+                found = self._tensor(path, spec, leaf)
+                env.update(check_spec(f"`{self.name}`", path, spec, found.type, env))
                 if spec.dtype is not None and spec.dtype.policies:
-                    value = value.with_policies(renewed(value.policies, spec.dtype.policies))
+                    found = found.with_policies(renewed(found.policies, spec.dtype.policies))
+                return found
+
+            if specs is not None:
+                value = with_specs(name, specs, value, fitted, f"`{self.name}`")
             bound.arguments[name] = value
+        given = dict(bound.arguments)
         with body_of(self.python) as body:
             bound.arguments.update({name: body.watch(value) for name, value in bound.arguments.items()})
             result = body.release(self.python(*bound.args, **bound.kwargs))
         self._check_result(result, env)
+        states = [name for name, p in self.signature.parameters.items() if is_state(p.annotation)]
+        if states:
+            check_state(states, given, result, f"`{self.name}`")
         return result
 
     def _tensor(self, name: str, spec: TensorSpec, value: Any) -> Tensor:
@@ -185,7 +194,7 @@ class Function(_Entry):
         return value
 
     def _check_result(self, result: Any, env: Mapping[str, Dim]) -> None:
-        spec = _tensor_spec(self.returns)
+        spec = leaf_spec(self.returns)
         if spec is None:
             return
         if not isinstance(result, Tensor):

@@ -24,7 +24,7 @@ import numpy as np
 from tessera import types as lang
 from tessera.decorators import Function, Kernel, Parameter
 from tessera.errors import SourceError, SourceErrors, Span, each_error
-from tessera.pytree import Tree, unflatten
+from tessera.pytree import Tree, flatten, tree_map, unflatten
 from tessera.tensor import Tensor, as_tensor
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Provenance
@@ -282,7 +282,7 @@ class _Jit:
         if wanted.key not in self._compiled:
             self._compiled[wanted.key] = self._compile(wanted)
         run, tree = self._compiled[wanted.key]
-        found = run(*(_plain(value) for name, value in bound.arguments.items() if name not in wanted.static))
+        found = run(*_flat(self.entry, bound.arguments, wanted))
         if tree is None:
             return found
         return unflatten(tree, found if isinstance(found, tuple) else (found,))
@@ -300,14 +300,15 @@ class Specialisation:
     """What values of arguments decide of a compilation: types of parameters without annotation, Python values that are
     part of the program, and numbers for dims that tiles have."""
 
-    types: Mapping[str, lang.TensorType]
+    types: Mapping[str, Any]
     static: Mapping[str, object]
     fixed: Mapping[str, int]
 
     @property
     def key(self) -> tuple[str, ...]:
         """Equal for calls that one compilation serves."""
-        parts = *self.types.items(), *((n, repr(v)) for n, v in self.static.items()), *self.fixed.items()
+        types = ((name, tree_map(str, type_)) for name, type_ in self.types.items())
+        parts = *types, *((n, repr(v)) for n, v in self.static.items()), *self.fixed.items()
         return tuple(f"{name}={part}" for name, part in parts)
 
 
@@ -341,7 +342,7 @@ def _is_static(entry: Function | Kernel, parameter: Parameter, value: object) ->
     """Whether the value is part of what is compiled: a Python value of a parameter that declares no tensor."""
     if isinstance(entry, Kernel):
         return any(p.constant for p in entry.definition.params if p.name == parameter.name)
-    return parameter.tensor is None and not isinstance(value, (Tensor, np.ndarray))
+    return parameter.tensor is None and not any(map(_is_tensor, _leaves(value)))
 
 
 def _fixed(entry: Function | Kernel, values: Mapping[str, object]) -> dict[str, int]:
@@ -365,14 +366,43 @@ def host_level() -> Arch:
     return max(fitting, key=lambda a: a.preference)
 
 
-def _type_of(value: Any) -> lang.TensorType:
+def _type_of(value: Any) -> Any:
+    """The type of a tensor; of a tree the tree of types, with Python values as they are."""
+    if isinstance(value, (dict, list, tuple)):
+        return tree_map(lambda x: _type_of(x) if _is_tensor(x) else x, value)
     found = as_tensor(value)
     return found.type.with_dtype(found.dtype)
 
 
 def _is_open(parameter: Parameter) -> bool:
+    if parameter.tree is not None:
+        return any(spec.dims is None or spec.dtype is None for spec in flatten(parameter.tree)[0])
     spec = parameter.tensor
     return spec is None or spec.dims is None or spec.dtype is None
+
+
+def _flat(entry: Function | Kernel, arguments: Mapping[str, object], wanted: Specialisation) -> list[object]:
+    """The arguments of a compiled call: of trees the tensors. State is copied, for a call of a function is pure."""
+    states = {p.name for p in entry.parameters if p.state}
+    found: list[object] = []
+    for name, value in arguments.items():
+        if name in wanted.static:
+            continue
+        leaves = [x for x in flatten(value)[0] if _is_tensor(x)] if isinstance(value, (dict, list, tuple)) else [value]
+        found += [np.array(_plain(x)) if name in states else _plain(x) for x in leaves]
+    return found
+
+
+def _leaves(value: object) -> list[object]:
+    """The leaves of a tree; an object that is none, such as a dict with other keys than strings, is one leaf."""
+    try:
+        return flatten(value)[0]
+    except TypeError:
+        return [value]
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, (Tensor, np.ndarray, np.generic))
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera.decorators import Function, Kernel, Parameter
 from tessera.errors import SourceError, did_you_mean
+from tessera.pytree import flatten
 from tessera.types import TensorType
 from tessera_runtime.core.errors import UsageError
 
@@ -68,6 +69,6 @@ def without_types(entries: Mapping[str, Function | Kernel], specs: Specs) -> lis
 
 
 def _is_open(parameter: Parameter) -> bool:
-    spec = parameter.tensor
-    typed = spec is not None and spec.dims is not None and spec.dtype is not None
+    specs = [parameter.tensor] if parameter.tree is None else flatten(parameter.tree)[0]
+    typed = all(spec is not None and spec.dims is not None and spec.dtype is not None for spec in specs)
     return not typed and parameter.spec not in (float, int, bool)

@@ -25,7 +25,7 @@ from tessera.interpreters import Interpreter, interpret
 from tessera.numerics import Policy
 from tessera.operator import Operator
 from tessera.ops.create import Full
-from tessera.pytree import Tree, flatten_with_names
+from tessera.pytree import Tree, flatten_with_names, unflatten
 from tessera.shapes import collect_assumptions, symbols_of
 from tessera.tensor import EagerTensor, Tensor
 from tesseracc.frontend.limits import check_limits
@@ -138,17 +138,19 @@ class Traced:
 
 def trace(
     fn: Function,
-    types: Mapping[str, lang.TensorType] | None = None,
+    types: Mapping[str, Any] | None = None,
     root: str | None = None,
     *,
     static: Mapping[str, object] | None = None,
 ) -> Traced:
     """A verified module with one `graph.func`, and the structure of what it returns.
 
-    `types` gives the types of parameters by name, where annotations leave them open; `static` the Python values of
-    others, which become part of the function; `root` is the folder that
-    locations are relative to. Attributes of the function: `outputs` (the names of the results), `doc`, and where
-    operators assume it `assume`: pairs (size, divisor) that the inputs must satisfy.
+    `types` gives the types of parameters by name, where annotations leave them open: a type, or a tree of types and of
+    Python values; `static` the Python values of others, which become part of the function; `root` is the folder that
+    locations are relative to. A parameter that is a tree becomes one for each tensor, named by its path with `_`.
+    Attributes of the function: `outputs` (the names of the results), `doc`, where operators assume it `assume`: pairs
+    (size, divisor) that the inputs must satisfy, and where it has state `state`: pairs of a parameter's name and the
+    number of the result that is its new value.
     Raises SourceError E3xx at the user's line.
     """
     root = root if root is not None else os.path.dirname(fn.file)
@@ -158,11 +160,16 @@ def trace(
     args: list[Any] = []
     named: dict[str, Any] = {}
     params: list[Value] = []
+    held: list[tuple[str, Any]] = []
     for parameter in fn.parameters:
         value = None if static is None else static.get(parameter.name)
         if static is None or parameter.name not in static:
-            type_ = (types or {}).get(parameter.name) or _declared(fn, parameter, place)
-            value = parameter.default if type_ is None else _parameter(tracer, params, parameter.name, type_, place)
+            declared = (types or {}).get(parameter.name) or _declared(fn, parameter, place)
+            value = parameter.default
+            if declared is not None:
+                value = _arguments(tracer, params, parameter.name, declared, place)
+        if parameter.state:
+            held += flatten_with_names(value, parameter.name)[0]
         if parameter.kind is parameter.kind.KEYWORD_ONLY:
             named[parameter.name] = value
         else:
@@ -180,6 +187,13 @@ def trace(
     attrs: dict[str, Any] = {"doc": " ".join((fn.__doc__ or "").split()), "outputs": outputs}
     if assumed:
         attrs = {"assume": tuple((a.value, a.divisor) for a in assumed), **attrs}
+    names = {p.name: i for i, p in enumerate(params)}
+    if len(names) < len(params):
+        raise SourceError("E305", f"two parameters of `{fn.name}` have one name in the bundle", span=place,
+                          help="names in a tree are joined by _; rename one of them")
+    state = [path_name(path) for path, _ in held]
+    if state:
+        attrs["state"] = tuple((name, outputs.index(name)) for name in state)
     region = remove_dead(tracer.b.region(params, yields))
     func = Func("graph.func", fn.name, region, attrs, tracer.location(place))
     used = {op.attrs["name"] for op in func.walk() if op.name == "graph.constant"}
@@ -210,6 +224,19 @@ def _parameter(tracer: Tracer, params: list[Value], name: str, type_: lang.Tenso
     return TracedTensor(params[-1], tracer, type_.dtype.policies)
 
 
+def _arguments(tracer: Tracer, params: list[Value], name: str, declared: Any, place: Span) -> Any:
+    """The value of a parameter: a traced tensor for each type in the tree, other leaves as they are."""
+    named, tree = flatten_with_names(declared, name)
+    leaves = [_parameter(tracer, params, path_name(path), leaf, place) if isinstance(leaf, lang.TensorType) else leaf
+              for path, leaf in named]
+    return unflatten(tree, leaves)
+
+
+def path_name(path: str) -> str:
+    """The name in a bundle of what is at a path in a tree: `params.layers.0` is params_layers_0."""
+    return re.sub(r"[^0-9A-Za-z_]", "_", path)
+
+
 def _leaves(fn: Function, result: Any, place: Span) -> tuple[list[tuple[str, Any]], Tree]:
     """The results by their paths. Raises E317 for none, and for structures that have no names."""
     try:
@@ -224,8 +251,12 @@ def _leaves(fn: Function, result: Any, place: Span) -> tuple[list[tuple[str, Any
     return leaves, tree
 
 
-def _declared(fn: Function, parameter: Any, place: Span) -> lang.TensorType | None:
-    """A parameter's type by its annotation; None for one that keeps its default. Raises E307 where neither says."""
+def _declared(fn: Function, parameter: Any, place: Span) -> Any:
+    """A parameter's type, or tree of types, by its annotation; None for one that keeps its default. Raises E307 where
+    neither says."""
+    if parameter.tree is not None:
+        named, tree = flatten_with_names(parameter.tree, parameter.name)
+        return unflatten(tree, [spec.type(path_name(path)) for path, spec in named])
     spec = parameter.tensor
     if spec is not None and spec.dims is not None and spec.dtype is not None:
         type_: lang.TensorType = spec.type(parameter.name)
@@ -266,7 +297,7 @@ def _output_names(paths: Sequence[str]) -> tuple[str, ...]:
         return ("out",)
     names = []
     for path in paths:
-        name = re.sub(r"[^0-9A-Za-z_]", "_", path)
+        name = path_name(path)
         names.append(f"out{name}" if name[:1].isdigit() else name)
     return tuple(names)
 

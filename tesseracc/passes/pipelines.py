@@ -18,6 +18,7 @@ from tesseracc.passes.schedule import copies_to_views as _copies_to_views
 from tesseracc.passes.schedule import drop_unit_axes as _drop_unit_axes
 from tesseracc.passes.schedule import flatten_accesses as _flatten_accesses
 from tesseracc.passes.schedule import fuse as _fuse
+from tesseracc.passes.schedule import mark_updates as _mark_updates
 from tesseracc.passes.schedule import split_reductions as _split_reductions
 from tesseracc.passes.schedule import tidy as _tidy
 from tesseracc.passes.schedule import to_tile as _to_tile
@@ -30,13 +31,14 @@ from tesseracc.passes.tile import forward_shared as _forward_shared
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
 from tesseracc.passes.tile import pipeline_loads as _pipeline_loads
 from tesseracc.passes.tile import tiles_to_maps as _tiles_to_maps
+from tesseracc.passes.tile import update_in_place as _update_in_place
 
 # importing a pass registers it
 _PASSES = (
     _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
-    _forward_shared, _maps_to_tiles, _pipeline_loads, _tiles_to_maps,
+    _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _pipeline_loads, _tiles_to_maps,
 )  # fmt: skip
 
 # Identities are looked for on the primitives that compositions leave; equal operations are shared before constants are
@@ -46,13 +48,15 @@ GRAPH: tuple[Step, ...] = parse_pipeline("decompose,canonicalize,graph-cse,fold-
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they
 # hide that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read
 # through merged axes, and only then loops collapse, for both look at the accesses as they will be. A group that by now
-# only copies is a view. Long reductions are cut last: partial results are in memory, so nothing fuses across them.
+# only copies is a view. Long reductions are cut last: partial results are in memory, so nothing fuses across them. What
+# groups read and write is final then: state that can be updated where it lies is marked.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
-    "graph-to-schedule,fuse,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views,split-reductions"
+    "graph-to-schedule,fuse,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views,split-reductions,"
+    "mark-updates"
 )
 
 # The strategy is recorded before the target is known to matter; the lowering reads the target's sizes.
-TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile")
+TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile,update-in-place")
 
 # Functions become polynomials before narrow types become integers (their arguments are f32 and f64); what both leave
 # of fused multiply-add is expanded last.
