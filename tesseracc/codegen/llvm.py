@@ -14,13 +14,14 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import Arch
 from tesseracc.codegen.llvm_arith import ARITH
 from tesseracc.codegen.llvm_debug import Debug
+from tesseracc.codegen.llvm_cpu import CPU
 from tesseracc.codegen.llvm_ptx import PTX
 from tesseracc.codegen.llvm_target import TARGET
 from tesseracc.codegen.llvm_text import Table, Writer, is_signed
 from tesseracc.ir.types import PtrType
 from tesseracc.ir.value import Func, Op, Region
 
-TABLE: Table = {**ARITH, **TARGET, **PTX}
+TABLE: Table = {**ARITH, **TARGET, **PTX, **CPU}
 
 
 def llvm_text(funcs: Sequence[Func], arch: Arch, *, debug: bool = False) -> str:

@@ -32,9 +32,10 @@ from tesseracc.passes.target.lower_cpu_flow import (
     lower_tile_while,
 )
 from tesseracc.passes.target.lower_cpu_fold import lower_element, lower_fold
+from tesseracc.passes.target.lower_cpu_map import lower_map
 from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store
 from tesseracc.passes.target.lower_cpu_mma import lower_mma
-from tesseracc.passes.target.lower_cpu_tiles import lower_map, lower_zeros
+from tesseracc.passes.target.lower_cpu_tiles import lower_zeros
 from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Stream, Vec
 
 #: a result of at least this many bytes does not stay in the caches until it is read: it is stored past them

@@ -5,7 +5,8 @@ vector of b, one broadcast of a per row, one fma per accumulator, so each elemen
 block has two vectors and as many rows as the register file holds; a right operand in panels gives its vectors from
 consecutive memory, and a panel stays in the nearest cache for all main blocks. The rows left over go by blocks of 4
 and of 1 with more vectors, for only enough independent sums hide the latency of an fma. The rows of a are read as they
-lie.
+lie. Where the machine multiplies pairs of narrow elements along k, a step takes two: a pair of a is broadcast, and b
+has its rows in pairs.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 
 from tesseracc.ir.types import ScalarType, VecType, kind_of, size_of
 from tesseracc.ir.value import Op, Value
+from tesseracc.passes.target.lower_cpu_pairs import fill_pairs
 from tesseracc.passes.target.lower_cpu_tiles import (
     PANEL_VECTORS,
     copy_tile,
     element_offset,
     new_tile,
+    operand_form,
+    read_tile,
     tile_of,
     uses_of,
 )
@@ -86,31 +90,38 @@ class _Product:
         for r in range(rows, 2 * rows):  # of the block that comes next
             for at in range(0, vectors * lanes, line):
                 k.b.emit("target.prefetch", k.offset(corner, r * acc.row + at, dtype))
-        left = k.offset(a.ptr, element_offset(k, a, i, 0), dtype)
-        right = k.offset(self.b.ptr, element_offset(k, self.b, 0, j), dtype)
+        left = k.offset(a.ptr, element_offset(k, a, i, 0), a.dtype)
+        right = k.offset(self.b.ptr, element_offset(k, self.b, 0, j), self.b.dtype)
         step = self.b.panel or self.b.row
         columns = [element_offset(k, self.b, 0, p * PANEL_VECTORS * lanes) for p in range(-(-vectors // PANEL_VECTORS))]
+        group, narrow = self.b.group, self.b.dtype
+        word = "i32" if group > 1 else dtype  # what holds the elements of one step
 
         def body(kk: Value, sums: list[Value]) -> list[Value]:
-            here = k.offset(right, k.mul(kk, step), dtype)
-            places = [k.add(columns[v // PANEL_VECTORS], v % PANEL_VECTORS * lanes) for v in range(vectors)]
-            loaded = [k.b.op("target.load", k.offset(here, at, dtype), types=vec, align=size * lanes) for at in places]
-            column = k.offset(left, kk, dtype)
+            here = k.offset(right, k.mul(kk, step), narrow)
+            places = [k.add(columns[v // PANEL_VECTORS], v % PANEL_VECTORS * lanes * group) for v in range(vectors)]
+            loaded = [
+                k.b.op("target.load", k.offset(here, at, narrow), types=VecType(lanes, word), align=size * lanes)
+                for at in places
+            ]
+            column = k.offset(left, kk, narrow)
             found = []
             for r in range(rows):
-                scalar = k.b.op("target.load", k.offset(column, r * a.row, dtype), types=ScalarType(dtype), align=size)
+                place = k.offset(column, r * a.row, narrow)
+                scalar = k.b.op("target.load", place, types=ScalarType(word), align=size_of(word))
                 wide = k.b.op("target.splat", scalar, count=lanes)
                 found += [_step(k, wide, loaded[v], sums[r * vectors + v], dtype) for v in range(vectors)]
             return found
 
-        sums = k.loop(0, self.depth, 1, first, body)
+        sums = k.loop(0, self.depth, group, first, body)
         for place, total in zip(places, sums, strict=True):
             k.b.emit("target.store", total, place, align=size * lanes)
 
 
 def lower_mma(k: Kernel, op: Op) -> Rep:
     acc = tile_of(k, op["acc"])
-    a, b = (_operand(k, op[name], acc.dtype) for name in ("a", "b"))
+    dtype, group = operand_form(k, op)
+    a, b = _operand(k, op["a"], dtype), _operand(k, op["b"], dtype, group)
     target = acc
     if not uses_of(k).last_in_place(op["acc"], op):
         target = new_tile(k, acc.shape, acc.dtype)
@@ -137,18 +148,24 @@ def _limits(k: Kernel, op: Op, shape: tuple[int, ...]) -> list[Int]:
     return found
 
 
-def _operand(k: Kernel, value: Value, dtype: str) -> Tile:
-    """An operand in the accumulator's element type; a map that feeds only products has written it so."""
+def _operand(k: Kernel, value: Value, dtype: str, group: int = 1) -> Tile:
+    """An operand in the form that the product takes; a map that feeds only products has written it so."""
     tile = tile_of(k, value)
-    if tile.dtype == dtype:
+    if (tile.dtype, tile.group) == (dtype, group):
         return tile
-    wide = new_tile(k, tile.shape, dtype)
-    copy_tile(k, tile, wide)
-    return wide
+    found = new_tile(k, tile.shape, dtype, panels=group > 1, group=group)
+    if group > 1:
+        fill_pairs(k, found, list(tile.shape), lambda at: read_tile(k, tile, at))
+    else:
+        copy_tile(k, tile, found)
+    return found
 
 
 def _step(k: Kernel, a: Value, b: Value, acc: Value, dtype: str) -> Value:
-    """One fma; two roundings on a machine that has none, where the exact operation would cost thirty times as much."""
+    """One fma, or the dot product of pairs; two
+    roundings on a machine that has none, where the exact operation would cost thirty times as much."""
+    if a.type != acc.type:
+        return k.b.op("target.dot_pairs", a, b, acc)
     if kind_of(dtype) != "f" or not k.arch.has("fma"):
         return k.b.op("arith.add", k.b.op("arith.mul", a, b), acc)
     return k.b.op("arith.fma", a, b, acc)

@@ -2,7 +2,8 @@
 
 A tile lies in scratch memory, row-major with rows padded to whole vectors, or in panels of as many columns as the
 matrix micro-kernel takes at once: panel p holds columns p * panel .. of all rows, row after row. Right operands of
-`tile.mma` are written in panels by the map that makes them, so nothing is packed a second time.
+`tile.mma` are written in panels by the map that makes them, so nothing is packed a second time. Where an instruction
+multiplies groups of elements along k, a panel has the rows of a group side by side, column by column (lower_cpu_pairs).
 
 Outside its extents a tile is 0, but that is written only where an observer may look there: when every use of the tile
 is bounded by the same extents (`bounds_of`), nobody does. Columns up to the next whole vector are always written.
@@ -12,11 +13,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tesseracc.ir.types import ScalarType, TileType, VecType, element, kind_of, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
-from tesseracc.passes.target.lower_cpu_prefetch import ROWS_AHEAD, touching
-from tesseracc.passes.target.lower_cpu_transpose import favours_columns, fill_by_columns, is_plain
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Int, Kernel, Range, Rep, Tile, Vec, native
 
 PANEL_VECTORS = 2  # native vectors in a panel's row
@@ -81,16 +81,23 @@ class TileUses:
                 return False
         return True
 
-    def operand_of(self, value: Value) -> tuple[str, str] | None:
-        """(`a` or `b`, element type of the accumulator) when all uses of a tile are that operand of `tile.mma`."""
+    def operand_of(self, k: Kernel, value: Value) -> tuple[str, str, int] | None:
+        """(`a` or `b`, and the form of that operand) when all uses of a tile are that operand of `tile.mma`."""
         found = {
-            (segment, element(op["acc"].type)) for op, segment, _ in self.uses.get(value, []) if op.name == "tile.mma"
+            (segment, *operand_form(k, op)) for op, segment, _ in self.uses.get(value, []) if op.name == "tile.mma"
         }
         all_mma = all(op.name == "tile.mma" for op, _, _ in self.uses.get(value, []))
         if len(found) != 1 or not all_mma:
             return None
         (side,) = found
         return side if side[0] in "ab" else None
+
+
+def operand_form(k: Kernel, op: Op) -> tuple[str, int]:
+    """How a product takes its operands: their element type, and how many along k it multiplies at a time."""
+    a, b, acc = (element(op[name].type) for name in ("a", "b", "acc"))
+    pairs = (a, b, acc) == ("bf16", "bf16", "f32") and k.arch.has("bf16_dot") and not k.arch.has("amx_bf16")
+    return ("bf16", 2) if pairs else (acc, 1)
 
 
 def uses_of(k: Kernel) -> TileUses:
@@ -117,17 +124,17 @@ def row_stride(k: Kernel, columns: int, dtype: str) -> int:
     return padded + line if padded >= 2 * line and (padded // line) % 2 == 0 else padded
 
 
-def new_tile(k: Kernel, shape: tuple[int, ...], dtype: str, *, panels: bool = False) -> Tile:
+def new_tile(k: Kernel, shape: tuple[int, ...], dtype: str, *, panels: bool = False, group: int = 1) -> Tile:
     """Fresh scratch memory for a tile."""
-    panel = PANEL_VECTORS * native(k, dtype) if panels else 0
+    panel = PANEL_VECTORS * native(k, dtype) // group if panels else 0
     row = shape[0] * panel if panels else row_stride(k, shape[-1], dtype)
-    tile = Tile(k.scratch, shape, dtype, row, panel)
-    return Tile(k.reserve(tile.count * size_of(dtype)), shape, dtype, row, panel)
+    tile = Tile(k.scratch, shape, dtype, row, panel, group)
+    return replace(tile, ptr=k.reserve(tile.count * size_of(dtype)))
 
 
 def element_offset(k: Kernel, tile: Tile, row: Int, column: Int) -> Int:
     """Where element (row, column) lies; in panels, for a column that starts a panel."""
-    if tile.panel:  # (column / panel) * (rows + 1) * panel
+    if tile.panel:  # (column / panel) * (rows + 1) * panel; the row starts a group
         return k.add(k.mul(column, tile.shape[0] + 1), k.mul(row, tile.panel))
     return k.add(k.mul(row, tile.row), column)
 
@@ -221,11 +228,12 @@ def walk(
     visit: Callable[[Place], None],
     *,
     first: tuple[Int, Int] = (0, 0),
+    rows: int = 1,
 ) -> None:
     """Visits every chunk of `width` columns below the limits: whole ones without a mask, then the rest of the row.
 
-    `first` is where the first axis and the last one begin; the latter starts a chunk. Rows are finished one by one, for
-    that is the order in which most memory is read best.
+    `first` is where the first axis and the last one begin; the latter starts a chunk. `rows` of the first axis are
+    taken at a time. Rows are finished one by one, for that is the order in which most memory is read best.
     """
 
     def over_rows(leading: list[Int], body: Callable[[list[Int]], None]) -> None:
@@ -237,28 +245,28 @@ def walk(
             over_rows([*leading, i], body)
             return []
 
-        k.loop(0 if leading else first[0], limits[len(leading)], 1, (), row)
+        k.loop(0 if leading else first[0], limits[len(leading)], 1 if leading else rows, (), row)
 
     def over_columns(body: Callable[[Int], None]) -> None:
         last = limits[-1]
-        whole = _whole(k, last, width)
+        end = whole(k, last, width)
 
         def chunk(j: Value, _: list[Value]) -> list[Value]:
             body(j)
             return []
 
-        if whole != 0 and shape[-1] >= width:
-            k.loop(first[1], whole, width, (), chunk)
-        if whole == last:
+        if end != 0 and shape[-1] >= width:
+            k.loop(first[1], end, width, (), chunk)
+        if end == last:
             return
 
         def rest() -> list[Value]:
-            k.mask = Range(None, k.sub(last, whole))
-            body(whole)
+            k.mask = Range(None, k.sub(last, end))
+            body(end)
             k.mask = ALL
             return []
 
-        k.when(k.less(whole, last), rest, list)
+        k.when(k.less(end, last), rest, list)
 
     saved = k.width, k.mask
     k.width, k.mask = width, ALL
@@ -310,55 +318,6 @@ def lower_zeros(k: Kernel, op: Op) -> Rep:
     return tile
 
 
-def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -> list[Rep]:
-    """A loop over the rows and over chunks of columns; the region sees the columns of a chunk as its lanes."""
-    uses = uses_of(k)
-    region, shape = op.regions[0], tuple(op.attrs["shape"])
-    extents = [k.env[v] for v in op.group("extents")]
-    sources = [tile_of(k, v) for v in op.group("tiles")]
-    targets: list[Tile] = []
-    for result in op.results:
-        side = uses.operand_of(result)
-        dtype = side[1] if side else element(result.type)
-        bounded = uses.bounds_of(result) == op.group("extents")
-        # an operand that nobody else uses is overwritten: chunk by chunk, read before it is written
-        reusable = [
-            source
-            for value, source in zip(op.group("tiles"), sources, strict=True)
-            if source.dtype == dtype and source not in targets and uses.last_in_place(value, op)
-        ]
-        reused = reusable[0] if reusable and bounded and side is None else None
-        tile = reused or new_tile(k, shape, dtype, panels=side is not None and side[0] == "b")
-        if not bounded:
-            fill_zero(k, tile)
-        targets.append(tile)
-    panels = [t.panel for t in (*sources, *targets) if t.panel]
-    width = panels[0] if panels else chunk_width(k)
-    streams = len(shape) > 1 and not sources and is_plain(region)
-
-    def visit(place: Place) -> None:
-        leading, column = place
-        coordinates = [*(Affine(i) for i in leading), Affine(column, 1)]
-        if streams and k.mask == ALL:
-            later = [Affine(k.add(leading[-1], ROWS_AHEAD)), Affine(column, 1)]
-            k.env.update(zip(region.args, [*coordinates[:-2], *later], strict=True))
-            touching(k, lambda: lower(k, region))
-        elements = [read_tile(k, s, place) for s in sources]
-        k.env.update(zip(region.args, [*coordinates, *elements], strict=True))
-        for tile, rep, result in zip(targets, lower(k, region), op.results, strict=True):
-            put_tile(k, tile, place, rep, element(result.type))
-
-    limits = limits_of(k, shape, extents)
-    if len(targets) == 1 and favours_columns(k, op, targets[0], lower):
-        rows, columns = _whole(k, limits[0], native(k, targets[0].dtype)), _whole(k, limits[1], width)
-        fill_by_columns(k, op, targets[0], rows, columns, lower)
-        walk(k, shape, [rows, limits[1]], width, visit, first=(0, columns))
-        walk(k, shape, limits, width, visit, first=(rows, 0))
-    else:
-        walk(k, shape, limits, width, visit)
-    return list(targets)
-
-
-def _whole(k: Kernel, size: Int, step: int) -> Int:
+def whole(k: Kernel, size: Int, step: int) -> Int:
     """The largest multiple of `step`, a power of two, up to `size`."""
     return k.mul(k.floordiv(size, step), step)

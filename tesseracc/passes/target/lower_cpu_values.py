@@ -74,6 +74,7 @@ class Tile:
     dtype: str
     row: int
     panel: int  # columns of a panel; 0: row-major
+    group: int = 1  # rows of which a panel holds a column's elements side by side
 
     @property
     def count(self) -> int:

@@ -23,15 +23,16 @@ _FLAGS = {
     "x86-64-v2": {"sse4.2", "popcnt"},
     "x86-64-v3": {"avx2", "fma", "bmi2", "f16c"},
     "x86-64-v4": {"avx512f", "avx512vl", "avx512bw", "avx512dq"},
+    "x86-64-v4-bf16": {"avx512bf16", "clzero"},
     "aarch64": {"neon"},
 }
 
 
 @cache
-def levels() -> tuple[str, ...]:
-    """The CPU levels that this machine runs."""
+def levels(*more: str) -> tuple[str, ...]:
+    """The CPU levels that this machine runs: those that bundles hold by default, and of `more`."""
     host = {name for name, on in llvm.get_host_cpu_features().items() if on}
-    return tuple(name for name, need in _FLAGS.items() if need <= host)
+    return tuple(name for name, need in _FLAGS.items() if need <= host and (load(name).default or name in more))
 
 
 class Native:
