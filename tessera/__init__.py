@@ -20,6 +20,7 @@ import tessera.kernel as _kernel  # noqa: F401
 from tessera import aot as aot
 from tessera import memory as memory
 from tessera import nn as nn
+from tessera import optim as optim
 from tessera import profiler as profiler
 from tessera import random as random
 from tessera import tile as tile
