@@ -16,7 +16,7 @@ from tessera_runtime import guards
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import accepts, np_dtype
-from tessera_runtime.core.errors import InputError
+from tessera_runtime.core.errors import DeviceError, InputError
 from tessera_runtime.core.manifest import Function, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
 from tessera_runtime.memory import aligned_empty
@@ -32,6 +32,10 @@ class BundleFunction:
 
     An in/out parameter is updated in place when the array given is writable and contiguous, else a copy is; either way
     it is returned where the function returns it. Calls from several threads are safe.
+
+    Arguments may be arrays of any library with `__dlpack__`. On a GPU those that lie on it are used as they lie; if any
+    does, results stay there too (`devices.cuda_memory.DeviceArray`), and if all do, the call returns before they are
+    computed: faults then show when somebody waits.
     """
 
     def __init__(self, bundle: Bundle, function: Function, index: int) -> None:
@@ -42,6 +46,7 @@ class BundleFunction:
         self._from_scalars = any(symbol.axis < 0 for symbol in function.symbols)
         self._cache: dict[tuple[Any, ...], tuple[Instance, tuple[tuple[int, ...], ...]]] = {}
         self._lock = threading.Lock()
+        self._importer = getattr(bundle.device, "import_array", None)
 
     @property
     def signature(self) -> str:
@@ -87,23 +92,28 @@ class BundleFunction:
 
     def _call(self, given: Mapping[str, NDArray[Any]] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         function = self.function
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, Any] = {}
         scalars: dict[str, int] = {}
         for item, value in zip(function.inputs, guards.arrange(function, args, kwargs), strict=True):
             if item.kind == "scalar":
                 scalars[item.name] = guards.scalar_bits(function, item, value)
             else:
-                arrays[item.name] = guards.tensor(function, item, value)
+                arrays[item.name] = guards.tensor(function, item, value, self._importer)
         numbers = guards.scalar_extents(function, scalars) if self._from_scalars else {}
         instance, shapes = self._instance(arrays, numbers)
         _prepare(function, arrays)
-        results: dict[str, NDArray[Any]] = {}
+        # Results lie where arguments lie.
+        on_device = any(not isinstance(array, np.ndarray) for array in arrays.values())
+        results: dict[str, Any] = {}
         for output, shape in zip(function.outputs, shapes, strict=True):
             if output.alias is not None:
                 results[output.name] = arrays[output.alias]
                 continue
             if given is not None and output.name in given:
                 results[output.name] = _result(function, output, shape, given[output.name])
+                continue
+            if on_device:
+                results[output.name] = self._bundle.device_array(output.dtype, shape, instance)
                 continue
             try:
                 results[output.name] = aligned_empty(shape, np_dtype(output.dtype))
@@ -122,7 +132,7 @@ class BundleFunction:
         return values if len(values) > 1 else values[0] if values else None
 
     def _instance(
-        self, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, int]
+        self, arrays: Mapping[str, Any], numbers: Mapping[str, int]
     ) -> tuple[Instance, tuple[tuple[int, ...], ...]]:
         """The plan at these extents and the results' shapes. Checked and evaluated once per set of extents."""
         key = (*(array.shape for array in arrays.values()), *numbers.values())
@@ -149,7 +159,7 @@ def _result(function: Function, output: Output, shape: tuple[int, ...], array: A
     return array
 
 
-def _check_results(function: Function, given: Mapping[str, NDArray[Any]], arrays: Mapping[str, NDArray[Any]]) -> None:
+def _check_results(function: Function, given: Mapping[str, NDArray[Any]], arrays: Mapping[str, Any]) -> None:
     """Arrays for results belong to results that are not parameters, and share memory with nothing; E708."""
     free = {output.name for output in function.outputs if output.alias is None}
     for name, array in given.items():
@@ -158,15 +168,19 @@ def _check_results(function: Function, given: Mapping[str, NDArray[Any]], arrays
             raise InputError("E708", f"{function.name}: no array can be given for '{name}'", help=f"for these: {known}")
         others = [*arrays.items(), *(item for item in given.items() if item[0] != name)]
         for other, used in others:
-            if np.may_share_memory(array, used):
+            if _overlap(array, used):
                 raise InputError("E708", f"{function.name}: result '{name}' and '{other}' share memory")
 
 
-def _prepare(function: Function, arrays: dict[str, NDArray[Any]]) -> None:
+def _prepare(function: Function, arrays: dict[str, Any]) -> None:
     """Make every array contiguous and aligned, and give written ones memory that no other argument reads."""
     for item in function.inputs:
         array = arrays.get(item.name)
         if array is None:
+            continue
+        if not isinstance(array, np.ndarray):
+            if item.inout and array.readonly:
+                arrays[item.name] = array.copy()
             continue
         usable = array.flags.c_contiguous and array.flags.aligned
         if not usable or (item.inout and not array.flags.writeable):
@@ -174,12 +188,18 @@ def _prepare(function: Function, arrays: dict[str, NDArray[Any]]) -> None:
     written = [item.name for item in function.inputs if item.inout]
     for name in written:
         for other, array in arrays.items():
-            if other != name and np.may_share_memory(arrays[name], array):
+            if other != name and _overlap(arrays[name], array):
                 if other in written:
                     raise InputError(
                         "E708", f"{function.name}: inputs '{name}' and '{other}' are both written and share memory"
                     )
                 arrays[other] = array.copy()
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.may_share_memory(a, b)
+    return not isinstance(a, np.ndarray) and bool(a.overlaps(b))
 
 
 class Bundle(Mapping[str, BundleFunction]):
@@ -192,6 +212,12 @@ class Bundle(Mapping[str, BundleFunction]):
         self.program: Program = device.load(file, self.target)
         self.plans = {plan.function: plan for plan in self.target.plans}
         self._functions = {f.name: BundleFunction(self, f, i) for i, f in enumerate(file.manifest.functions)}
+
+    def device_array(self, dtype: str, shape: tuple[int, ...], instance: Instance) -> Any:
+        """Memory on the device for a result of a call."""
+        program: Any = self.program
+        device: Any = self.device
+        return device.empty(dtype, shape, program.origin(instance))
 
     @property
     def manifest(self) -> Manifest:
@@ -230,6 +256,8 @@ def load(
     *,
     verify_weights: bool = False,
     require_signature: Any = None,
+    capture_graph: bool | str = False,
+    graph_limit: int = 16,
 ) -> Bundle:
     """Load and verify a bundle from a path, bytes or a file descriptor, for a device.
 
@@ -239,8 +267,22 @@ def load(
     `require_signature` is a public key (its file, or 32 bytes), a folder of public keys of which any will do, or a list
     of these that must all be met; by default what the environment variable TESSERA_REQUIRE_SIGNATURE lists, `()` for
     nothing. E651 and E652 when the bundle is not signed so; then nothing of its manifest was looked at.
+
+    With `capture_graph`, calls on a GPU run as CUDA graphs, one per function and extents, `graph_limit` at most; the
+    one that was not used for longest is given up. `"strict"` refuses what would run otherwise (E909). Other devices
+    have none, and ignore it unless it is strict.
     """
     if require_signature is None and not os.environ.get("TESSERA_REQUIRE_SIGNATURE"):
         require_signature = ()
     file = BundleFile(source, verify_weights=verify_weights, require_signature=require_signature)
-    return Bundle(file, open_device(device, threads) if isinstance(device, str) else device)
+    bundle = Bundle(file, open_device(device, threads) if isinstance(device, str) else device)
+    if capture_graph:
+        strict = capture_graph == "strict"
+        enable = getattr(bundle.program, "capture_graphs", None)
+        if enable is not None:
+            from tessera_runtime.devices.cuda_graphs import Capture
+
+            enable(Capture(graph_limit, strict))
+        elif strict:
+            raise DeviceError("E909", f"device {bundle.device.name} has no graphs", help="capture_graph goes with cuda")
+    return bundle

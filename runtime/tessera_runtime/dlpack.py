@@ -21,8 +21,11 @@ __all__ = ["CPU", "CUDA", "Exported", "Taken", "capsule", "from_dlpack", "take"]
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 _READ_ONLY, _COPIED = 1, 2
-_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
-_NARROW = {"bf16": 4, "fp8_e4m3": 10, "fp8_e5m2": 12}
+#: element types that DLPack has, one element to a whole number of bytes: its type code; bits follow from the size
+_CODES = {
+    "i8": 0, "i16": 0, "i32": 0, "i64": 0, "u8": 1, "u16": 1, "u32": 1, "u64": 1, "f16": 2, "f32": 2, "f64": 2,
+    "bf16": 4, "bool": 6, "fp8_e4m3": 10, "fp8_e5m2": 12,
+}  # fmt: skip
 
 
 class _Device(ctypes.Structure):
@@ -128,11 +131,8 @@ def take(value: Any, what: str, stream: int | None = None) -> Taken:
 
 
 def _dtype(found: _Type) -> str | None:
-    for name, entry in DTYPES.items():
-        code = _NARROW.get(name, _CODES[entry.kind])
-        if (found.code, found.bits, found.lanes) == (code, 8 * entry.itemsize, 1):
-            return name
-    return None
+    known = ((code, 8 * DTYPES[name].itemsize, 1) for name, code in _CODES.items())
+    return dict(zip(known, _CODES)).get((found.code, found.bits, found.lanes))
 
 
 def _dense(shape: Sequence[int]) -> tuple[int, ...]:
@@ -191,11 +191,16 @@ def capsule(
     pointer: int, device: tuple[int, int], dtype: str, shape: Sequence[int], strides: Sequence[int], readonly: bool,
     owner: object, max_version: tuple[int, int] | None, copied: bool = False,
 ) -> Any:  # fmt: skip
-    """A DLPack capsule over memory that `owner` keeps. BufferError where an old consumer would write to it."""
+    """A DLPack capsule over memory that `owner` keeps.
+
+    BufferError for read-only memory and a consumer that is too old to be told so, and for types that DLPack lacks.
+    """
     versioned = max_version is not None and max_version[0] >= 1
     if readonly and not versioned:
         raise BufferError("the memory is read-only, which consumers of DLPack before version 1 are not told")
-    rank, entry = len(shape), DTYPES[dtype]
+    if dtype not in _CODES:
+        raise BufferError(f"DLPack has no type {dtype} of one element to a byte")
+    rank = len(shape)
     numbers = (ctypes.c_int64 * max(2 * rank, 1))(*shape, *strides)
     record: Any = _Versioned() if versioned else _Managed()
     record.deleter = ctypes.cast(_FREE, ctypes.c_void_p)
@@ -204,7 +209,7 @@ def capsule(
         record.flags = (_READ_ONLY if readonly else 0) | (_COPIED if copied else 0)
     tensor = record.tensor
     tensor.data, tensor.device, tensor.rank = pointer, _Device(*device), rank
-    tensor.dtype = _Type(_NARROW.get(dtype, _CODES[entry.kind]), 8 * entry.itemsize, 1)
+    tensor.dtype = _Type(_CODES[dtype], 8 * DTYPES[dtype].itemsize, 1)
     tensor.shape = ctypes.cast(numbers, ctypes.POINTER(ctypes.c_int64))
     tensor.strides = ctypes.cast(ctypes.addressof(numbers) + 8 * rank, ctypes.POINTER(ctypes.c_int64))
     address = ctypes.addressof(record)

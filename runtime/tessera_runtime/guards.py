@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from struct import pack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tessera_runtime.core.dtypes import DTYPES, accepts, dtype_of, encode, np_dtype
 from tessera_runtime.core.errors import InputError, TesseraError
 from tessera_runtime.core.manifest import Dim, Function, Guard, Input
 from tessera_runtime.core.shapeexpr import evaluate, symbols_of, to_infix
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 __all__ = ["arrange", "scalar_bits", "scalar_extents", "signature", "solve", "tensor", "type_text"]
+
+Importer = Callable[[Any, str], Any]
 
 
 def dim_text(dim: Dim) -> str:
@@ -59,11 +58,19 @@ def arrange(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return [values[item.name] for item in inputs]
 
 
-def tensor(function: Function, item: Input, value: Any) -> NDArray[Any]:
-    """The argument as an array of the declared element type and rank, in any layout; E702, E703, E708."""
+def tensor(function: Function, item: Input, value: Any, importer: Importer | None = None) -> Any:
+    """The argument as an array of the declared element type and rank, in any layout; E702, E703, E708.
+
+    `importer` is asked for values that lie on the device already; what it gives has a dtype (a name), ndim and shape.
+    """
     import numpy as np
 
     where = f"{function.name}: input '{item.name}'"
+    if importer is not None and not isinstance(value, np.ndarray):
+        found = importer(value, where)
+        if found is not None:
+            _check_type(where, item, found, found.dtype == item.dtype, found.dtype)
+            return found
     if not isinstance(value, np.ndarray):
         if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
             from tessera_runtime.dlpack import from_dlpack
@@ -79,11 +86,17 @@ def tensor(function: Function, item: Input, value: Any) -> NDArray[Any]:
             raise InputError(
                 "E708", f"{where} is a {type(value).__name__}, expected an array {type_text(item.dtype, item.shape)}"
             )
-    if not accepts(item.dtype, value.dtype):
+    _check_type(where, item, value, accepts(item.dtype, value.dtype), value.dtype)
+    return value
+
+
+def _check_type(where: str, item: Input, value: Any, fits: bool, dtype: Any) -> None:
+    """E703 unless the element type fits, E702 for another rank."""
+    if not fits:
         try:
-            actual = dtype_of(value.dtype)
+            actual = dtype if isinstance(dtype, str) else dtype_of(dtype)
         except TesseraError:
-            actual = str(value.dtype)
+            actual = str(dtype)
         raise InputError(
             "E703",
             f"{where} has element type {actual}, expected {item.dtype}",
@@ -94,8 +107,6 @@ def tensor(function: Function, item: Input, value: Any) -> NDArray[Any]:
             "E702", f"{where} has rank {value.ndim}, expected {len(item.shape)}: "
             f"got {type_text(item.dtype, value.shape)}, expected {type_text(item.dtype, item.shape)}"
         )  # fmt: skip
-    result: NDArray[Any] = value
-    return result
 
 
 def scalar_bits(function: Function, item: Input, value: Any) -> int:

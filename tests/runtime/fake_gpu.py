@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tessera_runtime.core.errors import DeviceError
+from tessera_runtime.devices.cuda_driver import CopyNode, KernelNode, Node
 
 __all__ = ["Call", "FakeDriver"]
 
@@ -26,8 +27,14 @@ class FakeDriver:
         self.memory: dict[int, Any] = {}
         self.next = 0x7000_0000
         self.images: list[bytes] = []
+        self.clock = 0.0  # seconds that the device has worked
+        self.events: dict[int, float] = {}  # the device's time when each event happened
+        self.graphs: dict[int, list[Node]] = {}
+        self.orders: list[tuple[int, int]] = []  # (stream, stream that waits for it)
+        self._recorded: dict[int, int] = {}
+        self._handles = 0
 
-    def record(self, *call: Any) -> None:
+    def note(self, *call: Any) -> None:
         self.calls.append(call)
         if call[0] in self.fail:
             raise self.fail[call[0]]
@@ -46,33 +53,33 @@ class FakeDriver:
                 "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": 232448}[name]  # fmt: skip
 
     def retain_context(self, device: Any) -> str:
-        self.record("retain_context", device)
+        self.note("retain_context", device)
         return "context"
 
     def set_context(self, context: Any) -> None:
-        self.record("set_context", context)
+        self.note("set_context", context)
 
     def load_module(self, image: bytes) -> str:
         self.images.append(image)
-        self.record("load_module", len(image))
+        self.note("load_module", len(image))
         return "module"
 
     def function(self, module: Any, symbol: str) -> str:
-        self.record("function", symbol)
+        self.note("function", symbol)
         return symbol
 
     def allow_shared(self, function: Any, nbytes: int) -> None:
-        self.record("allow_shared", function, nbytes)
+        self.note("allow_shared", function, nbytes)
 
     def allocate(self, nbytes: int) -> int:
-        self.record("allocate", nbytes)
+        self.note("allocate", nbytes)
         pointer = self.next
         self.next += nbytes + 4096
         self.memory[pointer] = ctypes.create_string_buffer(b"\xaa" * nbytes, nbytes)
         return pointer
 
     def free(self, pointer: int) -> None:
-        self.record("free", pointer)
+        self.note("free", pointer)
         del self.memory[pointer]
 
     def host(self, pointer: int, nbytes: int) -> int:
@@ -82,26 +89,82 @@ class FakeDriver:
                 return ctypes.addressof(data) + pointer - start
         raise AssertionError(f"{pointer:#x}+{nbytes} is not allocated")
 
-    def copy_in(self, pointer: int, address: int, nbytes: int) -> None:
-        self.record("copy_in", pointer, nbytes)
+    def copy_in(self, pointer: int, address: int, nbytes: int, stream: int = 0) -> None:
+        self.record_on(stream, "copy_in", pointer, nbytes)
         ctypes.memmove(self.host(pointer, nbytes), address, nbytes)
 
     def copy_out(self, address: int, pointer: int, nbytes: int) -> None:
-        self.record("copy_out", pointer, nbytes)
+        self.note("copy_out", pointer, nbytes)
         ctypes.memmove(address, self.host(pointer, nbytes), nbytes)
 
-    def copy(self, target: int, source: int, nbytes: int) -> None:
-        self.record("copy", target, source, nbytes)
-        ctypes.memmove(self.host(target, nbytes), self.host(source, nbytes), nbytes)
+    def copy(self, target: int, source: int, nbytes: int, stream: int = 0) -> None:
+        self.record_on(stream, "copy", target, source, nbytes)
+        self._run(CopyNode(target, source, nbytes))
 
     def launch(
-        self, function: Any, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int]
-    ) -> None:
-        self.record("launch", function, tuple(grid), tuple(block), shared, tuple(slots))
-        KERNELS[function](self, grid, slots)
+        self, function: Any, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int],
+        stream: int = 0,
+    ) -> None:  # fmt: skip
+        self.record_on(stream, "launch", function, tuple(grid), tuple(block), shared, tuple(slots))
+        self._run(KernelNode(function, tuple(grid), tuple(block), shared, tuple(slots)))
 
-    def synchronize(self) -> None:
-        self.record("synchronize")
+    def record_on(self, stream: int, *call: Any) -> None:
+        """A call on a stream; the default one is not shown."""
+        self.note(*call, *([f"stream {stream}"] if stream else []))
+
+    def _run(self, node: Node) -> None:
+        if isinstance(node, CopyNode):
+            self.clock += node.nbytes / 1e12
+            ctypes.memmove(self.host(node.target, node.nbytes), self.host(node.source, node.nbytes), node.nbytes)
+        else:
+            self.clock += 5e-6
+            KERNELS[node.function](self, node.grid, node.slots)
+
+    def synchronize(self, stream: int = 0) -> None:
+        self.record_on(stream, "synchronize")
+
+    def _handle(self) -> int:
+        self._handles += 1
+        return self._handles
+
+    def event(self) -> int:
+        event = self._handle()
+        self.events[event] = -1.0
+        return event
+
+    def record(self, event: int, stream: int) -> None:
+        self.events[event] = self.clock
+        self._recorded[event] = stream
+
+    def wait(self, stream: int, event: int) -> None:
+        self.orders.append((self._recorded[event], stream))
+
+    def elapsed(self, start: int, stop: int) -> float:
+        return self.events[stop] - self.events[start]
+
+    def free_event(self, event: int) -> None:
+        del self.events[event]
+
+    def graph(self, nodes: Sequence[Node]) -> int:
+        self.note("graph", len(nodes))
+        graph = self._handle()
+        self.graphs[graph] = list(nodes)
+        return graph
+
+    def graph_set(self, graph: int, index: int, node: Node) -> None:
+        self.note("graph_set", index)
+        old = self.graphs[graph][index]
+        assert type(old) is type(node) and (isinstance(node, CopyNode) or old[0] == node[0]), "a node keeps its kernel"
+        self.graphs[graph][index] = node
+
+    def graph_launch(self, graph: int, stream: int) -> None:
+        self.record_on(stream, "graph_launch")
+        for node in self.graphs[graph]:
+            self._run(node)
+
+    def free_graph(self, graph: int) -> None:
+        self.note("free_graph")
+        del self.graphs[graph]
 
     def floats(self, pointer: int, count: int) -> np.ndarray:
         address = self.host(pointer, 4 * count)

@@ -14,24 +14,11 @@ import tessera_runtime
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Capability
 from tessera_runtime.devices.cuda import CudaDevice, runs_on
-from tessera_runtime.devices.cuda_driver import CudaPython
-from tesseracc.bundle import image_entry, write
+from tessera_runtime.devices.cuda_driver import CopyNode, CudaPython, KernelNode
 from tests.runtime.fake_gpu import Call, FakeDriver
-from tests.runtime.support import WEIGHT, contents, cpu_target
+from tests.runtime.gpu_bundles import HOPPER, bundle_of, cuda_target
+from tests.runtime.support import WEIGHT, cpu_target
 
-
-def cuda_target(name: str, major: int, minor: int, match: str, preference: int, image_format: str = "cubin") -> Any:
-    return cpu_target(name, kind="cuda", format=image_format, image=image_entry(name, image_format), machine="",
-                      capability=Capability(major, minor, match), preference=preference)  # fmt: skip
-
-
-def bundle_of(*targets: Any) -> bytes:
-    images = {t.image: f"image {t.name}".encode() for t in targets if t.kind == "cuda"}
-    images |= {name: image for name, image in contents().images.items() if any(t.image == name for t in targets)}
-    return write(None, contents(targets=targets, images=images))
-
-
-HOPPER = cuda_target("sm_90", 9, 0, "exact", 900)
 LADDER = (
     HOPPER, cuda_target("sm_80", 8, 0, "minor", 800), cuda_target("sm_86", 8, 6, "minor", 860),
     cuda_target("sm_100", 10, 0, "exact", 1000), cuda_target("sm_100f", 10, 0, "minor", 999),
@@ -198,6 +185,15 @@ class FakeBindings:
         CUDA_SUCCESS = _Result(0)
         CUDA_ERROR_OUT_OF_MEMORY = _Result(2)
 
+    class CUmemorytype:
+        CU_MEMORYTYPE_DEVICE = 2
+
+    class CUDA_KERNEL_NODE_PARAMS:
+        pass
+
+    class CUDA_MEMCPY3D:
+        pass
+
     class CUdevice_attribute:
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
 
@@ -214,6 +210,13 @@ class FakeBindings:
         "cuModuleGetFunction": ("fun",),
         "cuMemAlloc": (4096,),
         "cuGetErrorName": (b"CUDA_ERROR_X",),
+        "cuEventCreate": ("event",),
+        "cuEventElapsedTime": (2.5,),
+        "cuGraphCreate": ("graph",),
+        "cuGraphAddKernelNode": ("kernel node",),
+        "cuGraphAddMemcpyNode": ("copy node",),
+        "cuGraphInstantiate": ("exec",),
+        "cuCtxGetCurrent": ("ctx",),
     }
 
     def __init__(self) -> None:
@@ -224,8 +227,9 @@ class FakeBindings:
     def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
         def call(*args: Any) -> tuple[Any, ...]:
             self.calls.append((name, *args))
-            if name == "cuLaunchKernel":
-                pointers = (ctypes.c_void_p * 3).from_address(args[9])
+            address = args[9] if name == "cuLaunchKernel" else getattr(args[-1] if args else None, "kernelParams", None)
+            if address is not None:
+                pointers = (ctypes.c_void_p * 3).from_address(address)
                 self.seen_params = [ctypes.c_uint64.from_address(p or 0).value for p in pointers]
             return (_Result(self.results.get(name, 0)), *self.VALUES.get(name, ()))
 
@@ -262,7 +266,7 @@ def test_the_seam_over_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuModuleLoadData", b"cubin"),
         ("cuModuleGetFunction", "mod", b"k"),
         ("cuMemAlloc", 100),
-        ("cuMemcpyHtoD", 1, 2, 3),
+        ("cuMemcpyHtoDAsync", 1, 2, 3, 0),
         ("cuMemcpyDtoH", 1, 2, 3),
         ("cuMemcpyDtoDAsync", 1, 2, 3, 0),
         ("cuFuncSetAttribute", "fun", 8, 100_000),
@@ -284,3 +288,53 @@ def test_the_seam_over_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError) as caught:
         CudaPython()
     assert caught.value.code == "E903"
+
+
+def test_graphs_and_events_over_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    fake = FakeBindings()
+    package = types.ModuleType("cuda.bindings")
+    package.driver = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda.bindings", package)
+    driver = CudaPython()
+    fake.calls.clear()
+    event = driver.event()
+    driver.record(event, 7)
+    driver.wait(8, event)
+    assert driver.elapsed(event, event) == 0.0025
+    driver.free_event(event)
+    assert fake.calls == [
+        ("cuEventCreate", 0), ("cuEventRecord", "event", 7), ("cuStreamWaitEvent", 8, "event", 0),
+        ("cuEventElapsedTime", "event", "event"), ("cuEventDestroy", "event"),
+    ]  # fmt: skip
+    fake.calls.clear()
+    graph = driver.graph([KernelNode("fun", (4, 5, 6), (128, 1, 1), 64, (1, 2, 3)), CopyNode(1000, 2000, 12)])
+    assert fake.seen_params == [1, 2, 3]
+    names = [call[0] for call in fake.calls]
+    assert names == ["cuGraphCreate", "cuCtxGetCurrent", "cuGraphAddKernelNode", "cuGraphAddMemcpyNode",
+                     "cuGraphInstantiate"]  # fmt: skip
+    kernel, copy = fake.calls[2], fake.calls[3]
+    assert kernel[1:4] == ("graph", [], 0) and copy[1:4] == ("graph", ["kernel node"], 1), "one after the other"
+    params = kernel[4]
+    assert (params.func, params.gridDimX, params.gridDimY, params.gridDimZ) == ("fun", 4, 5, 6)
+    assert (params.blockDimX, params.blockDimY, params.blockDimZ, params.sharedMemBytes) == (128, 1, 1, 64)
+    assert (copy[4].dstDevice, copy[4].srcDevice, copy[4].WidthInBytes, copy[4].Height, copy[4].Depth) == (
+        1000, 2000, 12, 1, 1,
+    )  # fmt: skip
+    fake.calls.clear()
+    driver.graph_set(graph, 0, KernelNode("fun", (4, 5, 6), (128, 1, 1), 64, (7, 8, 9)))
+    driver.graph_set(graph, 1, CopyNode(1, 2, 12))
+    driver.graph_launch(graph, 7)
+    driver.free_graph(graph)
+    assert fake.seen_params == [7, 8, 9]
+    assert [call[:3] for call in fake.calls] == [
+        ("cuGraphExecKernelNodeSetParams", "exec", "kernel node"),
+        ("cuGraphExecMemcpyNodeSetParams", "exec", "copy node"),
+        ("cuGraphLaunch", "exec", 7), ("cuGraphExecDestroy", "exec"), ("cuGraphDestroy", "graph"),
+    ]  # fmt: skip
+    fake.calls.clear()
+    fake.results = {"cuGraphInstantiate": 700}
+    with pytest.raises(DeviceError):
+        driver.graph([CopyNode(1, 2, 3)])
+    assert fake.calls[-1][0] == "cuGraphDestroy", "nothing is left behind"

@@ -394,6 +394,8 @@ _ENTRIES = (
           "A launch needs a grid or shared memory beyond the device's limits."),
     Entry("E908", "executable memory refused", 6,
           "The operating system does not allow this process to map executable memory."),
+    Entry("E909", "no CUDA graph", 6,
+          "With strict graph capture a call must run as a CUDA graph, and this one cannot, or graph_limit is reached."),
     Entry("E921", "index out of bounds", 6,
           "A kernel accessed an element outside its buffer."),
     Entry("E922", "memory read before it was written", 6,

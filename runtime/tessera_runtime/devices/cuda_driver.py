@@ -1,20 +1,41 @@
 """The few driver calls that running a bundle on an NVIDIA GPU needs: a protocol, and its implementation by cuda-python.
 
-Handles are opaque; device pointers and host addresses are integers. Every call raises DeviceError: E906 when memory
-ran out, else E905 with the call and the driver's name for the error.
+Handles are opaque; device pointers, host addresses and streams are integers, 0 being the default stream. Every call
+raises DeviceError: E906 when memory ran out, else E905 with the call and the driver's name for the error.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tessera_runtime.core.errors import DeviceError
 
-__all__ = ["CudaPython", "Driver", "Handle"]
+__all__ = ["CopyNode", "CudaPython", "Driver", "Handle", "KernelNode", "Node"]
 
 Handle = Any
+
+
+class KernelNode(NamedTuple):
+    """A launch. `slots` are the parameters' bits, each in the low bytes of 64."""
+
+    function: Handle
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared: int
+    slots: tuple[int, ...]
+
+
+class CopyNode(NamedTuple):
+    """A copy within device memory."""
+
+    target: int
+    source: int
+    nbytes: int
+
+
+Node = KernelNode | CopyNode
 
 
 class Driver(Protocol):
@@ -53,22 +74,50 @@ class Driver(Protocol):
     def free(self, pointer: int) -> None:
         """Give device memory back."""
 
-    def copy_in(self, pointer: int, address: int, nbytes: int) -> None:
-        """Host to device."""
+    def copy_in(self, pointer: int, address: int, nbytes: int, stream: int = 0) -> None:
+        """Host to device, in order with the stream; the host's memory may change when this returns."""
 
     def copy_out(self, address: int, pointer: int, nbytes: int) -> None:
-        """Device to host, after all earlier work."""
+        """Device to host; what writes there must have been waited for."""
 
-    def copy(self, target: int, source: int, nbytes: int) -> None:
-        """Device to device, in order with launches."""
+    def copy(self, target: int, source: int, nbytes: int, stream: int = 0) -> None:
+        """Device to device, in order with the stream."""
 
     def launch(
-        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int]
-    ) -> None:
+        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int],
+        stream: int = 0,
+    ) -> None:  # fmt: skip
         """Queue a launch. `slots` are the parameters' bits, each in the low bytes of 64."""
 
-    def synchronize(self) -> None:
+    def synchronize(self, stream: int = 0) -> None:
         """Wait for everything queued."""
+
+    def event(self) -> Handle:
+        """A new event, which can be timed."""
+
+    def record(self, event: Handle, stream: int) -> None:
+        """The event happens when what is queued so far is done."""
+
+    def wait(self, stream: int, event: Handle) -> None:
+        """What is queued from now on happens after the event."""
+
+    def elapsed(self, start: Handle, stop: Handle) -> float:
+        """Seconds between two events that have happened."""
+
+    def free_event(self, event: Handle) -> None:
+        """Give an event back; one that is waited for still happens."""
+
+    def graph(self, nodes: Sequence[Node]) -> Handle:
+        """These nodes, one after the other, ready to be launched at once."""
+
+    def graph_set(self, graph: Handle, index: int, node: Node) -> None:
+        """Change the operands of one node for launches from now on; kind, kernel and sizes stay."""
+
+    def graph_launch(self, graph: Handle, stream: int) -> None:
+        """Queue a whole graph."""
+
+    def free_graph(self, graph: Handle) -> None:
+        """Give a graph back; launches that are queued still happen."""
 
 
 class CudaPython:
@@ -137,23 +186,97 @@ class CudaPython:
     def free(self, pointer: int) -> None:
         self._call("cuMemFree", pointer)
 
-    def copy_in(self, pointer: int, address: int, nbytes: int) -> None:
-        self._call("cuMemcpyHtoD", pointer, address, nbytes)
+    def copy_in(self, pointer: int, address: int, nbytes: int, stream: int = 0) -> None:
+        # From pageable memory, which NumPy's is, this returns when the bytes have been taken.
+        self._call("cuMemcpyHtoDAsync", pointer, address, nbytes, stream)
 
     def copy_out(self, address: int, pointer: int, nbytes: int) -> None:
         self._call("cuMemcpyDtoH", address, pointer, nbytes)
 
-    def copy(self, target: int, source: int, nbytes: int) -> None:
-        self._call("cuMemcpyDtoDAsync", target, source, nbytes, 0)
+    def copy(self, target: int, source: int, nbytes: int, stream: int = 0) -> None:
+        self._call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
     def launch(
-        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int]
-    ) -> None:
-        # The driver reads each parameter at its own size from where its pointer points: the low bytes.
-        values = (ctypes.c_uint64 * max(len(slots), 1))(*slots)
-        base = ctypes.addressof(values)
-        pointers = (ctypes.c_void_p * max(len(slots), 1))(*(base + 8 * i for i in range(len(slots))))
-        self._call("cuLaunchKernel", function, *grid, *block, shared, 0, ctypes.addressof(pointers), 0)
+        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int],
+        stream: int = 0,
+    ) -> None:  # fmt: skip
+        packed = _Parameters(slots)
+        self._call("cuLaunchKernel", function, *grid, *block, shared, stream, packed.address, 0)
 
-    def synchronize(self) -> None:
-        self._call("cuStreamSynchronize", 0)
+    def synchronize(self, stream: int = 0) -> None:
+        self._call("cuStreamSynchronize", stream)
+
+    def event(self) -> Handle:
+        return self._call("cuEventCreate", 0)
+
+    def record(self, event: Handle, stream: int) -> None:
+        self._call("cuEventRecord", event, stream)
+
+    def wait(self, stream: int, event: Handle) -> None:
+        self._call("cuStreamWaitEvent", stream, event, 0)
+
+    def elapsed(self, start: Handle, stop: Handle) -> float:
+        return float(self._call("cuEventElapsedTime", start, stop)) * 1e-3
+
+    def free_event(self, event: Handle) -> None:
+        self._call("cuEventDestroy", event)
+
+    def graph(self, nodes: Sequence[Node]) -> Handle:
+        graph = self._call("cuGraphCreate", 0)
+        try:
+            handles: list[Handle] = []
+            context = self._call("cuCtxGetCurrent")
+            for node in nodes:
+                before = handles[-1:]
+                if isinstance(node, KernelNode):
+                    packed = _Parameters(node.slots)  # copied by the call
+                    made = self._call("cuGraphAddKernelNode", graph, before, len(before), self._kernel(node, packed))
+                else:
+                    made = self._call("cuGraphAddMemcpyNode", graph, before, len(before), self._copy(node), context)
+                handles.append(made)
+            # Nodes name operands to change only as long as the graph that they are of exists.
+            return self._call("cuGraphInstantiate", graph, 0), handles, context, graph
+        except DeviceError:
+            self._call("cuGraphDestroy", graph)
+            raise
+
+    def graph_set(self, graph: Handle, index: int, node: Node) -> None:
+        executable, handles, context, _ = graph
+        if isinstance(node, KernelNode):
+            packed = _Parameters(node.slots)
+            self._call("cuGraphExecKernelNodeSetParams", executable, handles[index], self._kernel(node, packed))
+        else:
+            self._call("cuGraphExecMemcpyNodeSetParams", executable, handles[index], self._copy(node), context)
+
+    def graph_launch(self, graph: Handle, stream: int) -> None:
+        self._call("cuGraphLaunch", graph[0], stream)
+
+    def free_graph(self, graph: Handle) -> None:
+        self._call("cuGraphExecDestroy", graph[0])
+        self._call("cuGraphDestroy", graph[3])
+
+    def _kernel(self, node: KernelNode, packed: _Parameters) -> Any:
+        params = self._driver.CUDA_KERNEL_NODE_PARAMS()
+        params.func = node.function
+        params.gridDimX, params.gridDimY, params.gridDimZ = node.grid
+        params.blockDimX, params.blockDimY, params.blockDimZ = node.block
+        params.sharedMemBytes, params.kernelParams = node.shared, packed.address
+        return params
+
+    def _copy(self, node: CopyNode) -> Any:
+        params = self._driver.CUDA_MEMCPY3D()
+        params.srcMemoryType = params.dstMemoryType = self._driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        params.srcDevice, params.dstDevice = node.source, node.target
+        params.WidthInBytes, params.Height, params.Depth = node.nbytes, 1, 1
+        return params
+
+
+class _Parameters:
+    """A kernel's parameters in memory: the driver reads each at its own size, the low bytes, from where it is told."""
+
+    def __init__(self, slots: Sequence[int]) -> None:
+        count = max(len(slots), 1)
+        self._values = (ctypes.c_uint64 * count)(*slots)
+        base = ctypes.addressof(self._values)
+        self._pointers = (ctypes.c_void_p * count)(*(base + 8 * i for i in range(len(slots))))
+        self.address = ctypes.addressof(self._pointers)
