@@ -34,6 +34,7 @@ from tessera.decorators import Kernel as Kernel
 from tessera.decorators import function as function
 from tessera.decorators import jit as jit
 from tessera.decorators import kernel as kernel
+from tessera.derivatives import all_finite as all_finite
 from tessera.derivatives import autodiff as autodiff
 from tessera.derivatives import checkpoint as checkpoint
 from tessera.derivatives import custom_jvp as custom_jvp

@@ -10,7 +10,8 @@ from tessera.derivatives.custom import checkpoint, custom_jvp, custom_vjp
 from tessera.derivatives.forward import jvp
 from tessera.derivatives.gradients import autodiff, grad, value_and_grad
 from tessera.derivatives.jacobians import gradcheck, hvp, jacfwd, jacrev
+from tessera.derivatives.loss_scaling import all_finite
 from tessera.derivatives.reverse import vjp
 
-__all__ = ["autodiff", "checkpoint", "custom_jvp", "custom_vjp", "grad", "gradcheck", "hvp", "jacfwd", "jacrev", "jvp",
-           "value_and_grad", "vjp", "vmap"]
+__all__ = ["all_finite", "autodiff", "checkpoint", "custom_jvp", "custom_vjp", "grad", "gradcheck", "hvp", "jacfwd",
+           "jacrev", "jvp", "value_and_grad", "vjp", "vmap"]

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tessera.derivatives.loss_scaling import scale_of, unscaled
 from tessera.derivatives.reverse import Tape, Taped, vjp
 from tessera.derivatives.wrapped import is_float, owned
 from tessera.errors import SourceError
 from tessera.interpreters import interpret
+from tessera.numerics import Policy
 from tessera.pytree import flatten, tree_map, unflatten
 from tessera.tensor import Tensor, as_tensor, operators
 
@@ -58,11 +60,24 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] | 
 
         value, pullback = vjp(of_chosen, *(args[i] for i in positions))
         _check_scalar(value, "grad needs a function that gives a float scalar, this one gives")
-        found = pullback(operators.ones_like(value))
+        leaves = [x for i in positions for x in flatten(args[i])[0]]
+        scale = scale_of(leaves, _declared(function, positions))
+        if scale is None:
+            found = pullback(operators.ones_like(value))
+        else:
+            raw, tree = flatten(pullback(operators.full_like(value, scale)))
+            found = unflatten(tree, unscaled(raw, scale))
         grads = tuple(_zeros_for_none(args[i], g) for i, g in zip(positions, found, strict=True))
         return value, grads[0] if bare else grads
 
     return run
+
+
+def _declared(function: Any, positions: Sequence[int]) -> list[tuple[Policy, ...]]:
+    """The policies in the annotations of a @ts.function's parameters at these positions."""
+    specs = [p.tensor for p in getattr(function, "parameters", ())]
+    chosen = [specs[i] for i in positions if i < len(specs)]
+    return [spec.dtype.policies for spec in chosen if spec is not None and spec.dtype is not None]
 
 
 def _check_scalar(value: Any, what: str) -> None:
@@ -89,6 +104,9 @@ def grad(function: Any, argnums: Any = None) -> Any:
     Without `argnums` by every float argument that does not hold data: arguments called x*, y*, target*, label*, batch
     or input* are left out (unless nothing else is a float). One such argument gives a bare gradient, several a tuple
     in the order of the arguments. An int in `argnums` gives a bare gradient, a sequence a tuple.
+
+    A loss scale in the type of a parameter (`@loss_scale(128.0)`) scales the seed; gradients come unscaled, in f32,
+    and are all 0 where one of them is not finite.
 
     The value form `ts.grad(loss, weights)` stands in the body of a @ts.function: it gives the gradient of the value
     `loss` by `weights`, arguments of the function or what was computed from them, in the structure of `weights`.
@@ -155,7 +173,11 @@ def _of_value(loss: Tensor, weights: Any) -> Any:
             raise SourceError("E313", f"grad of a value by {shown}, on which it does not depend",
                               help="differentiate by float arguments of the function")
         nodes.append(x.node if isinstance(x, Taped) and is_float(x) else -1)
-    found = tape.backward({loss.node: operators.ones_like(loss.primal)}, nodes, watched=True)
+    scale = scale_of(leaves)
+    seed = operators.full_like(loss.primal, 1.0 if scale is None else scale)
+    found: Sequence[Tensor | None] = tape.backward({loss.node: seed}, nodes, watched=True)
+    if scale is not None:
+        found = unscaled(found, scale)
     grads = (_zeros_for_none(x, g) for x, g in zip(leaves, found, strict=True))
     return unflatten(tree, grads)
 

@@ -63,7 +63,7 @@ class Pack(_AlongRows):
 
     def ref(self, *ins: Array) -> Array:
         width = dtype_of(ins[0]).bits
-        raw = np.ascontiguousarray(ins[0]).view(np.uint8).reshape(ins[0].shape)
+        raw: Array = np.ascontiguousarray(ins[0]).view(np.uint8).reshape(ins[0].shape)
         places = np.arange(width, dtype=np.uint8)
         bits: Array = (np.expand_dims(raw, -1) >> places & 1).reshape(*raw.shape[:-1], raw.shape[-1] * width)
         return np.asarray(np.packbits(bits, axis=-1, bitorder="little"))

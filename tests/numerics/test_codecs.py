@@ -180,7 +180,7 @@ def test_targets_widen_every_pattern(target: str) -> None:
 
 @pytest.mark.parametrize(("name", "low", "high"), [("i4", -8, 7), ("u4", 0, 15)])
 def test_ints_of_4_bits_saturate_for_floats_and_wrap_for_ints(name: str, low: int, high: int) -> None:
-    x = np.array([-300, -9.5, -8.99, -8, -1.5, -0.5, 0.5, 6.9, 7.99, 15.9, 16, 1e9, np.inf, -np.inf, np.nan], np.float32)
+    x = np.array([-300, -9.5, -8.99, -8, -1.5, -0.5, 0.5, 6.9, 7.99, 15.9, 16, 1e9, np.inf, -np.inf, np.nan], "f")
     want = np.nan_to_num(np.clip(np.trunc(x), low, high))
     np.testing.assert_array_equal(ts.tensor(x).astype(name).astype(ts.f32).numpy(), want)
     ints = np.arange(-40, 40, dtype=np.int64)
@@ -238,7 +238,8 @@ def test_cast_with_a_rounding() -> None:
 
 @pytest.mark.parametrize(("call", "code"), [
     (lambda x: ts.cast(x, ts.bf16, rounding="up"), "E305"), (lambda x: ts.cast(x, ts.bool, rounding="zero"), "E303"),
-    (lambda x: ts.cast_toward_zero(ts.cast(x, ts.f64), ts.f32), "E303"), (lambda x: ts.cast_by_bits(x, x, ts.bf16), "E303"),
+    (lambda x: ts.cast_toward_zero(ts.cast(x, ts.f64), ts.f32), "E303"),
+    (lambda x: ts.cast_by_bits(x, x, ts.bf16), "E303"),
     (lambda x: ts.cast_toward_zero(x, ts.i8), "E303"), (lambda x: ts.round_mantissa(x, 23), "E305"),
 ])  # fmt: skip
 def test_roundings_that_are_not_there(call: Any, code: str) -> None:
