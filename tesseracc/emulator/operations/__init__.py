@@ -31,6 +31,9 @@ from tesseracc.emulator.operations import (
     matrix as matrix,
 )
 from tesseracc.emulator.operations import (
+    matrix_narrow as matrix_narrow,
+)
+from tesseracc.emulator.operations import (
     mbarriers as mbarriers,
 )
 from tesseracc.emulator.operations import (
