@@ -1,7 +1,7 @@
 """Element types. One DType per type and policy chain; how elements are stored and converted is tessera_runtime.core's.
 
 Promotion is decided here, never by NumPy: bool < int < float; a float wins over any int; the wider float wins; two
-different floats of the same width give f32; mixed signed and unsigned ints give the signed type that holds both (i64
+different floats of the same width give f32, and so does fp8_e8m0 with fewer bits; mixed signed and unsigned ints give the signed type that holds both (i64
 at most).
 """
 
@@ -201,7 +201,9 @@ def _promote(a: DType, b: DType) -> DType:
     if a.is_float != b.is_float:
         return a if a.is_float else b
     if a.is_float:
-        return f32 if a.bits == b.bits else (a if a.bits > b.bits else b)
+        wide, other = (a, b) if a.bits > b.bits else (b, a)
+        # a power of two has neither sign nor fraction: it holds no other float
+        return f32 if wide.bits == other.bits or wide == fp8_e8m0 else wide
     if a.kind == b.kind:
         return a if a.bits >= b.bits else b
     signed, unsigned = (a, b) if a.kind == "int" else (b, a)
