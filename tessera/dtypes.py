@@ -1,8 +1,8 @@
 """Element types. One DType per type and policy chain; how elements are stored and converted is tessera_runtime.core's.
 
 Promotion is decided here, never by NumPy: bool < int < float; a float wins over any int; the wider float wins; two
-different floats of the same width give f32, and so does fp8_e8m0 with fewer bits; mixed signed and unsigned ints give the signed type that holds both (i64
-at most).
+different floats of the same width give f32, and so does fp8_e8m0 with fewer bits; mixed signed and unsigned ints give
+the signed type that holds both (i64 at most).
 """
 
 from __future__ import annotations
