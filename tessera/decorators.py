@@ -78,6 +78,7 @@ class _Entry:
         self.python = python
         self.name: str = python.__name__
         self.compiled = compiled
+        self.options: dict[str, Any] = {}  # of ts.jit
         code = getattr(python, "__code__", None)
         self.file: str = code.co_filename if code else "<unknown>"
         self.line: int = code.co_firstlineno if code else 0
@@ -322,16 +323,23 @@ def jit(python: None = None, **options: Any) -> Callable[[Callable[..., Any]], F
 def jit(python: Any = None, **options: Any) -> Any:
     """A compiled form of a function or kernel: as a decorator, with options or without, or as a call.
 
-    `capture_graph` is accepted as a hint. Without the compiler it runs eagerly, with one notice.
+    `device` is where it runs: `cpu` (the default), `cuda:0`, `emulator:sm_90`. `capture_graph=True` runs calls on a GPU
+    as CUDA graphs, one for each set of sizes; `"strict"` refuses what cannot be one. Without the compiler it runs
+    eagerly, with one notice.
     """
-    unknown = sorted(set(options) - {"capture_graph"})
+    unknown = sorted(set(options) - {"capture_graph", "device"})
     if unknown:
-        raise SourceError("E305", f"jit has no option `{unknown[0]}`", help=did_you_mean(unknown[0], ["capture_graph"]))
+        known = ["capture_graph", "device"]
+        raise SourceError("E305", f"jit has no option `{unknown[0]}`", help=did_you_mean(unknown[0], known))
     if python is None:
         return lambda fn: jit(fn, **options)
+    made: Any
     if isinstance(python, Kernel):
-        return Kernel(python.python, True, group=python.group, grid=python.grid, space=python.space)
-    return Function(python.python if isinstance(python, Function) else python, True)
+        made = Kernel(python.python, True, group=python.group, grid=python.grid, space=python.space)
+    else:
+        made = Function(python.python if isinstance(python, Function) else python, True)
+    made.options = options
+    return made
 
 
 class _KernelDecorator:

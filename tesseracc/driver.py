@@ -28,7 +28,7 @@ from tessera.pytree import Tree, flatten, tree_map, unflatten
 from tessera.tensor import Tensor, as_tensor
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Provenance
-from tesseracc.arch.arch import Arch, load, resolve
+from tesseracc.arch.arch import Arch, load, names, resolve
 from tesseracc.frontend.limits import check_names, is_name
 from tesseracc.frontend.merge import merge
 from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
@@ -263,7 +263,7 @@ def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None)
 
 
 def jit(entry: Function | Kernel) -> Callable[..., object]:
-    """A compiled form of a function or kernel, run through the runtime on this machine's CPU.
+    """A compiled form of a function or kernel, run through the runtime on this machine's CPU or `options["device"]`.
 
     Parameters without annotations take the types of the arguments, and every combination of types is compiled once.
     """
@@ -291,8 +291,11 @@ class _Jit:
         from tessera_runtime import load as load_bundle
 
         module, tree = lowered(self.entry, wanted)
-        data = Build(module, (host_level(),)).bundle()
-        return load_bundle(data, device="cpu", require_signature=())[self.entry.name], tree
+        device, arch = place_of(str(self.entry.options.get("device", "cpu")))
+        data = Build(module, (arch,)).bundle()
+        capture = self.entry.options.get("capture_graph", False)
+        bundle = load_bundle(data, device=device, require_signature=(), capture_graph=capture)
+        return bundle[self.entry.name], tree
 
 
 @dataclass(frozen=True)
@@ -364,6 +367,25 @@ def host_level() -> Arch:
     if not fitting:
         raise DeviceError("E902", f"no CPU level of the compiler runs on this {machine()} machine")
     return max(fitting, key=lambda a: a.preference)
+
+
+def place_of(device: str) -> tuple[Any, Arch]:
+    """A device by its name, and the most preferred target that it runs. E901 to E904."""
+    from tessera_runtime.devices import open_device
+
+    if device == "cpu":
+        return device, host_level()
+    kind, _, rest = device.partition(":")
+    if kind in ("cpu", "emulator"):
+        return device, load(rest or "sm_90")
+    from tessera_runtime.devices.cuda import runs_on
+
+    found: Any = open_device(device)
+    major, minor = found.capability
+    fitting = [a for a in map(load, names()) if a.capability is not None and runs_on(a.capability, major, minor)]  # type: ignore[arg-type]
+    if not fitting:
+        raise DeviceError("E904", f"no target of the compiler is for compute capability {major}.{minor}")
+    return found, max(fitting, key=lambda a: a.preference)
 
 
 def _type_of(value: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tessera as ts
+from tesseracc.arch.arch import load
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.verify import verify
 
@@ -91,3 +92,33 @@ def test_constants_that_passes_compute_are_in_the_bundle() -> None:
     x = np.arange(4, dtype=np.int32).reshape(2, 2)
     for got, want in zip(ts.jit(folded)(x), folded(x), strict=True):
         np.testing.assert_array_equal(got.numpy(), want.numpy())
+
+
+def test_the_device_is_chosen() -> None:
+    x, w = data(9, 7), data(7, 4)
+    expected = scores(x, w).numpy()
+    for device in ("cpu", "cpu:x86-64-v2", "emulator:sm_90", "emulator:sm_80"):
+        found = ts.jit(scores, device=device, capture_graph=True)(x, w)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
+    for device, code in (("gpu", "E901"), ("emulator:sm_1", "E805")):
+        with pytest.raises(ts.TesseraError) as caught:
+            ts.jit(scores, device=device)(x, w)
+        assert caught.value.code == code
+    with pytest.raises(ts.TesseraError) as caught:
+        ts.jit(scores, capture_graph="strict")(x, w)
+    assert caught.value.code == "E909"
+    with pytest.raises(ts.SourceError) as caught:
+        ts.jit(scores, devices="cpu")
+    assert caught.value.help == "did you mean `device`?"
+
+
+def test_the_target_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code for the very chip where there is some, else for its major version, else PTX."""
+    from tessera_runtime.devices.cuda import CudaDevice
+    from tesseracc.driver import place_of
+    from tests.runtime.fake_gpu import FakeDriver
+
+    for capability, target in (((9, 0), "sm_90"), ((8, 6), "sm_86"), ((8, 7), "sm_86"), ((9, 9), "ptx_80")):
+        device = CudaDevice(FakeDriver(capability))
+        monkeypatch.setattr("tessera_runtime.devices.open_device", lambda name, found=device: found)
+        assert place_of("cuda:0") == (device, load(target))
