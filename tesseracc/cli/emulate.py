@@ -45,7 +45,8 @@ def command(
     \b
     tesseracc emulate k.ptx --grid 2,1,1 --block 128,1,1 --arg @x.npy --arg @y.npy --arg i32=201 --output 1=@y_out.npy
 
-    Exit codes: 0, 2 usage, 6 there are findings, or the PTX or an argument is not understood.
+    Buffers are written whatever was found. Exit codes: 0, 2 usage (the kernel's name, a dimension, an argument, a
+    file), 6 there are findings, or the PTX is not understood.
     """
     from tesseracc.emulator.tool import emulate
 

@@ -40,6 +40,9 @@ class Barriers:
     def arrive(self, w: Wave, number: Array, count: Array | None, wait: bool, vote: Array | None = None) -> bool:
         """The executing lanes arrive at barrier `number`. True if they (all or some) were sent to wait."""
         launch = self.launch
+        if number.max() > 15:
+            w.log.add(BAD_STATE, f"barrier {int(number.max())}: a CTA has barriers 0 to 15", w.code[w.pc])
+            number = number % number.dtype.type(16)
         if count is None and launch.threads > int(w.alive_in_cta.min()):
             stopped = w.alive_in_cta[w.cta[w.lanes]] < launch.threads
             if stopped.any():

@@ -60,7 +60,7 @@ class Decoder:
 
     def _register(self, reg: Reg, kind: PtxType) -> Source:
         slot, dtype = reg.slot, kind.dtype
-        have = self.types[slot]
+        have = self._fitting(reg, kind)
         if kind.bits == 128 or have.bits == 128:
             return lambda w: w.fetch_pair(slot)
 
@@ -68,14 +68,19 @@ class Decoder:
             v = w.regs[slot]
             return v if w.full or v.ndim == 0 else v[w.sel]
 
-        if have.kind == "p" or kind.kind == "p":
-            if have.kind != kind.kind:
-                raise ValueError(f"{reg.name} is .{have.name}, .{kind.name} is wanted")
+        if kind.kind == "p":
             return (lambda w: ~plain(w)) if reg.negated else plain
         if have.bits == kind.bits:
             return plain if dtype is have.container else lambda w: plain(w).view(dtype)
         narrow = kind.container
         return lambda w: w.fetch(slot).astype(narrow).view(dtype)
+
+    def _fitting(self, reg: Reg, kind: PtxType) -> PtxType:
+        """The type of a register that holds values of `kind`: a predicate for predicates, else no narrower one."""
+        have = self.types[reg.slot]
+        if (have.kind == "p") != (kind.kind == "p") or have.bits < kind.bits:
+            raise ValueError(f"{reg.name} is .{have.name}, .{kind.name} is wanted")
+        return have
 
     def _packed(self, vector: Vector, kind: PtxType) -> Source:
         """`mov.b32 %r, {%h0, %h1}`: the first element is least significant."""
@@ -119,7 +124,7 @@ class Decoder:
         if not isinstance(operand, Reg):
             raise ValueError(f"operand {operand} is not a destination")
         kind, slot = TYPES[type_name], operand.slot
-        have = self.types[slot]
+        have = self._fitting(operand, kind)
         if kind.bits == have.bits or kind.kind == "p":
             plain = have.container
             if kind.bits == 128:

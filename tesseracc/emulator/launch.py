@@ -17,6 +17,7 @@ from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.findings import EmulatorError, FindingLog, Report, StopLaunch
 from tesseracc.emulator.flags import Flags
 from tesseracc.emulator.layout import Layout, cluster_order, granules, polls, uses_async_proxy
+from tesseracc.emulator.limits import check_memory, check_shape
 from tesseracc.emulator.memory import GlobalMemory, Known, Segment
 from tesseracc.emulator.operations.wgmma import WarpgroupState
 from tesseracc.emulator.parser import parse_ptx
@@ -36,6 +37,7 @@ __all__ = ["Emulator", "Launch", "launch"]
 _ = operations
 _BATCH_LANES = 1 << 16
 _BATCH_BYTES = 1 << 26
+_FLOATS = ("f16", "f32", "f64")
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ class Launch:
         self.cluster_size = int(np.prod(self.cluster))
         self.threads = int(np.prod(self.block))
         self.warps_per_cta = -(-self.threads // 32)
-        self._check_shape()
+        check_shape(self.program.kernel, self.grid, self.block, self.cluster)
         self.dynamic_shared = dynamic_shared
         self.log = FindingLog()
         self.counters = Counters()
@@ -100,20 +102,6 @@ class Launch:
         self.shadows: dict[tuple[str, int], Shadow] = {}
         self.released = np.zeros(ctas * self.warps_per_cta + 1, np.int64)
         self.acquired = np.zeros(ctas + 1, np.bool_)
-
-    def _check_shape(self) -> None:
-        kernel = self.program.kernel
-        if self.threads > 1024:
-            raise EmulatorError("E942", f"a block of {self.threads} threads: at most 1024")
-        if kernel.reqntid is not None and kernel.reqntid != self.block:
-            raise EmulatorError("E942", f"`{kernel.name}` requires blocks of {kernel.reqntid}, got {self.block}")
-        if kernel.maxntid is not None and self.threads > int(np.prod(kernel.maxntid)):
-            raise EmulatorError(
-                "E942", f"`{kernel.name}` allows {int(np.prod(kernel.maxntid))} threads, got {self.threads}"
-            )
-        for g, c in zip(self.grid, self.cluster):
-            if g % c:
-                raise EmulatorError("E942", f"grid {self.grid} is not a multiple of the cluster {self.cluster}")
 
     # --- batches -----------------------------------------------------------------------------------------------------
 
@@ -221,41 +209,50 @@ def launch(
     if len(args) != len(params):
         raise EmulatorError("E942", f"`{kernel}` takes {len(params)} arguments, got {len(args)}")
     buffers: list[tuple[Array, int]] = []
-    for param, arg in zip(params, args):
-        if isinstance(arg, np.ndarray) and arg.ndim != 0:
-            address = memory.alloc(arg.nbytes)
-            memory.write(address, arg)
-            buffers.append((arg, address))
-            arg = np.uint64(address)
-        raw = np.frombuffer(_param_bytes(param, arg), np.uint8)
-        state.params.data[param.offset : param.offset + param.size] = raw
-    state.run()
-    for array, address in buffers:
-        if array.flags.writeable and array.size:
-            array[...] = np.frombuffer(memory.read(address, array.nbytes), array.dtype).reshape(array.shape)
-        memory.free(address)
-    state.layout.release(memory)
+    try:
+        check_memory(state.program.module.target, state.shared_size, state.local_size)
+        for param, arg in zip(params, args):
+            if isinstance(arg, np.ndarray) and arg.ndim != 0:
+                if param.size != 8 or param.type in _FLOATS:
+                    words = f"parameter `{param.name}` is .{param.type}: no address of a buffer fits"
+                    raise EmulatorError("E942", words)
+                buffers.append((arg, memory.alloc(arg.nbytes)))
+                memory.write(buffers[-1][1], arg)
+                arg = np.uint64(buffers[-1][1])
+            raw = np.frombuffer(_param_bytes(param, arg), np.uint8)
+            state.params.data[param.offset : param.offset + param.size] = raw
+        state.run()
+        for array, address in buffers:
+            if array.flags.writeable and array.size:
+                array[...] = np.frombuffer(memory.read(address, array.nbytes), array.dtype).reshape(array.shape)
+    finally:
+        for _, address in buffers:
+            memory.free(address)
+        state.layout.release(memory)
     return Report(list(state.log.found.values()), state.counters, "".join(state.printed))
 
 
 def _param_bytes(param: Param, arg: Any) -> bytes:
-    """The bytes of a by-value argument."""
+    """The bytes of a by-value argument. E942 where its kind, its width or its value does not fit the parameter."""
+    if isinstance(arg, np.ndarray) and arg.ndim == 0:
+        arg = arg[()]
     if isinstance(arg, (bytes, bytearray, memoryview)):
         raw = bytes(arg)
-    elif isinstance(arg, (np.generic, np.ndarray)):
+    elif isinstance(arg, np.generic) and not isinstance(arg, (np.integer, np.bool_)):
+        if param.type[0] in "su":
+            raise EmulatorError("E942", f"parameter `{param.name}` is .{param.type}, the argument {arg.dtype}")
         raw = arg.tobytes()
-        if isinstance(arg, (np.integer, np.bool_)) and len(raw) != param.size:
-            raw = (int(arg) & ((1 << (8 * param.size)) - 1)).to_bytes(param.size, "little")
-    elif isinstance(arg, float):
-        dtype = {2: np.float16, 4: np.float32, 8: np.float64}.get(param.size)
-        if dtype is None:
-            raise EmulatorError("E942", f"a float does not fit parameter `{param.name}` of {param.size} bytes")
-        raw = dtype(arg).tobytes()
-    elif isinstance(arg, int):
-        raw = (
-            np.float32(arg).tobytes() if param.type == "f32" else np.float64(arg).tobytes() if param.type == "f64"
-            else (arg & ((1 << (8 * param.size)) - 1)).to_bytes(param.size, "little")
-        )  # fmt: skip
+    elif isinstance(arg, float) or (isinstance(arg, int) and param.type in _FLOATS):
+        if param.size not in (2, 4, 8) or param.type[0] in "su":
+            raise EmulatorError("E942", f"a float does not fit parameter `{param.name}`, .{param.type}")
+        raw = np.dtype(f"f{param.size}").type(arg).tobytes()
+    elif isinstance(arg, (int, np.integer, np.bool_)):
+        value, bits = int(arg), 8 * param.size
+        if param.type in _FLOATS:
+            raise EmulatorError("E942", f"parameter `{param.name}` is .{param.type}, the argument {type(arg).__name__}")
+        if not -(1 << bits - 1) <= value < 1 << bits:
+            raise EmulatorError("E942", f"{value} does not fit parameter `{param.name}` of {param.size} bytes")
+        raw = (value & (1 << bits) - 1).to_bytes(param.size, "little")
     else:
         raise EmulatorError("E942", f"argument for `{param.name}` is a {type(arg).__name__}")
     if len(raw) != param.size:

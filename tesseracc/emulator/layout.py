@@ -13,6 +13,9 @@ from tesseracc.emulator.types import TYPES, Array
 __all__ = ["Layout", "cluster_order", "granules", "polls", "uses_async_proxy"]
 
 
+_CONST = 64 << 10
+
+
 class Layout:
     """Addresses of variables: `symbols[name] = (state space, address in that space)`.
 
@@ -54,6 +57,8 @@ class Layout:
             self.symbols[symbol.name] = ("shared", start)
         if dynamic or dynamic_shared:
             self.shared_size = start + dynamic_shared
+        if const_size > _CONST:
+            raise EmulatorError("E942", f"{const_size} bytes of constants: at most {_CONST}")
         self.const = Segment.new(0, const_size)
         for function in program.functions:
             for param in (*function.params, *function.returns):
@@ -81,7 +86,8 @@ class Layout:
                 memory.write(address, self._bytes(symbol))
         for offset, symbol in self._const:
             if symbol.init is not None:
-                self.const.data[offset : offset + symbol.size] = np.frombuffer(self._bytes(symbol), np.uint8)
+                data = np.frombuffer(self._bytes(symbol), np.uint8)
+                self.const.data[offset : offset + len(data)] = data
 
     def _bytes(self, symbol: Symbol) -> bytes:
         data = bytearray(symbol.init or b"")

@@ -93,7 +93,10 @@ class GlobalMemory:
             raise EmulatorError("E943", f"cannot allocate {nbytes} bytes")
         align = max(align, 256)
         base = -(-self._next // align) * align
-        segment = Segment.new(base, nbytes)
+        try:
+            segment = Segment.new(base, nbytes)
+        except (MemoryError, ValueError) as error:
+            raise EmulatorError("E943", f"cannot allocate {nbytes} bytes") from error
         self._next = base + nbytes + _GAP
         self._bases.append(base)
         self._segments.append(segment)

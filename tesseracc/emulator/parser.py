@@ -20,28 +20,32 @@ __all__ = ["parse_ptx"]
 
 _SPACES = (".global", ".const", ".shared", ".local", ".param")
 _LINKAGE = (".visible", ".extern", ".weak", ".common")
+_MOST_REGISTERS = 1 << 20
 _CALL_TARGETS = (".branchtargets", ".calltargets", ".callprototype")
 
 
 def parse_ptx(text: str) -> Module:
     """Parse a PTX module. EmulatorError E940 names the line of what cannot be parsed."""
-    return _Parser(tokenize(text)).module_()
+    parser = _Parser(tokenize(text))
+    try:
+        return parser.module_()
+    except (KeyError, ValueError, IndexError, OverflowError, struct.error, RecursionError) as error:
+        raise parser.error("the statement or declaration is not understood") from error
 
 
 class _Parser(OperandParser):
-    def __init__(self, tokens: list[Token]) -> None:
-        super().__init__(tokens)
+    files: dict[int, str]
+
+    # --- module level ------------------------------------------------------------------------------------------------
+
+    def module_(self) -> Module:
+        module, tokens = self.module, self.tokens
         # `.file` directives may come after the functions that use them.
         self.files = {
             int(tokens[k + 1].text): PurePosixPath(tokens[k + 2].text.strip('"')).name
             for k, token in enumerate(tokens)
             if token.text == ".file" and tokens[k + 2].kind == "string"
         }
-
-    # --- module level ------------------------------------------------------------------------------------------------
-
-    def module_(self) -> Module:
-        module = self.module
         while self.peek().kind != "end":
             token = self.peek()
             if token.text == ".version":
@@ -81,8 +85,10 @@ class _Parser(OperandParser):
         return out
 
     def _skip_section(self) -> None:
-        while self.next().text != "{":
-            pass
+        while self.peek().text != "{":
+            if self.next().kind == "end":
+                raise self.error("unterminated .section")
+        self.next()
         depth = 1
         while depth:
             token = self.next()
@@ -170,7 +176,7 @@ class _Parser(OperandParser):
 
         item()
         symbol.size = max(symbol.size, len(data))
-        symbol.init = bytes(data) + bytes(symbol.size - len(data))
+        symbol.init = bytes(data)
         symbol.relocations = tuple(relocations)
 
     # --- functions ---------------------------------------------------------------------------------------------------
@@ -333,7 +339,10 @@ class _Parser(OperandParser):
             name = self.expect("id").text
             names = [name]
             if self.accept("<"):
-                names = [f"{name}{k}" for k in range(self.integer())]
+                count = self.integer()
+                if count > _MOST_REGISTERS:
+                    raise self.error(f"{count} registers")
+                names = [f"{name}{k}" for k in range(count)]
                 self.need(">")
             for n in names:
                 for suffix in [""] if width == 1 else [f".{c}" for c in "xyzw"[:width]]:

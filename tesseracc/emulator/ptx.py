@@ -116,7 +116,7 @@ class Instruction:
 
 @dataclass(slots=True)
 class Symbol:
-    """A variable of a state space. `size` is 0 for extern dynamic shared memory; `init` the bytes at launch.
+    """A variable of a state space. `size` is 0 for extern dynamic shared memory; `init` the first bytes at launch.
 
     `relocations` are (byte offset, width, symbol name, addend) of initialisers that hold addresses.
     """

@@ -28,7 +28,7 @@ _Slots = frozenset[int]
 def watched(program: Program, decoder: Decoder, steps: list[Step]) -> list[Step]:
     """`steps` of the program's instructions, which report what they touch too early."""
     products = [i for i in program.code if is_product(i)]
-    loads = [i for i in program.code if i.opcode == "tcgen05" and "ld" in i.mods]
+    loads = [i for i in program.code if i.opcode == "tcgen05" and i.mods[:1] == ("ld",)]
     results = frozenset(slot for i in (*products, *loads) for slot in slots_of(i.operands[0]))
     fragments = frozenset(slot for i in products for slot in fragments_of(i))
     out = list(steps)

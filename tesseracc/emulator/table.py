@@ -74,6 +74,6 @@ def build_step(i: Instruction, decoder: Decoder) -> Step:
         raise EmulatorError("E941", f"unknown instruction `{i.text}`", line=i.line)
     try:
         step = entry.build(i, decoder)
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        return step if entry.control or i.guard is None else decoder.guarded(i.guard, step)
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError, StopIteration) as error:
         raise EmulatorError("E941", f"form of `{i.text}` is not modelled ({error})", line=i.line) from error
-    return step if entry.control or i.guard is None else decoder.guarded(i.guard, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tessera_runtime.core.errors import UsageError
+from tessera_runtime.core.files import write_atomic
 from tesseracc.emulator.findings import EmulatorError, Report
 from tesseracc.emulator.launch import launch
 from tesseracc.emulator.parser import parse_ptx
+from tesseracc.emulator.types import Array
 
 __all__ = ["emulate", "parse_argument", "parse_dims"]
 
@@ -36,12 +40,7 @@ def parse_dims(text: str) -> tuple[int, int, int]:
 def parse_argument(text: str) -> Any:
     """`@x.npy`: a buffer; `i32=201`, `f32=1.5`: a scalar; `hex=00ff..`: raw bytes of a by-value parameter."""
     if text.startswith("@"):
-        path = Path(text[1:])
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise EmulatorError("E942", f"cannot read `{path}` as a .npy file: {error}") from error
-        return np.ascontiguousarray(array)
+        return _load(text[1:])
     kind, _, value = text.partition("=")
     try:
         if kind == "hex":
@@ -54,6 +53,19 @@ def parse_argument(text: str) -> Any:
         ) from error
 
 
+def _load(path: str) -> Array:
+    """The array of a .npy file."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise EmulatorError("E942", f"{path} is not a .npy file") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufcV":
+        raise EmulatorError("E942", f"{path} is not a .npy file of numbers")
+    return np.ascontiguousarray(array)
+
+
 def emulate(
     ptx: str | Path, kernel: str, grid: str, block: str, arguments: Sequence[str] = (), outputs: Sequence[str] = (), *,
     dynamic_shared: int = 0, cluster: str | None = None, seed: int = 0, detect: bool = True, counters: bool = False,
@@ -61,13 +73,16 @@ def emulate(
 ) -> tuple[int, str]:  # fmt: skip
     """Run one launch. `outputs` are `N=@y.npy`: write the N-th argument's buffer after the launch.
 
-    Returns (exit code, text to print): 0 without findings, 1 with. EmulatorError (and its exit code) for bad input.
+    Returns (exit code, text to print): 0 without findings, 1 with. E802 and E803 for files that cannot be read or
+    written, EmulatorError for PTX and arguments that are not understood.
     """
     path = Path(ptx)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EmulatorError("E942", f"cannot read `{path}`: {error}") from error
+    except OSError as error:
+        raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError("E802", f"{path} is not UTF-8 text") from error
     values = [parse_argument(a) for a in arguments]
     targets = [_output(text_, values) for text_ in outputs]
     report = launch(
@@ -75,11 +90,9 @@ def emulate(
         cluster=parse_dims(cluster) if cluster else None,
     )  # fmt: skip
     for index, target in targets:
-        try:
-            with target.open("wb") as file:
-                np.save(file, values[index], allow_pickle=False)
-        except OSError as error:
-            raise EmulatorError("E942", f"cannot write `{target}`: {error}") from error
+        image = io.BytesIO()
+        np.save(image, values[index], allow_pickle=False)
+        write_atomic(str(target), image.getvalue())
     return (1 if report.findings else 0), _render(report, counters, as_json)
 
 

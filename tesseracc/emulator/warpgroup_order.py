@@ -30,7 +30,7 @@ def slots_of(operand: Operand | None) -> Iterator[int]:
 
 def is_product(i: Instruction) -> bool:
     """Whether `i` is a wgmma.mma_async."""
-    return i.opcode == "wgmma" and "mma_async" in i.mods
+    return i.opcode == "wgmma" and i.mods[:1] == ("mma_async",)
 
 
 def fragments_of(product: Instruction) -> frozenset[int]:

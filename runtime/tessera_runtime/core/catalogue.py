@@ -408,7 +408,7 @@ _ENTRIES = (
           "The emulator's parser does not understand the PTX text. The message gives the PTX line."),
     Entry("E941", "PTX instruction not modelled", 6,
           "The emulator does not know this instruction, modifier or operand form. The message gives the PTX line."),
-    Entry("E942", "emulator launch invalid", 6,
+    Entry("E942", "emulator launch invalid", 2,
           "The kernel's name, grid, block, cluster or arguments do not fit the PTX entry."),
     Entry("E943", "emulator memory invalid", 6,
           "Device memory was read, written or freed through the host interface outside a live allocation."),

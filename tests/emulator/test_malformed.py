@@ -1,0 +1,114 @@
+"""PTX cut short, with words lost, doubled, exchanged: an error with a code, or a program; never a Python exception."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tesseracc.emulator import EmulatorError, parse_ptx
+from tesseracc.emulator.decode import Decoder
+from tesseracc.emulator.layout import Layout
+from tesseracc.emulator.memory import GlobalMemory
+from tesseracc.emulator.program import lay_out
+from tesseracc.emulator.table import build_step
+from tests.emulator.harness import run_text
+
+PROGRAMS = sorted((Path(__file__).parent / "corpus").glob("*.ptx"))
+WORDS = [
+    *(
+        ".b32",
+        "%x0",
+        "%nothing",
+        "{",
+        "}",
+        "[",
+        "]",
+        "(",
+        ")",
+        ";",
+        ",",
+        "1",
+        "-1",
+        "0f3F800000",
+        "ret",
+        ".reg",
+        "@%p0",
+    ),
+    *("bra", ".entry", "k", "|", "_", ".v4", "99999999999999999999", ".file", ".loc", ".section", "=", "::", ".pred"),
+]
+
+
+def understood(text: str) -> bool:
+    """Whether the text parses and every instruction of its kernels has a meaning. Only EmulatorError may come out."""
+    try:
+        module = parse_ptx(text)
+        for kernel in module.entries:
+            program = lay_out(module, kernel)
+            layout = Layout(program, GlobalMemory(), 0)
+            decoder = Decoder(program, layout.symbols)
+            for i in program.code:
+                build_step(i, decoder)
+    except EmulatorError as error:
+        assert error.code in ("E940", "E941", "E942", "E943"), error.code
+        assert error.line is not None or error.code in ("E942", "E943"), str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutations(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    refused = 0
+    for number in range(80):
+        text = PROGRAMS[(seed * 80 + number) % len(PROGRAMS)].read_text()
+        words = re.split(r"(\s+|[,;\[\]{}()])", text)
+        places = [k for k, word in enumerate(words) if word.strip()]
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.choice(places))
+            other = int(rng.choice(places))
+            words[at] = [
+                "",
+                words[at] + " " + words[at],
+                words[other],
+                str(rng.choice(WORDS)),
+                words[at][: len(words[at]) // 2],
+            ][int(rng.integers(5))]
+        if rng.random() < 0.2:
+            words = words[: int(rng.integers(len(words)))]
+        refused += not understood("".join(words))
+    assert refused > 30  # most of them are wrong
+
+
+def test_every_program_is_understood() -> None:
+    for path in PROGRAMS:
+        assert understood(path.read_text()), path.name
+
+
+BODY = "mov.u32 %t, %tid.x; ld.param.u64 %p, [p0];"
+REGISTERS = ".reg .b32 %t, %x; .reg .b64 %p, %d; .reg .pred %q; .reg .b16 %h;"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["add.u64 %d, %d, %x;", "add.u64 %x, %d, %d;", "setp.eq.u32 %x, %t, 1;", "@%t mov.u32 %x, 1;", "mov.u32 %x, %h;",
+     "selp.b32 %x, %t, %t, %x;", "and.b32 %x, %q, %t;"],
+)  # fmt: skip
+def test_registers_of_another_type(line: str) -> None:
+    """A predicate where a number is wanted, the other way round, a register that is too narrow."""
+    with pytest.raises(EmulatorError) as caught:
+        run_text(REGISTERS + BODY + "\n" + line + "\nret;", [np.zeros(1, np.uint32)])
+    assert caught.value.code == "E941" and "is wanted" in str(caught.value)
+
+
+def test_wider_registers_are_fine() -> None:
+    out = np.zeros(1, np.uint32)
+    run_text(REGISTERS + BODY + "mov.u64 %d, 0x1122334455667788; st.global.u32 [%p], %d; ret;", [out], block=(1,))
+    assert out[0] == 0x55667788
+
+
+def test_a_barrier_that_there_is_not() -> None:
+    report = run_text(REGISTERS + BODY + "mov.u32 %x, 16; bar.sync %x; ret;", [np.zeros(1, np.uint32)])
+    assert [(f.code, "barriers 0 to 15" in f.message) for f in report.findings] == [("E960", True)]
