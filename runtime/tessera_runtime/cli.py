@@ -28,6 +28,7 @@ examples:
   tessera-run m.tsb --input x=@x.npy --output out=@y.npy
   tessera-run m.tsb --input x=@x.npy --expected out=@y.npy --rtol 1e-5
   tessera-run m.tsb --function mlp --input x=randn:4x64xf32 --profile trace.json
+  tessera-run train.tsb --function step --repeat 500 --state s.safetensors --log loss.csv
   tessera-run m.tsb --device cuda:0 --bisect --function mlp --input x=@x.npy   the first step that differs from the CPU
 
 exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 input or guard, 70 internal error
@@ -62,6 +63,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
     )
+    p.add_argument(
+        "--repeat", type=int, metavar="N", help="call the function N times; what it updates goes into the next call"
+    )
+    p.add_argument(
+        "--state", metavar="FILE", help="where the state lies, a .safetensors file: read if it exists, then written"
+    )
+    p.add_argument("--init", metavar="NAME", help="the function that makes the first state (default: init)")
+    p.add_argument("--save-every", type=int, metavar="K", help="write the state after every K calls too")
+    p.add_argument("--log", metavar="FILE", help="write the scalar results of every call as CSV")
     p.add_argument(
         "--profile", metavar="FILE",
         help="time every kernel over 10 calls, or those of --benchmark: a table, and a Chrome trace in FILE",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from tessera_runtime.core.exitcodes import Exit
 from tessera_runtime.core.files import write_atomic
 from tessera_runtime.core.inputspec import GRAMMAR, InputSpec, cast_f64, load_array, parse
 from tessera_runtime.core.manifest import Input, Output, Test
-from tessera_runtime.guards import signature
+from tessera_runtime.guards import signature, tensor
 
 __all__ = ["Runner"]
 
@@ -51,6 +52,15 @@ class Runner:
             raise UsageError("E801", "--validate takes its inputs and bounds from the bundle")
         if not all(0 <= value < math.inf for value in (options.atol, options.rtol) if value is not None):
             raise UsageError("E801", "--atol and --rtol must be finite and not negative")
+        repeated = options.repeat is not None or options.state
+        if repeated and (timed or options.bisect or options.validate):
+            raise UsageError("E801", "--repeat and --state run a function; they time and compare nothing")
+        if (options.init or options.save_every is not None) and not options.state:
+            raise UsageError("E801", "--init and --save-every go with --state")
+        if options.log and not repeated:
+            raise UsageError("E801", "--log goes with --repeat")
+        if any(value is not None and value < 1 for value in (options.repeat, options.save_every)):
+            raise UsageError("E801", "--repeat and --save-every take a positive number of calls")
         if options.benchmark is not None and options.benchmark < 0:
             raise UsageError("E801", "--benchmark takes a positive number of calls")
         self.say = (lambda *_: None) if options.json else print
@@ -91,7 +101,8 @@ class Runner:
             return self._tests(bundle, report)
         if self.options.bisect:
             return self._bisect(bundle, report)
-        bare = not (self.inputs or self.outputs or self.expected or self.options.function or self.options.profile)
+        wanted = (self.options.function, self.options.profile, self.options.repeat, self.options.state)
+        bare = not (self.inputs or self.outputs or self.expected or any(wanted))
         if bare and self.options.benchmark is None:
             if bundle.manifest.tests:
                 return self._tests(bundle, report)
@@ -102,8 +113,8 @@ class Runner:
                 self._list(bundle, report)
                 self.say(f"choose one with --function, and give its inputs: --input {GRAMMAR}")
                 return report, int(Exit.USAGE)
-            return self._call(callable_[0], report)
-        return self._call(self._choose(bundle), report)
+            return self._call(bundle, callable_[0], report)
+        return self._call(bundle, self._choose(bundle), report)
 
     def _choose(self, bundle: Bundle) -> BundleFunction:
         if self.options.function:
@@ -126,7 +137,7 @@ class Runner:
                 self.say(f"      {line}")
         self.say(f"targets: {', '.join(target.name for target in bundle.manifest.targets)}")
 
-    def _call(self, function: BundleFunction, report: Report) -> tuple[Report, int]:
+    def _call(self, bundle: Bundle, function: BundleFunction, report: Report) -> tuple[Report, int]:
         report["function"] = function.name
         declared = {output.name: output for output in function.function.outputs}
         for name in (*self.outputs, *(spec.name or "" for spec in self.expected)):
@@ -134,6 +145,8 @@ class Runner:
                 known = ", ".join(declared) or "none"
                 raise UsageError("E801", f"{function.name} has no result '{name}'", help=f"its results: {known}")
         arguments = self._arguments(function)
+        if self.options.repeat is not None or self.options.state:
+            return self._repeat(bundle, function, arguments, report)
         start = time.perf_counter()
         results = _results(function, function(**arguments))
         report["first_call_ms"] = round((time.perf_counter() - start) * 1e3, 6)
@@ -145,6 +158,38 @@ class Runner:
             report["benchmark"] = self._benchmark(function, arguments)
         report["outputs"] = [self._show(declared[name], array) for name, array in results.items()]
         return report, self._compare(declared, results, report)
+
+    def _repeat(
+        self, bundle: Bundle, function: BundleFunction, arguments: dict[str, Any], report: Report
+    ) -> tuple[Report, int]:
+        """Calls that carry the state on, and its file."""
+        from tessera_runtime import repeat as repeating
+        from tessera_runtime import state as states
+
+        path = self.options.state
+        if not path:
+            updated = [item for item in function.function.inputs if item.inout and item.name in arguments]
+            state = {i.name: np.array(tensor(function.function, i, arguments.pop(i.name)), order="C") for i in updated}
+        else:
+            both = [item.name for item in states.state_inputs(function) if item.name in arguments]
+            if both:
+                raise UsageError("E801", f"the state file gives {', '.join(both)}", help="leave these inputs out")
+            if os.path.exists(path):
+                state = states.read_state(function, path)
+            else:
+                state = states.first_state(bundle, function, self.options.init)
+        done = repeating.repeat(
+            function, arguments, state, self.options.repeat or 1, path=path, every=self.options.save_every or 0,
+            log=self.options.log, say=self.say,
+        )  # fmt: skip
+        report["repeat"] = done.to_json()
+        if done.interrupted:
+            return report, repeating.INTERRUPTED
+        declared = {output.name: output for output in function.function.outputs}
+        aliases = {output.name for output in function.function.outputs if output.alias is not None}
+        shown = [name for name in done.results if name in self.outputs or name not in (aliases if path else ())]
+        report["outputs"] = [self._show(declared[name], done.results[name]) for name in shown]
+        return report, self._compare(declared, done.results, report)
 
     def _arguments(self, function: BundleFunction) -> dict[str, Any]:
         items = {item.name: item for item in function.function.inputs}

@@ -358,6 +358,8 @@ _ENTRIES = (
           "An input or temporary would need more memory than the limit."),
     Entry("E714", "no such function", 7,
           "The bundle has no function of that name."),
+    Entry("E715", "state does not fit", 7,
+          "A state file is damaged or has other tensors than the function updates, or nothing makes the first state."),
     # --- E8xx: command line, files ---------------------------------------------------------------------------------
     Entry("E801", "command line not understood", 2,
           "An option or its value is not known. See --help."),

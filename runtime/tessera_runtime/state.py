@@ -1,0 +1,124 @@
+"""The state of a function - its in/out inputs - as a file: read, made, written.
+
+A state file is a safetensors file with one tensor for each in/out input of the function, named like it. It is held
+against the signature before a byte of its data is read, and written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+from tessera_runtime.core import safetensors
+from tessera_runtime.core.dtypes import np_dtype
+from tessera_runtime.core.errors import BundleError, InputError, UsageError
+from tessera_runtime.core.files import write_atomic
+from tessera_runtime.guards import type_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from tessera_runtime.api import Bundle, BundleFunction
+    from tessera_runtime.core.manifest import Input
+
+__all__ = ["first_state", "read_state", "state_inputs", "write_state"]
+
+State = dict[str, "NDArray[Any]"]
+
+
+def state_inputs(function: BundleFunction) -> tuple[Input, ...]:
+    """The inputs that the function updates. E801 where it has none."""
+    found = tuple(item for item in function.function.inputs if item.inout)
+    if not found:
+        raise UsageError("E801", f"{function.name} has no state", help="state is marked by ts.State in the source")
+    return found
+
+
+def read_state(function: BundleFunction, path: str) -> State:
+    """The state in a file, as arrays of their own. E802 when it cannot be read, E715 when it is not this function's."""
+    import numpy as np
+
+    inputs = state_inputs(function)
+    try:
+        with open(path, "rb") as file:
+            if not os.path.isfile(path) or os.fstat(file.fileno()).st_size == 0:
+                raise _unfit(path, "is not a state file: it is empty or no regular file")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+                entries = _header(path, view)
+                _hold(path, function, inputs, entries)
+                state: State = {}
+                for item in inputs:
+                    entry = entries[item.name]
+                    array = np.empty(entry.shape, np_dtype(item.dtype))
+                    raw = np.frombuffer(view[entry.start : entry.stop], np.uint8)
+                    array.reshape(-1).view(np.uint8)[:] = raw
+                    del raw  # the map cannot be closed while something refers to it
+                    state[item.name] = array
+                return state
+    except OSError as error:
+        raise UsageError("E802", f"cannot read '{path}': {error.strerror}") from error
+    except (MemoryError, ValueError) as error:
+        raise InputError("E713", f"the state in '{path}' is too large for memory") from error
+
+
+def _header(path: str, data: memoryview) -> dict[str, safetensors.TensorEntry]:
+    try:
+        return safetensors.parse_header(data)
+    except BundleError as error:
+        raise _unfit(path, f"is not a state file: {error.message.removeprefix('safetensors: ')}") from error
+
+
+def _hold(
+    path: str, function: BundleFunction, inputs: tuple[Input, ...], entries: Mapping[str, safetensors.TensorEntry]
+) -> None:
+    """Names, element types and shapes are those of the in/out inputs."""
+    expected = {item.name: item for item in inputs}
+    missing = [name for name in expected if name not in entries]
+    extra = [name for name in entries if name not in expected]
+    if missing or extra:
+        parts = [f"lacks {', '.join(missing[:5])}"] if missing else []
+        parts += [f"has {', '.join(map(repr, extra[:5]))}, which {function.name} does not know"] if extra else []
+        raise _unfit(path, " and ".join(parts))
+    for name, item in expected.items():
+        entry = entries[name]
+        fits = len(entry.shape) == len(item.shape) and all(
+            not isinstance(dim, int) or dim == size for dim, size in zip(item.shape, entry.shape, strict=False)
+        )
+        if entry.dtype != item.dtype or not fits:
+            given, wanted = type_text(entry.dtype, entry.shape), type_text(item.dtype, item.shape)
+            raise _unfit(path, f"has {name} as {given}, expected {wanted}")
+
+
+def _unfit(path: str, what: str) -> InputError:
+    return InputError("E715", f"'{path}' {what}", help="state files belong to one function; remove it to begin anew")
+
+
+def first_state(bundle: Bundle, function: BundleFunction, maker: str | None) -> State:
+    """The state that the function `maker` of the bundle returns; `init` by default. E715 when there is none."""
+    inputs = state_inputs(function)
+    name = maker or "init"
+    if maker is None and name not in bundle:
+        raise InputError("E715", f"{function.name} needs a state, and the bundle has no function `init`",
+                         help="give a state file that exists, or --init NAME")  # fmt: skip
+    made = bundle[name]
+    if made.function.inputs:
+        raise InputError("E715", f"{name} makes no first state: it has inputs", help=f"its signature: {made.signature}")
+    values = made()
+    results = dict(zip(made.outputs, values if isinstance(values, tuple) else (values,), strict=True))
+    state: State = {}
+    for item in inputs:
+        array = results.get(item.name)
+        if array is None:
+            raise InputError("E715", f"{name} makes no first state: it does not return {item.name}",
+                             help=f"its signature: {made.signature}")  # fmt: skip
+        state[item.name] = array.copy()
+    return state
+
+
+def write_state(function: BundleFunction, path: str, state: Mapping[str, NDArray[Any]]) -> None:
+    """Write the state, whole or not at all. E803 when that is not possible."""
+    dtypes = {item.name: item.dtype for item in state_inputs(function)}
+    write_atomic(path, safetensors.save({name: state[name] for name in dtypes}, dtypes))
