@@ -339,8 +339,7 @@ _ENTRIES = (
     Entry("E705", "extents disagree", 7,
           "Two inputs give different values to the same symbolic extent."),
     Entry("E706", "extent not of the declared form", 7,
-          "No symbol value makes the declared shape expression equal the actual extent, such as an odd extent for "
-          "`2*N`."),
+          "No symbol value makes the declared shape equal the actual extent, such as an odd extent for `2*N`."),
     Entry("E707", "guard not satisfied", 7,
           "The inputs' extents do not satisfy a condition under which the bundle was compiled."),
     Entry("E708", "array not usable", 7,
@@ -375,8 +374,7 @@ _ENTRIES = (
           "A key file does not hold one Ed25519 key in PEM form, holds a private key where a public one is expected or "
           "the other way round, or a keyring holds no keys. `tesseracc keygen` makes keys."),
     Entry("E807", "no embedded tests", 2,
-          "`--validate` runs the test vectors that a bundle carries, and this one has none. `tesseracc build "
-          "--embed-tests` puts them in."),
+          "`--validate` runs the tests that a bundle carries; this one has none. `build --embed-tests` puts them in."),
     Entry("E808", "nothing to compare with", 2,
           "`--bisect` needs a reference beside the target under test: give `--reference`, a device or a bundle."),
     # --- E9xx: devices, execution, emulator findings ---------------------------------------------------------------
