@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.bundle import BundleFile
+from tessera_runtime.control import CopyStep, LaunchStep, walk
 from tessera_runtime.core import recording
 from tessera_runtime.core.errors import BundleError, DeviceError
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
-from tessera_runtime.plan import CopyStep, Instance, LaunchStep
+from tessera_runtime.plan import Instance
 from tessera_runtime.recorded import span
 from tesseracc.emulator import Counters, Emulator, Finding, parse_ptx
 
@@ -100,15 +101,16 @@ class EmulatorProgram:
                     addresses.append(address)
                     if array is not None and buffer.kind == "input":
                         memory.write(address, array)
-                for number, step in enumerate(instance.steps):
+                for number, step in walk(instance.steps, lambda buffer: memory.read(addresses[buffer], 1) != b"\0"):
                     start = time.perf_counter_ns()
                     if isinstance(step, CopyStep):
-                        memory.write(addresses[step.dst], memory.read(addresses[step.src], step.nbytes))
+                        data = memory.read(addresses[step.src] + step.src_at, step.nbytes)
+                        memory.write(addresses[step.dst] + step.dst_at, data)
                     else:
                         self._launch(step, addresses, scalars)
                     if recorder is not None:
                         stop = time.perf_counter_ns()
-                        recorder.add(span(instance, self._target.kernels, number, start, stop, self._device))
+                        recorder.add(span(instance, self._target.kernels, number, step, start, stop, self._device))
                 for index, array in enumerate(arrays):
                     if array is not None and index in instance.written:
                         flat = np.frombuffer(memory.read(addresses[index], array.nbytes), np.uint8)

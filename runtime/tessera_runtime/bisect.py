@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from tessera_runtime import guards
 from tessera_runtime.api import Bundle
 from tessera_runtime.compare import Difference, compare, readable
+from tessera_runtime.control import CopyStep, LaunchStep
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
+from tessera_runtime.core.errors import UsageError
 from tessera_runtime.core.manifest import Buffer, Function, Kernel, Plan
 from tessera_runtime.memory import aligned_empty
-from tessera_runtime.plan import CopyStep, Instance, LaunchStep, instantiate, place
+from tessera_runtime.plan import Instance, instantiate, place
 
 __all__ = ["Part", "bisect"]
 
@@ -117,7 +119,10 @@ class _Side:
         self._kernels = bundle.target.kernels
         self._plan = bundle.plans[name]
         self.instance: Instance = instantiate(self._plan, self._kernels, env)
-        self.uses = [self._used(step) for step in self.instance.steps]
+        if not all(isinstance(step, (LaunchStep, CopyStep)) for step in self.instance.steps):
+            raise UsageError("E801", f"{name} has branches or loops, which --bisect does not take apart")
+        self._steps = [step for step in self.instance.steps if isinstance(step, (LaunchStep, CopyStep))]
+        self.uses = [self._used(step) for step in self._steps]
         self.keys: list[str] = [
             "temp" if buffer.kind == "temp" else f"{buffer.kind} {buffer.ref}" for buffer in self._plan.buffers
         ]
@@ -129,7 +134,7 @@ class _Side:
         self._last: list[dict[int, str]] = []  # after each step: who wrote each buffer last
         writers: dict[int, str] = {}
         counts: dict[str, int] = {}
-        for step, (_, written) in zip(self.instance.steps, self.uses, strict=True):
+        for step, (_, written) in zip(self._steps, self.uses, strict=True):
             kernel = self._kernels[step.kernel].name if isinstance(step, LaunchStep) else "copy"
             for slot, index in enumerate(written):
                 writers[index] = kernel
@@ -159,7 +164,7 @@ class _Side:
         return self._plan.buffers[self._index[key]]
 
     def kernel(self, step: int) -> Kernel | None:
-        found = self.instance.steps[step]
+        found = self._steps[step]
         return self._kernels[found.kernel] if isinstance(found, LaunchStep) else None
 
     def shapes(self, steps: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
@@ -198,7 +203,7 @@ class _Side:
                 results[key] = array
             buffers.append(Buffer(kind, buffer.ref, buffer.dtype, buffer.shape))
             arrays.append(array)
-        chosen = tuple(self.instance.steps[step] for step in steps)
+        chosen = tuple(self._steps[step] for step in steps)
         plan = Plan(self._plan.function, tuple(buffers), ())
         offsets, arena = place(plan, self.instance.nbytes, chosen)
         part = self.instance._replace(

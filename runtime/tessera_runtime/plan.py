@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tessera_runtime.control import (
+    BranchStep,
+    CopyStep,
+    LaunchStep,
+    LoopStep,
+    RepeatStep,
+    RowStep,
+    Step,
+    blocks,
+)  # fmt: skip
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, InputError
-from tessera_runtime.core.manifest import Copy, Dim, Kernel, Launch, Plan
+from tessera_runtime.core.manifest import Branch, Copy, Dim, Kernel, Launch, Loop, Plan, Put, Repeat, Take
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.memory import assign
 
@@ -16,28 +26,11 @@ __all__ = ["CopyStep", "Instance", "LaunchStep", "extents", "instantiate", "plac
 _MAX_BYTES = 1 << 47
 
 
-class LaunchStep(NamedTuple):
-    """A launch: kernel index, grid, and per argument ("buffer", index), ("dim", value) or ("scalar", input name)."""
-
-    kernel: int
-    grid: tuple[int, int, int]
-    groups: int
-    args: tuple[tuple[str, int | str], ...]
-    dynamic_shared: int
-
-
-class CopyStep(NamedTuple):
-    """A copy of `nbytes` between two plan buffers."""
-
-    src: int
-    dst: int
-    nbytes: int
-
-
 class Instance(NamedTuple):
     """A plan at given extents. `offsets[i]` is a temporary's place in an arena of `arena` bytes, -1 for other buffers.
 
-    `written` are the buffers that some step writes. Steps over empty grids and empty copies are left out.
+    `written` are the buffers that some step writes. Steps over empty grids and empty copies are left out. The steps
+    of a branch or loop follow it (`tessera_runtime.control`).
     """
 
     plan: Plan
@@ -45,7 +38,7 @@ class Instance(NamedTuple):
     nbytes: tuple[int, ...]
     offsets: tuple[int, ...]
     arena: int
-    steps: tuple[LaunchStep | CopyStep, ...]
+    steps: tuple[Step, ...]
     written: frozenset[int]
 
 
@@ -76,27 +69,84 @@ def instantiate(plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int]) -
         shape = extents(buffer.shape, env, what)
         shapes.append(shape)
         sizes.append(nbytes_of(shape, buffer.dtype, what))
-    steps: list[LaunchStep | CopyStep] = []
-    written: set[int] = set()
-    for step in plan.steps:
-        if isinstance(step, Copy):
-            if sizes[step.src] != sizes[step.dst]:
-                raise InputError("E710", f"{plan.function}: a copy of {sizes[step.src]} bytes into {sizes[step.dst]}")
-            written.add(step.dst)
-            if sizes[step.src]:
-                steps.append(CopyStep(step.src, step.dst, sizes[step.src]))
-            continue
-        kernel = kernels[step.kernel]
+    maker = _Maker(plan, kernels, env, sizes)
+    maker.block(0, len(plan.steps), 0)
+    offsets, arena = place(plan, sizes, maker.steps)
+    steps, written = tuple(maker.steps), frozenset(maker.written)
+    return Instance(plan, tuple(shapes), tuple(sizes), tuple(offsets), arena, steps, written)
+
+
+class _Maker:
+    """Evaluates the steps of a plan in order."""
+
+    def __init__(self, plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int], sizes: Sequence[int]) -> None:
+        self.plan, self.kernels, self.env, self.sizes = plan, kernels, env, sizes
+        self.steps: list[Step] = []
+        self.written: set[int] = set()
+
+    def block(self, start: int, stop: int, count: int) -> int:
+        """Evaluates steps start..stop, `count` being that of the innermost repeat; gives how many steps that makes."""
+        before, at = len(self.steps), start
+        while at < stop:
+            step = self.plan.steps[at]
+            at += 1
+            if isinstance(step, Launch):
+                self.launch(step)
+            elif isinstance(step, Copy):
+                self.copy(step)
+            elif isinstance(step, (Take, Put)):
+                self.row(step, count)
+            else:
+                at = self.control(step, at, count)
+        return len(self.steps) - before
+
+    def control(self, step: Branch | Repeat | Loop, at: int, count: int) -> int:
+        """A step with blocks, which begin at `at`; gives where they end."""
+        mine = len(self.steps)
+        if isinstance(step, Repeat):
+            (times,) = extents((step.count,), self.env, f"{self.plan.function}: the number of steps of a loop")
+            self.steps.append(RepeatStep(times, 0))
+            self.steps[mine] = RepeatStep(times, self.block(at, at + step.body, times))
+            return at + step.body
+        first, second = (step.then, step.other) if isinstance(step, Branch) else (step.head, step.body)
+        if self.sizes[step.on] != 1:
+            raise InputError("E710", f"{self.plan.function}: {self.sizes[step.on]} elements decide where one should")
+        make = BranchStep if isinstance(step, Branch) else LoopStep
+        self.steps.append(make(step.on, 0, 0))
+        lengths = self.block(at, at + first, count), self.block(at + first, at + first + second, count)
+        self.steps[mine] = make(step.on, *lengths)
+        return at + first + second
+
+    def copy(self, step: Copy) -> None:
+        self.written.add(step.dst)
+        src, dst = self.sizes[step.src], self.sizes[step.dst]
+        if src != dst:
+            raise InputError("E710", f"{self.plan.function}: a copy of {src} bytes into {dst}")
+        if src:
+            self.steps.append(CopyStep(step.src, step.dst, src))
+
+    def row(self, step: Take | Put, count: int) -> None:
+        self.written.add(step.dst)
+        put = isinstance(step, Put)
+        row, whole = (self.sizes[i] for i in ((step.src, step.dst) if put else (step.dst, step.src)))
+        if count * row != whole:
+            raise InputError("E710", f"{self.plan.function}: {count} rows of {row} bytes in {whole}")
+        if row:
+            self.steps.append(RowStep(step.src, step.dst, row, put, step.reverse))
+
+    def launch(self, step: Launch) -> None:
+        where, env = self.plan.function, self.env
+        kernel = self.kernels[step.kernel]
         for arg, param in zip(step.args, kernel.params, strict=True):
             if param.access != "read" and arg.buffer is not None:
-                written.add(arg.buffer)
-        x, y, z = extents(step.grid, env, f"{plan.function}: a grid")
-        (shared,) = extents((step.dynamic_shared,), env, f"{plan.function}: shared memory")
-        _hold(plan.function, step, kernel, (x, y, z, shared), sizes, env)
+                self.written.add(arg.buffer)
+        x, y, z = extents(step.grid, env, f"{where}: a grid")
+        (shared,) = extents((step.dynamic_shared,), env, f"{where}: shared memory")
+        _hold(where, step, kernel, (x, y, z, shared), self.sizes, env)
         if x * y * z == 0:
-            continue
+            return
         if x * y * z >= 1 << 62:
-            raise InputError("E713", f"{plan.function}: a grid of {x} x {y} x {z} groups")
+            raise InputError("E713", f"{where}: a grid of {x} x {y} x {z} groups")
         args: list[tuple[str, int | str]] = []
         for arg in step.args:
             if arg.buffer is not None:
@@ -105,9 +155,7 @@ def instantiate(plan: Plan, kernels: Sequence[Kernel], env: Mapping[str, int]) -
                 args.append(("dim", arg.dim if isinstance(arg.dim, int) else evaluate(arg.dim, env)))
             else:
                 args.append(("scalar", arg.scalar or ""))
-        steps.append(LaunchStep(step.kernel, (x, y, z), x * y * z, tuple(args), shared))
-    offsets, arena = place(plan, sizes, steps)
-    return Instance(plan, tuple(shapes), tuple(sizes), tuple(offsets), arena, tuple(steps), frozenset(written))
+        self.steps.append(LaunchStep(step.kernel, (x, y, z), x * y * z, tuple(args), shared))
 
 
 def _hold(
@@ -136,16 +184,27 @@ def _hold(
             raise BundleError("E625", f"{where}: argument {slot} has {sizes[arg.buffer]} bytes, declared are {needed}")
 
 
-def place(plan: Plan, sizes: Sequence[int], steps: Sequence[LaunchStep | CopyStep]) -> tuple[list[int], int]:
-    """Each temporary's offset in one arena by the steps that use it (-1 for other buffers), and the arena's bytes."""
+def place(plan: Plan, sizes: Sequence[int], steps: Sequence[Step]) -> tuple[list[int], int]:
+    """Each temporary's offset in one arena by the steps that use it (-1 for other buffers), and the arena's bytes.
+
+    What a loop uses and steps outside of it use too lives as long as the whole loop.
+    """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
+    ends: list[tuple[int, int]] = []  # loops: their first and last step
     for number, step in enumerate(steps):
-        used = (step.src, step.dst) if isinstance(step, CopyStep) else [v for k, v in step.args if k == "buffer"]
-        for index in used:
-            if isinstance(index, int):
-                first.setdefault(index, number)
-                last[index] = number
+        for index in _used(step):
+            first.setdefault(index, number)
+            last[index] = max(last.get(index, number), number)
+        if isinstance(step, LoopStep):
+            decided = number + step.head  # where `on` is looked at
+            last[step.on] = max(last[step.on], decided)
+        if isinstance(step, (RepeatStep, LoopStep)):
+            ends.append((number, number + sum(blocks(step))))
+    for start, stop in reversed(ends):  # inner loops before those around them
+        for index in {i for step in steps[start : stop + 1] for i in _used(step)}:
+            if first[index] < start or last[index] > stop:
+                first[index], last[index] = min(first[index], start), max(last[index], stop)
     temps = [i for i, buffer in enumerate(plan.buffers) if buffer.kind == "temp"]
     places, arena = assign([(sizes[i] if i in first else 0, first.get(i, 0), last.get(i, 0)) for i in temps])
     offsets = [-1] * len(plan.buffers)
@@ -154,3 +213,12 @@ def place(plan: Plan, sizes: Sequence[int], steps: Sequence[LaunchStep | CopySte
     if arena > _MAX_BYTES:
         raise InputError("E713", f"{plan.function}: temporaries would need {arena} bytes")
     return offsets, arena
+
+
+def _used(step: Step) -> list[int]:
+    """The buffers that a step itself uses."""
+    if isinstance(step, LaunchStep):
+        return [v for k, v in step.args if k == "buffer" and isinstance(v, int)]
+    if isinstance(step, (CopyStep, RowStep)):
+        return [step.src, step.dst]
+    return [step.on] if isinstance(step, (BranchStep, LoopStep)) else []

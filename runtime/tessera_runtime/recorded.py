@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from tessera_runtime.control import CopyStep, LaunchStep
 from tessera_runtime.core.manifest import Kernel
 from tessera_runtime.core.recording import Span
-from tessera_runtime.plan import CopyStep, Instance, LaunchStep
+from tessera_runtime.plan import Instance
 
 __all__ = ["span", "traffic"]
 
@@ -25,11 +26,11 @@ def traffic(instance: Instance, kernel: Kernel, step: LaunchStep) -> int:
 
 
 def span(
-    instance: Instance, kernels: Sequence[Kernel], number: int, start: int, stop: int, device: str
+    instance: Instance, kernels: Sequence[Kernel], number: int, step: LaunchStep | CopyStep, start: int, stop: int,
+    device: str,
 ) -> Span:  # fmt: skip
-    """The span of step `number` of `instance.steps`."""
-    step, thread = instance.steps[number], threading.get_ident()
-    function = instance.plan.function
+    """The span of one run of step `number`, as `tessera_runtime.control.walk` gives it."""
+    thread, function = threading.get_ident(), instance.plan.function
     if isinstance(step, CopyStep):
         return Span("copy", "copy", start, stop, device, thread, function, number, 2 * step.nbytes)
     kernel = kernels[step.kernel]

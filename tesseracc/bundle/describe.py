@@ -119,11 +119,19 @@ def lifetimes(plan: M.Plan) -> list[tuple[int, int]]:
     """First and last step that uses each buffer of a plan; (0, -1) for one that none does."""
     spans: list[tuple[int, int]] = [(0, -1)] * len(plan.buffers)
     for number, step in enumerate(plan.steps):
-        used = (step.src, step.dst) if isinstance(step, M.Copy) else [a.buffer for a in step.args]
-        for index in used:
+        for index in _used(step):
             if index is not None:
                 spans[index] = (spans[index][0] if spans[index][1] >= 0 else number, number)
     return spans
+
+
+def _used(step: M.Step) -> list[int | None]:
+    """The buffers that a step itself uses."""
+    if isinstance(step, M.Launch):
+        return [a.buffer for a in step.args]
+    if isinstance(step, (M.Branch, M.Loop)):
+        return [step.on]
+    return [] if isinstance(step, M.Repeat) else [step.src, step.dst]
 
 
 def buffer_name(plan: M.Plan, index: int) -> str:
@@ -145,8 +153,8 @@ def _plan(plan: M.Plan, kernels: Sequence[M.Kernel]) -> Json:
         )
     steps: list[Json] = []
     for step in plan.steps:
-        if isinstance(step, M.Copy):
-            steps.append({"op": "copy", "src": buffer_name(plan, step.src), "dst": buffer_name(plan, step.dst)})
+        if not isinstance(step, M.Launch):
+            steps.append(_step(plan, step))
             continue
         kernel = kernels[step.kernel]
         args = [
@@ -171,6 +179,39 @@ def _plan(plan: M.Plan, kernels: Sequence[M.Kernel]) -> Json:
             }
         )
     return {"function": plan.function, "buffers": buffers, "steps": steps}
+
+
+def _step(plan: M.Plan, step: M.Copy | M.Take | M.Put | M.Branch | M.Repeat | M.Loop) -> Json:
+    """A step that launches nothing; `blocks` are the lengths of the blocks of steps that follow it."""
+    if isinstance(step, M.Copy):
+        return {"op": "copy", "src": buffer_name(plan, step.src), "dst": buffer_name(plan, step.dst)}
+    if isinstance(step, (M.Take, M.Put)):
+        names = {"src": buffer_name(plan, step.src), "dst": buffer_name(plan, step.dst)}
+        return {"op": "take" if isinstance(step, M.Take) else "put", **names, "reverse": step.reverse}
+    if isinstance(step, M.Repeat):
+        return {"op": "repeat", "count": dim_text(step.count), "blocks": [step.body]}
+    if isinstance(step, M.Branch):
+        return {"op": "branch", "on": buffer_name(plan, step.on), "blocks": [step.then, step.other]}
+    return {"op": "loop", "on": buffer_name(plan, step.on), "blocks": [step.head, step.body]}
+
+
+def step_text(step: Json) -> str:
+    """A step in a line."""
+    match step["op"]:
+        case "launch":
+            return f"{step['kernel']}({', '.join(step['args'])})"
+        case "copy":
+            return f"{step['dst']} = {step['src']}"
+        case "take" | "put":
+            index = "[last - i]" if step["reverse"] else "[i]"
+            take = step["op"] == "take"
+            return f"{step['dst']}{'' if take else index} = {step['src']}{index if take else ''}"
+        case "repeat":
+            return f"repeat {step['count']} times: the next {step['blocks'][0]}"
+        case "branch":
+            return f"if {step['on']}: the next {step['blocks'][0]}, else {step['blocks'][1]} behind them"
+        case _:
+            return f"the next {step['blocks'][0]}; while {step['on']}: {step['blocks'][1]} behind them and these again"
 
 
 def _bytes_text(buffer: M.Buffer) -> str:
@@ -213,12 +254,7 @@ def text(about: Json, name: str) -> str:
         for plan in target["plans"]:
             out.append(f"  {plan['function']}:")
             for number, step in enumerate(plan["steps"]):
-                what = (
-                    f"{step['dst']} = {step['src']}"
-                    if step["op"] == "copy"
-                    else f"{step['kernel']}({', '.join(step['args'])})"
-                )
-                out.append(f"    {number}: {what}")
+                out.append(f"    {number}: {step_text(step)}")
             out += [
                 f"    {b['name']}: {b['type']}, {b['bytes']} bytes, steps {b['steps'][0]} to {b['steps'][1]}"
                 for b in plan["buffers"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera_runtime.bundle import BundleFile
 from tesseracc.bundle.code import Code, read_code
-from tesseracc.bundle.describe import document
+from tesseracc.bundle.describe import document, step_text
 from tesseracc.bundle.weights import SOURCE_PREFIX
 
 __all__ = ["Change", "differences"]
@@ -121,8 +121,7 @@ def _target(file: BundleFile, index: int, about: Tree) -> Tree:
     plans = {}
     for plan in about["plans"]:
         steps = [
-            f"copy {s['src']} to {s['dst']}" if s["op"] == "copy"
-            else f"{s['kernel']}({', '.join(s['args'])}) on {' x '.join(s['grid'])}"
+            step_text(s) if s["op"] != "launch" else f"{step_text(s)} on {' x '.join(s['grid'])}"
             for s in plan["steps"]
         ]  # fmt: skip
         buffers = {b["name"]: f"{b['kind']} {b['type']}" for b in plan["buffers"]}

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from tessera_runtime.plan import Instance
-from tesseracc.bundle.describe import buffer_name, lifetimes
+from tesseracc.bundle.describe import buffer_name, lifetimes, step_text
 
 __all__ = ["graph", "timeline"]
 
@@ -27,9 +27,10 @@ def graph(plan: Json, about: Mapping[str, str]) -> str:
             nodes.append((b["kind"], name, b["type"], f"{b['kind']} {name}: {b['type']}, {b['bytes']} bytes"))
     for number, step in enumerate(plan["steps"]):
         at = len(nodes)
-        if step["op"] == "copy":
-            reads, writes = [step["src"]], [step["dst"]]
-            nodes.append(("step", "copy", f"{step['src']} to {step['dst']}", f"step {number}: copy"))
+        if step["op"] != "launch":
+            reads = [step[key] for key in ("src", "on") if key in step]
+            writes = [step["dst"]] if "dst" in step else []
+            nodes.append(("step", step["op"], step_text(step), f"step {number}: {step['op']}"))
         else:
             writes = step["writes"]
             reads = [a for a in dict.fromkeys(step["args"]) if a in made and a in kinds]

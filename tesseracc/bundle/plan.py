@@ -10,7 +10,7 @@ from tessera_runtime.devices.elf import describe
 from tesseracc.bundle.write import image_entry
 from tesseracc.codegen.image import Image
 from tesseracc.ir.types import BufType, Type, element
-from tesseracc.ir.value import Func, Module, Op, Value
+from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 
 def encode_dim(dim: Dim) -> M.Dim:
@@ -126,19 +126,46 @@ def plan(program: Func, kernels: Mapping[str, tuple[int, Func]]) -> M.Plan:
             add(param, "input", param.name)
         else:
             scalars[param] = param.name
-    steps: list[M.Launch | M.Copy] = []
-    for op in program.body.ops:
-        match op.name:
-            case "tile.temp":
-                add(op.result, *(("output", outputs[op.result]) if op.result in outputs else ("temp", "")))
-            case "tile.constant":
-                add(op.result, "constant", str(op.attrs["name"]))
-            case "tile.view":
-                index[op.result] = index[op["buf"]]
-            case "tile.copy":
-                steps.append(M.Copy(index[op["src"]], index[op["dst"]]))
-            case "tile.launch":
-                steps.append(_launch(op, kernels, index, scalars))
+    steps: list[M.Step] = []
+
+    def block(region: Region) -> int:
+        """Appends the steps of a region; gives how many they are."""
+        before = len(steps)
+        for op in region.ops:
+            match op.name:
+                case "tile.temp":
+                    add(op.result, *(("output", outputs[op.result]) if op.result in outputs else ("temp", "")))
+                case "tile.constant":
+                    name = str(op.attrs["name"])
+                    if name not in constants:
+                        constants[name] = len(buffers)
+                        add(op.result, "constant", name)
+                    index[op.result] = constants[name]
+                case "tile.view":
+                    index[op.result] = index[op["buf"]]
+                case "tile.copy":
+                    steps.append(M.Copy(index[op["src"]], index[op["dst"]]))
+                case "tile.take":
+                    steps.append(M.Take(index[op["src"]], index[op["dst"]], op.attrs["reverse"]))
+                case "tile.put":
+                    steps.append(M.Put(index[op["src"]], index[op["dst"]], op.attrs["reverse"]))
+                case "tile.launch":
+                    steps.append(_launch(op, kernels, index, scalars))
+                case _:
+                    control(op)
+        return len(steps) - before
+
+    def control(op: Op) -> None:
+        mine = len(steps)
+        steps.append(M.Repeat(0, 0))  # its place; the lengths of its blocks follow from them
+        lengths = [block(region) for region in op.regions]
+        if op.name == "tile.repeat":
+            steps[mine] = M.Repeat(encode_dim(op.attrs["count"]), *lengths)
+        else:
+            steps[mine] = (M.Branch if op.name == "tile.branch" else M.Loop)(index[op["on"]], *lengths)
+
+    constants: dict[str, int] = {}
+    block(program.body)
     return M.Plan(program.name, tuple(buffers), tuple(steps))
 
 
@@ -182,7 +209,7 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
     launches = {
         str(op.attrs["kernel"]): op
         for program in module.of_kind("tile.program")
-        for op in program.body.ops
+        for op in program.walk()
         if op.name == "tile.launch"
     }
     for kernel in module.of_kind("target.func"):
@@ -235,6 +262,6 @@ def constants_used(modules: Sequence[Module]) -> set[str]:
         str(op.attrs["name"])
         for m in modules
         for f in m.of_kind("tile.program")
-        for op in f.body.ops
+        for op in f.walk()
         if op.name == "tile.constant"
     }

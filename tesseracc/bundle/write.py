@@ -106,10 +106,17 @@ def seal(described: manifest.Manifest, payloads: Mapping[str, tuple[str, bytes]]
         manifest.Entry(name, payloads[name][0], len(payloads[name][1]), digests(payloads[name][1]))
         for name in sorted(payloads)
     )
-    text = manifest.to_json(changed(described, entries=entries))
+    versions = changed(described.versions, plan=_plan_version(described))
+    text = manifest.to_json(changed(described, entries=entries, versions=versions))
     check(manifest.from_json(text))  # what the reader will do; a fault here is a fault of the caller
     files = {name: payload for name, (_, payload) in payloads.items()} | {container.MANIFEST_NAME: text}
     return b"".join(pack(files, [target.name for target in described.targets]))
+
+
+def _plan_version(described: manifest.Manifest) -> int:
+    """The version that the plans need: 1 has launches and copies only."""
+    steps = (step for target in described.targets for plan in target.plans for step in plan.steps)
+    return 1 if all(isinstance(step, (manifest.Launch, manifest.Copy)) for step in steps) else manifest.PLAN_VERSION
 
 
 def digests(data: bytes) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tessera import types as lang
+from tessera.control import Control
 from tessera.dtypes import as_dtype
 from tessera.elements import Element, Elements, Index, Number, Read
 from tessera.errors import Span
@@ -21,12 +22,14 @@ from tessera.operator import Operator
 from tessera.shapes import Dim, Expr, substitute
 from tessera_runtime.core.dtypes import dtype_of
 from tessera_runtime.core.errors import TesseraError
-from tesseracc.interpret import scalar
+from tesseracc.interpret import control, scalar
 from tesseracc.interpret.binding import solve_dims
-from tesseracc.ir.dialects.graph import operator_from
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.control import emit_operator
+from tesseracc.ir.dialects.graph import from_lang, operator_from
 from tesseracc.ir.tensor import Held
 from tesseracc.ir.types import TensorType, bits_of, element, kind_of
-from tesseracc.ir.value import Attr, Func, Module, Value
+from tesseracc.ir.value import Attr, Func, Module, Region, Value
 
 Array = np.ndarray[Any, Any]
 
@@ -145,6 +148,10 @@ def evaluate(op: Operator, inputs: Sequence[Array], kinds: set[str] | None = Non
     types = tuple(lang.TensorType(np.shape(x), as_dtype(dtype_of(x.dtype))) for x in inputs)
     found = op.infer(*types)
     outs = found if isinstance(found, tuple) else (found,)
+    if isinstance(op, Control):
+        b = Builder()
+        made = emit_operator(b, op, [Value(from_lang(t)) for t in types])
+        return tuple(control.run(made, inputs, lambda r, xs: run_region(r, {}, {}, xs), {}))
     if not op.has("element"):
         with interpret(_Evaluator(kinds)) as evaluator:
             result = op.compose(*(_hold(evaluator, x) for x in inputs))
@@ -211,15 +218,26 @@ def concrete(attrs: Mapping[str, Attr], symbols: Mapping[str, int]) -> dict[str,
 def run_func(func: Func, constants: Mapping[str, Array], inputs: Sequence[Array]) -> list[Array]:
     """Runs one `graph.func` on arrays of the parameters' types (rank 0 for scalars)."""
     declared = [p.type.dims for p in func.params if isinstance(p.type, TensorType)]
-    symbols = solve_dims(declared, [np.shape(x) for x in inputs])
-    values: dict[Value, Array] = dict(zip(func.params, inputs, strict=True))
-    for op in func.body.ops:
+    return run_region(func.body, constants, solve_dims(declared, [np.shape(x) for x in inputs]), inputs)
+
+
+def run_region(
+    region: Region, constants: Mapping[str, Array], symbols: Mapping[str, int], inputs: Sequence[Array]
+) -> list[Array]:
+    """Runs a function's body, or a closed region, on its arguments."""
+    values: dict[Value, Array] = dict(zip(region.args, inputs, strict=True))
+    for op in region.ops:
+        operands = [values[v] for v in op.operands]
         if op.name == "graph.constant":
             values[op.result] = np.asarray(constants[op.attrs["name"]])
             continue
-        operator = operator_from(op.name.removeprefix("graph."), concrete(op.attrs, symbols))
-        values.update(zip(op.results, evaluate(operator, [values[v] for v in op.operands]), strict=True))
-    return [values[v] for v in func.body.yields]
+        if op.defn.closed:
+            found = control.run(op, operands, lambda r, xs: run_region(r, constants, symbols, xs), symbols)
+        else:
+            operator = operator_from(op.name.removeprefix("graph."), concrete(op.attrs, symbols))
+            found = list(evaluate(operator, operands))
+        values.update(zip(op.results, found, strict=True))
+    return [values[v] for v in region.yields]
 
 
 def run(module: Module, func_name: str, inputs: Sequence[Any]) -> list[Array]:

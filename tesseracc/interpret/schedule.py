@@ -16,7 +16,7 @@ import numpy as np
 from tessera.shapes import Dim
 from tessera_runtime.core.dtypes import np_dtype
 from tessera_runtime.core.errors import TesseraError
-from tesseracc.interpret import scalar
+from tesseracc.interpret import control, scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.ir.types import TensorType, element
 from tesseracc.ir.value import Func, Module, Op, Region, Value
@@ -192,18 +192,28 @@ def shape_of(type_: Any, symbols: Mapping[str, int]) -> Grid:
 
 def run_func(func: Func, constants: Mapping[str, Array], inputs: Sequence[Array]) -> list[Array]:
     """Runs one `schedule.func` on arrays of exactly the parameters' types (rank 0 for scalars)."""
-    tensors: dict[Value, Array] = dict(zip(func.params, inputs, strict=True))
     declared = [p.type.dims for p in func.params if isinstance(p.type, TensorType)]
-    symbols = solve_dims(declared, [np.shape(x) for x in inputs])
-    for op in func.body.ops:
+    return run_region(func.body, constants, solve_dims(declared, [np.shape(x) for x in inputs]), inputs)
+
+
+def run_region(
+    region: Region, constants: Mapping[str, Array], symbols: Mapping[str, int], inputs: Sequence[Array]
+) -> list[Array]:
+    """Runs a function's body, or a closed region, on its arguments."""
+    tensors: dict[Value, Array] = dict(zip(region.args, inputs, strict=True))
+    for op in region.ops:
         match op.name:
             case "schedule.constant":
-                tensors[op.result] = np.asarray(constants[op.attrs["name"]])
+                found = [np.asarray(constants[op.attrs["name"]])]
             case "schedule.view":
-                tensors[op.result] = tensors[op["tensor"]].reshape(shape_of(op.result.type, symbols))
+                found = [tensors[op["tensor"]].reshape(shape_of(op.result.type, symbols))]
+            case "schedule.group":
+                found = _Group(op, tensors, symbols).run()
             case _:
-                tensors.update(zip(op.results, _Group(op, tensors, symbols).run(), strict=True))
-    return [tensors[v] for v in func.body.yields]
+                operands = [tensors[v] for v in op.operands]
+                found = control.run(op, operands, lambda r, xs: run_region(r, constants, symbols, xs), symbols)
+        tensors.update(zip(op.results, found, strict=True))
+    return [tensors[v] for v in region.yields]
 
 
 def run(module: Module, func_name: str, inputs: Sequence[Any]) -> list[Array]:

@@ -18,8 +18,9 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.interpret.tile_memory import MANY, Memory, Shadow
+from tesseracc.interpret.tile_program import Steps
 from tesseracc.interpret.tile_values import TileValues
-from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, Type, element, kind_of
+from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, element, kind_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 Array = np.ndarray[Any, Any]
@@ -393,26 +394,13 @@ def run(module: Module, name: str, inputs: Sequence[Any]) -> list[Array]:
         else:
             values[param] = scalar.constant(given, element(param.type))
     symbols = solve_dims(declared, actual)
-    for op in program.body.ops:
-        match op.name:
-            case "tile.temp":
-                values[op.result] = Memory(_undefined(op.result.type, symbols), None)
-            case "tile.constant":
-                values[op.result] = Memory(module.constants[op.attrs["name"]], None)
-            case "tile.view":
-                type_ = op.result.type
-                assert isinstance(type_, BufType)
-                shape = tuple(evaluate_dim(d, symbols) for d in type_.dims)
-                values[op.result] = Memory(values[op["buf"]].array.reshape(shape), None)
-            case "tile.copy":
-                values[op["dst"]].array[...] = values[op["src"]].array
-            case "tile.launch":
-                kernel = module.func(op.attrs["kernel"])
-                args = [values[v] for v in op.operands]
-                bound = _kernel_symbols(kernel, op, symbols)
-                run_kernel(kernel, [_fresh_shadow(a) if isinstance(a, Memory) else a for a in args], bound)
-            case _:
-                raise TesseraError("E404", f"@{name}: {op.name} does not belong in a program")
+
+    def launch(op: Op, args: Sequence[Any]) -> None:
+        kernel = module.func(op.attrs["kernel"])
+        bound = _kernel_symbols(kernel, op, symbols)
+        run_kernel(kernel, [_fresh_shadow(a) if isinstance(a, Memory) else a for a in args], bound)
+
+    Steps(module.constants, values, symbols, launch).run(program.body)
     return [values[v].array for v in program.body.yields]
 
 
@@ -431,12 +419,3 @@ def _kernel_symbols(kernel: Func, op: Op, symbols: Mapping[str, int]) -> dict[st
             declared.append(param.type.dims)
             actual.append(tuple(evaluate_dim(d, symbols) for d in given.type.dims))
     return solve_dims(declared, actual)
-
-
-def _undefined(type_: Type, symbols: Mapping[str, int]) -> Array:
-    """Temporary memory, filled with a pattern that shows when it is read before it is written."""
-    assert isinstance(type_, BufType)
-    shape = tuple(evaluate_dim(d, symbols) for d in type_.dims)
-    array = np.empty(shape, np_dtype(type_.dtype))
-    array.reshape(-1).view(np.uint8)[...] = 0xA5
-    return array

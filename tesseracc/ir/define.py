@@ -42,6 +42,7 @@ class OpDef:
     attrs: Mapping[str, AttrSpec] = field(default_factory=dict)
     regions: int = 0
     effect: str = "pure"
+    closed: bool = False  # regions see nothing but their arguments: passes run on them as on functions
     infer: Infer | None = None
     verify: Check | None = None
     doc: str = ""
@@ -86,6 +87,7 @@ def define(
     *,
     regions: int = 0,
     effect: str = "pure",
+    closed: bool = False,
     infer: Infer | None = None,
     verify: Check | None = None,
     doc: str,
@@ -93,7 +95,7 @@ def define(
     """Registers one operation."""
     assert effect in EFFECTS, effect
     assert name not in _REGISTRY, f"{name} is defined twice"
-    defn = OpDef(name, parse_operands(operands), parse_attrs(attrs), regions, effect, infer, verify, doc)
+    defn = OpDef(name, parse_operands(operands), parse_attrs(attrs), regions, effect, closed, infer, verify, doc)
     _REGISTRY[name] = defn
     return defn
 

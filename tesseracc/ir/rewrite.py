@@ -120,5 +120,16 @@ def map_ops(region: Region, visit: Callable[[Op], Sequence[Op] | None]) -> Regio
 
 
 def map_funcs(funcs: Sequence[Func], kind: str, change: Callable[[Func], Func]) -> tuple[Func, ...]:
-    """Applies a change to the functions of one kind."""
-    return tuple(change(func) if func.kind == kind else func for func in funcs)
+    """Applies a change to the functions of one kind, and before to the closed regions in them, as to functions."""
+    return tuple(map_func(func, change) if func.kind == kind else func for func in funcs)
+
+
+def map_func(func: Func, change: Callable[[Func], Func]) -> Func:
+    """A change of one function, closed regions first."""
+
+    def inside(op: Op) -> Op:
+        regions = (map_func(Func(func.kind, func.name, region, loc=op.loc), change).body for region in op.regions)
+        return replace(op, regions=tuple(regions))
+
+    ops = tuple(inside(op) if op.defn.closed else op for op in func.body.ops)
+    return change(func.with_(body=replace(func.body, ops=ops)))

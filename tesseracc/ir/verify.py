@@ -73,7 +73,7 @@ def _check_region(region: Region, func: Func, visible: set[Value], level: str) -
     for op in region.ops:
         _check_op(op, func, scope)
         for inner in op.regions:
-            _check_region(inner, func, scope, level)
+            _check_region(inner, func, set() if op.defn.closed else scope, level)
         if op.defn.verify is not None:
             problem = op.defn.verify(op)
             if problem:

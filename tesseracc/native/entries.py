@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tessera_runtime.core.dtypes import DTYPES
-from tessera_runtime.core.manifest import Function, Guard, Input, Kernel, Launch, Output, Plan
+from tessera_runtime.core.manifest import Copy, Function, Guard, Input, Kernel, Launch, Output, Plan
 from tesseracc.native.memory import share
 from tesseracc.native.sizes import Body, Number
 
@@ -41,6 +41,11 @@ class Entry(NamedTuple):
     plan: Plan
     name: str
     guards: int
+
+    @property
+    def steps(self) -> tuple[Launch | Copy, ...]:
+        """The plan's steps; `library` refuses plans with others."""
+        return tuple(step for step in self.plan.steps if isinstance(step, (Launch, Copy)))
 
 
 def scalar_type(dtype: str) -> str:
@@ -106,7 +111,7 @@ def _layout(body: Body, entry: Entry, kernels: Sequence[Kernel]) -> _Layout:
     plan = entry.plan
     nbytes = [body.nbytes(buffer.shape, DTYPES[buffer.dtype].itemsize) for buffer in plan.buffers]
     uses: dict[int, list[int]] = {}
-    for number, step in enumerate(plan.steps):
+    for number, step in enumerate(entry.steps):
         touched = [a.buffer for a in step.args] if isinstance(step, Launch) else [step.src, step.dst]
         for index in touched:
             if index is not None and plan.buffers[index].kind == "temp":
@@ -194,7 +199,7 @@ def _run(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, str]) ->
                 weights[buffer.ref] if buffer.kind == "constant" else buffer.ref
             )
     scratch = body.value(f"getelementptr i8, ptr {base}, i64 {layout.scratch}")
-    for number, step in enumerate(entry.plan.steps):
+    for number, step in enumerate(entry.steps):
         if not isinstance(step, Launch):
             _copy(body, pointers[step.dst], pointers[step.src], layout.nbytes[step.src])
             continue

@@ -261,9 +261,16 @@ def _fields() -> list[Fault]:
             "E622",
             lambda: build({**changed("versions.plan", 3), "brand_new": {}}, rehash=False),
         ),
+        Fault("M2", "steps-of-version-2", "E623", lambda: build(_old_with_repeat(), rehash=False)),
         *(manifest_fault("M3", name, "E621", path, new) for name, path, new in given),
         *(manifest_fault("M5", name, "E624", path, new) for name, path, new in expressions),
     ]
+
+
+def _old_with_repeat() -> Json:
+    value = document()
+    value["targets"][0]["plans"][0]["steps"].append({"op": "repeat", "count": 1, "body": 0})
+    return value
 
 
 def _with_image(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Manifests whose parts do not fit together: rules F1 to F14 of specs/bundle.md."""
+"""Manifests whose parts do not fit together: rules F1 to F16 of specs/bundle.md."""
 
 from __future__ import annotations
 
@@ -94,6 +94,8 @@ def together() -> list[Fault]:
         *(manifest_fault(rule, name, "E623", path, new) for rule, name, path, new in changes),
         Fault("F2", "kernel-symbols", "E623", lambda: build(_two_dims(), rehash=False)),
         Fault("F10", "copy-between-types", "E623", lambda: build(_other_type(), rehash=False)),
+        *(Fault(rule, name, "E623", lambda steps=steps: build(_controlled(steps), rehash=False))
+          for rule, name, steps in _control_faults()),
         Fault("F14", "work", "E623", lambda: build(_heavy(), rehash=False)),
     ]
 
@@ -135,3 +137,42 @@ def _heavy() -> Json:
     plan["steps"] += [step] * 1030
     assert len(parts()[1]) == 5
     return value
+
+
+def _controlled(steps: Json, version: int = 2) -> Json:
+    """The first plan with these steps, and two more buffers: 4 has a row of x, 5 is an int."""
+    value = document()
+    value["versions"]["plan"] = version
+    plan = value["targets"][0]["plans"][0]
+    plan["buffers"].append({"kind": "temp", "ref": "", "dtype": "f32", "shape": [4]})
+    plan["buffers"].append({"kind": "temp", "ref": "", "dtype": "i32", "shape": [4]})
+    plan["steps"] = steps
+    return value
+
+
+def repeat(body: int) -> Json:
+    return {"op": "repeat", "count": ["N"], "body": body}
+
+
+def row(op: str, src: int, dst: int) -> Json:
+    return {"op": op, "src": src, "dst": dst, "reverse": False}
+
+
+def _control_faults() -> list[tuple[str, str, Json]]:
+    launch, copy = document()["targets"][0]["plans"][0]["steps"]
+    deep = [repeat(32 - i) for i in range(33)]
+    return [
+        ("F10", "row-nowhere", [launch, repeat(1), row("take", 0, 40), copy]),
+        ("F12", "repeat", [repeat(1), launch, copy]),
+        ("F12", "row-of-input", [launch, copy, repeat(2), row("take", 0, 4), row("put", 4, 0)]),
+        ("F12", "row-not-written", [launch, copy, repeat(1), row("put", 4, 2)]),
+        ("F12", "rows-read-too-early", [repeat(3), row("take", 0, 4), row("put", 4, 2), copy, launch, copy]),
+        ("F15", "block-beyond", [launch, copy, repeat(1)]),
+        ("F15", "block-beyond-its-block", [launch, copy, repeat(1), repeat(1), row("take", 0, 4)]),
+        ("F15", "depth", [launch, copy, *deep]),
+        ("F16", "row-outside", [launch, copy, row("take", 0, 4)]),
+        ("F16", "row-type", [launch, copy, repeat(1), row("take", 0, 5)]),
+        ("F16", "row-of-itself", [launch, copy, repeat(1), row("take", 2, 2)]),
+        ("F16", "no-flag", [launch, copy, {"op": "branch", "on": 2, "then": 0, "other": 0}]),
+        ("F16", "no-flag-in-a-loop", [launch, copy, {"op": "loop", "on": 2, "head": 0, "body": 0}]),
+    ]

@@ -80,7 +80,8 @@ def _versions(value: Any) -> None:
     need(isinstance(value, dict) and isinstance(value.get("versions"), dict), "E621")
     found = [value["versions"].get(part) for part in ("container", "plan", "kernel_abi")]
     found += [value[part].get("version") for part in ("mesh", "programs") if isinstance(value.get(part), dict)]
-    need(all(type(number) is not int or not 0 <= number <= 65536 or number == 1 for number in found), "E622")
+    highest = [1, 2, 1, 1, 1]
+    need(all(type(n) is not int or not 0 <= n <= 65536 or 1 <= n <= h for n, h in zip(found, highest)), "E622")
 
 
 def _validate(value: Any, rule: Any, schema: Any) -> None:
@@ -156,6 +157,8 @@ def _together(m: Any) -> None:
     need(all(t["function"] in functions for t in m["tests"]))
     for t in m["targets"]:
         _target(t, functions, {c["name"]: c for c in m["constants"]})
+        if m["versions"]["plan"] == 1:
+            need(all(step["op"] in ("launch", "copy") for plan in t["plans"] for step in plan["steps"]))
 
 
 def _function(f: Any) -> None:
@@ -212,45 +215,87 @@ def _plan(plan: Any, f: Any, kernels: Any, constants: Any) -> None:
             continue
         stands = {"input": tensors, "output": fresh, "constant": constants}[b["kind"]].get(b["ref"])
         need(stands is not None and (stands["dtype"], stands["shape"]) == (b["dtype"], b["shape"]))
-    filled = {i for i, b in enumerate(buffers) if b["kind"] in ("input", "constant")}
-    work = 0
+    filled = frozenset(i for i, b in enumerate(buffers) if b["kind"] in ("input", "constant"))
+    run = _Run(buffers, inputs, kernels, symbols, plan["steps"])
+    filled = run.block(0, len(plan["steps"]), filled, False, 0)[0]
+    need(run.work <= 16777216)
+    need(all(any(buffers[i]["ref"] == n for i in filled if buffers[i]["kind"] == "output") for n in fresh))
 
-    def write(index: int) -> None:
-        b = buffers[index]
-        need(b["kind"] in ("temp", "output") or (b["kind"] == "input" and inputs[b["ref"]]["inout"]))
-        filled.add(index)
 
-    for step in plan["steps"]:
-        if step["op"] == "copy":
-            src, dst = step["src"], step["dst"]
-            need(src < len(buffers) and dst < len(buffers) and src != dst)
-            need(buffers[src]["dtype"] == buffers[dst]["dtype"] and src in filled)
-            write(dst)
-            continue
-        need(step["kernel"] < len(kernels))
-        k = kernels[step["kernel"]]
-        _expressions([*step["grid"], step["dynamic_shared"]], symbols)
+class _Run:
+    """Steps of a plan, looked at in order: which buffers have contents behind each."""
+
+    def __init__(self, buffers: Any, inputs: Any, kernels: Any, symbols: Any, steps: Any) -> None:
+        self.buffers, self.inputs, self.kernels, self.symbols, self.steps = buffers, inputs, kernels, symbols, steps
+        self.work = 0
+
+    def block(self, at: int, end: int, filled: frozenset[int], rows: bool, inside: int) -> tuple[frozenset[int], Any]:
+        """What is filled behind steps at..end, and the buffers whose rows they fill; `rows`: in a repeat."""
+        need(inside <= 32)
+        put: set[int] = set()
+        while at < end:
+            step = self.steps[at]
+            at += 1
+            if step["op"] == "launch":
+                filled |= self.launch(step, filled)
+            elif step["op"] in ("copy", "take", "put"):
+                src, dst = step["src"], step["dst"]
+                need(src < len(self.buffers) and dst < len(self.buffers) and src != dst)
+                need(self.buffers[src]["dtype"] == self.buffers[dst]["dtype"] and src in filled)
+                need(step["op"] == "copy" or rows)
+                self.writable(dst)
+                if step["op"] == "put":
+                    put.add(dst)
+                else:
+                    filled |= {dst}
+            else:
+                parts = [step[name] for name in ("then", "other", "head", "body") if name in step]
+                need(at + sum(parts) <= end)
+                if step["op"] == "repeat":
+                    _expressions([step["count"]], self.symbols)
+                    filled |= self.block(at, at + parts[0], filled, True, inside + 1)[1]
+                elif step["op"] == "branch":
+                    self.decides(step["on"], filled)
+                    one = self.block(at, at + parts[0], filled, rows, inside + 1)[0]
+                    filled = one & self.block(at + parts[0], at + sum(parts), filled, rows, inside + 1)[0]
+                else:
+                    filled = self.block(at, at + parts[0], filled, rows, inside + 1)[0]
+                    self.decides(step["on"], filled)
+                    self.block(at + parts[0], at + sum(parts), filled, rows, inside + 1)
+                at += sum(parts)
+        return filled, frozenset(put)
+
+    def decides(self, index: int, filled: frozenset[int]) -> None:
+        need(index < len(self.buffers) and self.buffers[index]["dtype"] == "bool" and index in filled)
+
+    def writable(self, index: int) -> None:
+        b = self.buffers[index]
+        need(b["kind"] in ("temp", "output") or (b["kind"] == "input" and self.inputs[b["ref"]]["inout"]))
+
+    def launch(self, step: Any, filled: frozenset[int]) -> frozenset[int]:
+        need(step["kernel"] < len(self.kernels))
+        k = self.kernels[step["kernel"]]
+        _expressions([*step["grid"], step["dynamic_shared"]], self.symbols)
         dims = [*(k["grid"] or []), k["dynamic_shared"], *(d for p in k["params"] for d in p["shape"] or [])]
-        work += sum(len(d) if isinstance(d, list) else 1 for d in dims)
+        self.work += sum(len(d) if isinstance(d, list) else 1 for d in dims)
         need(len(step["args"]) == len(k["params"]))
         passed: list[int] = []
         for arg, param in zip(step["args"], k["params"], strict=True):
             need([kind for kind in ("buffer", "dim", "scalar") if arg[kind] is not None] == [param["kind"]])
             if param["kind"] == "buffer":
-                need(arg["buffer"] < len(buffers) and buffers[arg["buffer"]]["dtype"] == param["dtype"])
+                need(arg["buffer"] < len(self.buffers) and self.buffers[arg["buffer"]]["dtype"] == param["dtype"])
                 passed.append(arg["buffer"])
             elif param["kind"] == "dim":
                 need(param["dtype"] == "i64")
-                _expressions([arg["dim"]], symbols)
+                _expressions([arg["dim"]], self.symbols)
             else:
-                source = inputs.get(arg["scalar"])
+                source = self.inputs.get(arg["scalar"])
                 need(source is not None and source["kind"] == "scalar" and source["dtype"] == param["dtype"])
         pairs = [(arg["buffer"], p["access"]) for arg, p in zip(step["args"], k["params"], strict=True)]
         pairs = [(index, access) for index, access in pairs if index is not None]
         need(all(index in filled for index, access in pairs if access != "write"))
-        for index, access in pairs:
-            if access != "read":
-                need(passed.count(index) == 1)
-                write(index)
-    need(work <= 16777216)
-    need(all(any(buffers[i]["ref"] == n for i in filled if buffers[i]["kind"] == "output") for n in fresh))
+        changed = [index for index, access in pairs if access != "read"]
+        for index in changed:
+            need(passed.count(index) == 1)
+            self.writable(index)
+        return frozenset(changed)

@@ -90,7 +90,7 @@ def test_versions_name_both_numbers() -> None:
         load(with_manifest(newer))
     assert (
         caught.value.code == "E622"
-        and caught.value.message == "the bundle has plan version 3; this runtime reads version 1"
+        and caught.value.message == "the bundle has plan version 3; this runtime reads version 2"
     )
 
 

@@ -6,39 +6,25 @@ range, lack a symbol, or pass a kernel other arguments than it declares.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from tessera_runtime.core import manifest as m
+from tessera_runtime.core.check_steps import bad, check_steps, dims_fit
 from tessera_runtime.core.container import RESERVED
 from tessera_runtime.core.dtypes import DTYPES
-from tessera_runtime.core.errors import BundleError, TesseraError
-from tessera_runtime.core.shapeexpr import is_symbol, validate
+from tessera_runtime.core.shapeexpr import is_symbol
 
 __all__ = ["check"]
 
 MAX_WORK = 1 << 24  # items of kernels' shape expressions that one plan may need
 
 
-def _bad(where: str, message: str) -> BundleError:
-    return BundleError("E623", f"{where}: {message}")
-
-
 def _distinct(names: Iterable[str], where: str, what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise _bad(where, f"two {what} are named '{name}'")
+            raise bad(where, f"two {what} are named '{name}'")
         seen.add(name)
-
-
-def _dims(dims: Iterable[m.Dim], symbols: Collection[str], where: str) -> None:
-    for dim in dims:
-        if not isinstance(dim, int):
-            try:
-                validate(dim, symbols)
-            except TesseraError as error:
-                raise BundleError("E624", f"{where}: {error.message}") from error
 
 
 def check(manifest: m.Manifest) -> None:
@@ -46,10 +32,10 @@ def check(manifest: m.Manifest) -> None:
     entries = {entry.name: entry for entry in manifest.entries}
     names = [entry.name for entry in manifest.entries]
     if names != sorted(set(names)) or any(name in RESERVED for name in names):
-        raise _bad("entries", "names are not sorted, distinct and free of the reserved ones")
+        raise bad("entries", "names are not sorted, distinct and free of the reserved ones")
     for entry in manifest.entries:
         if len(entry.sha256) != -(-entry.size // m.CHUNK):
-            raise _bad(f"entry {entry.name}", f"{len(entry.sha256)} digests for {entry.size} bytes")
+            raise bad(f"entry {entry.name}", f"{len(entry.sha256)} digests for {entry.size} bytes")
     used = _check_constants(manifest, entries)
     _distinct((f.name for f in manifest.functions), "functions", "functions")
     for function in manifest.functions:
@@ -60,16 +46,16 @@ def check(manifest: m.Manifest) -> None:
     known = {function.name for function in manifest.functions}
     for test in manifest.tests:
         if test.function not in known:
-            raise _bad(f"test {test.name}", f"names the unknown function '{test.function}'")
+            raise bad(f"test {test.name}", f"names the unknown function '{test.function}'")
         used.add(_entry(test.entry, "tests", entries, f"test {test.name}"))
     _distinct((t.name for t in manifest.tests), "tests", "tests")
     if unused := sorted(entries.keys() - used):
-        raise _bad(f"entry {unused[0]}", "is not used by anything")
+        raise bad(f"entry {unused[0]}", "is not used by anything")
 
 
 def _entry(name: str, kind: str, entries: dict[str, m.Entry], where: str) -> str:
     if name not in entries or entries[name].kind != kind:
-        raise _bad(where, f"names the unknown {kind} entry '{name}'")
+        raise bad(where, f"names the unknown {kind} entry '{name}'")
     return name
 
 
@@ -83,9 +69,9 @@ def _check_constants(manifest: m.Manifest, entries: dict[str, m.Entry]) -> set[s
         for extent in constant.shape:
             size *= extent
         if size != constant.size:
-            raise _bad(where, f"has {constant.size} bytes where its shape needs {size}")
+            raise bad(where, f"has {constant.size} bytes where its shape needs {size}")
         if constant.offset % 64 or constant.offset + constant.size > entries[constant.entry].size:
-            raise _bad(where, "is misaligned or lies outside its entry")
+            raise bad(where, "is misaligned or lies outside its entry")
     return used
 
 
@@ -99,34 +85,34 @@ def _check_function(function: m.Function) -> None:
     for symbol in function.symbols:
         source = inputs.get(symbol.input)
         if not is_symbol(symbol.name) or source is None:
-            raise _bad(where, f"symbol {symbol.name} has no source")
+            raise bad(where, f"symbol {symbol.name} has no source")
         if symbol.axis < 0:
             if source.kind != "scalar" or DTYPES[source.dtype].kind not in "iu":
-                raise _bad(where, f"symbol {symbol.name} needs an integer scalar")
+                raise bad(where, f"symbol {symbol.name} needs an integer scalar")
         elif source.kind != "tensor" or symbol.axis >= len(source.shape):
-            raise _bad(where, f"symbol {symbol.name} names an axis that {source.name} lacks")
+            raise bad(where, f"symbol {symbol.name} names an axis that {source.name} lacks")
     for item in function.inputs:
         if item.kind == "scalar" and (item.shape or item.inout):
-            raise _bad(where, f"scalar {item.name} has a shape or is written")
-        _dims(item.shape, symbols, f"{where}, input {item.name}")
+            raise bad(where, f"scalar {item.name} has a shape or is written")
+        dims_fit(item.shape, symbols, f"{where}, input {item.name}")
     for output in function.outputs:
-        _dims(output.shape, symbols, f"{where}, output {output.name}")
+        dims_fit(output.shape, symbols, f"{where}, output {output.name}")
         if output.alias is None:
             continue
         source = inputs.get(output.alias)
         if source is None or not source.inout or (source.dtype, source.shape) != (output.dtype, output.shape):
-            raise _bad(where, f"output {output.name} is not the in/out parameter '{output.alias}'")
+            raise bad(where, f"output {output.name} is not the in/out parameter '{output.alias}'")
     for guard in function.guards:
-        _dims((guard.expr,), symbols, f"{where}, guard")
+        dims_fit((guard.expr,), symbols, f"{where}, guard")
 
 
 def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.Entry]) -> set[str]:
     where = f"target {target.name}"
     cpu = target.kind == "cpu"
     if cpu != (target.format == "elf") or cpu != bool(target.machine) or cpu == (target.capability is not None):
-        raise _bad(where, "kind, format, machine and capability contradict each other")
+        raise bad(where, "kind, format, machine and capability contradict each other")
     if (cpu and target.ptx is not None) or (not cpu and target.requires):
-        raise _bad(where, "has fields of another kind of target")
+        raise bad(where, "has fields of another kind of target")
     used = {_entry(target.image, "code", entries, where)}
     if target.ptx is not None:
         used.add(_entry(target.ptx, "code", entries, where))
@@ -135,15 +121,18 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
         _check_kernel(f"{where}, kernel {kernel.name}", kernel)
     _distinct((p.function for p in target.plans), where, "plans for a function")
     if {p.function for p in target.plans} != {f.name for f in manifest.functions}:
-        raise _bad(where, "does not have one plan for each function")
+        raise bad(where, "does not have one plan for each function")
     constants = {c.name: c for c in manifest.constants}
     functions = {f.name: f for f in manifest.functions}
+    steps = (step for plan in target.plans for step in plan.steps)
+    if manifest.versions.plan == 1 and not all(isinstance(step, (m.Launch, m.Copy)) for step in steps):
+        raise bad(where, "has steps that plans of version 1 do not have")
     weights = [_weight(kernel) for kernel in target.kernels]
     for plan in target.plans:
         at = f"{where}, plan {plan.function}"
         _check_plan(at, plan, functions[plan.function], target, constants)
         if sum(weights[step.kernel] for step in plan.steps if isinstance(step, m.Launch)) > MAX_WORK:
-            raise _bad(at, "needs too much arithmetic on shapes")
+            raise bad(at, "needs too much arithmetic on shapes")
     return used
 
 
@@ -159,13 +148,13 @@ def _check_kernel(where: str, kernel: m.Kernel) -> None:
     _distinct(kernel.symbols, where, "symbols")
     dims = sum(param.kind == "dim" for param in kernel.params)
     if len(kernel.symbols) not in (0, dims) or not all(is_symbol(name) for name in kernel.symbols):
-        raise _bad(where, f"has {len(kernel.symbols)} symbols for {dims} extents")
-    _dims((*(kernel.grid or ()), kernel.dynamic_shared or 0), kernel.symbols, f"{where}, grid or shared memory")
+        raise bad(where, f"has {len(kernel.symbols)} symbols for {dims} extents")
+    dims_fit((*(kernel.grid or ()), kernel.dynamic_shared or 0), kernel.symbols, f"{where}, grid or shared memory")
     for slot, param in enumerate(kernel.params):
         if param.shape is not None:
             if param.kind != "buffer":
-                raise _bad(where, f"parameter {slot} is a {param.kind} with a shape")
-            _dims(param.shape, kernel.symbols, f"{where}, parameter {slot}")
+                raise bad(where, f"parameter {slot} is a {param.kind} with a shape")
+            dims_fit(param.shape, kernel.symbols, f"{where}, parameter {slot}")
 
 
 def _check_plan(
@@ -174,10 +163,9 @@ def _check_plan(
     symbols = {s.name for s in function.symbols}
     inputs = {i.name: i for i in function.inputs}
     outputs = {o.name: o for o in function.outputs}
-    written: set[str] = set()
     _distinct((f"{b.kind} {b.ref}" for b in plan.buffers if b.kind != "temp"), where, "buffers")
     for index, buffer in enumerate(plan.buffers):
-        _dims(buffer.shape, symbols, f"{where}, buffer {index}")
+        dims_fit(buffer.shape, symbols, f"{where}, buffer {index}")
         declared: m.Input | m.Output | m.Constant | None
         if buffer.kind == "input":
             declared = inputs.get(buffer.ref)
@@ -190,79 +178,14 @@ def _check_plan(
         elif buffer.kind == "constant":
             declared = constants.get(buffer.ref)
         elif buffer.ref:
-            raise _bad(where, f"temporary {index} has a name")
+            raise bad(where, f"temporary {index} has a name")
         else:
             continue
         if declared is None or (declared.dtype, declared.shape) != (buffer.dtype, buffer.shape):
-            raise _bad(where, f"buffer {index} is not the {buffer.kind} '{buffer.ref}'")
+            raise bad(where, f"buffer {index} is not the {buffer.kind} '{buffer.ref}'")
 
-    # Inputs and constants have contents from the start; what else is read, an earlier step has written.
-    defined = {index for index, buffer in enumerate(plan.buffers) if buffer.kind in ("input", "constant")}
-
-    def reads(index: int) -> None:
-        if index not in defined:
-            raise _bad(where, f"reads buffer {index} before any step has written it")
-
-    def writes(index: int) -> None:
-        buffer = plan.buffers[index]
-        defined.add(index)
-        if buffer.kind == "constant" or (buffer.kind == "input" and not inputs[buffer.ref].inout):
-            raise _bad(where, f"writes the {buffer.kind} '{buffer.ref}'")
-        if buffer.kind == "output":
-            written.add(buffer.ref)
-
-    for number, step in enumerate(plan.steps):
-        at = f"{where}, step {number}"
-        if isinstance(step, m.Copy):
-            if max(step.src, step.dst) >= len(plan.buffers) or step.src == step.dst:
-                raise _bad(at, "copies between buffers that do not exist")
-            if plan.buffers[step.src].dtype != plan.buffers[step.dst].dtype:
-                raise _bad(at, "copies between element types")
-            reads(step.src)
-            writes(step.dst)
-            continue
-        if step.kernel >= len(target.kernels):
-            raise _bad(at, f"launches kernel {step.kernel} of {len(target.kernels)}")
-        kernel = target.kernels[step.kernel]
-        _dims((*step.grid, step.dynamic_shared), symbols, at)
-        if len(step.args) != len(kernel.params):
-            raise _bad(at, f"passes {len(step.args)} arguments to {kernel.name}, which takes {len(kernel.params)}")
-        for slot, (arg, param) in enumerate(zip(step.args, kernel.params, strict=True)):
-            _check_arg(f"{at}, argument {slot}", arg, param, plan, inputs, symbols)
-        pairs = zip(step.args, kernel.params, strict=True)
-        passed = [(arg.buffer, param) for arg, param in pairs if arg.buffer is not None]
-        for index, param in passed:
-            if param.access != "write":
-                reads(index)
-        times = Counter(index for index, _ in passed)
-        for index, param in passed:
-            if param.access != "read":
-                if times[index] > 1:
-                    raise _bad(at, f"passes buffer {index}, which {kernel.name} writes, twice")
-                writes(index)
+    defined = check_steps(where, plan, inputs, target.kernels, symbols)
+    written = {plan.buffers[index].ref for index in defined if plan.buffers[index].kind == "output"}
     missing = sorted(o.name for o in function.outputs if o.alias is None and o.name not in written)
     if missing:
-        raise _bad(where, f"never writes the output '{missing[0]}'")
-
-
-def _check_arg(
-    where: str, arg: m.Arg, param: m.Param, plan: m.Plan, inputs: dict[str, m.Input], symbols: Collection[str]
-) -> None:
-    given = [
-        kind for kind, value in (("buffer", arg.buffer), ("dim", arg.dim), ("scalar", arg.scalar)) if value is not None
-    ]
-    if given != [param.kind]:
-        raise _bad(where, f"is {' and '.join(given) or 'nothing'} where the kernel takes a {param.kind}")
-    if arg.buffer is not None:
-        if arg.buffer >= len(plan.buffers):
-            raise _bad(where, f"buffer {arg.buffer} of {len(plan.buffers)}")
-        if plan.buffers[arg.buffer].dtype != param.dtype:
-            raise _bad(where, f"is {plan.buffers[arg.buffer].dtype} where the kernel takes {param.dtype}")
-    elif arg.dim is not None:
-        if param.dtype != "i64":
-            raise _bad(where, f"an extent is i64, not {param.dtype}")
-        _dims((arg.dim,), symbols, where)
-    else:
-        source = inputs.get(arg.scalar or "")
-        if source is None or source.kind != "scalar" or source.dtype != param.dtype:
-            raise _bad(where, f"is not the {param.dtype} scalar '{arg.scalar}'")
+        raise bad(where, f"never writes the output '{missing[0]}'")

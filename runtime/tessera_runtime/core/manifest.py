@@ -36,6 +36,7 @@ __all__ = [
     "MAX_MANIFEST",
     "PLAN_VERSION",
     "Arg",
+    "Branch",
     "Buffer",
     "Capability",
     "Constant",
@@ -47,15 +48,20 @@ __all__ = [
     "Input",
     "Kernel",
     "Launch",
+    "Loop",
     "Manifest",
     "Mesh",
     "Output",
     "Param",
     "Plan",
     "Provenance",
+    "Put",
     "Ranks",
+    "Repeat",
     "Source",
+    "Step",
     "Symbol",
+    "Take",
     "Target",
     "Test",
     "Versions",
@@ -64,12 +70,13 @@ __all__ = [
 ]
 
 CONTAINER_VERSION = 1
-PLAN_VERSION = 1
+PLAN_VERSION = 2  # 1 has launches and copies only; it is written where that is all there is
 KERNEL_ABI_VERSION = 1
 
 MAX_MANIFEST = 64 << 20
 CHUNK = 4 << 20  # bytes under one digest of an entry
 MAX_RANK = 32
+MAX_STEPS = 1 << 18
 ENTRY_NAME = r"[a-z0-9_-][a-z0-9_.-]*(/[a-z0-9_-][a-z0-9_.-]*){0,7}"
 
 Dim: TypeAlias = "int | tuple[int | str, ...]"
@@ -80,6 +87,7 @@ _DType = Choice(*DTYPES)
 _Shape = Array(Extent(), MAX_RANK)
 _Entry = Text(200, ENTRY_NAME)
 _Index = Integer(0, 1 << 20)
+_Steps = Integer(0, MAX_STEPS)
 
 
 @record
@@ -221,6 +229,56 @@ class Copy(Record):
 
 
 @record
+class Take(Record):
+    """In step i of the innermost repeat: copy row i of `src` to `dst`; from the last row on if `reverse`."""
+
+    src: int = field(_Index)
+    dst: int = field(_Index)
+    reverse: bool = field(Flag(), default=False)
+
+
+@record
+class Put(Record):
+    """In step i of the innermost repeat: copy `src` to row i of `dst`; from the last row on if `reverse`."""
+
+    src: int = field(_Index)
+    dst: int = field(_Index)
+    reverse: bool = field(Flag(), default=False)
+
+
+@record
+class Branch(Record):
+    """Run the next `then` steps if the buffer `on` holds true, else the `other` steps behind them."""
+
+    on: int = field(_Index)
+    then: int = field(_Steps)
+    other: int = field(_Steps)
+
+
+@record
+class Repeat(Record):
+    """Run the next `body` steps `count` times."""
+
+    count: Dim = field(Extent())
+    body: int = field(_Steps)
+
+
+@record
+class Loop(Record):
+    """Run the next `head` steps; while the buffer `on` then holds true, the `body` steps behind and `head` again."""
+
+    on: int = field(_Index)
+    head: int = field(_Steps)
+    body: int = field(_Steps)
+
+
+Step: TypeAlias = "Launch | Copy | Take | Put | Branch | Repeat | Loop"
+_STEPS = {
+    "launch": Launch, "copy": Copy, "take": Take, "put": Put, "branch": Branch, "repeat": Repeat, "loop": Loop,
+}  # fmt: skip
+
+
+@record
 class Buffer(Record):
     """Memory that a plan's steps use; `ref` names the input, output or constant, and is empty for a temporary."""
 
@@ -232,11 +290,11 @@ class Buffer(Record):
 
 @record
 class Plan(Record):
-    """How a target runs a function: the steps in order."""
+    """How a target runs a function: the steps in order. The steps of a branch, repeat or loop follow it."""
 
     function: str = field(_Identifier)
     buffers: tuple[Buffer, ...] = field(Array(Nested(Buffer), 1 << 16))
-    steps: tuple[Launch | Copy, ...] = field(Array(Tagged({"launch": Launch, "copy": Copy}), 1 << 18))
+    steps: tuple[Step, ...] = field(Array(Tagged(_STEPS), MAX_STEPS))
 
 
 @record
@@ -300,7 +358,7 @@ class Versions(Record):
     """Versions of the parts; the reader refuses any that it does not know."""
 
     container: int = field(Integer(0, 1 << 16), default=CONTAINER_VERSION)
-    plan: int = field(Integer(0, 1 << 16), default=PLAN_VERSION)
+    plan: int = field(Integer(0, 1 << 16), default=1)
     kernel_abi: int = field(Integer(0, 1 << 16), default=KERNEL_ABI_VERSION)
 
 
@@ -369,7 +427,8 @@ def _check_versions(value: object) -> None:
         raise BundleError("E621", "manifest field versions: missing")
     versions: Versions = Versions.decode(value["versions"], "versions")
     found = {"container": versions.container, "plan": versions.plan, "kernel ABI": versions.kernel_abi}
-    known = {"container": CONTAINER_VERSION, "plan": PLAN_VERSION, "kernel ABI": KERNEL_ABI_VERSION}
+    plan = min(max(versions.plan, 1), PLAN_VERSION)
+    known = {"container": CONTAINER_VERSION, "plan": plan, "kernel ABI": KERNEL_ABI_VERSION}
     for part in ("mesh", "programs"):
         section = value.get(part)
         if isinstance(section, dict) and type(section.get("version")) is int:

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tessera_runtime.control import CopyStep, LaunchStep, walk
 from tessera_runtime.core import recording
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
 from tessera_runtime.devices.elf import LoadedImage, check_description
 from tessera_runtime.devices.threads import Pool, available_threads
 from tessera_runtime.memory import ALIGN, ArenaPool
-from tessera_runtime.plan import CopyStep, Instance, LaunchStep
+from tessera_runtime.plan import Instance
 from tessera_runtime.recorded import span
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class CpuProgram:
 
     def run(self, instance: Instance, arrays: Sequence[NDArray[Any] | None], scalars: Mapping[str, int]) -> None:
         """Run the plan's steps in order; see `devices.Program`."""
-        scratch = max((self._scratch[s.kernel] for s in instance.steps if not isinstance(s, CopyStep)), default=0)
+        scratch = max((self._scratch[s.kernel] for s in instance.steps if isinstance(s, LaunchStep)), default=0)
         arena_bytes = -(-instance.arena // ALIGN) * ALIGN
         arena = self._arenas.take()
         try:
@@ -178,16 +179,17 @@ class CpuProgram:
                 else self._constant(buffer.ref)
                 for array, offset, buffer in zip(arrays, instance.offsets, instance.plan.buffers, strict=True)
             ]  # fmt: skip
+            steps = walk(instance.steps, lambda buffer: bool(ctypes.c_uint8.from_address(addresses[buffer]).value))
             recorder = recording.active()
             if recorder is None:
-                for step in instance.steps:
+                for _, step in steps:
                     self._step(step, addresses, scalars, base + arena_bytes)
             else:
-                for number, step in enumerate(instance.steps):
+                for number, step in steps:
                     start = time.perf_counter_ns()
                     self._step(step, addresses, scalars, base + arena_bytes)
                     stop = time.perf_counter_ns()
-                    recorder.add(span(instance, self._records, number, start, stop, self._device))
+                    recorder.add(span(instance, self._records, number, step, start, stop, self._device))
         finally:
             self._arenas.give(arena)
 
@@ -195,7 +197,7 @@ class CpuProgram:
         self, step: LaunchStep | CopyStep, addresses: Sequence[int], scalars: Mapping[str, int], scratch: int
     ) -> None:
         if isinstance(step, CopyStep):
-            ctypes.memmove(addresses[step.dst], addresses[step.src], step.nbytes)
+            ctypes.memmove(addresses[step.dst] + step.dst_at, addresses[step.src] + step.src_at, step.nbytes)
             return
         slots = [
             addresses[value] if kind == "buffer" else (value & _MASK) if kind == "dim" else scalars[value]  # type: ignore[index,operator]

@@ -6,18 +6,20 @@ each 256-byte aligned; arguments on the device are used where they lie. Constant
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tessera_runtime.control import BranchStep, CopyStep, LaunchStep, LoopStep, walk
 from tessera_runtime.core import recording, usage
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Kernel, Target
 from tessera_runtime.devices.cuda_driver import CopyNode, KernelNode, Node
 from tessera_runtime.devices.cuda_graphs import Capture, Graphs
 from tessera_runtime.devices.cuda_memory import ALIGN, DeviceArray, failed
-from tessera_runtime.plan import CopyStep, Instance, LaunchStep
+from tessera_runtime.plan import Instance
 from tessera_runtime.recorded import span
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class CudaProgram:
         if recorder is not None:
             self._timed(instance, pointers, scalars, recorder)
         elif self._graphs is None or not self._as_graph(self._graphs, instance, pointers, scalars):
-            for step in instance.steps:
+            for _, step in walk(instance.steps, lambda buffer: self._holds(instance, pointers[buffer])):
                 self._step(step, pointers, scalars)
         if hosted or not any(isinstance(array, DeviceArray) for array in arrays):
             self._device.wait(self.origin(instance))
@@ -108,7 +110,7 @@ class CudaProgram:
     def _node(self, step: LaunchStep | CopyStep, pointers: Sequence[int], scalars: Mapping[str, int]) -> Node:
         """A step with its operands. E907 for what the device cannot launch."""
         if isinstance(step, CopyStep):
-            return CopyNode(pointers[step.dst], pointers[step.src], step.nbytes)
+            return CopyNode(pointers[step.dst] + step.dst_at, pointers[step.src] + step.src_at, step.nbytes)
         kernel = self._target.kernels[step.kernel]
         if any(extent > limit for extent, limit in zip(step.grid, _MAX_GRID, strict=True)):
             raise DeviceError("E907", f"kernel {_shown(kernel)} needs a grid of {step.grid}, beyond {_MAX_GRID}")
@@ -135,7 +137,12 @@ class CudaProgram:
     ) -> bool:
         """Launch the call as a graph; False if its steps depend on values, which a graph cannot."""
         name = instance.plan.function
-        nodes = [self._node(step, pointers, scalars) for step in instance.steps]
+        if any(isinstance(step, (BranchStep, LoopStep)) for step in instance.steps):
+            if graphs.capture.strict:
+                raise DeviceError("E909", f"{name}: which steps run depends on values, so they are no CUDA graph",
+                                  help="load the bundle without capture_graph='strict'")  # fmt: skip
+            return False
+        nodes = [self._node(step, pointers, scalars) for _, step in walk(instance.steps, lambda _: False)]
         if nodes:
             try:
                 graphs.launch((name, instance.shapes, instance.steps), nodes, self._device.stream, name)
@@ -154,7 +161,7 @@ class CudaProgram:
         driver.record(first, stream)
         events = [first]
         try:
-            for number, step in enumerate(instance.steps):
+            for number, step in walk(instance.steps, lambda buffer: self._holds(instance, pointers[buffer])):
                 self._step(step, pointers, scalars)
                 events.append(driver.event())
                 driver.record(events[-1], stream)
@@ -164,8 +171,15 @@ class CudaProgram:
         finally:
             for event in events:
                 driver.free_event(event)
-        for (number, _), start, stop in zip(ran, marks[:-1], marks[1:], strict=True):
-            recorder.add(span(instance, self._target.kernels, number, start, stop, self._device.name))
+        for (number, step), start, stop in zip(ran, marks[:-1], marks[1:], strict=True):
+            recorder.add(span(instance, self._target.kernels, number, step, start, stop, self._device.name))
+
+    def _holds(self, instance: Instance, pointer: int) -> bool:
+        """What a bool on the device is, once all steps before have run."""
+        flag = ctypes.c_uint8()
+        self._device.wait(self.origin(instance))
+        self._driver.copy_out(ctypes.addressof(flag), pointer, 1)
+        return flag.value != 0
 
     def _constant(self, name: str) -> int:
         """The device pointer of a constant, uploaded and verified when first used."""

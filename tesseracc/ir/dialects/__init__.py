@@ -1,5 +1,5 @@
 """The dialects: one row per operation. Importing this package registers them all."""
 
-from tesseracc.ir.dialects import arith, graph, scf, schedule, target, target_cpu, tile, tile_values
+from tesseracc.ir.dialects import arith, control, graph, scf, schedule, target, target_cpu, tile, tile_values
 
-__all__ = ["arith", "graph", "scf", "schedule", "target", "target_cpu", "tile", "tile_values"]
+__all__ = ["arith", "control", "graph", "scf", "schedule", "target", "target_cpu", "tile", "tile_values"]

@@ -22,7 +22,7 @@ def cse(func: Func) -> Func:
     ops: list[Op] = []
     for op in func.body.ops:
         op = replace(op, operands=tuple(same.get(v, v) for v in op.operands))
-        earlier = known.setdefault(_key(op), op)
+        earlier = op if op.regions else known.setdefault(_key(op), op)
         if earlier is op:
             ops.append(op)
         else:

@@ -9,9 +9,10 @@ from tessera.interpreters import Interpreter, interpret
 from tessera.operator import Operator
 from tessera.tensor import Tensor
 from tesseracc.ir.builder import Builder
-from tesseracc.ir.dialects.graph import attrs_of, from_lang, operator_of, to_lang
+from tesseracc.ir.control import emit_operator
+from tesseracc.ir.dialects.graph import operator_of, to_lang
 from tesseracc.ir.pipeline import Context, register
-from tesseracc.ir.rewrite import map_funcs, substitute
+from tesseracc.ir.rewrite import map_func, map_funcs, substitute
 from tesseracc.ir.tensor import Held
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
@@ -25,13 +26,15 @@ class _Expander(Interpreter):
         self.b = b
 
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
-        if not op.has("element"):
+        if op.has("compose"):
             return op.compose(*args)
         types = op.infer(*(x.type for x in args))
         results = types if isinstance(types, tuple) else (types,)
         values = [x.held for x in args if isinstance(x, Held)]
         assert len(values) == len(args), f"{op}: a composition uses a tensor that is not made of its operands"
-        made = self.b.emit(f"graph.{op.name}", values, types=[from_lang(t) for t in results], **attrs_of(op))
+        made = emit_operator(self.b, op, values)
+        if made.regions:
+            self.b.ops[-1] = made = map_func(Func("graph.func", "", Region((), (made,))), decompose).body.ops[0]
         parts = tuple(Held(self, t, v) for t, v in zip(results, made.results, strict=True))
         return parts if isinstance(types, tuple) else parts[0]
 
@@ -51,7 +54,7 @@ def decompose(func: Func) -> Func:
     same: dict[Value, Value] = {}
     for op in func.body.ops:
         (op,) = substitute(Region((), (op,)), same).ops
-        if op.name == "graph.constant" or operator_of(op).has("element"):
+        if op.regions or op.name == "graph.constant" or operator_of(op).has("element"):
             b.append(op)
         else:
             same.update(zip(op.results, expand(op, b), strict=True))

@@ -16,6 +16,7 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.dialects.arith import TRANSCENDENTAL
 from tesseracc.ir.dialects.graph import operator_of
 from tesseracc.ir.pipeline import Context, register
+from tesseracc.ir.rewrite import map_funcs
 from tesseracc.ir.types import TensorType
 from tesseracc.ir.value import Func, Module, Op, Value
 
@@ -52,7 +53,7 @@ class _Folder:
                 self.stored.add(op.result)
             elif op.name == "graph.full" and _small(op) and isinstance(op.attrs["value"], (int, float)):
                 (self.known[op.result],) = evaluate(operator_of(op), [])
-            elif all(v in self.known for v in op.operands) and self.stored & set(op.operands) and _small(op):
+            elif self._foldable(op):
                 arrays = self.evaluate(op)
                 if arrays is not None:
                     b.loc = op.loc
@@ -76,6 +77,10 @@ class _Folder:
             )
         return func.with_(body=b.region(func.params, [same.get(v, v) for v in func.body.yields]))
 
+    def _foldable(self, op: Op) -> bool:
+        known = all(v in self.known for v in op.operands)
+        return known and not op.regions and bool(self.stored & set(op.operands)) and _small(op)
+
     def evaluate(self, op: Op) -> tuple[Array, ...] | None:
         kinds: set[str] = set()
         found = evaluate(operator_of(op), [self.known[v] for v in op.operands], kinds)
@@ -92,5 +97,5 @@ class _Folder:
 def run(module: Module, context: Context) -> Module:
     """Evaluates small subgraphs of constants."""
     folder = _Folder(module.constants)
-    funcs = tuple(folder.func(func) if func.kind == "graph.func" else func for func in module.funcs)
+    funcs = map_funcs(module.funcs, "graph.func", folder.func)
     return module.with_(funcs=funcs, constants=folder.constants)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tesseracc.ir.builder import Builder
+from tesseracc.ir.control import by_segment
 from tesseracc.ir.dialects.graph import operator_of, to_lang
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.types import I64, TensorType
@@ -42,6 +43,12 @@ def lower(func: Func) -> Func:
         b.loc = op.loc
         if op.name == "graph.constant":
             values[op.result] = b.op("schedule.constant", types=op.result.type, name=op.attrs["name"])
+            continue
+        if op.defn.closed:
+            regions = [lower(Func(func.kind, func.name, region, loc=op.loc)).body for region in op.regions]
+            name, types = op.name.replace("graph", "schedule"), [r.type for r in op.results]
+            made = b.emit(name, *by_segment(op, values), types=types, regions=regions, **op.attrs)
+            values.update(zip(op.results, made.results, strict=True))
             continue
         inputs = [values[v] for v in op.operands]
         for out, result in enumerate(op.results):

@@ -37,8 +37,8 @@ class _Fusion:
         self.ops: list[Op | None] = [tidy(op) if op.name == "schedule.group" else op for op in func.body.ops]
         self.kept = set(func.body.yields)  # tensors that must exist in memory
         for op in func.body.ops:
-            if op.name == "schedule.view":
-                self.kept.add(op["tensor"])
+            if op.name != "schedule.group":
+                self.kept.update(op.operands)
         groups = [op for op in self.ops if op is not None and op.name == "schedule.group"]
         self.makers = {op.results[0]: op for op in groups}
         self.made = set(self.makers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from tessera.shapes import Dim, symbols_of
 from tesseracc.ir.builder import Builder
@@ -81,56 +81,164 @@ def lower_group(group: Op, name: str, context: Context) -> tuple[Func, list[Valu
     return Func("tile.kernel", name, body, attrs, group.loc), reads
 
 
-def _returned_views(func: Func) -> dict[Value, Value]:
-    """Results of groups that the function returns under another shape: the group's result -> the returned view."""
-    made = {result for op in func.body.ops if op.name == "schedule.group" for result in op.results}
+def _returned_views(body: Region) -> dict[Value, Value]:
+    """Results of groups that a region yields under another shape: the group's result -> the yielded view."""
+    made = {result for op in body.ops if op.name == "schedule.group" for result in op.results}
     found: dict[Value, Value] = {}
-    for op in func.body.ops:
-        returned = op.name == "schedule.view" and func.body.yields.count(op.result) == 1
-        if returned and op["tensor"] in made and op["tensor"] not in func.body.yields:
+    for op in body.ops:
+        returned = op.name == "schedule.view" and body.yields.count(op.result) == 1
+        if returned and op["tensor"] in made and op["tensor"] not in body.yields:
             found.setdefault(op["tensor"], op.result)
     return found
 
 
-def _lower_func(func: Func, context: Context) -> list[Func]:
-    kernels: list[Func] = []
-    temporaries: set[Value] = set()
-    b = Builder(func.loc)
-    params = [Value(_buf(p.type), p.name) for p in func.params]
-    bufs: dict[Value, Value] = dict(zip(func.params, params, strict=True))
-    returned = _returned_views(func)
-    for op in func.body.ops:
-        if op.name == "schedule.constant":
-            bufs[op.result] = b.op("tile.constant", types=_buf(op.result.type), name=op.attrs["name"])
-            continue
-        if op.name == "schedule.view" and op.result in bufs:
-            continue
-        if op.name == "schedule.view":
-            bufs[op.result] = b.op("tile.view", bufs[op["tensor"]], types=_buf(op.result.type))
-            continue
-        kernel, reads = lower_group(op, f"{func.name}__{len(kernels)}", context)
-        kernels.append(kernel)
+class _Program:
+    """One function on its way to a program: its kernels, and the buffer of every tensor."""
+
+    def __init__(self, func: Func, context: Context) -> None:
+        self.func, self.context = func, context
+        self.kernels: list[Func] = []
+        self.bufs: dict[Value, Value] = {}
+        self.own: set[Value] = set()  # buffers that one region has allocated and written as a whole
+
+    def run(self) -> Func:
+        func, b = self.func, Builder(self.func.loc)
+        params = [Value(_buf(p.type), p.name) for p in func.params]
+        self.bufs.update(zip(func.params, params, strict=True))
+        self.steps(b, func.body)
+        yields = self.memory(b, func.body)
+        return Func("tile.program", func.name, b.region(params, yields), func.attrs, func.loc)
+
+    def memory(self, b: Builder, body: Region) -> list[Value]:
+        """A buffer of its own for each value that a region yields: not an argument, a constant, a view, or another."""
+        yields: list[Value] = []
+        for value in body.yields:
+            buf = self.bufs[value]
+            if buf in yields or buf not in self.own:
+                copy = b.op("tile.temp", types=buf.type)
+                b.emit("tile.copy", buf, copy)
+                buf = copy
+            yields.append(buf)
+        return yields
+
+    def steps(self, b: Builder, body: Region) -> None:
+        """The steps of a region whose arguments have buffers."""
+        returned = _returned_views(body)
+        for op in body.ops:
+            match op.name:
+                case "schedule.constant":
+                    self.bufs[op.result] = b.op("tile.constant", types=_buf(op.result.type), name=op.attrs["name"])
+                case "schedule.view":
+                    if op.result not in self.bufs:
+                        self.bufs[op.result] = b.op("tile.view", self.bufs[op["tensor"]], types=_buf(op.result.type))
+                case "schedule.group":
+                    self.group(b, op, returned)
+                case "schedule.cond":
+                    self.cond(b, op)
+                case "schedule.while":
+                    self.loop(b, op)
+                case _:
+                    self.scan(b, op)
+
+    def temp(self, b: Builder, value: Value) -> Value:
+        """New memory for a value."""
+        buf = self.bufs[value] = b.op("tile.temp", types=_buf(value.type))
+        self.own.add(buf)
+        return buf
+
+    def group(self, b: Builder, op: Op, returned: Mapping[Value, Value]) -> None:
+        kernel, reads = lower_group(op, f"{self.func.name}__{len(self.kernels)}", self.context)
+        self.kernels.append(kernel)
         outs = []
         for result in op.results:
             whole = returned.get(result, result)
-            bufs[whole] = b.op("tile.temp", types=_buf(whole.type))
-            temporaries.add(bufs[whole])
+            buf = self.temp(b, whole)
             if whole is not result:  # the memory has the returned shape; the kernel sees it under its own
-                bufs[result] = b.op("tile.view", bufs[whole], types=_buf(result.type))
-            outs.append(bufs[result])
-        b.loc = op.loc
-        b.emit("tile.launch", *(bufs[v] for v in reads), *outs, kernel=kernel.name)
-        b.loc = func.loc
-    yields: list[Value] = []
-    for value in func.body.yields:
-        buf = bufs[value]
-        # an output is memory of its own: not an input, a constant, a view, or another output
-        if buf in yields or buf not in temporaries:
-            copy = b.op("tile.temp", types=buf.type)
-            b.emit("tile.copy", buf, copy)
-            buf = copy
-        yields.append(buf)
-    return [*kernels, Func("tile.program", func.name, b.region(params, yields), func.attrs, func.loc)]
+                buf = self.bufs[result] = b.op("tile.view", buf, types=_buf(result.type))
+            outs.append(buf)
+        loc, b.loc = b.loc, op.loc
+        b.emit("tile.launch", *(self.bufs[v] for v in reads), *outs, kernel=kernel.name)
+        b.loc = loc
+
+    # -- control flow: a region's arguments are bound to buffers, its steps stand in a region of the program ---------
+
+    def nested(self, b: Builder, region: Region, args: Sequence[Value], end: Callable[[Builder], None]) -> Region:
+        """The steps of a region with its arguments in `args`; `end` adds what is done with what it yields."""
+        self.bufs.update(zip(region.args, args, strict=True))
+        inner = Builder(b.loc)
+        self.steps(inner, region)
+        end(inner)
+        return inner.region()
+
+    def cond(self, b: Builder, op: Op) -> None:
+        args = [self.bufs[v] for v in op.group("inputs")]
+        outs = [self.temp(b, result) for result in op.results]
+
+        def arm(region: Region) -> Region:
+            return self.nested(b, region, args, lambda inner: self.copy(inner, region.yields, outs))
+
+        b.emit("tile.branch", self.bufs[op["pred"]], regions=[arm(region) for region in op.regions])
+
+    def copy(self, b: Builder, values: Sequence[Value], targets: Sequence[Value]) -> None:
+        for value, target in zip(values, targets, strict=True):
+            b.emit("tile.copy", self.bufs[value], target)
+
+    def state(self, b: Builder, op: Op, results: Sequence[Value]) -> list[Value]:
+        """Memory for what a loop carries, which at the end holds the results, with the initial values in it."""
+        state = [self.temp(b, result) for result in results]
+        self.copy(b, op.group("carried"), state)
+        return state
+
+    def step(self, b: Builder, region: Region, state: Sequence[Value]) -> None:
+        """The new state; what is carried may be another part of the old state, so that all is computed first."""
+        new = region.yields[: len(state)]
+        moved = [(value, buf) for value, buf in zip(new, state, strict=True) if self.bufs[value] is not buf]
+        sources = []
+        for value, _ in moved:
+            source = self.bufs[value]
+            if source in state or source not in self.own:
+                copy = b.op("tile.temp", types=source.type)
+                b.emit("tile.copy", source, copy)
+                source = copy
+            sources.append(source)
+        for source, (_, buf) in zip(sources, moved, strict=True):
+            b.emit("tile.copy", source, buf)
+
+    def loop(self, b: Builder, op: Op) -> None:
+        consts = [self.bufs[v] for v in op.group("consts")]
+        on = b.op("tile.temp", types=BufType((), "bool"))
+        state = self.state(b, op, op.results)
+        test, body = op.regions
+        head = self.nested(b, test, [*consts, *state], lambda inner: self.copy(inner, test.yields, [on]))
+        steps = self.nested(b, body, [*consts, *state], lambda inner: self.step(inner, body, state))
+        b.emit("tile.loop", on, regions=[head, steps])
+
+    def scan(self, b: Builder, op: Op) -> None:
+        consts = [self.bufs[v] for v in op.group("consts")]
+        rows = [self.bufs[v] for v in op.group("rows")]
+        body, reverse = op.regions[0], op.attrs["reverse"]
+        carried = len(op.group("carried"))
+        state = self.state(b, op, op.results[:carried])
+        stacked = [self.temp(b, result) for result in op.results[carried:]]
+        inner = Builder(b.loc)
+        args = [*consts, *state]
+        for whole, arg in zip(rows, body.args[len(args) :], strict=True):
+            args.append(inner.op("tile.temp", types=_buf(arg.type)))
+            inner.emit("tile.take", whole, args[-1], reverse=reverse)
+
+        def end(b: Builder) -> None:
+            for value, whole in zip(body.yields[carried:], stacked, strict=True):
+                b.emit("tile.put", self.bufs[value], whole, reverse=reverse)
+            self.step(b, body, state)
+
+        inner.ops += self.nested(b, body, args, end).ops
+        b.emit("tile.repeat", regions=[inner.region()], count=op.attrs["length"])
+
+
+def _lower_func(func: Func, context: Context) -> list[Func]:
+    program = _Program(func, context)
+    made = program.run()
+    return [*program.kernels, made]
 
 
 @register("schedule-to-tile", level="schedule")
