@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tessera_runtime import guards
 from tessera_runtime.bundle import BundleFile
@@ -21,6 +20,9 @@ from tessera_runtime.core.manifest import Function, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
 from tessera_runtime.memory import aligned_empty
 from tessera_runtime.plan import Instance, extents, instantiate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Bundle", "BundleFunction", "load"]
 

@@ -40,11 +40,23 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError("E801", message, help="see tessera-run --help")
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse makes one for every option, and imports shutil and all its compressors to learn the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = os.get_terminal_size().columns
+        except OSError:
+            given = os.environ.get("COLUMNS", "")
+            width = int(given) if given.isascii() and given.isdigit() else 80
+        super().__init__(prog, width=max(width - 2, 40))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = _Parser(
         prog="tessera-run", description="Run a function of a Tessera bundle.", epilog=_EXAMPLES, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )  # fmt: skip
     p.add_argument("bundle", help="the bundle, a .tsb file")
     p.add_argument("--function", metavar="NAME", help="which function; may be left out when there is one")

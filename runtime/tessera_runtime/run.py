@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import statistics
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tessera_runtime.api import Bundle, BundleFunction
 from tessera_runtime.audit import vectors
@@ -24,6 +22,9 @@ from tessera_runtime.core.files import write_atomic
 from tessera_runtime.core.inputspec import GRAMMAR, InputSpec, cast_f64, load_array, parse
 from tessera_runtime.core.manifest import Input, Output, Test
 from tessera_runtime.guards import signature, tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Runner"]
 
@@ -222,6 +223,8 @@ class Runner:
         return arguments
 
     def _benchmark(self, function: BundleFunction, arguments: Mapping[str, Any]) -> Report:
+        import statistics  # slow to import
+
         times: list[float] = []
         limit, count = time.perf_counter() + 1.0, self.options.benchmark
         while len(times) < (count or 3) or (not count and time.perf_counter() < limit and len(times) < 100_000):

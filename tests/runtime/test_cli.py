@@ -245,3 +245,19 @@ def test_compare() -> None:
         1,
         1.0,
     )
+
+
+def test_a_run_imports_little(path: str) -> None:
+    """What is slow to import is imported where it is used; NumPy aside, a run needs little."""
+    program = (
+        "import numpy, sys; before = set(sys.modules); from tessera_runtime.cli import main; "
+        f"code = main([{path!r}, '--function=reverse', '--input=2x3xf32=1']); "
+        "print(*sorted(set(sys.modules) - before)); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    names = set(done.stdout.splitlines()[-1].split())
+    slow = {"statistics", "tempfile", "random", "shutil", "decimal", "fractions", "lzma", "numpy.typing", "ml_dtypes"}
+    slow |= {"importlib.metadata", *(f"tessera_runtime.{name}" for name in ("dlpack", "profile", "signature", "bisect"))}
+    assert not slow & names, slow & names
+    assert "tessera_runtime.devices.cpu" in names
+    assert {name.partition(".")[0] for name in names} & {"tessera", "tesseracc", "cuda"} == set()

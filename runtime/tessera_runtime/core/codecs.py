@@ -13,12 +13,14 @@ With q = |x| / 2^(max(exponent(x), emin) - mantissa), the magnitude in units of 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tessera_runtime.core.errors import TesseraError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["FORMATS", "ROUNDINGS", "decode", "encode"]
 

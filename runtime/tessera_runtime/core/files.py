@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -18,6 +17,8 @@ def write_atomic(path: str, data: bytes | Sequence[bytes | memoryview], *, mode:
     Then nothing is left behind. `mode` is the file's before the process's mask is applied. A link stays, and what it
     points to is written; a device or a pipe is written to, never replaced, which root could do.
     """
+    import tempfile  # slow to import, and most processes write nothing
+
     parts = [data] if isinstance(data, bytes) else data
     temporary: str | None = None
     try:

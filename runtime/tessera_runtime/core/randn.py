@@ -8,10 +8,12 @@ Inverse normal: Wichura, algorithm AS 241, PPND16 (1988); its third region (p < 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["inverse_normal", "philox", "randn", "words"]
 
