@@ -27,22 +27,24 @@ class Times:
         return min(self.rounds)
 
 
-def seconds(call: Call, repeat: int) -> float:
+def seconds(call: Call, repeat: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """The mean time of one call among `repeat`."""
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeat):
         call()
-    return (time.perf_counter() - start) / repeat
+    return (clock() - start) / repeat
 
 
-def interleaved(calls: Mapping[str, Call], rounds: int) -> dict[str, Times]:
+def interleaved(
+    calls: Mapping[str, Call], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Times]:
     """Every contender once per round, in turn, after one call to warm up."""
     repeats = {}
     for name, call in calls.items():
         call()
-        repeats[name] = max(1, round(SAMPLE / max(seconds(call, 1), 1e-7)))
+        repeats[name] = max(1, round(SAMPLE / max(seconds(call, 1, clock), 1e-7)))
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(seconds(call, repeats[name]))
+            found[name].append(seconds(call, repeats[name], clock))
     return {name: Times(tuple(times)) for name, times in found.items()}
