@@ -258,6 +258,7 @@ def load(
     *,
     verify_weights: bool = False,
     require_signature: Any = None,
+    weights: Any = None,
     capture_graph: bool | str = False,
     graph_limit: int = 16,
 ) -> Bundle:
@@ -270,13 +271,15 @@ def load(
     of these that must all be met; by default what the environment variable TESSERA_REQUIRE_SIGNATURE lists, `()` for
     nothing. E651 and E652 when the bundle is not signed so; then nothing of its manifest was looked at.
 
+    `weights` is the folder with the weights of a bundle that does not hold them, by default the bundle's own; E614.
+
     With `capture_graph`, calls on a GPU run as CUDA graphs, one per function and extents, `graph_limit` at most; the
     one that was not used for longest is given up. `"strict"` refuses what would run otherwise (E909). Other devices
     have none, and ignore it unless it is strict.
     """
     if require_signature is None and not os.environ.get("TESSERA_REQUIRE_SIGNATURE"):
         require_signature = ()
-    file = BundleFile(source, verify_weights=verify_weights, require_signature=require_signature)
+    file = BundleFile(source, verify_weights=verify_weights, require_signature=require_signature, weights=weights)
     bundle = Bundle(file, open_device(device, threads) if isinstance(device, str) else device)
     if capture_graph:
         strict = capture_graph == "strict"

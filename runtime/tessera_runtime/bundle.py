@@ -23,11 +23,16 @@ from tessera_runtime.core.safetensors import parse_header
 if TYPE_CHECKING:
     from tessera_runtime.signature import Signature
 
-__all__ = ["BundleFile", "Source"]
+__all__ = ["BundleFile", "Source", "weights_file"]
 
 Source = "str | os.PathLike[str] | bytes | bytearray | memoryview | int"
 
 _READ_LIMIT = 16 << 20  # smaller files are read, which shields them from later changes on disk; larger ones are mapped
+
+
+def weights_file(entry: Entry) -> str:
+    """The name of the file with an entry of weights where the bundle does not hold it: a digest of its digests."""
+    return hashlib.sha256(bytes.fromhex("".join(entry.sha256))).hexdigest() + ".safetensors"
 
 
 class BundleFile:
@@ -37,10 +42,13 @@ class BundleFile:
     `constant` verifies the 4 MiB chunks that the constant touches, each once.
     """
 
-    def __init__(self, source: Any, *, verify_weights: bool = False, require_signature: Any = ()) -> None:
+    def __init__(
+        self, source: Any, *, verify_weights: bool = False, require_signature: Any = (), weights: Any = None
+    ) -> None:
         """Open a path, bytes, or an open file descriptor (which stays the caller's). E6xx, or E802 for the file itself.
 
-        `verify_weights` verifies every chunk of the weights now instead of when they are first used.
+        `verify_weights` verifies every chunk of the weights now instead of when they are first used. `weights` is the
+        folder with the weights of a bundle that does not hold them (E614), by default that of a bundle given by path.
         `require_signature` is what `signature.requirements` takes; checked before the manifest is parsed. E651, E652.
         """
         self._memory = _open(source)
@@ -50,6 +58,7 @@ class BundleFile:
         self.manifest = self._read_manifest()
         self._places = self._check_container()
         self._entries: dict[str, Entry] = {entry.name: entry for entry in self.manifest.entries}
+        self._outside = self._find_weights(source, weights)
         self._verified: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
         for entry in self.manifest.entries:
@@ -61,6 +70,11 @@ class BundleFile:
             if not bytes(self.raw(name)).isascii():
                 raise BundleError("E632", f"'{name}' is not ASCII text")
         self._check_weights()
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """The names of the manifest and of the entries that the file holds."""
+        return tuple(name for name in self._places if name not in (container.HEADER_NAME, container.SIGNATURES_NAME))
 
     @property
     def digest(self) -> str:
@@ -107,7 +121,10 @@ class BundleFile:
     def _check_container(self) -> dict[str, container.Place]:
         """Every byte outside the entries' data is the one that the manifest implies."""
         header, total = self.header, len(self._view)
-        sizes = {entry.name: entry.size for entry in self.manifest.entries}
+        outside = "weights" if header.detached else None
+        sizes = {entry.name: entry.size for entry in self.manifest.entries if entry.kind != outside}
+        if header.detached and len(sizes) == len(self.manifest.entries):
+            raise BundleError("E604", "tsb.header tells of weights outside the file, and there are none")
         sizes[container.MANIFEST_NAME] = header.manifest_size
         places, end = container.lay_out(container.in_order(sizes, header.signatures))
         if end > total:
@@ -151,18 +168,42 @@ class BundleFile:
         if zlib.crc32(data) != int.from_bytes(self._view[at : at + 4], "little"):
             raise BundleError("E613", f"the CRC-32 of '{place.name}' is wrong")
 
+    def _find_weights(self, source: Any, folder: Any) -> dict[str, memoryview]:
+        """The contents of entries that the file does not hold, mapped, not yet verified."""
+        entries = [entry for entry in self.manifest.entries if entry.name not in self._places]
+        if folder is None and isinstance(source, (str, os.PathLike)):
+            folder = os.path.dirname(os.path.realpath(os.fspath(source)))
+        found = {}
+        for entry in entries:
+            name = weights_file(entry)
+            path = os.path.join(os.fspath(folder), name) if folder is not None else name
+            if folder is None or not os.path.exists(path):
+                raise BundleError("E614", f"the bundle's weights are in the file '{path}', which is not there")
+            data = memoryview(_open(path))
+            if len(data) != entry.size:
+                raise BundleError("E611", f"'{path}' was altered: it has {len(data)} bytes of {entry.size}")
+            found[entry.name] = data
+        return found
+
+    def _data(self, name: str) -> memoryview:
+        """The bytes of the manifest or an entry, wherever they lie."""
+        if name in self._outside:
+            return self._outside[name]
+        place = self._places[name]
+        return self._view[place.data : place.data + place.size]
+
     def _verify_checksum(self, entry: Entry) -> None:
-        self._crc(self._places[entry.name])
+        if entry.name in self._places:
+            self._crc(self._places[entry.name])
 
     def _verify(self, entry: Entry, start: int, stop: int) -> None:
         """Check the digests of the chunks that hold bytes start..stop of an entry, each once."""
-        base = self._places[entry.name].data
+        content = self._data(entry.name)
         for index in range(start // CHUNK, -(-stop // CHUNK)):
             key = (entry.name, index)
             if key in self._verified:
                 continue
-            data = self._view[base + index * CHUNK : base + min((index + 1) * CHUNK, entry.size)]
-            if hashlib.sha256(data).hexdigest() != entry.sha256[index]:
+            if hashlib.sha256(content[index * CHUNK : (index + 1) * CHUNK]).hexdigest() != entry.sha256[index]:
                 raise BundleError(
                     "E611", f"'{entry.name}' was altered: bytes from {index * CHUNK} on do not have their digest"
                 )
@@ -175,8 +216,7 @@ class BundleFile:
         for constant in self.manifest.constants:
             if constant.entry not in tables:
                 entry = self._entries[constant.entry]
-                place = self._places[entry.name]
-                data = self._view[place.data : place.data + place.size]
+                data = self._data(entry.name)
                 length = 8 + int.from_bytes(data[:8], "little")
                 self._verify(entry, 0, min(max(length, 8), entry.size))
                 tables[entry.name] = parse_header(data)
@@ -190,25 +230,22 @@ class BundleFile:
         entry = self._entries.get(name)
         if entry is None:
             raise BundleError("E612", f"the bundle has no entry '{name}'")
-        place = self._places[name]
-        data = bytes(self._view[place.data : place.data + place.size])
+        data = bytes(self._data(name))
         for index, digest in enumerate(entry.sha256):
             if hashlib.sha256(data[index * CHUNK : (index + 1) * CHUNK]).hexdigest() != digest:
                 raise BundleError("E611", f"'{name}' was altered: its digest is not the one in the manifest")
         return data
 
     def raw(self, name: str) -> memoryview:
-        """The bytes of `manifest.json` or an entry, without a copy, as they lie in the file: not verified."""
-        place = self._places[name]
-        return self._view[place.data : place.data + place.size].toreadonly()
+        """The bytes of `manifest.json` or an entry, without a copy, as they lie in their file: not verified."""
+        return self._data(name).toreadonly()
 
     def constant(self, constant: Constant) -> memoryview:
         """The verified bytes of a constant, without a copy, 64-byte aligned, read-only."""
         entry = self._entries[constant.entry]
         if constant.size:
             self._verify(entry, constant.offset, constant.offset + constant.size)
-        start = self._places[entry.name].data + constant.offset
-        return self._view[start : start + constant.size].toreadonly()
+        return self._data(entry.name)[constant.offset : constant.offset + constant.size].toreadonly()
 
 
 def _open(source: Any) -> mmap.mmap:

@@ -106,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
         "--require-signature", metavar="KEY", action="append", default=[],
         help="refuse the bundle unless this public key, or one in this folder, signed it; repeats, all must be met",
     )  # fmt: skip
+    p.add_argument(
+        "--weights", metavar="FOLDER", help="where the weights are that the bundle does not hold (default: beside it)"
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--version", action="store_true", help="print the version")
     return p
@@ -116,28 +119,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _main(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except TesseraError as error:
-        if "--json" in args:
-            print(json.dumps({"errors": [error.to_json()], "exit_code": error.exit_code}, sort_keys=True))
-        else:
-            print(error.render(), file=sys.stderr)
-        return error.exit_code
+        return _fail(args, error.to_json(), error.render(), error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except SystemExit as error:  # argparse's --help
         return error.code if isinstance(error.code, int) else 0
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:  # no file of ours: stdout
+            _discard_output()
+            told = UsageError("E803", f"cannot write to the standard output: {error.strerror or error}")
+            return _fail([], {}, told.render(), told.exit_code)
         if os.environ.get("TESSERA_DEBUG"):
             raise
-        print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  help: this is a fault of the runtime; TESSERA_DEBUG=1 shows where", file=sys.stderr)
-        return int(Exit.INTERNAL)
+        text, code = f"{type(error).__name__}: {error}", int(Exit.INTERNAL)
+        document = {"code": "internal", "message": text, "exit_code": code}
+        text = f"internal error: {text}\n  help: this is a fault of the runtime; TESSERA_DEBUG=1 shows where"
+        return _fail(args, document, text, code)
+
+
+def _fail(args: Sequence[str], document: dict[str, Any], text: str, code: int) -> int:
+    """Tells an error to programs or to people; the exit code."""
+    if "--json" not in args:
+        print(text, file=sys.stderr)
+        return code
+    try:
+        print(json.dumps({"errors": [document], "exit_code": code}, sort_keys=True), flush=True)
+    except OSError:  # nobody reads it; the exit code still tells
+        _discard_output()
+    return code
+
+
+def _discard_output() -> None:
+    """What is still to be flushed when the process ends goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _main(args: list[str]) -> int:
@@ -157,8 +179,9 @@ def _main(args: list[str]) -> int:
         from_environment = os.environ.get("TESSERA_REQUIRE_SIGNATURE", "").split(os.pathsep)
         required = [*(path for path in from_environment if path), *options.require_signature]
     bundle = load(
-        options.bundle, options.device, options.threads, verify_weights=options.verify, require_signature=required
-    )
+        options.bundle, options.device, options.threads, verify_weights=options.verify, require_signature=required,
+        weights=options.weights,
+    )  # fmt: skip
     report, code = runner.run(bundle)
     if options.json:
         print(json.dumps({**report, "exit_code": code}, sort_keys=True, allow_nan=False, default=_plain))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tessera_runtime.bundle import BundleFile
+from tessera_runtime.bundle import BundleFile, weights_file
 from tessera_runtime.core import manifest as M
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.shapeexpr import to_infix
@@ -33,7 +33,7 @@ def document(file: BundleFile) -> Json:
         "versions": m.versions.encode(),
         "signatures": [s.key.hex() for s in file.signatures],
         "sections": _sections(file),
-        "entries": [{"name": e.name, "kind": e.kind, "bytes": e.size} for e in m.entries],
+        "entries": [{"name": e.name, "kind": e.kind, "bytes": e.size, "file": _file(file, e)} for e in m.entries],
         "functions": [_function(f) for f in m.functions],
         "constants": [
             {"name": c.name, "type": type_text(c.dtype, c.shape), "bytes": c.size, "entry": c.entry}
@@ -45,11 +45,16 @@ def document(file: BundleFile) -> Json:
     }
 
 
+def _file(file: BundleFile, entry: M.Entry) -> str | None:
+    """The file that an entry lies in, where that is not the bundle."""
+    return None if entry.name in file.inside else weights_file(entry)
+
+
 def _sections(file: BundleFile) -> Json:
-    """Bytes by what they are for; `container` is headers and padding."""
+    """Bytes of the file by what they are for; `container` is headers and padding."""
     sizes = {"manifest": file.header.manifest_size, "code": 0, "weights": 0, "tests": 0}
     for entry in file.manifest.entries:
-        sizes[entry.kind] += entry.size
+        sizes[entry.kind] += entry.size if entry.name in file.inside else 0
     return {**sizes, "container": file.header.file_size - sum(sizes.values())}
 
 
@@ -230,6 +235,7 @@ def text(about: Json, name: str) -> str:
     """The document for people."""
     out = [f"{name}: {about['bytes']:,} bytes, sha256:{about['digest']}"]
     out.append("  " + ", ".join(f"{kind} {size:,}" for kind, size in about["sections"].items() if size))
+    out += [f"  {e['name']} is in {e['file']}, {e['bytes']:,} bytes" for e in about["entries"] if e["file"]]
     out += [f"  signed by {key}" for key in about["signatures"]] or ["  not signed"]
     out.append("\nfunctions")
     for function in about["functions"]:

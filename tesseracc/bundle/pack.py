@@ -14,10 +14,13 @@ __all__ = ["Data", "pack"]
 Data: TypeAlias = "bytes | memoryview"
 
 
-def pack(files: Mapping[str, Data], targets: Sequence[str], signatures: bytes = b"") -> list[Data]:
+def pack(
+    files: Mapping[str, Data], targets: Sequence[str], signatures: bytes = b"", detached: bool = False
+) -> list[Data]:
     """The file in pieces: `manifest.json` and what it lists, under their names, and the data of `tsb.signatures`.
 
-    Large entries are not copied: join the pieces, or write them one after the other.
+    `detached`: `files` lacks the weights that the manifest lists. Large entries are not copied: join the pieces, or
+    write them one after the other.
     """
     count = len(signatures) // container.SIGNATURE_RECORD
     places, end = container.lay_out(container.in_order({name: len(data) for name, data in files.items()}, count))
@@ -27,7 +30,7 @@ def pack(files: Mapping[str, Data], targets: Sequence[str], signatures: bytes = 
     tail = container.end_records(len(places), end, directory)
     digest = hashlib.sha256(files[container.MANIFEST_NAME]).digest()
     header = container.Header(
-        end + directory + len(tail), where.data, where.size, digest, tuple(targets), signatures=count
+        end + directory + len(tail), where.data, where.size, digest, tuple(targets), signatures=count, detached=detached
     )
     everything = {**files, container.HEADER_NAME: header.pack(), container.SIGNATURES_NAME: signatures}
     checksums = {place.name: zlib.crc32(everything[place.name]) for place in places}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.core import container, ed25519
+from tessera_runtime.core import ed25519
 from tessera_runtime.signature import Signature, message
 from tesseracc.bundle.pack import Data, pack
 
@@ -18,7 +18,7 @@ def make(digest: str, seed: bytes) -> Signature:
 
 
 def attach(file: BundleFile, signatures: Sequence[Signature]) -> list[Data]:
-    """The bundle with exactly these signatures, in pieces that share the file's memory."""
-    names = (container.MANIFEST_NAME, *(entry.name for entry in file.manifest.entries))
+    """The bundle with exactly these signatures, in pieces that share the file's memory. Detached weights stay so."""
     data = b"".join(key + value for key, value in sorted(signatures))
-    return pack({name: file.raw(name) for name in names}, [target.name for target in file.manifest.targets], data)
+    names = [target.name for target in file.manifest.targets]
+    return pack({name: file.raw(name) for name in file.inside}, names, data, file.header.detached)

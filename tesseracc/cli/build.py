@@ -40,6 +40,7 @@ class Options:
     jobs: int
     embed_tests: bool
     embed_source: bool
+    external_weights: bool
     check_only: bool
     whole: bool
     form: str
@@ -94,6 +95,7 @@ class Options:
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Targets compiled at once.")
 @click.option("--embed-tests", is_flag=True, help="Put test vectors into the bundle, for tessera-run --validate.")
 @click.option("--embed-source", is_flag=True, help="Put the module and its helpers into the bundle, for rebuild.")
+@click.option("--external-weights", is_flag=True, help="Put the weights into a file beside the bundle.")
 @click.option("--check-only", is_flag=True, help="Check the module for the targets; write nothing.")
 @click.option("--all", "whole", is_flag=True, help="FILE is a folder: build every module in it; -o is a folder.")
 @click.option(
@@ -197,9 +199,13 @@ def _run(options: Options) -> dict[str, Any]:
         from tesseracc.textio import write_bytes
 
         record = _cached(build, loaded, recipe, options, cache)
-        write_bytes(output, record.data)
+        size = len(record.data)
+        if options.external_weights:
+            size = _write_apart(output, record.data)
+        else:
+            write_bytes(output, record.data)
         progress("")
-        result = _summary(build, record, output, options)
+        result = _summary(build, record, output, size, options)
     result["told"] = [{"message": remark, "file": "", "line": 0} for remark in loaded.remarks] + result["told"]
     if options.notes and not options.quiet:
         for note in result["told"][len(loaded.remarks) :]:
@@ -358,7 +364,16 @@ def _checked(build: Build, options: Options) -> dict[str, Any]:
     return {**result, "told": told}
 
 
-def _summary(build: Build, record: Record, output: str, options: Options) -> dict[str, Any]:
+def _write_apart(output: str, data: bytes) -> int:
+    """Writes the bundle and its weights apart; the size of the bundle's file."""
+    from tessera_runtime.bundle import BundleFile
+    from tesseracc.bundle.detach import write_detached
+
+    write_detached(output, BundleFile(data))
+    return Path(output).stat().st_size
+
+
+def _summary(build: Build, record: Record, output: str, size: int, options: Options) -> dict[str, Any]:
     from tessera_runtime.bundle import BundleFile
 
     manifest = BundleFile(record.data).manifest
@@ -366,7 +381,7 @@ def _summary(build: Build, record: Record, output: str, options: Options) -> dic
     functions = [function.name for function in manifest.functions]
     result = {
         "bundle": output,
-        "bytes": len(record.data),
+        "bytes": size,
         "functions": functions,
         "kernels": kernels,
         "warnings": record.warnings,
@@ -381,5 +396,5 @@ def _summary(build: Build, record: Record, output: str, options: Options) -> dic
         for w in record.warnings:
             click.echo(f"warning[{w['code']}]: {w['subject']} for {w['target']}: {w['message']}", err=True)
         counts = ", ".join(f"{name} ({count} kernel{'s' if count != 1 else ''})" for name, count in kernels.items())
-        click.echo(f"{output}: {', '.join(functions)} for {counts}; {len(record.data):,} bytes")
+        click.echo(f"{output}: {', '.join(functions)} for {counts}; {size:,} bytes")
     return {**result, "told": record.notes}

@@ -92,7 +92,8 @@ def _one(options: Options, folder: Path, path: Path, text: bool) -> Outcome:
     command = [sys.executable, "-m", "tesseracc", "build", str(path), "--jobs", "1"]
     command += [f"--arch={arch}" for arch in options.archs]
     command += [f"--specialize={fixed}" for fixed in options.fixed]
-    for flag in ("embed_tests", "embed_source", "check_only", "no_cache", *(["notes", "timing"] if text else [])):
+    flags = ("embed_tests", "embed_source", "external_weights", "check_only", "no_cache")
+    for flag in (*flags, *(["notes", "timing"] if text else [])):
         if getattr(options, flag):
             command.append(f"--{flag.replace('_', '-')}")
     if options.cache_dir:

@@ -10,9 +10,12 @@ import click
 @click.option("--keep", multiple=True, metavar="TARGET", help="A target that stays; repeats. Default: all.")
 @click.option("--tests", is_flag=True, help="Remove the embedded tests.")
 @click.option("--sources", is_flag=True, help="Remove the embedded sources.")
+@click.option("--external-weights", "outside", is_flag=True, help="Put the weights into a file beside the output.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="The bundle to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(bundle: str, keep: tuple[str, ...], tests: bool, sources: bool, output: str, as_json: bool) -> None:
+def command(
+    bundle: str, keep: tuple[str, ...], tests: bool, sources: bool, outside: bool, output: str, as_json: bool
+) -> None:
     """Write BUNDLE with only the targets that --keep names, and the constants that they use. Signatures are dropped.
 
     The result is what building for these targets gives, byte for byte.
@@ -20,27 +23,36 @@ def command(bundle: str, keep: tuple[str, ...], tests: bool, sources: bool, outp
     \b
     tesseracc strip m.tsb --keep sm_90 --keep x86-64-v3 -o small.tsb
     tesseracc strip m.tsb --tests --sources -o release.tsb
+    tesseracc strip m.tsb --external-weights -o thin.tsb
+    tesseracc strip thin.tsb -o m.tsb                         the weights inside again
 
     Exit codes: 0, 2 files or a target that is not there (E805), 5 the bundle is invalid.
     """
     import json
+    import os
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
     from tessera_runtime.core.files import write_atomic
     from tesseracc.bundle.combine import strip
+    from tesseracc.bundle.detach import write_detached
 
-    if not (keep or tests or sources):
-        raise UsageError("E801", "nothing to do: give --keep, --tests or --sources")
     file = BundleFile(bundle, verify_weights=True)
+    if not (keep or tests or sources or outside or file.header.detached):
+        raise UsageError("E801", "nothing to do: give --keep, --tests, --sources or --external-weights")
     names = [target.name for target in file.manifest.targets]
     data = strip(file, keep or names, tests=not tests, sources=not sources)
-    write_atomic(output, data)
     result = BundleFile(data)
+    size = len(data)
+    if outside:
+        write_detached(output, result)
+        size = os.stat(output).st_size
+    else:
+        write_atomic(output, data)
     targets = [target.name for target in result.manifest.targets]
     if as_json:
-        document = {"bundle": output, "bytes": len(data), "digest": result.digest, "targets": targets}
+        document = {"bundle": output, "bytes": size, "digest": result.digest, "targets": targets}
         click.echo(json.dumps(document, sort_keys=True))
     else:
-        saved = file.header.file_size - len(data)
-        click.echo(f"{output}: {', '.join(targets)}; {len(data):,} bytes, {saved:,} less, sha256:{result.digest}")
+        saved = file.header.file_size - size
+        click.echo(f"{output}: {', '.join(targets)}; {size:,} bytes, {saved:,} less, sha256:{result.digest}")

@@ -75,6 +75,23 @@ def _central(name: str) -> int:
     return base().rindex(name.encode()) - 46
 
 
+def detached_base() -> bytes:
+    """The bundle without its weights."""
+    text, files = parts()
+    return build(text.encode(), {k: v for k, v in files.items() if k != "weights.safetensors"}, detached=True)
+
+
+def _weightless(**header: Any) -> bytes:
+    """The part of the bundle that needs no weights."""
+    value = document()
+    for holder, key in [(value, "functions"), *((target, "plans") for target in value["targets"])]:
+        holder[key] = [item for item in holder[key] if "same" in (item.get("name"), item.get("function"))]
+    value["entries"] = [entry for entry in value["entries"] if entry["kind"] == "code"]
+    names = {entry["name"] for entry in value["entries"]}
+    value |= {"constants": [], "tests": []}
+    return build(value, {name: data for name, data in parts()[1].items() if name in names}, **header)
+
+
 def _container() -> list[Fault]:
     image_at, manifest_at = _place("images/cpu.elf"), _place("manifest.json")
     h = HEADER
@@ -92,7 +109,10 @@ def _container() -> list[Fault]:
         _raw("H2", "container-version", "E603", h + 8, b"\2\0"),
         _raw("H3", "minor-version", "E604", h + 10, b"\1"),
         _raw("H4", "least-reader", "E603", h + 12, b"\7\0"),
-        _raw("H5", "reserved", "E604", h + 14, b"\1"),
+        _raw("H5", "unknown", "E604", h + 14, b"\2"),
+        _raw("H5", "detached-yet-inside", "E607 E614", h + 14, b"\1"),
+        Fault("H5", "detached-without-weights", "E604", lambda: _weightless(detached=True)),
+        Fault("X8", "weights-not-there", "E614", detached_base),
         Fault("H6", "cut", "E602", lambda: base()[:-1]),
         Fault("H6", "longer", "E602", lambda: base() + b"\0"),
         _raw("H6", "size", "E602", h + 16, struct.pack("<Q", size + 1)),

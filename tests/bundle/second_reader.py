@@ -10,6 +10,7 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,23 @@ def schema() -> Any:
     return json.loads((Path(__file__).parents[2] / "specs" / "bundle.schema.json").read_text())
 
 
-def read(data: bytes, required: bytes | None = None) -> str:
-    """`ok`, or the code of a rule that the file breaks. `required`: a public key that must have signed it."""
+def read(data: bytes, required: bytes | None = None, beside: Mapping[str, bytes] | None = None) -> str:
+    """`ok`, or the code of a rule that the file breaks. `required`: a public key that must have signed it.
+
+    `beside`: the files of the folder that the weights of a detached bundle are looked for in.
+    """
     try:
-        _read(data, required)
+        _read(data, required, beside or {})
     except (Refused, second_manifest.Refused) as refused:
         return refused.code
     return "ok"
 
 
-def _read(data: bytes, required: bytes | None) -> None:
+def _read(data: bytes, required: bytes | None, beside: Mapping[str, bytes]) -> None:
     need(len(data) >= 64 + 2128 and data[64:72] == MAGIC, "E601")
-    version, minor, least, zero = struct.unpack_from("<4H", data, 72)
+    version, minor, least, detached = struct.unpack_from("<4H", data, 72)
     need(version == 1 and least == 1, "E603")
-    need(minor == 0 and zero == 0, "E604")
+    need(minor == 0 and detached <= 1, "E604")
     size, offset, length = struct.unpack_from("<3Q", data, 80)
     need(size == len(data), "E602")
     digest = data[104:136]
@@ -69,21 +73,25 @@ def _read(data: bytes, required: bytes | None) -> None:
     need([t["name"].encode().ljust(32, b"\0") for t in document["targets"]] == names, "E604")
     sizes = {e["name"]: e["size"] for e in document["entries"]}
     need(all(len(n) <= 200 and NAME.fullmatch(n) for n in sizes), "E621")
+    weights = {e["name"] for e in document["entries"] if e["kind"] == "weights"}
+    need(weights or not detached, "E604")
+    outside = _outside([e for e in document["entries"] if detached and e["name"] in weights], beside)
+    for name in outside:
+        del sizes[name]
     sizes["manifest.json"] = length
     expected = ["tsb.header", *(["tsb.signatures"] if signed else []), *sorted(sizes)]
     sizes |= {"tsb.header": 2128, "tsb.signatures": 96 * signed}
     places = _container(data, expected, sizes)
     need(places["manifest.json"] == offset, "E604")
-    weights = {e["name"] for e in document["entries"] if e["kind"] == "weights"}
     _checksums(data, places, sizes, set())
-    for entry in document["entries"]:
-        content = data[places[entry["name"]] :][: entry["size"]]
-        for i, wanted in enumerate(entry["sha256"]):
-            need(hashlib.sha256(content[i * CHUNK : (i + 1) * CHUNK]).hexdigest() == wanted, "E611")
 
     def content_of(name: str) -> bytes:
-        return data[places[name] :][: sizes[name]]
+        return outside[name] if name in outside else data[places[name] :][: sizes[name]]
 
+    for entry in document["entries"]:
+        content = content_of(entry["name"])
+        for i, wanted in enumerate(entry["sha256"]):
+            need(hashlib.sha256(content[i * CHUNK : (i + 1) * CHUNK]).hexdigest() == wanted, "E611")
     for target in document["targets"]:
         texts = [target["ptx"], target["image"] if target["format"] == "ptx" else None]
         need(all(content_of(name).isascii() for name in texts if name is not None), "E632")
@@ -99,6 +107,17 @@ def _read(data: bytes, required: bytes | None) -> None:
     functions = {f["name"]: f for f in document["functions"]}
     for test in document["tests"]:
         _test(content_of(test["entry"]), functions[test["function"]])
+
+
+def _outside(entries: list[Any], beside: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The contents of the entries of a detached bundle, by rule X8."""
+    found = {}
+    for entry in entries:
+        name = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in entry["sha256"])).hexdigest()
+        need(f"{name}.safetensors" in beside, "E614")
+        found[entry["name"]] = beside[f"{name}.safetensors"]
+        need(len(found[entry["name"]]) == entry["size"], "E611")
+    return found
 
 
 def _signatures(data: bytes, count: int, digest: str, required: bytes | None) -> None:

@@ -38,7 +38,7 @@ def test_container_corruptions() -> None:
         "container version": (patched(header + 8, b"\x02\x00"), "E603"),
         "minimum reader": (patched(header + 12, b"\x07\x00"), "E603"),
         "minor version": (patched(header + 10, b"\x01"), "E604"),
-        "reserved": (patched(header + 14, b"\x01"), "E604"),
+        "reserved": (patched(header + 14, b"\x02"), "E604"),
         "too many targets": (patched(header + 72, b"\xff"), "E604"),
         "bytes after the targets": (patched(header + container.HEADER_SIZE - 1, b"x"), "E604"),
         "manifest beyond the file": (patched(header + 24, b"\xff" * 7), "E604"),

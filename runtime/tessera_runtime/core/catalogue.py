@@ -257,13 +257,11 @@ _ENTRIES = (
           "The assembler printed a warning."),
     # --- E6xx: bundle ----------------------------------------------------------------------------------------------
     Entry("E601", "not a bundle", 5,
-          "The file does not start with a `tsb.header` entry. It is not a Tessera bundle, or its first bytes were "
-          "altered."),
+          "The file does not start with a `tsb.header` entry: it is no bundle, or its first bytes were altered."),
     Entry("E602", "bundle has the wrong length", 5,
           "The file is shorter or longer than its header says: it was truncated, or something was appended."),
     Entry("E603", "container version not supported", 5,
-          "The bundle was written in a container version that this runtime does not read. Both numbers are in the "
-          "message."),
+          "The bundle has a container version that this runtime does not read. The message has both numbers."),
     Entry("E604", "bundle header invalid", 5,
           "A field of `tsb.header` is out of range, a reserved byte is not zero, or its checksum is wrong."),
     Entry("E605", "manifest digest mismatch", 5,
@@ -284,15 +282,16 @@ _ENTRIES = (
           "An entry was asked for that the bundle's manifest does not list."),
     Entry("E613", "entry checksum mismatch", 5,
           "An entry's bytes do not have the CRC-32 of its ZIP record."),
+    Entry("E614", "weights not found", 5,
+          "The bundle does not hold its weights (`tesseracc build --external-weights`): they are in a file named by "
+          "their digest beside it, or in the folder that `--weights` or `load(.., weights=..)` names."),
     Entry("E620", "manifest is not canonical JSON", 5,
           "The manifest is not the one canonical spelling of its value: sorted unique keys, no spaces, integers "
           "only, ASCII."),
     Entry("E621", "manifest field invalid", 5,
-          "A manifest field is missing, unknown, of the wrong type, or beyond its limit. The message gives its "
-          "path."),
+          "A manifest field is missing, unknown, of the wrong type, or beyond its limit. The message has its path."),
     Entry("E622", "manifest version not supported", 5,
-          "The plan, kernel ABI, mesh or ranks version is one that this runtime does not read. Both numbers are in "
-          "the message."),
+          "A version of the manifest is one that this runtime does not read. The message has both numbers."),
     Entry("E623", "manifest inconsistent", 5,
           "Parts of the manifest contradict each other: an index out of range, an unknown name, arguments that do "
           "not fit a kernel."),

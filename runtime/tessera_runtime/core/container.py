@@ -59,7 +59,8 @@ class Place(NamedTuple):
 class Header(NamedTuple):
     """`tsb.header`: enough to check a bundle for a machine from the first bytes of the file.
 
-    `signatures` is how many the entry `tsb.signatures` holds; without any there is no such entry.
+    `signatures` is how many the entry `tsb.signatures` holds; without any there is no such entry. `detached` tells that
+    the weights are not in the file.
     """
 
     file_size: int
@@ -69,12 +70,13 @@ class Header(NamedTuple):
     targets: tuple[str, ...]
     version: int = CONTAINER_VERSION
     signatures: int = 0
+    detached: bool = False
 
     def pack(self) -> bytes:
         """The header's bytes; targets are 32 bytes each, zero padded."""
         fixed = _HEADER.pack(
-            _MAGIC, self.version, 0, self.version, 0, self.file_size, self.manifest_offset, self.manifest_size,
-            self.manifest_sha256, len(self.targets), self.signatures,
+            _MAGIC, self.version, 0, self.version, self.detached, self.file_size, self.manifest_offset,
+            self.manifest_size, self.manifest_sha256, len(self.targets), self.signatures,
         )  # fmt: skip
         names = b"".join(name.encode("ascii")[:_TARGET_SIZE].ljust(_TARGET_SIZE, b"\0") for name in self.targets)
         return (fixed + names).ljust(HEADER_SIZE, b"\0")
@@ -84,21 +86,21 @@ class Header(NamedTuple):
         """The header that `pack` made; E601 no bundle, E603 another version, E604 a field is wrong."""
         if len(data) < HEADER_SIZE or data[:8] != _MAGIC:
             raise BundleError("E601", "the file is not a Tessera bundle", help="bundles are made by `tesseracc build`")
-        _, version, minor, least, reserved, size, offset, length, digest, count, signed = _HEADER.unpack_from(data)
+        _, version, minor, least, detached, size, offset, length, digest, count, signed = _HEADER.unpack_from(data)
         if least > CONTAINER_VERSION or version != CONTAINER_VERSION:
             raise BundleError(
                 "E603",
                 f"the bundle has container version {version}.{minor}; this runtime reads version {CONTAINER_VERSION}.0",
                 help="build the bundle again with the compiler of this version, or update the runtime",
             )
-        if minor or reserved or least != version or count > _TARGETS or signed > MAX_SIGNATURES:
+        if minor or detached > 1 or least != version or count > _TARGETS or signed > MAX_SIGNATURES:
             raise BundleError("E604", "a field of tsb.header is out of range")
         raw = [data[_HEADER.size + i * _TARGET_SIZE : _HEADER.size + (i + 1) * _TARGET_SIZE] for i in range(count)]
         try:
             names = tuple(item.rstrip(b"\0").decode("ascii") for item in raw)
         except UnicodeDecodeError as error:
             raise BundleError("E604", "a target name in tsb.header is not ASCII") from error
-        header = Header(size, offset, length, digest, names, version, signed)
+        header = Header(size, offset, length, digest, names, version, signed, bool(detached))
         if header.pack() != data[:HEADER_SIZE]:
             raise BundleError("E604", "tsb.header is not in its canonical form")
         return header
