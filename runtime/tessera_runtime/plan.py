@@ -17,11 +17,11 @@ from tessera_runtime.control import (
 )  # fmt: skip
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, InputError
-from tessera_runtime.core.manifest import Branch, Copy, Dim, Kernel, Launch, Loop, Plan, Put, Repeat, Take
+from tessera_runtime.core.manifest import Branch, Copy, Dim, Kernel, Launch, Loop, Plan, Put, Repeat, Take, When
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.memory import assign
 
-__all__ = ["CopyStep", "Instance", "LaunchStep", "extents", "instantiate", "place"]
+__all__ = ["CopyStep", "Instance", "LaunchStep", "extents", "instantiate", "lifetimes", "place"]
 
 _MAX_BYTES = 1 << 47
 
@@ -100,9 +100,14 @@ class _Maker:
                 at = self.control(step, at, count)
         return len(self.steps) - before
 
-    def control(self, step: Branch | Repeat | Loop, at: int, count: int) -> int:
+    def control(self, step: Branch | When | Repeat | Loop, at: int, count: int) -> int:
         """A step with blocks, which begin at `at`; gives where they end."""
         mine = len(self.steps)
+        if isinstance(step, When):
+            middle, end = at + step.then, at + step.then + step.other
+            fits = step.unless if isinstance(step.unless, int) else evaluate(step.unless, self.env)
+            self.block(*((middle, end) if fits else (at, middle)), count)
+            return end
         if isinstance(step, Repeat):
             (times,) = extents((step.count,), self.env, f"{self.plan.function}: the number of steps of a loop")
             self.steps.append(RepeatStep(times, 0))
@@ -185,10 +190,21 @@ def _hold(
 
 
 def place(plan: Plan, sizes: Sequence[int], steps: Sequence[Step]) -> tuple[list[int], int]:
-    """Each temporary's offset in one arena by the steps that use it (-1 for other buffers), and the arena's bytes.
+    """Each temporary's offset in one arena by the steps that use it (-1 for other buffers), and the arena's bytes."""
+    alive = lifetimes(steps)
+    temps = [i for i, buffer in enumerate(plan.buffers) if buffer.kind == "temp"]
+    places, arena = assign([(sizes[i] if i in alive else 0, *alive.get(i, (0, 0))) for i in temps])
+    offsets = [-1] * len(plan.buffers)
+    for index, place in zip(temps, places, strict=True):
+        offsets[index] = place
+    if arena > _MAX_BYTES:
+        raise InputError("E713", f"{plan.function}: temporaries would need {arena} bytes")
+    return offsets, arena
 
-    What a loop uses and steps outside of it use too lives as long as the whole loop.
-    """
+
+def lifetimes(steps: Sequence[Step]) -> dict[int, tuple[int, int]]:
+    """The first and the last step that uses each buffer. What a loop uses and steps outside of it use too lives as
+    long as the whole loop."""
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     ends: list[tuple[int, int]] = []  # loops: their first and last step
@@ -205,14 +221,7 @@ def place(plan: Plan, sizes: Sequence[int], steps: Sequence[Step]) -> tuple[list
         for index in {i for step in steps[start : stop + 1] for i in _used(step)}:
             if first[index] < start or last[index] > stop:
                 first[index], last[index] = min(first[index], start), max(last[index], stop)
-    temps = [i for i, buffer in enumerate(plan.buffers) if buffer.kind == "temp"]
-    places, arena = assign([(sizes[i] if i in first else 0, first.get(i, 0), last.get(i, 0)) for i in temps])
-    offsets = [-1] * len(plan.buffers)
-    for index, place in zip(temps, places, strict=True):
-        offsets[index] = place
-    if arena > _MAX_BYTES:
-        raise InputError("E713", f"{plan.function}: temporaries would need {arena} bytes")
-    return offsets, arena
+    return {index: (first[index], last[index]) for index in first}
 
 
 def _used(step: Step) -> list[int]:

@@ -13,6 +13,7 @@ from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.manifest import Copy, Function, Guard, Input, Kernel, Launch, Output, Plan
 from tesseracc.native.memory import share
 from tesseracc.native.sizes import Body, Number
+from tesseracc.native.steps import Steps, alive
 
 __all__ = ["CODES", "Entry", "GUARDS_FROM", "entry_text", "scalar_type"]
 
@@ -110,14 +111,9 @@ class _Layout(NamedTuple):
 def _layout(body: Body, entry: Entry, kernels: Sequence[Kernel]) -> _Layout:
     plan = entry.plan
     nbytes = [body.nbytes(buffer.shape, DTYPES[buffer.dtype].itemsize) for buffer in plan.buffers]
-    uses: dict[int, list[int]] = {}
-    for number, step in enumerate(entry.steps):
-        touched = [a.buffer for a in step.args] if isinstance(step, Launch) else [step.src, step.dst]
-        for index in touched:
-            if index is not None and plan.buffers[index].kind == "temp":
-                uses.setdefault(index, []).append(number)
-    temps = sorted(uses)
-    places = share([(uses[t][0], uses[t][-1]) for t in temps], [nbytes[t] for t in temps])
+    uses = alive(plan.steps)
+    temps = [index for index in sorted(uses) if plan.buffers[index].kind == "temp"]
+    places = share([uses[temp] for temp in temps], [nbytes[temp] for temp in temps])
     sizes: list[Number] = [0] * (max(places, default=-1) + 1)
     for temp, place in zip(temps, places, strict=True):
         sizes[place] = body.operate("max", sizes[place], nbytes[temp])
@@ -172,16 +168,8 @@ def _run(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, str]) ->
     for number, guard in enumerate(entry.function.guards):
         _check_guard(body, guard, entry.guards + number)
     layout = _layout(body, entry, kernels)
-    grids = {
-        number: _groups(body, step) for number, step in enumerate(entry.plan.steps) if isinstance(step, Launch)
-    }  # fmt: skip
-    dims = {
-        (number, slot): body.dim(arg.dim)
-        for number, step in enumerate(entry.plan.steps)
-        if isinstance(step, Launch)
-        for slot, arg in enumerate(step.args)
-        if arg.dim is not None
-    }
+    steps = Steps(body, entry.plan.steps, kernels, layout.nbytes, bits)
+    steps.prepare()
     _fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
     short = body.value(f"icmp slt i64 %workspace_bytes, {layout.total}")
     missing = body.value("icmp eq ptr %workspace, null")
@@ -198,24 +186,9 @@ def _run(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, str]) ->
             pointers[index] = {"input": "%i_", "output": "%o_"}.get(buffer.kind, "@") + (
                 weights[buffer.ref] if buffer.kind == "constant" else buffer.ref
             )
-    scratch = body.value(f"getelementptr i8, ptr {base}, i64 {layout.scratch}")
-    for number, step in enumerate(entry.steps):
-        if not isinstance(step, Launch):
-            _copy(body, pointers[step.dst], pointers[step.src], layout.nbytes[step.src])
-            continue
-        for slot, arg in enumerate(step.args):
-            if arg.buffer is not None:
-                given = f"ptr {pointers[arg.buffer]}"
-            else:
-                given = f"i64 {bits[arg.scalar] if arg.scalar is not None else dims[number, slot]}"
-            body.line(f"store {given}, ptr {body.value(f'getelementptr i64, ptr %args, i64 {slot}')}, align 8")
-        launch, after = body.label("launch"), body.label("after")
-        body.line(f"br i1 {body.value(f'icmp eq i64 {grids[number]}, 0')}, label %{after}, label %{launch}")
-        body.line(f"{launch}:")
-        symbol = _quoted(kernels[step.kernel].symbol)
-        body.line(f"call void @{symbol}(ptr %args, i64 0, i64 {grids[number]}, ptr {scratch})")
-        body.line(f"br label %{after}")
-        body.line(f"{after}:")
+    steps.pointers = pointers
+    steps.scratch = body.value(f"getelementptr i8, ptr {base}, i64 {layout.scratch}")
+    steps.run()
     body.line(f"ret i32 {CODES['OK'][0]}")
     return _define(entry.name, "i32", parameters, body)
 
@@ -252,33 +225,7 @@ def _check_guard(body: Body, guard: Guard, code: int) -> None:
     _fail(body, body.value(f"icmp {broken} i64 {value}, 0"), f"i32 {code}")
 
 
-def _groups(body: Body, step: Launch) -> Number:
-    groups: Number = 1
-    for dim in step.grid:
-        groups = body.operate("mul", groups, body.extent(dim))
-    return groups
-
-
 def _aligned(body: Body) -> str:
     address = body.value("ptrtoint ptr %workspace to i64")
     up = body.value(f"and i64 {body.value(f'sub i64 0, {address}')}, {ALIGN - 1}")
     return body.value(f"getelementptr i8, ptr %workspace, i64 {up}")
-
-
-def _copy(body: Body, target: str, source: str, nbytes: Number) -> None:
-    """32 bytes at a time, then single ones: a library without libc has no memcpy."""
-    whole = body.value(f"and i64 {nbytes}, -32") if isinstance(nbytes, str) else nbytes & -32
-    for kind, width, start, stop in (("<32 x i8>", 32, 0, whole), ("i8", 1, whole, nbytes)):
-        before, head, loop, after = (body.label(stem) for stem in ("before", "head", "loop", "after"))
-        body.line(f"br label %{before}")
-        body.line(f"{before}:")
-        body.line(f"br label %{head}")
-        body.line(f"{head}:")
-        index = body.value(f"phi i64 [ {start}, %{before} ], [ %{loop}.next, %{loop} ]")
-        body.line(f"br i1 {body.value(f'icmp slt i64 {index}, {stop}')}, label %{loop}, label %{after}")
-        body.line(f"{loop}:")
-        item = body.value(f"load {kind}, ptr {body.value(f'getelementptr i8, ptr {source}, i64 {index}')}, align 1")
-        body.line(f"store {kind} {item}, ptr {body.value(f'getelementptr i8, ptr {target}, i64 {index}')}, align 1")
-        body.line(f"%{loop}.next = add i64 {index}, {width}")
-        body.line(f"br label %{head}")
-        body.line(f"{after}:")

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from tessera_runtime.core.dtypes import dtype_of, storage_dtype
 from tessera_runtime.core.errors import TesseraError, UsageError
-from tessera_runtime.core.manifest import Copy, Launch
 from tesseracc.arch.arch import Arch
 from tesseracc.bundle import plan
 from tesseracc.codegen.elf import link_image
@@ -101,8 +100,6 @@ def _exports(prefix: str, entries: list[Entry]) -> set[str]:
     """All names that the library gives; E801 where C would have two of one name, or a parameter no name."""
     names = [f"{prefix}_message", f"{prefix}_supported"]
     for entry in entries:
-        if not all(isinstance(step, (Launch, Copy)) for step in entry.plan.steps):
-            raise UsageError("E801", f"{entry.function.name} has branches or loops, which --emit c does not have")
         names += [entry.name, f"{entry.name}_workspace"]
         names += [f"{entry.name}_{output.name}_shape" for output in own_outputs(entry.function)]
         inside = [item.name for item in entry.function.inputs] + [s.name for s in entry.function.symbols]
