@@ -96,7 +96,7 @@ def others(python: str) -> list[Peer]:
         found.append(
             Peer("AOTInductor, Python", torch, "mlp.npz", "", "mlp.pt2",
                  (python, "-c", package_programs.TORCH_BUILD, "{model}", "{package}"),
-                 (python, "-c", package_programs.TORCH_RUN, "{package}", "{x}", "{y}"), share=0.2)
+                 (python, "-c", package_programs.TORCH_RUN, "{package}", "{x}", "{y}"), share=0.1)
         )  # fmt: skip
     return found
 

@@ -93,6 +93,15 @@ def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def _size(count: int) -> str:
+    """Bytes in the unit that leaves at most four digits."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 10240:
+            return f"{count:,.4g} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:,.4g} GiB"
+
+
 def timeline(instance: Instance) -> str:
     """Temporaries as rectangles: from first to last step, at their place in the arena. Empty without temporaries."""
     plan = instance.plan
@@ -110,8 +119,6 @@ def timeline(instance: Instance) -> str:
         wide = (last - first + 1) * cell - 2
         x = left + first * cell + 1
         tip = f"{name}: {size:,} bytes at {instance.offsets[index]:,}, steps {first} to {last}"
-        x = left + first * cell + 1
-        tip = f"{name}: {size:,} bytes at {instance.offsets[index]:,}, steps {first} to {last}"
         out.append(
             f'<g class="temp"><rect x="{x}" y="{y:.1f}" width="{wide}" height="{tall:.1f}" rx="3"/>'
             + (f'<text x="{x + 7}" y="{y + 14:.1f}">{escape(name)}</text>' if tall > 18 else "")
@@ -124,7 +131,7 @@ def timeline(instance: Instance) -> str:
         + (f'<text x="{left + (i + 0.5) * cell:g}" y="{height + 20}">{i}</text>' if i < steps else "")
         for i in range(steps + 1)
     )
-    marks = f'<text x="4" y="14">0</text><text x="4" y="{height + 2}">{arena:,}</text>'
+    marks = f'<text x="4" y="14">0</text><text x="4" y="{height + 2}">{_size(arena)}</text>'
     return (
         f'<svg class="memory" viewBox="0 0 {left + width + 8} {height + 28}" width="{left + width + 8}" '
         f'height="{height + 28}" role="img"><g class="axis">{axis}{marks}</g>{"".join(out)}</svg>'

@@ -19,6 +19,10 @@ from tesseracc.bundle.style import STYLE
 __all__ = ["Levels", "page"]
 
 Json = Mapping[str, Any]
+# name, the kind of a reduction, type of the result
+_OPERATION = re.compile(r"= (?:arith|tile)\.([a-z_]+)\b(?:[^\n]*?kind = \"(\w+)\")?[^\n]*: ([\w<>\[\], ]+)")
+_NAMES, _KINDS = {"mma": "matmul"}, {"add": "sum", "mul": "prod"}
+_PLUMBING = frozenset("constant splat load temp view alloc zeros map dim for cmp select cast".split())
 _LOC = re.compile(r"^\s*\.loc\s+\d+\s+(\d+)", re.MULTILINE)
 _SAMPLE = 1024  # the value of every symbol where memory is drawn
 _LONGEST = 400  # lines of code shown of a kernel
@@ -120,15 +124,19 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
             ]
         )  # fmt: skip
     head = ["kernel", "grid", "group", "registers", "shared", "spills", "stack", "scratch", "code", "source"]
+    tiles = levels.tiles.get(shown["name"], {})
+    fused = {name: _fused(text) for name, text in tiles.items()}
+    for row, k in zip(rows, shown["kernels"], strict=True):
+        row.insert(1, escape(fused.get(k["name"], "")))
+    head.insert(1, "computes")
     out = [
         f"<p>{escape(shown['format'])}, {shown['bytes']:,} bytes, for {escape(runs)}; "
         f"preference {shown['preference']}</p>",
-        _table(head, rows, numeric=set(range(2, 9))),
+        _table(head, rows, numeric=set(range(3, 10))),
     ]
-    tiles = levels.tiles.get(shown["name"], {})
     for plan_record, plan in zip(record.plans, shown["plans"], strict=True):
         out.append(f"<h3>{escape(plan['function'])}</h3>")
-        out.append(f'<div class="scroll">{graph(plan, {name: _fused(text) for name, text in tiles.items()})}</div>')
+        out.append(f'<div class="scroll">{graph(plan, fused)}</div>')
         drawn = _memory(file.manifest, record, plan_record)
         if drawn:
             symbols = ", ".join(s.name for s in _function(file.manifest, plan_record).symbols)
@@ -145,10 +153,14 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
 
 
 def _fused(tile: str) -> str:
-    """The operations of a tile kernel in order of first use: what was fused into it."""
-    names = re.findall(r"(?:= |^\s+)(?:arith|tile|math)\.([a-z_]+)", tile, re.MULTILINE)
-    plumbing = {"kernel", "dim", "splat", "load", "store", "linear_id", "group_id", "if", "constant", "for", "const"}
-    return " ".join(name for name in dict.fromkeys(names) if name not in plumbing)
+    """The operations of a tile kernel on data, in order of first use: what was fused into it.
+
+    Arithmetic on indices is i64; a kernel that has nothing else is one on integers.
+    """
+    found = [match.groups() for match in _OPERATION.finditer(tile)]
+    names = [_KINDS.get(kind, kind) if name == "reduce" else _NAMES.get(name, name) for name, kind, _ in found]
+    on_data = [name for name, (*_, type_) in zip(names, found, strict=True) if "i64" not in type_ and type_ != "bool"]
+    return " ".join(name for name in dict.fromkeys(on_data or names) if name not in _PLUMBING)
 
 
 def _function(manifest: M.Manifest, plan: M.Plan) -> M.Function:
@@ -176,10 +188,17 @@ def _listings(file: BundleFile, target: M.Target) -> tuple[str, Mapping[str, str
         try:
             listing = disassemble(file.entry(target.image), load(target.name))
             parts = re.split(r"^\s*\.section\s+\.text\.([\w.$]+).*$", listing, flags=re.MULTILINE)
-            return "SASS", dict(zip(parts[1::2], parts[2::2])), ptx
+            return "SASS", dict(zip(parts[1::2], map(_instructions, parts[2::2]))), ptx
         except TesseraError:
             pass
     return "PTX", ptx, ptx
+
+
+def _instructions(listing: str) -> str:
+    """Labels and instructions of a listing, without the assembler's directives and columns."""
+    lines = (" ".join(line.split()) for line in listing.splitlines())
+    shown = (line if line.endswith(":") else f"  {line}" for line in lines if line.startswith(("/*", ".L")))
+    return "\n".join(shown)
 
 
 def _kernel(
@@ -249,7 +268,7 @@ def _provenance(about: Json) -> str:
 
 def _table(head: list[str], rows: list[list[str]], numeric: set[int] = frozenset()) -> str:  # type: ignore[assignment]
     """Cells are HTML. Columns that hold only 0 or nothing are left out."""
-    kept = [i for i in range(len(head)) if i < 2 or any(row[i] not in ("", "0") for row in rows)]
+    kept = [i for i in range(len(head)) if not i or not any(head) or any(row[i] not in ("", "0") for row in rows)]
 
     def cells(row: list[str], tag: str) -> str:
         return "".join(f"<{tag}{' class=n' if i in numeric else ''}>{row[i]}</{tag}>" for i in kept)

@@ -42,6 +42,17 @@ from tests.bundle.second_reader import read
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "bundle" / "golden" / "v1" / "golden.tsb"
 SAMPLES = ("fused_elementwise.py", "row_normalise.py", "moving_average.py", "attention.py", "seeds/saxpy.py")
+CONTROL = """
+import tessera as ts
+
+@ts.function
+def walk(h: ts.Tensor["B", "D", ts.f32], x: ts.Tensor["T", "B", "D", ts.f32]):
+    def step(state, row):
+        state = ts.cond(ts.sum(row) > 0, lambda s: s * 0.5 + row, lambda s: s - row, state)
+        return state, {"square": state * state, "first": row[0]}
+
+    return ts.scan(step, h, x, reverse=True)
+"""
 SECONDS = 20  # for one case
 MEMORY = 3 << 30  # of address space
 FENCE = 4096  # bytes beside every array
@@ -254,7 +265,12 @@ def subjects(folder: Path) -> list[Path]:
         file = BundleFile(Build(module, resolve(("x86-64-v2", "x86-64-v3"))).bundle())
         signed = attach(file, [make(file.digest, seed) for seed in SEEDS])
         (folder / f"{Path(name).stem}.tsb").write_bytes(b"".join(signed))
-    return sorted(folder.iterdir())
+    (folder / "control.py").write_text(CONTROL)
+    module = front(source.load(str(folder / "control.py")).entries)
+    (folder / "control.py").unlink()
+    file = BundleFile(Build(module, resolve(("x86-64-v2", "x86-64-v3"))).bundle())
+    (folder / "control.tsb").write_bytes(b"".join(attach(file, [make(file.digest, seed) for seed in SEEDS])))
+    return sorted(path for path in folder.iterdir() if path.suffix == ".tsb")
 
 
 def main() -> None:

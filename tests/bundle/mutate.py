@@ -283,13 +283,27 @@ def _extent(value: Json, old: Json, rng: Rng) -> Json:
     return [*base, number, rng.choice(("add", "sub", "mul", "floordiv", "ceildiv", "mod", "min", "max"))]
 
 
+def _control(step: Json, buffers: int, rng: Rng) -> None:
+    """A branch, repeat, loop or a copy of rows, changed in one place."""
+    key = rng.choice([name for name in step if name != "op"])
+    if key in ("on", "src", "dst"):
+        step[key] = rng.randrange(buffers)
+    elif key == "reverse":
+        step[key] = not step[key]
+    elif key == "count":
+        old = step[key] if isinstance(step[key], list) else [1]
+        step[key] = rng.choice((0, 1, 2, 3, 7, 1 << 20, [*old, 1, "add"]))
+    else:  # the length of a block
+        step[key] = max(0, step[key] + rng.choice((-2, -1, 1, 2, 5)))
+
+
 def _plan(whole: Opened, rng: Rng) -> bytes:
     """Well-typed changes of functions and plans, made in all the places that must agree: what only the plan's checks,
     at loading or when a call has its extents, can refuse."""
     value = json.loads(whole.text)
     plans = [plan for target in value["targets"] for plan in target["plans"]]
     for _ in range(rng.choice((1, 1, 2, 3))):
-        choice, plan = rng.randrange(9), rng.choice(plans)
+        choice, plan = rng.randrange(11), rng.choice(plans)
         steps, buffers = plan["steps"], plan["buffers"]
         launches = [step for step in steps if step["op"] == "launch"]
         if choice <= 2 and (spots := _extents(value)):  # an extent, here or wherever it stands
@@ -309,11 +323,11 @@ def _plan(whole: Opened, rng: Rng) -> bytes:
         elif choice == 5 and steps:
             at, to = rng.randrange(len(steps)), rng.randrange(len(steps) + 1)
             steps.insert(to, copy.deepcopy(steps[at]) if rng.random() < 0.5 else steps.pop(at))
-        elif choice == 6 and buffers:
-            rng.choice(steps or [{}]).update(
-                {"op": "copy", "src": rng.randrange(len(buffers)), "dst": rng.randrange(len(buffers))}
-            )
-            plan["steps"] = [s if s["op"] == "launch" else {k: s[k] for k in ("op", "src", "dst")} for s in steps]
+        elif choice == 6 and buffers and steps:
+            found = {"op": "copy", "src": rng.randrange(len(buffers)), "dst": rng.randrange(len(buffers))}
+            steps[rng.randrange(len(steps))] = found
+        elif choice >= 9 and (control := [step for step in steps if step["op"] not in ("launch", "copy")]):
+            _control(rng.choice(control), len(buffers), rng)
         elif choice == 7 and launches:
             rng.choice(launches)["kernel"] = rng.randrange(4)
         elif choice == 8:

@@ -117,6 +117,7 @@ def test_page(tesseracc: Runner, bundle: Path, tmp_path: Path) -> None:
     code = ("SASS", "EXIT") if disassembler_path() else ("PTX", "ld.param")
     for part in ("A layer <with> a sum.", "Tile IR", *code, "x[i] = factor * x[i]", "FACTOR = 0.5", "graph."):
         assert part in shown, part
+    assert ">matmul " in text and re.search(r"<td>[a-z ]*exp[a-z ]* div", text)  # what was fused into kernels
     assert re.search(r'class="hit"><b> +16</b>', text)  # the line of the kernel's multiplication
     tesseracc("inspect", bundle, "--html", tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text() == text
