@@ -132,7 +132,7 @@ class Unpack(_AlongRows):
         if 8 % width:  # it may reach into the next byte
             inside = byte + 1 < e.index(stored)
             word = word | e.cast(reads[0](*row, byte + 1, where=inside), "u32") << 8
-        bits = (word >> e.cast(i * width - byte * 8, "u32")) & (1 << width) - 1
+        bits = (word >> e.cast(i * width & 7, "u32")) & (1 << width) - 1
         return e.bitcast(e.cast(bits, "u8"), as_dtype(self.dtype).name)
 
     @classmethod

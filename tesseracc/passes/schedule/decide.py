@@ -1,4 +1,4 @@
-"""Whether a producer is worth moving into its readers: the three rules of `fuse`, as functions of the program alone."""
+"""Whether a producer is worth moving into its readers: the rules of `fuse`, as functions of the program alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tessera.shapes import Dim, known_equal, product
 from tesseracc.analysis.access import dependence, is_contraction
 from tesseracc.analysis.indices import walk_with_loops
 from tesseracc.ir.dialects.arith import TRANSCENDENTAL
-from tesseracc.ir.types import TensorType
+from tesseracc.ir.types import TensorType, element, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.schedule.groups import reads_of, tensors_read
 from tesseracc.passes.schedule.inline import inline, nest, point_of, pulled_value
@@ -19,6 +19,8 @@ COSTLY = TRANSCENDENTAL | {"sqrt", "rsqrt", "div", "floordiv", "mod"}
 #: operations on one tensor's elements (and on smaller ones broadcast to it) that are cheaper to repeat than to store
 #: and load
 CHEAP_OPS = 3
+#: cheap operations that a decoding may take: what reads narrow elements and gives wide ones, such as dequantisation
+DECODE_OPS = 16
 #: element operations that a contraction's term may hold before nothing more is repeated in it
 TERM_OPS = 12
 #: places at which a costly function may be computed twice (as exp in softmax)
@@ -40,12 +42,14 @@ class Move:
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one element takes: costly functions, cheap operations, tensors of the result's size read, whether
-    it holds loops."""
+    it holds loops; and whether it reads narrow elements, of half the result's bytes or fewer, and no wide tensor of the
+    result's size."""
 
     costly: int
     cheap: int
     tensors: int
     loops: bool
+    narrow: bool = False
 
     @property
     def is_view(self) -> bool:
@@ -54,6 +58,10 @@ class Cost:
     @property
     def is_free(self) -> bool:
         return self.is_view or (not (self.costly or self.loops) and self.cheap <= CHEAP_OPS and self.tensors <= 1)
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.narrow and not (self.costly or self.loops) and self.cheap <= DECODE_OPS
 
 
 def cost_of(group: Op) -> Cost:
@@ -65,7 +73,8 @@ def cost_of(group: Op) -> Cost:
     costly = cheap = 0
     points = product(group.attrs["domain"])
     tensors: set[Value] = set()
-    loops = False
+    half = size_of(element(value.type)) // 2 if value is not None else 0
+    narrow = wide = loops = False
     while pending:
         current = pending.pop()
         op = made.get(current)
@@ -77,6 +86,8 @@ def cost_of(group: Op) -> Cost:
             type_ = op["tensor"].type
             if isinstance(type_, TensorType) and known_equal(product(type_.dims), points):
                 tensors.add(op["tensor"])
+                wide |= size_of(element(type_)) > half
+            narrow |= size_of(element(type_)) <= max(half, 1)  # bytes are as narrow as storage gets, packed or not
         elif op.regions:
             loops = True
         elif name in COSTLY:
@@ -87,7 +98,7 @@ def cost_of(group: Op) -> Cost:
             pending += op.operands[1:]
         elif op.name != "schedule.read":
             pending += op.operands
-    return Cost(costly, cheap, len(tensors), loops)
+    return Cost(costly, cheap, len(tensors), loops, narrow and not wide)
 
 
 def places(reader: Op, tensor: Value) -> list[tuple[Op, tuple[Value, ...], bool]]:
@@ -123,10 +134,12 @@ def decide(
     made_here: Collection[Value],
     contractions: Collection[Value],
     sole: Collection[Value],
+    whole: Op,
 ) -> Move | None:
     """How to move a producer, or None. `stays`: its tensor must exist; `made_here`: tensors that
     groups produce, `contractions`: those of them that are contractions, `sole`: tensors
-    that the producer alone reads and that end in a loop."""
+    that the producer alone reads and that end in a loop. `whole` is the producer with the
+    pointwise groups that nothing else reads."""
     tensor = producer.result
     if pulled_value(producer) is None or len(producer.attrs["domain"]) != len(dims_of(tensor)):
         return None
@@ -139,6 +152,8 @@ def decide(
         if move is not None:
             return move
     if cost.is_free and all(_may_repeat(producer, cost, reader, tensor, made_here) for reader in readers):
+        return Move(everywhere=True)
+    if not stays and cost_of(whole).is_decoding and all(_in_load(producer, reader) for reader in readers):
         return Move(everywhere=True)
     must_write = stays or len(readers) > 1
     if cost.loops:
@@ -168,6 +183,12 @@ def _may_repeat(producer: Op, cost: Cost, reader: Op, tensor: Value, made_here: 
         return True
     operations = sum(op.defn.dialect == "arith" and op.name != "arith.constant" for op in reader.walk())
     return operations <= TERM_OPS and not any(source in made_here for source in tensors_read(producer))
+
+
+def _in_load(producer: Op, reader: Op) -> bool:
+    """Whether the reader is a contraction, and is one still when it decodes its operand where it loads it: a tile of
+    it is decoded once for all products, and the wide copy is not stored."""
+    return is_contraction(reader) is not None and is_contraction(tidy(inline(producer, reader))) is not None
 
 
 def _move_pointwise(producer: Op, cost: Cost, reader: Op, must_write: bool) -> Move | None:

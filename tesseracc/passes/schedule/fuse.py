@@ -2,12 +2,14 @@
 
 Groups are visited from the last to the first: when a producer is looked at, the groups that read it have their final
 place. Producers are in pull form (one value per point of their domain), so moving one means putting its region where
-its result is read, with the indices of the read (see inline.py). What is worth it is decided by three rules:
+its result is read, with the indices of the read (see inline.py). What is worth it is decided by four rules:
 
   free       A producer that costs little (views, casts, one or two cheap operations on one tensor) moves into every
              reader, even where a loop reads its elements many times (operands of a contraction).
   once       A pointwise producer moves into its only reader if the loops around each read visit every element once;
              with costly functions (exp, division) at most at two places, as in softmax.
+  load       What decodes narrow elements (a cast, a dequantisation by scales, unpacking) moves into the contractions
+             that read it, where each tile of the operand is filled: the wide copy is never stored.
   point      A reduction moves into its only reader if it is needed once per point of that group's domain. A reader
              over [N, D] that needs a value per row first becomes a group over [N] with an inner loop over D: so
              softmax and layer_norm become one group. A contraction moves only into a reader without other
@@ -71,6 +73,22 @@ class _Fusion:
         sources = (v for v in tensors_read(maker) if v in self.makers and known_equal(product(dims_of(v)), size))
         return any(map(self.ends_in_loop, sources))
 
+    def with_sources(self, producer: Op) -> Op:
+        """The producer with the pointwise groups in it that it alone reads, and those that they alone read."""
+        while True:
+            private = (
+                maker
+                for tensor in tensors_read(producer)
+                if (maker := self.makers.get(tensor)) is not None
+                and tensor not in self.looped | self.kept
+                and len(self.readers(tensor)) == 1
+                and len(maker.results) == 1
+            )
+            source = next(private, None)
+            if source is None:
+                return producer
+            producer = tidy(inline(source, producer))
+
     def group(self, at: int) -> Op:
         op = self.ops[at]
         assert op is not None
@@ -83,7 +101,10 @@ class _Fusion:
         stays = tensor in self.kept
         if readers:
             sole = {source for source in tensors_read(producer) if self.ends_in_loop(source)}
-            move = decide(producer, [self.group(i) for i in readers], stays, self.made, self.contractions, sole)
+            into = [self.group(i) for i in readers]
+            products = not stays and all(is_contraction(reader) is not None for reader in into)
+            whole = self.with_sources(producer) if products else producer
+            move = decide(producer, into, stays, self.made, self.contractions, sole, whole)
             if move is None:
                 return
             if move.everywhere:
