@@ -32,7 +32,7 @@ _WINDOWS = LANES // WINDOW
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """An operation of a CTA: `carry_out` does it; `columns` are those that it writes, `reads` shared granules.
+    """An operation of a CTA: `carry_out` does it; `columns` are what it writes in `ctas`, `reads` shared granules.
 
     A commit arrives at the mbarriers `targets`, during the phases noted when it lands.
     """
@@ -43,6 +43,7 @@ class Pending:
     reads: Array
     targets: Sequence[int] = ()
     phases: Sequence[int] = ()
+    ctas: Sequence[int] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -183,10 +184,14 @@ class TensorMemory:
         """One more operation of a CTA."""
         if self.launch.detect and len(operation.reads):
             self._read(w, cta, operation)
-        self.writing[cta, operation.columns] = operation.pc + 1
+        self._mark(operation)
         self.queue[cta].append(operation)
         if self.launch.asynchronous.early():
             self.land(cta, operation)
+
+    def _mark(self, operation: Pending) -> None:
+        for cta in operation.ctas:
+            self.writing[cta, operation.columns] = operation.pc + 1
 
     def _read(self, w: Wave, cta: int, operation: Pending) -> None:
         """Tells the detector of the shared granules that an operation reads."""
@@ -224,12 +229,13 @@ class TensorMemory:
         """The first `count` of a CTA's landed operations leave no marks; those of others on the same places stay."""
         landed = self.landed.pop(cta)
         for operation in landed[:count]:
-            marks = self.writing[cta, operation.columns]
-            marks[marks == operation.pc + 1] = 0
+            for written in operation.ctas:
+                marks = self.writing[written, operation.columns]
+                marks[marks == operation.pc + 1] = 0
             if len(operation.reads):
                 self.launch.asynchronous.release_reads(operation.reads)
         for operation in (*landed[count:], *self.queue[cta]):
-            self.writing[cta, operation.columns] = operation.pc + 1
+            self._mark(operation)
             if len(operation.reads):
                 self.launch.asynchronous.reading[operation.reads] = operation.pc + 1
         if landed[count:]:

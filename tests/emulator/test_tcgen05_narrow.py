@@ -287,7 +287,6 @@ def test_metadata_without_meaning() -> None:
     [
         ("mma.ws.cta_group::1.kind::f16 [%r0], %x, %x, %r1, %q;", ".ws"),
         ("mma.cta_group::1.kind::f16.ashift.collector::a::fill [%r0], [%r1], %x, %r1, %q;", ".ashift"),
-        ("mma.cta_group::2.kind::f16 [%r0], %x, %x, %r1, %q;", "pairs of CTAs"),
         ("mma.cta_group::1.kind::mxf4nvf4.block_scale [%r0], %x, %x, %r1, [%r2], [%r3], %q;", "needs a .scale_vec"),
         ("mma.cta_group::1.kind::mxf4.block_scale.block16 [%r0], %x, %x, %r1, [%r2], [%r3], %q;", "scale_vec::4X"),
         ("cp.cta_group::1.128x128b.b8x16.b4x16_p64 [%r0], %x;", "decompression .b4x16_p64"),

@@ -53,7 +53,12 @@ def check_assembles(instructions: list[tuple[str, dict[str, int]]], target: str)
 
 def check_text(body: str, target: str) -> None:
     """The assembler accepts `body` as that of a kernel."""
-    text = f".version 8.8\n.target {target}\n.address_size 64\n.visible .entry k()\n{{\n{body}\nret;\n}}\n"
+    head = f".version 8.8\n.target {target}\n.address_size 64\n.visible .entry k()\n"
+    check_module(head + f"{{\n{body}\nret;\n}}\n", target)
+
+
+def check_module(text: str, target: str) -> None:
+    """The assembler accepts a module."""
     done = subprocess.run([assembler_path(), "-arch", target, "-o", "/dev/null", "-"], input=text, text=True,
                           capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

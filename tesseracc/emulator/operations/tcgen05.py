@@ -69,11 +69,9 @@ def _whole(w: Wave) -> Array | None:
     return lanes.reshape(-1, 32)
 
 
-@instruction("tcgen05", _SECTION, ".cta_group::1: alloc dealloc ld st mma cp commit wait fence shift")
+@instruction("tcgen05", _SECTION, "alloc dealloc ld st mma cp commit wait fence shift")
 def tcgen05(i: Instruction, d: Decoder) -> Step:
     """Tensor memory: columns are allocated by warps, loaded and stored by warps, written by products and copies."""
-    if "cta_group::2" in i.mods:
-        raise ValueError("pairs of CTAs")
     action = i.mods[0]
     match action:
         case "alloc":

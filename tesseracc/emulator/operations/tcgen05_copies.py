@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tesseracc.emulator import access
 from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.findings import OUT_OF_BOUNDS
 from tesseracc.emulator.memory import SHARED_BASE
-from tesseracc.emulator.operations.tcgen05_operands import Packing, byte_places
+from tesseracc.emulator.operations.tcgen05_operands import Packing, byte_places, pair_of
 from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator.table import Step
 from tesseracc.emulator.tensor_memory import LANES, Pending
@@ -56,7 +58,7 @@ def _lanes(shape: str, mods: tuple[str, ...], rows: int) -> list[Array]:
 
 
 def copy(i: Instruction, d: Decoder) -> Step:
-    """tcgen05.cp: a matrix of shared memory into tensor memory, in the order of products."""
+    """tcgen05.cp: shared memory into tensor memory, in the order of products; of a pair each CTA its own."""
     shape = next(m for m in i.mods if m in _COPIES)
     narrow = [m for m in i.mods if m in ("b8x16", "b4x16_p64", "b6x16_p32")]
     if narrow:
@@ -66,50 +68,73 @@ def copy(i: Instruction, d: Decoder) -> Step:
     target = d.address(i.operands[0])[1]
     descriptor = d.source(i.operands[1], "b64")
 
+    pair = "cta_group::2" in i.mods
+
     def run(w: Wave) -> None:
-        memory = w.launch.tensor_memory
         given = w.spread(target(w)).tolist(), w.spread(descriptor(w)).tolist()
         for lane, where, source in zip(w.lanes.tolist(), *given):
-            cta = int(w.cta[lane])
-            at = memory.place(w, cta, None, int(where) & 0xFFFFFFFF, rows, width // 4)
-            places = byte_places(w, cta, int(source), rows, width, _BYTES, False, "")
-            if at is None or places is None:
-                continue
-            granules = np.unique(places // 4)
-            w.launch.asynchronous.proxy_read(w, granules, lane, True)
-            span = slice(at[1], at[1] + width // 4)
-            memory.check_stores(w, cta, range(4), span)
-            memory.race(w, cta, range(4), span, lane, "write")
-
-            def carry_out(
-                cta: int = cta, at: tuple[int, int] = at, places: Array = places, span: slice = span
-            ) -> None:
-                words = np.ascontiguousarray(w.launch.shared.data[places]).view(np.uint32)
-                for lanes in lanes_of_rows:
-                    memory.data[cta, at[0] + lanes, span] = words
-
-            memory.issue(w, cta, Pending(w.pc, carry_out, span, granules))
+            moves: list[_Move] = []
+            for cta in pair_of(w, lane) if pair else (int(w.cta[lane]),):
+                at = w.launch.tensor_memory.place(w, cta, None, int(where) & 0xFFFFFFFF, rows, width // 4)
+                places = byte_places(w, cta, int(source), rows, width, _BYTES, False, "")
+                if at is not None and places is not None:
+                    moves.append(_Move(cta, at, places, [at[0] + lanes for lanes in lanes_of_rows]))
+            if moves:
+                _issue(w, lane, moves, width // 4)
 
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """The copy of one CTA: rows of bytes at `places` go to each of `lanes`."""
+
+    cta: int
+    at: tuple[int, int]
+    places: Array
+    lanes: list[Array]
+
+
+def _issue(w: Wave, lane: int, moves: list[_Move], width: int) -> None:
+    memory, first = w.launch.tensor_memory, moves[0].at[1]
+    span = slice(first, first + width)
+    granules = np.unique(np.concatenate([move.places.reshape(-1) // 4 for move in moves]))
+    w.launch.asynchronous.proxy_read(w, granules, lane, True)
+    for move in moves:
+        memory.check_stores(w, move.cta, range(4), span)
+        memory.race(w, move.cta, range(4), span, lane, "write")
+
+    def carry_out() -> None:
+        for move in moves:
+            words = np.ascontiguousarray(w.launch.shared.data[move.places]).view(np.uint32)
+            for lanes in move.lanes:
+                memory.data[move.cta, lanes, span] = words
+
+    ctas = tuple(move.cta for move in moves)
+    memory.issue(w, int(w.cta[lane]), Pending(w.pc, carry_out, span, granules, ctas=ctas))
 
 
 def shift(i: Instruction, d: Decoder) -> Step:
     """tcgen05.shift.down: rows move down by one lane, 32 bytes of each; the last keeps what it holds."""
     target = d.address(i.operands[0])[1]
+    pair = "cta_group::2" in i.mods
 
     def run(w: Wave) -> None:
         memory = w.launch.tensor_memory
         for lane, where in zip(w.lanes.tolist(), w.spread(target(w)).tolist()):
-            cta = int(w.cta[lane])
-            at = memory.place(w, cta, None, int(where) & 0xFFFFFFFF, 1, 8)
-            if at is None:
+            ctas = pair_of(w, lane) if pair else (int(w.cta[lane]),)
+            placed = [memory.place(w, cta, None, int(where) & 0xFFFFFFFF, 1, 8) for cta in ctas]
+            at = placed[0] if placed else None
+            if at is None or None in placed:
                 continue
-            span = slice(at[1], at[1] + 8)
-            memory.race(w, cta, range(4), span, lane, "write")
+            span, first = slice(at[1], at[1] + 8), at[0]
+            for cta in ctas:
+                memory.race(w, cta, range(4), span, lane, "write")
 
-            def carry_out(cta: int = cta, span: slice = span, first: int = at[0]) -> None:
-                memory.data[cta, first : LANES - 1, span] = memory.data[cta, first + 1 : LANES, span].copy()
+            def carry_out(ctas: tuple[int, ...] = ctas, span: slice = span, first: int = first) -> None:
+                for cta in ctas:
+                    memory.data[cta, first : LANES - 1, span] = memory.data[cta, first + 1 : LANES, span].copy()
 
-            memory.issue(w, cta, Pending(w.pc, carry_out, span, _NOTHING))
+            memory.issue(w, int(w.cta[lane]), Pending(w.pc, carry_out, span, _NOTHING, ctas=ctas))
 
     return run

@@ -19,8 +19,8 @@ from tesseracc.emulator.tensor_memory import LANES, WINDOW
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
-__all__ = ["KINDS", "Metadata", "Packing", "Shape", "byte_places", "packing", "read_scales", "rows_of", "scaling",
-           "shape_of_descriptor"]  # fmt: skip
+__all__ = ["KINDS", "Metadata", "Packing", "Shape", "Share", "byte_places", "packing", "pair_of", "read_scales",
+           "scaling", "shape_of_descriptor"]  # fmt: skip
 
 _NARROW = {0: "e4m3", 1: "e5m2", 3: "e2m3", 4: "e3m2", 5: "e2m1"}
 #: kind -> element types by their code in the descriptor, columns of A in a dense product
@@ -69,10 +69,39 @@ def shape_of_descriptor(kind: str, bits: int, sparse: bool) -> Shape:
     )  # fmt: skip
 
 
-def rows_of(m: int) -> Array:
-    """The lane of every row of D, relative to its address."""
-    i = np.arange(m)
-    return i if m == LANES else i % 16 + i // 16 * WINDOW
+class Share:
+    """What one CTA computes of D: `m` rows, `n` columns (PTX ISA, Data Path Layout Organization).
+
+    128 rows lie in the 128 lanes; 64 in sixteen lanes of every window of 32, or, `split`, in 64 lanes, the second half
+    of the columns in the other 64, which then have a copy of A of their own.
+
+    `lanes`, `columns` [m, n or 1]: where an element lies; `height`, `width`: lanes and columns that D spans.
+    """
+
+    def __init__(self, m: int, n: int, split: bool) -> None:
+        self.m, self.n, self.split = m, n, split
+        i, j = np.arange(m)[:, None], np.arange(n)[None]
+        self.width = n // 2 if split else n
+        self.halves = [slice(0, self.width), slice(self.width, n)] if split else [slice(0, n)]
+        self.lanes = i + 64 * (j // self.width) if split else i if m == LANES else i % 16 + i // 16 * WINDOW
+        self.columns = j % self.width
+        self.height = LANES if split else int(self.lanes.max()) + 1
+        self.copies = [self.lanes[:, half.start % self.lanes.shape[1]] for half in self.halves]
+
+    def windows(self, half: int) -> list[tuple[slice, int]]:
+        """(rows, window of 32 lanes) that make up a half of the columns; for products with scales."""
+        count = self.m // WINDOW
+        return [(slice(k * WINDOW, k * WINDOW + WINDOW), half * count + k) for k in range(count)]
+
+
+def pair_of(w: Wave, lane: int) -> tuple[int, int] | tuple[()]:
+    """The CTAs of a pair, the one of even rank first; empty (reported) where the cluster has none."""
+    cta, size = int(w.cta[lane]), w.launch.cluster_size
+    if size % 2:
+        w.log.add(BAD_STATE, f".cta_group::2 in clusters of {size}: pairs need an even number of CTAs", w.code[w.pc])
+        return ()
+    even = cta - cta % size % 2
+    return even, even + 1
 
 
 # -- elements --------------------------------------------------------------------------------------------------------
@@ -178,7 +207,7 @@ def read_scales(cells: Array, rows: int, place: int, s: Scaling) -> Array:
 
 
 class Metadata:
-    """Where tensor memory holds the metadata of a sparse A [m, k]; `bits`: of what holds an element.
+    """Where tensor memory holds the metadata of a CTA's part of a sparse A [m, k]; `bits`: of what holds an element.
 
     With elements of 16 and 32 bits one of two columns, which the selector names: lane 8 h + r of sixteen has four
     entries of row r in its lower half and of row r + 8 in its upper, of the columns from h k / 2 on. With 8 and 4 bits
@@ -187,16 +216,16 @@ class Metadata:
     `selectors`: how many there are.
     """
 
-    def __init__(self, s: Shape, bits: int) -> None:
+    def __init__(self, s: Shape, bits: int, own: Share) -> None:
         self.grain: Granularity = granularity(s.a, bits)
-        chunk, row = np.arange(s.k // self.grain.chunk)[None], np.arange(s.m)[:, None]
+        chunk, row = np.arange(s.k // self.grain.chunk)[None], np.arange(own.m)[:, None]
         if bits >= 16:
             self.selectors = 2
-            self.lane = rows_of(s.m)[row // 16 * 16] + row % 8 + chunk // 4 * 8
+            self.lane = own.lanes[row // 16 * 16, 0] + row % 8 + chunk // 4 * 8
             self.column, self.bit = s.selector + 0 * chunk, row // 8 % 2 * 16 + chunk % 4 * 4
         else:
             self.selectors = 1
-            self.lane = rows_of(s.m)[row] + 0 * chunk
+            self.lane = own.lanes[row, 0] + 0 * chunk
             self.column, self.bit = chunk // 8, chunk % 8 * 4
         self.legal = self.grain.legal(ordered=True)
         if not self.grain.halves:

@@ -1,7 +1,7 @@
-"""tcgen05.mma: products that run asynchronously on tensor memory, dense, sparse and block-scaled.
+"""tcgen05.mma: products that run asynchronously on tensor memory, dense, sparse and block-scaled, by a CTA or a pair.
 
-Element (i, j) of D lies in column j of lane i for 128 rows; 64 rows take 16 lanes of each window. A row of A in tensor
-memory lies in the same lane, its elements packed along the columns. D of f16 takes the low half of its column.
+A row of A in tensor memory lies in the lane of the row of D, its elements packed along the columns. D of f16 takes the
+low half of its column. Of a pair each CTA has half of the rows of A and D, and half of the rows of B (columns of D).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from tesseracc.emulator.operations.tcgen05_operands import (
     Metadata,
     Packing,
     Shape,
+    Share,
     byte_places,
     packing,
+    pair_of,
     read_scales,
-    rows_of,
 )
 from tesseracc.emulator.ptx import Address, Imm, Instruction, Operand, Vector
 from tesseracc.emulator.table import Step
@@ -39,13 +40,14 @@ _WINDOWS = range(LANES // WINDOW)
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What the text of an instruction says. `scale`: factor of the old D."""
+    """What the text of an instruction says. `scale`: factor of the old D; `ctas`: how many take part."""
 
     kind: str
     mods: tuple[str, ...]
     in_tensor_memory: bool
     sparse: bool
     scale: float
+    ctas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class _Call:
 
 
 def product(i: Instruction, d: Decoder) -> Step:
-    """tcgen05.mma: D = A B (+ D) for one CTA, A in shared or tensor memory, B in shared memory."""
+    """tcgen05.mma: D = A B (+ D), A in shared or tensor memory, B in shared memory."""
     unknown = [word for word in i.mods if word in ("ws", "ashift")]
     if unknown:
         raise ValueError(f".{unknown[0]}")
@@ -94,7 +96,8 @@ def product(i: Instruction, d: Decoder) -> Step:
         raise ValueError("scale-input-d must be an integer constant")
     if rest:
         raise ValueError(f"{len(rest)} operands too many")
-    form = _Form(kind, i.mods, in_tensor_memory, sparse, 2.0 ** -int(last.value))
+    ctas = 2 if "cta_group::2" in i.mods else 1
+    form = _Form(kind, i.mods, in_tensor_memory, sparse, 2.0 ** -int(last.value), ctas)
 
     def run(w: Wave) -> None:
         def column(source: Source | None) -> list[int]:
@@ -104,7 +107,7 @@ def product(i: Instruction, d: Decoder) -> Step:
         scale_columns, masks = [column(f) for f in scales], [column(f) for f in masked]
         for k, lane in enumerate(w.lanes.tolist()):
             where, a, b, bits, meta, add = (values[k] for values in given)
-            off = np.zeros(LANES, np.bool_)
+            off = np.zeros(ctas * LANES, np.bool_)
             for word, mask in enumerate(masks):
                 off[word * 32 : word * 32 + 32] = [bool(mask[k] >> bit & 1) for bit in range(32)]
             addresses = tuple(values[k] & 0xFFFFFFFF for values in scale_columns)
@@ -123,7 +126,9 @@ def _read_descriptor(w: Wave, f: _Form, bits: int) -> tuple[Shape, Scaling | Non
         w.log.add(BAD_STATE, f"instruction descriptor {bits:#x} names no format of kind::{f.kind}", code)
         return None
     scaled = f.kind.startswith("mx")
-    if s.m not in ((128,) if scaled else (64, 128)) or not 8 <= s.n <= 256 or (s.n % 16 and s.m == 128 and not scaled):
+    rows = (128,) if scaled else (64, 128)
+    step = 8 if scaled or s.m == 64 else 16
+    if s.m not in (rows if f.ctas == 1 else (128, 256)) or not 8 <= s.n <= 256 or s.n % (step * f.ctas):
         w.log.add(BAD_STATE, f"a product of {s.m} x {s.n} is not one of the instruction's shapes", code)
         return None
     if s.sparse != f.sparse:
@@ -173,58 +178,99 @@ def _in_tensor(
     return _Operand(lambda: read(np.ascontiguousarray(memory.data[cta][lanes, slice(*area)])), area=area, lane=at[0])
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one CTA reads: A, the scales of both, metadata. D starts at lane `at[0]`, column `at[1]`."""
+
+    cta: int
+    at: tuple[int, int]
+    left: _Operand
+    scales: list[_Operand]
+    metadata: _Operand | None
+    keep: Array  # [rows, 1]: rows of D that stay
+
+    @property
+    def operands(self) -> list[_Operand]:
+        return [self.left, *self.scales, *([self.metadata] if self.metadata else [])]
+
+
+def _part(w: Wave, cta: int, f: _Form, call: _Call, s: Shape, scaling: Scaling | None, own: Share,
+          off: Array) -> _Part | None:  # fmt: skip
+    """The part of a CTA; None (reported) where an operand is wrong."""
+    depth = s.k // 2 if f.sparse else s.k
+    pack = packing(f.kind, s.a, f.in_tensor_memory)
+    at = w.launch.tensor_memory.place(w, cta, None, call.d, own.height, own.width)
+    left: _Operand | None
+    if f.in_tensor_memory:
+
+        def read(cells: Array) -> Array:
+            return np.stack([pack.values(cells[rows].view(np.uint8)) for rows in own.copies])
+
+        left = _in_tensor(w, cta, call.a & 0xFFFFFFFF, own.height, pack.width(depth) // 4, read)
+    else:
+        left = _in_shared(w, cta, call.a, own.m, depth, pack, s.transposed_a, f.kind)
+    scales = [] if scaling is None else [
+        _scales(w, cta, call.scales[0], own.m, s.scales[0], scaling),
+        _scales(w, cta, call.scales[1], own.width, s.scales[1], scaling),
+    ]  # fmt: skip
+    metadata: _Operand | None = None
+    if f.sparse:
+        held_in = 4 if f.kind in ("mxf4", "mxf4nvf4") else max(8, pack.bits)
+        metadata = _metadata(w, cta, call.metadata, s, held_in, own)
+    if at is None or left is None or None in scales or (f.sparse and metadata is None):
+        return None
+    part = _Part(cta, at, left, [o for o in scales if o], metadata, off[at[0] + own.lanes[:, 0]][:, None])
+    if own.height < LANES and any(o.lane != at[0] for o in part.operands if o.area):
+        w.log.add(BAD_STATE, "D and what else of a product of 64 rows is in tensor memory start at different lanes",
+                  w.code[w.pc])  # fmt: skip
+    return part
+
+
 def _issue(w: Wave, lane: int, f: _Form, call: _Call) -> None:
     """Checks every operand and queues the product."""
     found = _read_descriptor(w, f, call.bits)
-    if found is None:
+    ctas = pair_of(w, lane) if f.ctas == 2 else (int(w.cta[lane]),)
+    if found is None or not ctas:
         return
     s, scaling = found
-    memory, cta = w.launch.tensor_memory, int(w.cta[lane])
-    rows = rows_of(s.m)
-    height, depth = int(rows.max()) + 1, s.k // 2 if f.sparse else s.k
-    pack_a, pack_b = packing(f.kind, s.a, f.in_tensor_memory), packing(f.kind, s.b, False)
-    at = memory.place(w, cta, None, call.d, height, s.n)
-    if f.in_tensor_memory:
-        left = _in_tensor(w, cta, call.a & 0xFFFFFFFF, height, pack_a.width(depth) // 4,
-                          lambda cells: pack_a.values(cells[rows].view(np.uint8)))  # fmt: skip
-    else:
-        left = _in_shared(w, cta, call.a, s.m, depth, pack_a, s.transposed_a, f.kind)
-    read = [left, _in_shared(w, cta, call.b, s.n, s.k, pack_b, s.transposed_b, f.kind)]
-    if scaling is not None:
-        for address, count, place in zip(call.scales, (s.m, s.n), s.scales):
-            read.append(_scales(w, cta, address, count, place, scaling))
-    if f.sparse:
-        held_in = 4 if f.kind in ("mxf4", "mxf4nvf4") else max(8, pack_a.bits)
-        read.append(_metadata(w, cta, call.metadata, s, held_in, height))
-    if at is None or any(o is None for o in read):
+    memory = w.launch.tensor_memory
+    own = Share(s.m // f.ctas, s.n, split=f.ctas == 2 and s.m == LANES and not f.sparse)
+    pack = packing(f.kind, s.b, False)
+    right = [_in_shared(w, c, call.b, s.n // f.ctas, s.k, pack, s.transposed_b, f.kind) for c in ctas]
+    offs = call.off.reshape(f.ctas, LANES)
+    parts = [_part(w, c, f, call, s, scaling, own, off) for c, off in zip(ctas, offs)]
+    rights, shares = [o for o in right if o], [part for part in parts if part]
+    if len(rights) < f.ctas or len(shares) < f.ctas:
         return
-    used = [o for o in read if o is not None]
-    if s.m == 64 and any(o.lane != at[0] for o in used if o.area):
-        w.log.add(BAD_STATE, "D and what else of a product of 64 rows is in tensor memory start at different lanes",
-                  w.code[w.pc])  # fmt: skip
+    used = rights + [o for part in shares for o in part.operands]
     granules = np.unique(np.concatenate([o.shared.reshape(-1) // 4 for o in used]))
     w.launch.asynchronous.proxy_read(w, granules, lane, True)
-    span = slice(at[1], at[1] + s.n)
-    memory.check_stores(w, cta, _WINDOWS, span)
-    memory.race(w, cta, _WINDOWS, span, lane, "write")
-    for o in used:
-        if o.area:
-            memory.check_stores(w, cta, _WINDOWS, slice(*o.area))
-            memory.race(w, cta, _WINDOWS, slice(*o.area), lane, "read")
-    keep = call.off[at[0] + rows][:, None]
+    for part in shares:
+        written = part.at[1], part.at[1] + own.width
+        for kind, area in [("write", written), *(("read", o.area) for o in part.operands if o.area)]:
+            memory.check_stores(w, part.cta, _WINDOWS, slice(*area))
+            memory.race(w, part.cta, _WINDOWS, slice(*area), lane, kind)
 
     def carry_out() -> None:
-        x, y, *others = (o.get() for o in used)
-        places = others.pop() if f.sparse else None
-        x, y = -x if s.negate_a else x, -y if s.negate_b else y
-        cells = memory.data[cta]
-        old = np.ascontiguousarray(cells[at[0] + rows][:, span])
-        products = _scaled(x, y, others, places) if others else _dot(x, y, places)
-        result = _accumulate(s, products, old, f.scale if call.add else None)
-        cells[(at[0] + rows)[:, None], np.arange(s.n)[None] + at[1]] = np.where(keep, old, result)
+        y = np.concatenate([o.get() for o in rights])
+        for part in shares:
+            _multiply(memory.data[part.cta], part, -y if s.negate_b else y, s, own, f.scale if call.add else None)
 
     w.counters.mma[f"tcgen05{'.sp' if f.sparse else ''}.m{s.m}n{s.n}k{s.k}.{s.a}"] += 1
-    memory.issue(w, cta, Pending(w.pc, carry_out, span, granules))
+    span = slice(shares[0].at[1], shares[0].at[1] + own.width)
+    memory.issue(w, int(w.cta[lane]), Pending(w.pc, carry_out, span, granules, ctas=ctas))
+
+
+def _multiply(cells: Array, part: _Part, y: Array, s: Shape, own: Share, scale: float | None) -> None:
+    """The part of a CTA into its `cells`."""
+    x = part.left.get()
+    x = x[None] if x.ndim == 2 else x
+    scales = [o.get() for o in part.scales]
+    places = part.metadata.get() if part.metadata else None
+    products = _products(-x if s.negate_a else x, y, scales, places, own)
+    where = part.at[0] + own.lanes, part.at[1] + own.columns
+    old = cells[where]
+    cells[where] = np.where(part.keep, old, _accumulate(s, products, old, scale))
 
 
 def _scales(w: Wave, cta: int, address: int, rows: int, place: int, s: Scaling) -> _Operand | None:
@@ -232,9 +278,9 @@ def _scales(w: Wave, cta: int, address: int, rows: int, place: int, s: Scaling) 
     return _in_tensor(w, cta, address, LANES, -(-rows // WINDOW), lambda cells: read_scales(cells, rows, place, s))
 
 
-def _metadata(w: Wave, cta: int, address: int, s: Shape, bits: int, height: int) -> _Operand | None:
+def _metadata(w: Wave, cta: int, address: int, s: Shape, bits: int, own: Share) -> _Operand | None:
     """The column [m, k / 2] of every element of A that is given; entries without meaning are reported."""
-    layout, code = Metadata(s, bits), w.code[w.pc]
+    layout, code = Metadata(s, bits, own), w.code[w.pc]
     if s.selector >= layout.selectors or (layout.selectors > 1 and address & 1):
         w.log.add(BAD_STATE, f"sparsity selector {s.selector} of metadata in column {address & 0xFFFF}", code)
         return None
@@ -249,7 +295,7 @@ def _metadata(w: Wave, cta: int, address: int, s: Shape, bits: int, height: int)
             w.log.add(BAD_STATE, words, code, count=int(wrong.sum()))
         return layout.grain.places(entries)
 
-    return _in_tensor(w, cta, address, height, 2, read)
+    return _in_tensor(w, cta, address, own.height, 2, read)
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------
@@ -260,15 +306,20 @@ def _dot(x: Array, y: Array, places: Array | None) -> Array:
     return x @ y.T if places is None else sparsity.dot(x, places, y.T)
 
 
-def _scaled(x: Array, y: Array, scales: list[Array], places: Array | None) -> Array:
-    """The same with factors for blocks along k, every window of 32 rows with its own copy of them."""
-    out = []
-    for window, (of_a, of_b) in enumerate(zip(*scales)):
-        part = slice(window * WINDOW, window * WINDOW + WINDOW)
-        left = x[part] * np.repeat(of_a[part], x.shape[1] // of_a.shape[1], axis=1)
-        right = y * np.repeat(of_b, y.shape[1] // of_b.shape[1], axis=1)
-        out.append(_dot(left, right, None if places is None else places[part]))
-    return np.concatenate(out)
+def _products(x: Array, y: Array, scales: list[Array], places: Array | None, own: Share) -> Array:
+    """A [copies, m, .] times B; with factors for blocks along k, of which every window of 32 lanes has its own copy."""
+    out = np.zeros((own.m, own.n))
+    for half, columns in enumerate(own.halves):
+        left, right = x[half % len(x)], y[columns]
+        if not scales:
+            out[:, columns] = _dot(left, right, places)
+            continue
+        of_a, of_b = scales
+        for rows, window in own.windows(half):
+            a = left[rows] * np.repeat(of_a[window][rows], left.shape[1] // of_a.shape[2], axis=1)
+            b = right * np.repeat(of_b[window], right.shape[1] // of_b.shape[2], axis=1)
+            out[rows, columns] = _dot(a, b, None if places is None else places[rows])
+    return out
 
 
 def _accumulate(s: Shape, products: Array, old: Array, scale: float | None) -> Array:
