@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 
+import pytest
+
 from tests.bundle import kill
 
 
@@ -19,5 +21,10 @@ def test_killed_writers_leave_whole_files() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_killed_commands_leave_whole_files() -> None:
-    assert kill.commands(4, random.Random(5)) >= 1
+    assert kill.commands(6, random.Random(5)) >= 1
+
+
+def test_killed_trainings_leave_whole_states() -> None:
+    assert kill.training(2, random.Random(6)) == 2
