@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tesseracc.emulator.findings import ASYNC_HAZARD, MISALIGNED, OUT_OF_BOUNDS, UNINITIALISED
-from tesseracc.emulator.memory import (
-    CONST_BASE,
-    LOCAL_BASE,
-    PARAM_BASE,
-    RANK_SHIFT,
-    SHARED_BASE,
-    WINDOW_BITS,
-    Segment,
-)  # fmt: skip
+from tesseracc.emulator.memory import BASES, RANK_SHIFT, WINDOW_BITS, Segment
 from tesseracc.emulator.races import Shadow
 from tesseracc.emulator.tensor_map import CHUNK
 from tesseracc.emulator.types import Array, container
@@ -30,9 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "atomic", "load", "load_chunks", "mark_initialised", "observe", "places_of", "resolve_shared",
            "shadow_of", "store"]  # fmt: skip
 
-_WINDOWS = {SHARED_BASE >> WINDOW_BITS: "shared", LOCAL_BASE >> WINDOW_BITS: "local",
-            PARAM_BASE >> WINDOW_BITS: "param", CONST_BASE >> WINDOW_BITS: "const"}  # fmt: skip
-_BASES = {"shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "const": CONST_BASE}
+_WINDOWS = {base >> WINDOW_BITS: space for space, base in BASES.items() if base}
 
 
 class Place:
@@ -142,6 +132,8 @@ def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int)
         step = np.diff(place.offset) if int(place.offset[-1] - place.offset[0]) == (len(lanes) - 1) * width else None
         place.dense = step is not None and bool((step == width).all())
         out.append(place)
+    elif at is None and (address >> np.uint64(WINDOW_BITS) == BASES["const"] >> WINDOW_BITS).any():
+        return _generic(w, address, lanes, width)  # constants lie in global memory too, at their generic addresses
     else:
         segments = memory.segments
         bases = np.array([s.base for s in segments], np.uint64)
@@ -177,7 +169,7 @@ def _generic(w: Wave, address: Array, lanes: Array, width: int) -> list[Place]:
         if space is None:
             out.extend(_global(w, sub, who, at, width))
             continue
-        local = sub - np.uint64(_BASES[space])
+        local = sub - np.uint64(BASES[space])
         kept = w.sel
         w.select(who)
         for place in places_of(w, space, local, width):

@@ -193,6 +193,8 @@ class AsyncEngine:
                 clash = marks[run]
                 if clash.any():
                     other = self.origin(int(clash[np.flatnonzero(clash)[0]]))
+                    if "reduce" in other.mods and "reduce" in w.code[op.pc].mods:
+                        continue  # reductions into one place take turns
                     message = f"a copy is issued into shared memory that an asynchronous operation {what}"
                     w.log.add(ASYNC_HAZARD, message, w.code[w.pc], other)
                     break

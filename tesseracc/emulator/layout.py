@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tesseracc.emulator.findings import EmulatorError
-from tesseracc.emulator.memory import GlobalMemory, Segment
+from tesseracc.emulator.memory import BASES, GlobalMemory, Segment
 from tesseracc.emulator.program import Program
 from tesseracc.emulator.ptx import Symbol
 from tesseracc.emulator.types import TYPES, Array
@@ -95,7 +95,10 @@ class Layout:
             target = name.removeprefix("generic ")
             if target not in self.symbols:
                 raise EmulatorError("E940", f"initialiser of `{symbol.name}` names the unknown `{target}`")
-            data[offset : offset + width] = (self.symbols[target][1] + addend).to_bytes(width, "little")
+            space, address = self.symbols[target]
+            if target != name:
+                address += BASES.get(space, 0)
+            data[offset : offset + width] = (address + addend).to_bytes(width, "little")
         return bytes(data)
 
     def release(self, memory: GlobalMemory) -> None:

@@ -15,10 +15,7 @@ import numpy as np
 from tesseracc.emulator.findings import EmulatorError
 from tesseracc.emulator.types import Array
 
-__all__ = [
-    "CONST_BASE", "GlobalMemory", "Known", "LOCAL_BASE", "PARAM_BASE", "RANK_SHIFT", "SHARED_BASE", "Segment",
-    "WINDOW_BITS",
-]  # fmt: skip
+__all__ = ["BASES", "PARAM_BASE", "RANK_SHIFT", "SHARED_BASE", "WINDOW_BITS", "GlobalMemory", "Known", "Segment"]
 
 # Windows of the generic address space: 2^40 bytes each.
 WINDOW_BITS = 40
@@ -26,6 +23,7 @@ SHARED_BASE = 0x7F << WINDOW_BITS
 LOCAL_BASE = 0x7E << WINDOW_BITS
 PARAM_BASE = 0x7D << WINDOW_BITS
 CONST_BASE = 0x7C << WINDOW_BITS
+BASES = {"shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "const": CONST_BASE, "global": 0}
 # A shared::cluster address of CTA rank r is (r + 1) << RANK_SHIFT | offset; rank field 0 is the executing CTA itself.
 RANK_SHIFT = 24
 

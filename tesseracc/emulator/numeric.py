@@ -282,9 +282,11 @@ def fma64(a: Array, b: Array, c: Array, mode: str = "rn") -> Array:
     v = sum_odd(tl, ul)
     z = th + v
     if mode != "rn":
-        z = exact_f64(lambda p, q, r: p * q + r, mode, _fma_special(a, b, c), a, b, c)
-        cancelled = (z == 0) & (a * b == -c) & (a != 0) & (b != 0) & (mode == "rm")
-        return np.where(cancelled, -0.0, z)[()]
+        near = _fma_special(a, b, c)
+        if mode == "rm":  # an exact zero of opposite terms is -0
+            opposite = np.signbit(a) ^ np.signbit(b) ^ np.signbit(c)
+            near = np.where((near == 0) & opposite, -0.0, near)
+        return exact_f64(lambda p, q, r: p * q + r, mode, near, a, b, c)[()]
     low, high = 2.0**-450, 2.0**450
     safe = np.ones(np.shape(z), np.bool_)
     for x in (a, b):

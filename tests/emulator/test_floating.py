@@ -273,3 +273,13 @@ def test_testp() -> None:
         ("normal", np.isfinite(x) & ~small), ("subnormal", small & (x != 0)),
     ):  # fmt: skip
         same_bits(lanewise(f"testp.{what}.f32 %d, %0;", a, out=bool), want)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("f32", np.float32), ("f64", np.float64)])
+def test_zeros_of_fma_toward_minus_infinity(kind: str, dtype: Any) -> None:
+    """An exact zero of opposite terms is -0; a positive product too small for the type is +0."""
+    tiny = np.finfo(dtype).tiny
+    rows = [(-3, -0.0, -0.0, -0.0), (3, 0.0, -0.0, -0.0), (3, -0.0, -0.0, -0.0), (0.0, 0.0, 0.0, 0.0), (2, 3, -6, -0.0),
+            (-2, 3, 6, -0.0), (tiny, tiny, 0.0, 0.0), (tiny, tiny, -0.0, 0.0), (2, 3, 0.0, 6)]  # fmt: skip
+    a, b, c, want = (np.array(column, dtype) for column in zip(*rows))
+    same_bits(lanewise(f"fma.rm.{kind} %d, %0, %1, %2;", a, b, c, out=dtype), want)

@@ -123,6 +123,14 @@ def test_carry_chain(bits: int) -> None:
             assert int(high[k]) == whole >> bits & (1 << bits) - 1
 
 
+def test_the_flag_of_a_subtraction_is_a_carry() -> None:
+    """What addc adds after sub.cc and subc.cc: 1 where nothing was borrowed. __int128 division of nvcc lives by it."""
+    a, b, c, d = (values("u32", s) for s in (24, 25, 26, 27))
+    got = lanewise("sub.cc.u32 %d, %0, %2; subc.cc.u32 %d, %1, %3; addc.u32 %d, 0, 0;", a, b, c, d)
+    left, right = (x.astype(np.uint64) | y.astype(np.uint64) << np.uint64(32) for x, y in ((a, b), (c, d)))
+    same_bits(got, (left >= right).astype(np.uint32))
+
+
 def test_mad_carry() -> None:
     a, b, c, d = (values("u32", s) for s in (20, 21, 22, 23))
     text = "mad.lo.cc.u32 %d0, %0, %1, %2; madc.hi.u32 %d1, %0, %1, %3;"

@@ -83,7 +83,7 @@ def addc(i: Instruction, d: Decoder) -> Step:
 
 @instruction("subc", _CARRY, "u32 s32 u64 s64, .cc")
 def subc(i: Instruction, d: Decoder) -> Step:
-    """d = a - (b + CC.CF); .cc writes the borrow out."""
+    """d = a - b - (1 - CC.CF): CC.CF is the carry of a + ~b + 1, that is, no borrow."""
     return _with_carry(i, d, carry_in=True, subtract=True)
 
 
@@ -95,11 +95,12 @@ def _with_carry(i: Instruction, d: Decoder, carry_in: bool, subtract: bool) -> S
 
     def run(w: Wave) -> None:
         x, y = a(w), b(w)
-        c = w.get_carry().astype(one) if carry_in else one(0)
-        if subtract:
+        if subtract:  # a + ~b + 1: the flag is the carry of that sum, which is what a following addc adds
+            c = (~w.get_carry()).astype(one) if carry_in else one(0)
             r = x - y - c
-            out = (x < y) | ((x == y) & (c != 0))
+            out = ~((x < y) | ((x == y) & (c != 0)))
         else:
+            c = w.get_carry().astype(one) if carry_in else one(0)
             r = x + y + c
             out = (r < x) | ((r == x) & (c != 0) & (y != 0))
         if "cc" in i.mods:

@@ -5,21 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from tesseracc.emulator.decode import Decoder
-from tesseracc.emulator.memory import (
-    CONST_BASE,
-    LOCAL_BASE,
-    PARAM_BASE,
-    RANK_SHIFT,
-    SHARED_BASE,
-    WINDOW_BITS,
-)  # fmt: skip
+from tesseracc.emulator.memory import BASES, RANK_SHIFT, SHARED_BASE, WINDOW_BITS
 from tesseracc.emulator.ptx import Instruction, Reg, Vector
 from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.types import TYPES, Array, where
 from tesseracc.emulator.wave import Wave
 
 _SECTION = "9.7.9 Data Movement and Conversion"
-BASES = {"shared": SHARED_BASE, "local": LOCAL_BASE, "param": PARAM_BASE, "const": CONST_BASE, "global": 0}
 
 
 @instruction("mov", _SECTION + ": mov", "pred b16..b128 u s f; packing and unpacking of vectors")

@@ -11,3 +11,4 @@ one narrow sm_90
 one library sm_90
 one cluster sm_90a
 one gemm sm_90a
+one odd sm_80
