@@ -228,6 +228,21 @@ def check_assembles(product: str) -> None:
     wp.check_text(registers_ + product, "sm_100a")
 
 
+@pytest.mark.parametrize(("element", "form"), [("e2m1", "b4x16_p64"), ("e2m3", "b6x16_p32"), ("e3m2", "b6x16_p32")])
+def test_copies_that_widen(element: str, form: str) -> None:
+    """Into the bytes that a product takes A from: e2m1 in the middle, elements of six bits at the bottom."""
+    rng = np.random.default_rng(3)
+    values = narrow(element, (128, 32), rng)
+    rows = shared_rows(values, element, "f8f6f4", rng)
+    copy = f"tcgen05.cp.cta_group::1.128x256b.b8x16.{form} [%d], %tmp;"
+    body = descriptor("s", 128, 256, 0) + f"@%one {copy}\n{WAIT}"
+    body += f"tcgen05.ld.sync.aligned.32x32b.x8.b32 {registers(8)}, [%addr];\ntcgen05.wait::ld.sync.aligned;\n"
+    out, report, _ = run(body + save(8, 8), core_image(rows), 8)
+    assert not report.findings, report.findings[0].render()
+    np.testing.assert_array_equal(out.view(np.uint8).reshape(128, 32), wp.patterns(values, element, packed=False))
+    wp.check_text(f".reg .b32 %d; .reg .b64 %tmp;\n{copy}", "sm_100a")
+
+
 def test_scales_belong_into_every_window() -> None:
     """Copied to two windows only, the rows of the others are scaled by what their window holds."""
     case = Case("mxf8f6f4", "e4m3", "e4m3", 32, 128, (1, "ue8m0"))
@@ -259,7 +274,7 @@ def test_nan_scales_and_infinite_sums() -> None:
         ("mxf8f6f4", "e4m3", (1, "ue8m0"), "", 12 << 24, "64 x 16"),
         ("mxf4", "e2m1", (2, "ue8m0"), "", 1 << 29, "no place of 2 scales"),
         ("mxf4nvf4", "e2m1", (4, "ue4m3"), ".block16", 1 << 5, "no place of 4 scales"),
-        ("mxf4", "e2m1", (2, "ue8m0"), "", 1 << 31, "no place"),
+        ("mxf4", "e2m1", (2, "ue8m0"), "", 1 << 31, "k = 96"),
         ("mxf4", "e2m1", (2, "ue8m0"), "", 1 << 15, "4 bits cannot be transposed"),
     ],
 )
@@ -289,7 +304,7 @@ def test_metadata_without_meaning() -> None:
         ("mma.cta_group::1.kind::f16.ashift.collector::a::fill [%r0], [%r1], %x, %r1, %q;", ".ashift"),
         ("mma.cta_group::1.kind::mxf4nvf4.block_scale [%r0], %x, %x, %r1, [%r2], [%r3], %q;", "needs a .scale_vec"),
         ("mma.cta_group::1.kind::mxf4.block_scale.block16 [%r0], %x, %x, %r1, [%r2], [%r3], %q;", "scale_vec::4X"),
-        ("cp.cta_group::1.128x128b.b8x16.b4x16_p64 [%r0], %x;", "decompression .b4x16_p64"),
+        ("cp.cta_group::1.128x128b.b4x16_p64 [%r0], %x;", "without that of the other side"),
     ],
 )
 def test_what_is_not_modelled_is_refused_by_name(spelling: str, words: str) -> None:

@@ -20,7 +20,11 @@ from tesseracc.emulator.wave import Wave
 __all__ = ["copy", "shift", "write_word"]
 
 _NOTHING = np.zeros(0, np.int64)
-_BYTES = Packing("u8", 8, 1, 1)
+#: format of elements in shared memory -> how they lie there, and how far each is shifted in its byte
+_PACKED = {
+    "": (Packing("u8", 8, 1, 1), 0), "b4x16_p64": (Packing("e2m1", 4, 16, 16), 2),
+    "b6x16_p32": (Packing("e2m3", 6, 16, 16), 0),
+}  # fmt: skip
 
 
 def write_word(w: Wave, lane: int, address: int, value: int) -> None:
@@ -60,9 +64,10 @@ def _lanes(shape: str, mods: tuple[str, ...], rows: int) -> list[Array]:
 def copy(i: Instruction, d: Decoder) -> Step:
     """tcgen05.cp: shared memory into tensor memory, in the order of products; of a pair each CTA its own."""
     shape = next(m for m in i.mods if m in _COPIES)
-    narrow = [m for m in i.mods if m in ("b8x16", "b4x16_p64", "b6x16_p32")]
-    if narrow:
-        raise ValueError(f"decompression .{narrow[-1]}")
+    source_format = next((m for m in i.mods if m in _PACKED), "")
+    if ("b8x16" in i.mods) != bool(source_format):
+        raise ValueError("a format of elements without that of the other side")
+    pack, shift = _PACKED[source_format]
     rows, width = _COPIES[shape]
     lanes_of_rows = _lanes(shape, i.mods, rows)
     target = d.address(i.operands[0])[1]
@@ -76,9 +81,9 @@ def copy(i: Instruction, d: Decoder) -> Step:
             moves: list[_Move] = []
             for cta in pair_of(w, lane) if pair else (int(w.cta[lane]),):
                 at = w.launch.tensor_memory.place(w, cta, None, int(where) & 0xFFFFFFFF, rows, width // 4)
-                places = byte_places(w, cta, int(source), rows, width, _BYTES, False, "")
+                places = byte_places(w, cta, int(source), rows, width, pack, False, "")
                 if at is not None and places is not None:
-                    moves.append(_Move(cta, at, places, [at[0] + lanes for lanes in lanes_of_rows]))
+                    moves.append(_Move(cta, at, places, pack, shift, [at[0] + lanes for lanes in lanes_of_rows]))
             if moves:
                 _issue(w, lane, moves, width // 4)
 
@@ -87,11 +92,13 @@ def copy(i: Instruction, d: Decoder) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """The copy of one CTA: rows of bytes at `places` go to each of `lanes`."""
+    """The copy of one CTA: rows of elements at `places`, shifted within a byte each, go to each of `lanes`."""
 
     cta: int
     at: tuple[int, int]
     places: Array
+    pack: Packing
+    shift: int
     lanes: list[Array]
 
 
@@ -106,9 +113,9 @@ def _issue(w: Wave, lane: int, moves: list[_Move], width: int) -> None:
 
     def carry_out() -> None:
         for move in moves:
-            words = np.ascontiguousarray(w.launch.shared.data[move.places]).view(np.uint32)
+            elements = move.pack.patterns(w.launch.shared.data[move.places]) << np.uint8(move.shift)
             for lanes in move.lanes:
-                memory.data[move.cta, lanes, span] = words
+                memory.data[move.cta, lanes, span] = np.ascontiguousarray(elements).view(np.uint32)
 
     ctas = tuple(move.cta for move in moves)
     memory.issue(w, int(w.cta[lane]), Pending(w.pc, carry_out, span, granules, ctas=ctas))

@@ -126,14 +126,16 @@ class Packing:
         """Bytes of a unit without the padding at its end."""
         return self.elements * self.bits // 8
 
-    def values(self, rows: Array) -> Array:
-        """Rows of bytes [rows, width], padding left out, as f64 [rows, k]."""
+    def patterns(self, rows: Array) -> Array:
+        """The elements [rows, k] in rows of bytes [rows, width], padding left out."""
         if self.bits >= 8:
-            patterns = np.ascontiguousarray(rows).view({8: np.uint8, 16: np.uint16, 32: np.uint32}[self.bits])
-        else:
-            digits = np.unpackbits(rows, axis=1, bitorder="little").reshape(len(rows), -1, self.bits)
-            patterns = (digits << np.arange(self.bits, dtype=np.uint8)).sum(axis=2, dtype=np.uint8)
-        return tc.element_values(patterns, self.kind)
+            return np.ascontiguousarray(rows).view({8: np.uint8, 16: np.uint16, 32: np.uint32}[self.bits])
+        digits = np.unpackbits(rows, axis=1, bitorder="little").reshape(len(rows), -1, self.bits)
+        return (digits << np.arange(self.bits, dtype=np.uint8)).sum(axis=2, dtype=np.uint8)
+
+    def values(self, rows: Array) -> Array:
+        """The same as f64."""
+        return tc.element_values(self.patterns(rows), self.kind)
 
 
 def packing(kind: str, element: str, in_tensor_memory: bool) -> Packing:

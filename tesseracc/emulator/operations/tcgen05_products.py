@@ -142,7 +142,10 @@ def _read_descriptor(w: Wave, f: _Form, bits: int) -> tuple[Shape, Scaling | Non
     except ValueError as error:
         w.log.add(BAD_STATE, f"instruction descriptor {bits:#x}: {error}", code)
         return None
-    if any(place % scaling.count or place + scaling.count > 4 for place in s.scales) or bits >> 31:
+    if bits >> 31:
+        w.log.add(BAD_STATE, f"instruction descriptor {bits:#x}: products of k = 96 are not modelled", code)
+        return None
+    if any(place % scaling.count or place + scaling.count > 4 for place in s.scales):
         w.log.add(BAD_STATE, f"instruction descriptor {bits:#x} names no place of {scaling.count} scales", code)
         return None
     return s, scaling
