@@ -49,7 +49,7 @@ def cpu_features() -> frozenset[str]:
     Without /proc/cpuinfo only what every CPU of the architecture has is assumed.
     """
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
                 key, _, value = line.partition(":")
                 if key.strip() in ("flags", "Features"):
