@@ -26,6 +26,7 @@ from tessera import random as random
 from tessera import tile as tile
 from tessera.annotations import State as State
 from tessera.annotations import like as like
+from tessera.bounds import dim as dim
 from tessera.control import cond as cond
 from tessera.control import scan as scan
 from tessera.control import while_loop as while_loop

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tessera.bounds import Bound, NamedDim
 from tessera.dtypes import DType, as_dtype, parse_dtype
 from tessera.errors import SourceError
 from tessera.shapes import Dim, Expr, UnifyError, parse_dim, product, substitute, symbol, symbols_of, unify
@@ -77,12 +78,13 @@ def _split(text: str) -> list[str]:
 class TensorSpec:
     """An annotation. `dims` None means any shape, a None in it any size; `dtype` None means any element type.
 
-    `kind` is "tensor" or "tile" (a kernel parameter spelled ts.Tile[...]; the same ABI).
+    `kind` is "tensor" or "tile" (a kernel parameter spelled ts.Tile[...]; the same ABI). `bounds` are what ts.dim says.
     """
 
     dims: tuple[Dim | None, ...] | None = None
     dtype: DType | None = None
     kind: str = "tensor"
+    bounds: tuple[Bound, ...] = ()
 
     def __str__(self) -> str:
         parts = [] if self.dims is None else ['"?"' if d is None else _quoted(d) for d in self.dims]
@@ -124,7 +126,8 @@ def tensor_spec(items: object, kind: str = "tensor") -> TensorSpec:
             if isinstance(part, int) and part < 0:
                 raise SourceError("E306", f"a dim cannot be {part}")
             dims.append(part)
-    return TensorSpec(tuple(dims), dtype, kind)
+    bounds = tuple(part.bound for part in parts if isinstance(part, NamedDim))
+    return TensorSpec(tuple(dims), dtype, kind, bounds)
 
 
 def _is_dtype_text(text: str) -> bool:

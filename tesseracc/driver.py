@@ -208,17 +208,19 @@ def front(
     specs: Mapping[str, Mapping[str, lang.TensorType]] | None = None,
     notes: list[Note] | None = None,
     fixed: Mapping[str, int] | None = None,
+    variants: Sequence[Mapping[str, int]] = (),
 ) -> Module:
     """The module of all entries: functions traced to graphs, kernels lowered to tiles.
 
     `specs` gives types of parameters without annotation, by entry and parameter name; `notes` receives what rules of
-    the language decided; `fixed` gives dims of kernels a number. Errors of several entries are raised together.
+    the language decided; `fixed` gives dims of kernels a number, `variants`
+    sizes for which functions get code of their own. Errors of several entries are raised together.
     """
     parts: list[Module] = []
     errors: list[SourceError] = []
     for name, entry in entries.items():
         try:
-            part = _front_entry(_called(entry, name), (specs or {}).get(name, {}), notes, fixed or {})
+            part = _front_entry(_called(entry, name), (specs or {}).get(name, {}), notes, fixed or {}, variants)
             check_names(part, Span(entry.file, entry.line))
             parts.append(part)
         except SourceError as error:
@@ -240,7 +242,11 @@ def _called(entry: Function | Kernel, name: str) -> Function | Kernel:
 
 
 def _front_entry(
-    entry: Function | Kernel, types: Mapping[str, lang.TensorType], notes: list[Note] | None, fixed: Mapping[str, int]
+    entry: Function | Kernel,
+    types: Mapping[str, lang.TensorType],
+    notes: list[Note] | None,
+    fixed: Mapping[str, int],
+    variants: Sequence[Mapping[str, int]],
 ) -> Module:
     root = os.path.dirname(entry.file)
     if isinstance(entry, Kernel):
@@ -253,8 +259,10 @@ def _front_entry(
             notes += kernels.notes(definition, root)
         return kernels.lower(replace(definition, name=entry.name), root)
     from tesseracc.frontend import trace
+    from tesseracc.frontend.variants import with_variants
 
-    return trace.trace(entry, types, root).module
+    module = trace.trace(entry, types, root).module
+    return module.with_(funcs=tuple(with_variants(func, entry, variants) for func in module.funcs))
 
 
 def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None) -> str:

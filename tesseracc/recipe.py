@@ -125,7 +125,7 @@ def _parse(file: str, constants: str | None) -> Loaded:
 def _front(file: str, recipe: Recipe) -> Loaded:
     from tesseracc.driver import front
     from tesseracc.frontend import source
-    from tesseracc.frontend.specs import parse_fixed, parse_specs, without_types
+    from tesseracc.frontend.specs import parse_fixed, parse_specs, parse_variants, without_types
 
     loaded = source.load(file)
     notes: list[Note] = []
@@ -143,7 +143,7 @@ def _front(file: str, recipe: Recipe) -> Loaded:
                     f"`{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)"
                 )
                 del chosen[name]
-    module = front(chosen, given, notes, parse_fixed(recipe.fixed))
+    module = front(chosen, given, notes, parse_fixed(recipe.fixed), parse_variants(recipe.fixed))
     return Loaded(module, imported(Path(file)), notes, remarks)
 
 

@@ -17,7 +17,7 @@ from tessera_runtime.control import (
 )  # fmt: skip
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, InputError
-from tessera_runtime.core.manifest import Branch, Copy, Dim, Kernel, Launch, Loop, Plan, Put, Repeat, Take
+from tessera_runtime.core.manifest import Branch, Copy, Dim, Kernel, Launch, Loop, Plan, Put, Repeat, Take, When
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.memory import assign
 
@@ -100,9 +100,14 @@ class _Maker:
                 at = self.control(step, at, count)
         return len(self.steps) - before
 
-    def control(self, step: Branch | Repeat | Loop, at: int, count: int) -> int:
+    def control(self, step: Branch | When | Repeat | Loop, at: int, count: int) -> int:
         """A step with blocks, which begin at `at`; gives where they end."""
         mine = len(self.steps)
+        if isinstance(step, When):
+            middle, end = at + step.then, at + step.then + step.other
+            fits = step.unless if isinstance(step.unless, int) else evaluate(step.unless, self.env)
+            self.block(*((middle, end) if fits else (at, middle)), count)
+            return end
         if isinstance(step, Repeat):
             (times,) = extents((step.count,), self.env, f"{self.plan.function}: the number of steps of a loop")
             self.steps.append(RepeatStep(times, 0))

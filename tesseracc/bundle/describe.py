@@ -136,7 +136,7 @@ def _used(step: M.Step) -> list[int | None]:
         return [a.buffer for a in step.args]
     if isinstance(step, (M.Branch, M.Loop)):
         return [step.on]
-    return [] if isinstance(step, M.Repeat) else [step.src, step.dst]
+    return [] if isinstance(step, (M.Repeat, M.When)) else [step.src, step.dst]
 
 
 def buffer_name(plan: M.Plan, index: int) -> str:
@@ -186,7 +186,7 @@ def _plan(plan: M.Plan, kernels: Sequence[M.Kernel]) -> Json:
     return {"function": plan.function, "buffers": buffers, "steps": steps}
 
 
-def _step(plan: M.Plan, step: M.Copy | M.Take | M.Put | M.Branch | M.Repeat | M.Loop) -> Json:
+def _step(plan: M.Plan, step: M.Copy | M.Take | M.Put | M.Branch | M.When | M.Repeat | M.Loop) -> Json:
     """A step that launches nothing; `blocks` are the lengths of the blocks of steps that follow it."""
     if isinstance(step, M.Copy):
         return {"op": "copy", "src": buffer_name(plan, step.src), "dst": buffer_name(plan, step.dst)}
@@ -195,6 +195,8 @@ def _step(plan: M.Plan, step: M.Copy | M.Take | M.Put | M.Branch | M.Repeat | M.
         return {"op": "take" if isinstance(step, M.Take) else "put", **names, "reverse": step.reverse}
     if isinstance(step, M.Repeat):
         return {"op": "repeat", "count": dim_text(step.count), "blocks": [step.body]}
+    if isinstance(step, M.When):
+        return {"op": "when", "unless": dim_text(step.unless), "blocks": [step.then, step.other]}
     if isinstance(step, M.Branch):
         return {"op": "branch", "on": buffer_name(plan, step.on), "blocks": [step.then, step.other]}
     return {"op": "loop", "on": buffer_name(plan, step.on), "blocks": [step.head, step.body]}
@@ -213,6 +215,8 @@ def step_text(step: Json) -> str:
             return f"{step['dst']}{'' if take else index} = {step['src']}{index if take else ''}"
         case "repeat":
             return f"repeat {step['count']} times: the next {step['blocks'][0]}"
+        case "when":
+            return f"if {step['unless']} = 0: the next {step['blocks'][0]}, else {step['blocks'][1]} behind them"
         case "branch":
             return f"if {step['on']}: the next {step['blocks'][0]}, else {step['blocks'][1]} behind them"
         case _:

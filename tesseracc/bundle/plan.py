@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tessera.shapes import Dim, Expr, symbols_of
+from tessera.shapes import Dim, Expr, substitute, symbol, symbols_of
 from tessera_runtime.core import manifest as M
 from tessera_runtime.devices.elf import describe
 from tesseracc.bundle.write import image_entry
@@ -115,10 +115,12 @@ def plan(program: Func, kernels: Mapping[str, tuple[int, Func]]) -> M.Plan:
     outputs = dict(zip(program.body.yields, names, strict=True))
     buffers: list[M.Buffer] = []
     index: dict[Value, int] = {}
+    bound: dict[str, Dim] = {}  # symbols of a variant: their values
 
     def add(value: Value, kind: str, ref: str) -> None:
         index[value] = len(buffers)
-        buffers.append(M.Buffer(kind, ref, element(value.type), _shape(value.type)))
+        shape = tuple(substitute(dim, bound) for dim in value.type.dims) if isinstance(value.type, BufType) else ()
+        buffers.append(M.Buffer(kind, ref, element(value.type), tuple(encode_dim(dim) for dim in shape)))
 
     scalars: dict[Value, str] = {}
     for param in program.params:
@@ -150,7 +152,7 @@ def plan(program: Func, kernels: Mapping[str, tuple[int, Func]]) -> M.Plan:
                 case "tile.put":
                     steps.append(M.Put(index[op["src"]], index[op["dst"]], op.attrs["reverse"]))
                 case "tile.launch":
-                    steps.append(_launch(op, kernels, index, scalars))
+                    steps.append(_launch(op, kernels, index, scalars, bound))
                 case _:
                     control(op)
         return len(steps) - before
@@ -158,9 +160,14 @@ def plan(program: Func, kernels: Mapping[str, tuple[int, Func]]) -> M.Plan:
     def control(op: Op) -> None:
         mine = len(steps)
         steps.append(M.Repeat(0, 0))  # its place; the lengths of its blocks follow from them
+        if op.name == "tile.when":
+            bound.update(op.attrs["bind"])
         lengths = [block(region) for region in op.regions]
+        if op.name == "tile.when":
+            steps[mine] = M.When(encode_dim(substitute(op.attrs["unless"], bound)), *lengths)
+            return
         if op.name == "tile.repeat":
-            steps[mine] = M.Repeat(encode_dim(op.attrs["count"]), *lengths)
+            steps[mine] = M.Repeat(encode_dim(substitute(op.attrs["count"], bound)), *lengths)
         else:
             steps[mine] = (M.Branch if op.name == "tile.branch" else M.Loop)(index[op["on"]], *lengths)
 
@@ -170,16 +177,21 @@ def plan(program: Func, kernels: Mapping[str, tuple[int, Func]]) -> M.Plan:
 
 
 def _launch(
-    op: Op, kernels: Mapping[str, tuple[int, Func]], index: Mapping[Value, int], scalars: Mapping[Value, str]
+    op: Op,
+    kernels: Mapping[str, tuple[int, Func]],
+    index: Mapping[Value, int],
+    scalars: Mapping[Value, str],
+    bound: Mapping[str, Dim],
 ) -> M.Launch:
     number, kernel = kernels[str(op.attrs["kernel"])]
     args = [M.Arg(scalar=scalars[v]) if v in scalars else M.Arg(buffer=index[v]) for v in op.operands]
-    args += [M.Arg(dim=(name,)) for name in kernel.attrs["symbols"]]
-    return M.Launch(number, _grid(kernel), tuple(args), int(kernel.attrs.get("dynamic_shared", 0)))
+    args += [M.Arg(dim=encode_dim(substitute(symbol(name), bound))) for name in kernel.attrs["symbols"]]
+    return M.Launch(number, _grid(kernel, bound), tuple(args), int(kernel.attrs.get("dynamic_shared", 0)))
 
 
-def _grid(kernel: Func) -> tuple[M.Dim, ...]:
-    grid = [encode_dim(dim) for dim in kernel.attrs["grid"]]
+def _grid(kernel: Func, bound: Mapping[str, Dim]) -> tuple[M.Dim, ...]:
+    """The grid over a kernel's symbols, or over what is bound to them."""
+    grid = [encode_dim(substitute(dim, bound)) for dim in kernel.attrs["grid"]]
     return tuple(grid + [1] * (3 - len(grid)))
 
 
@@ -222,7 +234,7 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
                 symbol,
                 _params(kernel, launches.get(kernel.name)),
                 symbols=tuple(kernel.attrs["symbols"]),
-                grid=_grid(kernel),
+                grid=_grid(kernel, {}),
                 dynamic_shared=int(kernel.attrs.get("dynamic_shared", 0)),
                 group=int(kernel.attrs["group"]) if arch.kind == "cuda" else 1,
                 shared_bytes=int(kernel.attrs["shared"]) if arch.kind == "cuda" else 0,

@@ -78,8 +78,8 @@ class Options:
     "--specialize",
     "fixed",
     multiple=True,
-    metavar="DIM=N",
-    help="Give a dim of the kernels a number: D=64; repeats. Other sizes are then refused.",
+    metavar="DIM=N,..",
+    help="Code of its own for these sizes: B=1,S=512; repeats. Functions keep their general code, kernels do not.",
 )
 @click.option(
     "--emit", type=click.Choice((*LEVELS, "c")),

@@ -10,13 +10,17 @@ import click
 @click.option("--html", type=click.Path(), help="Write a self-contained page with graphs, code and memory.")
 @click.option("--source", type=click.Path(), help="The module, for the page to show its lines and the IR.")
 @click.option("--layout", metavar="TEXT", help="Draw a layout instead: its text or name, such as mma.m16n8k16.c.")
+@click.option("--shapes", is_flag=True, help="Only what is asked of sizes: symbols, equalities, guards, variants.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(bundle: str | None, html: str | None, source: str | None, layout: str | None, as_json: bool) -> None:
+def command(
+    bundle: str | None, html: str | None, source: str | None, layout: str | None, shapes: bool, as_json: bool
+) -> None:
     """Show what BUNDLE holds: functions, kernels, plans, sizes, provenance, signatures. Every byte is verified first.
 
     \b
     tesseracc inspect m.tsb
     tesseracc inspect m.tsb --json
+    tesseracc inspect m.tsb --shapes
     tesseracc inspect m.tsb --html m.html --source model.py
     tesseracc inspect --layout wgmma.m64n64.c
 
@@ -30,8 +34,10 @@ def command(bundle: str | None, html: str | None, source: str | None, layout: st
 
     if (layout is None) == (bundle is None):
         raise UsageError("E801", "inspect takes a bundle or --layout")
-    if layout is not None and (html or source):
-        raise UsageError("E801", "--html and --source go with a bundle")
+    if layout is not None and (html or source or shapes):
+        raise UsageError("E801", "--html, --source and --shapes go with a bundle")
+    if shapes and html:
+        raise UsageError("E801", "--shapes and --html exclude each other")
     if layout is not None:
         _draw(layout, as_json)
         return
@@ -39,6 +45,13 @@ def command(bundle: str | None, html: str | None, source: str | None, layout: st
     if source and not html:
         raise UsageError("E801", "--source goes with --html")
     file = BundleFile(bundle, verify_weights=True)
+    if shapes:
+        from tesseracc.bundle.shapes import shapes as shapes_of
+        from tesseracc.bundle.shapes import shapes_text
+
+        found_shapes = shapes_of(file.manifest)
+        click.echo(json_text({"bundle": bundle, "functions": found_shapes}) if as_json else shapes_text(found_shapes))
+        return
     about = document(file)
     name = Path(bundle).name
     if html:

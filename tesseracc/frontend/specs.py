@@ -42,13 +42,27 @@ def parse_specs(texts: Sequence[str], entries: Mapping[str, Function | Kernel]) 
 
 
 def parse_fixed(texts: Sequence[str]) -> dict[str, int]:
-    """Numbers of dims. Raises E801 for what is no `NAME=NUMBER`."""
+    """Numbers of kernels' dims: those of which all variants say the same."""
     found: dict[str, int] = {}
+    several: set[str] = set()
+    for variant in parse_variants(texts):
+        for name, size in variant.items():
+            if found.setdefault(name, size) != size:
+                several.add(name)
+    return {name: size for name, size in found.items() if name not in several}
+
+
+def parse_variants(texts: Sequence[str]) -> list[dict[str, int]]:
+    """The sizes of each variant. Raises E801 for what is no `NAME=NUMBER,..`."""
+    found = []
     for text in texts:
-        name, _, number = text.partition("=")
-        if not name.isidentifier() or not number.isdecimal() or found.get(name, int(number)) != int(number):
-            raise UsageError("E801", f"cannot use --specialize {text!r}", help="write D=64, and each dim once")
-        found[name] = int(number)
+        variant: dict[str, int] = {}
+        for part in text.split(","):
+            name, _, number = part.partition("=")
+            if not name.isidentifier() or not number.isdecimal() or len(number) > 18 or name in variant:
+                raise UsageError("E801", f"cannot use --specialize {text!r}", help="write D=64 or B=1,S=512")
+            variant[name] = int(number)
+        found.append(variant)
     return found
 
 

@@ -24,7 +24,7 @@ class Steps:
         self,
         constants: Mapping[str, Array],
         values: dict[Value, Any],
-        symbols: Mapping[str, int],
+        symbols: dict[str, int],
         launch: Callable[[Op, Sequence[Any]], None],
     ) -> None:
         self.constants, self.values, self.symbols, self.launch = constants, values, symbols, launch
@@ -49,6 +49,8 @@ class Steps:
                     self.launch(op, [values[v] for v in op.operands])
                 case "tile.branch":
                     self.run(op.regions[0 if self.holds(op) else 1], row)
+                case "tile.when":
+                    self.when(op, row)
                 case "tile.repeat":
                     count = evaluate_dim(op.attrs["count"], self.symbols)
                     for i in range(count):
@@ -67,6 +69,14 @@ class Steps:
                         dst[i] = src
                 case _:
                     raise TesseraError("E404", f"{op.name} does not belong in a program")
+
+    def when(self, op: Op, row: tuple[int, int] | None) -> None:
+        if evaluate_dim(op.attrs["unless"], self.symbols) != 0:
+            self.run(op.regions[1], row)
+            return
+        outer = dict(self.symbols)
+        self.symbols.update({name: evaluate_dim(value, outer) for name, value in op.attrs["bind"]})
+        self.run(op.regions[0], row)
 
     def holds(self, op: Op) -> bool:
         return bool(self.values[op["on"]].array)

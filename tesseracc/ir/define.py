@@ -74,7 +74,7 @@ def parse_attrs(text: str) -> dict[str, AttrSpec]:
         parsed: Attr = None
         if eq:
             parsed = {"true": True, "false": False, "()": ()}.get(default, default)
-            if kinds == "int":
+            if "int" in kinds.split("|"):
                 parsed = int(default)
         specs[name] = AttrSpec(tuple(kinds.split("|")), not eq, parsed)
     return specs

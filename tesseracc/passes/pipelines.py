@@ -11,6 +11,7 @@ from tesseracc.passes.graph import cse as _graph_cse
 from tesseracc.passes.graph import decompose as _decompose
 from tesseracc.passes.graph import fold_constants as _fold_constants
 from tesseracc.passes.graph import remove_dead as _graph_remove_dead
+from tesseracc.passes.graph import specialise as _specialise
 from tesseracc.passes.graph import to_schedule as _to_schedule
 from tesseracc.passes.schedule import choose_strategy as _choose_strategy
 from tesseracc.passes.schedule import collapse_dims as _collapse_dims
@@ -28,6 +29,7 @@ from tesseracc.passes.target import expand_narrow as _expand_narrow
 from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
 from tesseracc.passes.tile import forward_shared as _forward_shared
+from tesseracc.passes.tile import join_variants as _join_variants
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
 from tesseracc.passes.tile import pipeline_loads as _pipeline_loads
 from tesseracc.passes.tile import tiles_to_maps as _tiles_to_maps
@@ -35,15 +37,16 @@ from tesseracc.passes.tile import update_in_place as _update_in_place
 
 # importing a pass registers it
 _PASSES = (
-    _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
+    _specialise, _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
-    _choose_strategy, _to_tile, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
+    _choose_strategy, _to_tile, _join_variants, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
     _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _pipeline_loads, _tiles_to_maps,
 )  # fmt: skip
 
+# Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
 # Identities are looked for on the primitives that compositions leave; equal operations are shared before constants are
 # folded, so that each is folded once.
-GRAPH: tuple[Step, ...] = parse_pipeline("decompose,canonicalize,graph-cse,fold-constants,graph-remove-dead")
+GRAPH: tuple[Step, ...] = parse_pipeline("specialise,decompose,canonicalize,graph-cse,fold-constants,graph-remove-dead")
 
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they
 # hide that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read
@@ -56,7 +59,7 @@ SCHEDULE: tuple[Step, ...] = parse_pipeline(
 )
 
 # The strategy is recorded before the target is known to matter; the lowering reads the target's sizes.
-TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile,update-in-place")
+TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile,update-in-place,join-variants")
 
 # Functions become polynomials before narrow types become integers (their arguments are f32 and f64); what both leave
 # of fused multiply-add is expanded last.

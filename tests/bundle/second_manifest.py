@@ -254,8 +254,11 @@ class _Run:
                 if step["op"] == "repeat":
                     _expressions([step["count"]], self.symbols)
                     filled |= self.block(at, at + parts[0], filled, True, inside + 1)[1]
-                elif step["op"] == "branch":
-                    self.decides(step["on"], filled)
+                elif step["op"] in ("branch", "when"):
+                    if step["op"] == "branch":
+                        self.decides(step["on"], filled)
+                    else:
+                        _expressions([step["unless"]], self.symbols)
                     one = self.block(at, at + parts[0], filled, rows, inside + 1)[0]
                     filled = one & self.block(at + parts[0], at + sum(parts), filled, rows, inside + 1)[0]
                 else:

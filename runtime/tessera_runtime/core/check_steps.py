@@ -72,11 +72,13 @@ class _Steps:
         return rows
 
     def control(
-        self, at: str, step: m.Branch | m.Repeat | m.Loop, start: int, stop: int, depth: int, repeated: bool
+        self, at: str, step: m.Branch | m.When | m.Repeat | m.Loop, start: int, stop: int, depth: int, repeated: bool
     ) -> int:
         """A step with blocks, which begin at `start`; gives where they end."""
-        first = step.then if isinstance(step, m.Branch) else step.body if isinstance(step, m.Repeat) else step.head
-        second = step.other if isinstance(step, m.Branch) else 0 if isinstance(step, m.Repeat) else step.body
+        if isinstance(step, (m.Branch, m.When)):
+            first, second = step.then, step.other
+        else:
+            first, second = (step.body, 0) if isinstance(step, m.Repeat) else (step.head, step.body)
         middle, end = start + first, start + first + second
         if end > stop:
             raise bad(at, f"has blocks of {first + second} steps, {stop - start} are left")
@@ -87,8 +89,11 @@ class _Steps:
             self.undo(mark)  # the steps may run no times at all
             for index in rows:
                 self.define(index)
-        elif isinstance(step, m.Branch):
-            self.flag(at, step.on)
+        elif isinstance(step, (m.Branch, m.When)):
+            if isinstance(step, m.Branch):
+                self.flag(at, step.on)
+            else:
+                dims_fit((step.unless,), self.symbols, at)
             mark = len(self.added)
             self.block(start, middle, depth + 1, repeated)
             then = set(self.undo(mark))

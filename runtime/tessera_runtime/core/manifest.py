@@ -65,6 +65,7 @@ __all__ = [
     "Target",
     "Test",
     "Versions",
+    "When",
     "from_json",
     "to_json",
 ]
@@ -256,6 +257,15 @@ class Branch(Record):
 
 
 @record
+class When(Record):
+    """Decided by the call's extents: run the next `then` steps if `unless` is 0, else the `other` steps behind them."""
+
+    unless: Dim = field(Extent())
+    then: int = field(_Steps)
+    other: int = field(_Steps)
+
+
+@record
 class Repeat(Record):
     """Run the next `body` steps `count` times."""
 
@@ -272,9 +282,10 @@ class Loop(Record):
     body: int = field(_Steps)
 
 
-Step: TypeAlias = "Launch | Copy | Take | Put | Branch | Repeat | Loop"
+Step: TypeAlias = "Launch | Copy | Take | Put | Branch | When | Repeat | Loop"
 _STEPS = {
-    "launch": Launch, "copy": Copy, "take": Take, "put": Put, "branch": Branch, "repeat": Repeat, "loop": Loop,
+    "launch": Launch, "copy": Copy, "take": Take, "put": Put, "branch": Branch, "when": When,
+    "repeat": Repeat, "loop": Loop,
 }  # fmt: skip
 
 

@@ -141,6 +141,16 @@ define(
     doc="(program) Runs region 0, and while the buffer holds true then, region 1 and region 0 again.",
 )
 define(
+    "tile.when",
+    attrs="bind:tuple unless:int|dim",
+    regions=2,
+    effect="write",
+    doc=(
+        "(program) Runs the steps of region 0 if `unless` is 0, else those of region 1. `bind`: pairs of a symbol of "
+        "region 0 and its value."
+    ),
+)
+define(
     "tile.take",
     "src dst",
     "reverse:bool=false",

@@ -1,0 +1,47 @@
+"""Which variants a function gets: for sizes that annotations (`ts.dim`) or `--specialize` call usual.
+
+The attribute `variants` of a `graph.func` holds one tuple for each variant; its items are (name, low, high, multiple),
+high being -1 where there is no end. The pass `specialise` makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tessera.bounds import Bound
+from tessera.decorators import Function
+from tessera.pytree import flatten
+from tessera.shapes import symbols_of
+from tessera.types import TensorSpec
+from tesseracc.ir.types import TensorType
+from tesseracc.ir.value import Func
+
+Sizes = Mapping[str, int]
+
+
+def with_variants(func: Func, entry: Function, wanted: Sequence[Sizes]) -> Func:
+    """The function with its attribute `variants`, if it has any."""
+    known = {s for p in func.params if isinstance(p.type, TensorType) for dim in p.type.dims for s in symbols_of(dim)}
+    found = []
+    for sizes in wanted:
+        own = tuple((name, size, size, 1) for name, size in sorted(sizes.items()) if name in known)
+        if own and own not in found:
+            found.append(own)
+    declared = tuple(
+        (bound.name, bound.low, -1 if bound.high is None else bound.high, bound.multiple)
+        for bound in bounds_of(entry)
+        if bound.multiple > 1 or bound.low == bound.high
+    )
+    if declared:
+        found.append(declared)
+    return func.with_(attrs={**func.attrs, "variants": tuple(found)}) if found else func
+
+
+def bounds_of(entry: Function) -> tuple[Bound, ...]:
+    """What the annotations of a function's parameters say of sizes, by name."""
+    found: dict[str, Bound] = {}
+    for parameter in entry.parameters:
+        for spec in [parameter.tensor] if parameter.tree is None else flatten(parameter.tree)[0]:
+            if isinstance(spec, TensorSpec):
+                found.update({bound.name: bound for bound in spec.bounds})
+    return tuple(found[name] for name in sorted(found))
