@@ -58,13 +58,17 @@ from tessera.exchange import from_dlpack as from_dlpack
 from tessera.numerics import accum as accum
 from tessera.numerics import compute as compute
 from tessera.numerics import loss_scale as loss_scale
+from tessera.numerics import scale as scale
 from tessera.numerics import stochastic_round as stochastic_round
 from tessera.numerics import tf32 as tf32
 from tessera.ops import *  # noqa: F403
 from tessera.policies import rounding_key as rounding_key
+from tessera.quantized import *  # noqa: F403
 from tessera.random import rand as rand
 from tessera.random import randint as randint
 from tessera.random import randn as randn
+from tessera.stored import PrecisionPolicy as PrecisionPolicy
+from tessera.stored import precision_policy as precision_policy
 from tessera.tensor import Tensor as Tensor
 from tessera.tensor import array as array
 from tessera.tensor import load as load

@@ -20,6 +20,7 @@ from typing import Any
 from tessera.dtypes import DType
 from tessera.errors import SourceError
 from tessera.pytree import flatten, flatten_with_names, tree_map
+from tessera.stored import StoredSpec
 from tessera.tensor import Tensor
 from tessera.types import RegionSpec, TensorSpec, tensor_spec
 
@@ -54,7 +55,7 @@ def like(tree: Any) -> Any:
 
 
 def _spec_like(x: Any) -> Any:
-    if isinstance(x, TensorSpec):
+    if isinstance(x, (StoredSpec, TensorSpec)):
         return x
     if not isinstance(x, Tensor):
         raise SourceError("E306", f"an object of type {type(x).__name__} does not say the type of a tensor",
@@ -83,12 +84,19 @@ def is_state(annotation: Any) -> bool:
 def spec_tree(annotation: Any) -> Any:
     """The tree of TensorSpecs that the annotation is, or None where it describes one tensor or nothing."""
     inner = annotation.inner if isinstance(annotation, StateSpec) else annotation
+    if isinstance(inner, StoredSpec):
+        return inner.parts
     if not isinstance(inner, (dict, list, tuple)):
         return None
     leaves, _ = flatten(inner)
-    if not leaves or any(leaf_spec(x) is None for x in leaves):
+    if not leaves or any(_parts(x) is None for x in leaves):
         return None
-    return tree_map(leaf_spec, inner)
+    return tree_map(_parts, inner)
+
+
+def _parts(annotation: Any) -> Any:
+    """The tensor annotation that this is, or those of the parts that it is stored as; or None."""
+    return annotation.parts if isinstance(annotation, StoredSpec) else leaf_spec(annotation)
 
 
 def with_specs(

@@ -23,6 +23,7 @@ from tessera.interpreters import is_tracing
 from tessera.numerics import renewed
 from tessera.pytree import flatten, tree_map
 from tessera.shapes import Dim
+from tessera.stored import StoredSpec, loaded
 from tessera.tensor import EagerTensor, Tensor, tensor
 from tessera.types import TensorSpec, check_spec
 from tessera_runtime.core.usage import track
@@ -174,13 +175,13 @@ class Function(_Entry):
                 return found
 
             if specs is not None:
-                value = with_specs(name, specs, value, fitted, f"`{self.name}`")
+                value = loaded(parameter.annotation, with_specs(name, specs, value, fitted, f"`{self.name}`"))
             bound.arguments[name] = value
         given = dict(bound.arguments)
         with body_of(self.python) as body:
             bound.arguments.update({name: body.watch(value) for name, value in bound.arguments.items()})
             result = body.release(self.python(*bound.args, **bound.kwargs))
-        self._check_result(result, env)
+        result = self._returned(result, env)
         states = [name for name, p in self.signature.parameters.items() if is_state(p.annotation)]
         if states:
             check_state(states, given, result, f"`{self.name}`")
@@ -194,10 +195,17 @@ class Function(_Entry):
                               help=f"it is declared {spec}")
         return value
 
-    def _check_result(self, result: Any, env: Mapping[str, Dim]) -> None:
+    def _returned(self, result: Any, env: Mapping[str, Dim]) -> Any:
+        """The result, checked against the annotation, and stored as it says."""
+        if isinstance(self.returns, StoredSpec):
+            self._check_result(self.returns.spec, result, env)
+            return self.returns.store(result)
         spec = leaf_spec(self.returns)
-        if spec is None:
-            return
+        if spec is not None:
+            self._check_result(spec, result, env)
+        return result
+
+    def _check_result(self, spec: TensorSpec, result: Any, env: Mapping[str, Dim]) -> None:
         if not isinstance(result, Tensor):
             given = type(result).__name__
             raise SourceError("E317", f"`{self.name}` is declared to return {spec}, but returns {given}")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tessera.errors import SourceError, TesseraError, did_you_mean
-from tessera.numerics import Policy, bad_text, combine, parse_policy
+from tessera.numerics import Policy, Scale, bad_text, combine, parse_policy
 from tessera_runtime.core import dtypes as core
 
 __all__ = [
@@ -39,7 +39,7 @@ class DType:
             raise SourceError("E301", "a policy needs its argument", help="write `bf16 @ accum(f32)`")
         if not hasattr(policy, "kind"):
             raise SourceError("E301", f"{policy!r} is not a numeric policy",
-                              help="policies are accum(dtype), compute(mode), loss_scale(factor) and stochastic_round")
+                              help="policies are accum, compute, loss_scale, scale and stochastic_round")
         if policy.kind == "accum" and as_dtype(policy.dtype).is_float != self.is_float:  # type: ignore[attr-defined]
             raise SourceError("E301", f"{self.name} cannot be accumulated in {policy.dtype}",  # type: ignore[attr-defined]
                               help="floats are accumulated in f32 or f64, ints in i32 or i64")
@@ -55,6 +55,17 @@ class DType:
     def base(self) -> DType:
         """The type without its policies."""
         return DType(self.name) if self.policies else self
+
+    @property
+    def scaling(self) -> Scale | None:
+        """How elements are scaled, if they are: a value of such a type is a pair (elements, scales)."""
+        return next((policy for policy in self.policies if isinstance(policy, Scale)), None)
+
+    def unscaled(self) -> DType:
+        """The type itself. E303 if it has scales: what makes one tensor makes no pair."""
+        if self.scaling is not None:
+            raise SourceError("E303", f"one tensor is no value of {self}, which has scales", help="use ts.quantize")
+        return self
 
     @property
     def kind(self) -> str:

@@ -16,8 +16,8 @@ from tessera.errors import SourceError, did_you_mean
 if TYPE_CHECKING:
     from tessera.dtypes import DType
 
-__all__ = ["Accum", "Compute", "LossScale", "Policy", "StochasticRound", "accum", "compute", "loss_scale",
-           "stochastic_round", "tf32"]
+__all__ = ["Accum", "Compute", "LossScale", "Policy", "Scale", "StochasticRound", "accum", "compute", "loss_scale",
+           "scale", "stochastic_round", "tf32"]
 
 tf32 = "tf32"
 """The compute mode `f32 @ compute(tf32)`; it is no element type."""
@@ -71,9 +71,40 @@ class Compute:
         return f"@compute({self.mode})"
 
 
-Policy = Accum | Compute | LossScale | StochasticRound
+@dataclass(frozen=True)
+class Scale:
+    """Elements are stored divided by a scale of their own type: one for the tensor, for each index of `axis`, or for
+    each run of `block` elements along `axis` (the last one by default)."""
+
+    axis: int | None = None
+    block: int | None = None
+    dtype: str = "f32"
+
+    kind = "scale"
+
+    def __str__(self) -> str:
+        given = [f"axis={self.axis}"] if self.axis is not None else []
+        given += [f"block={self.block}"] if self.block is not None else []
+        given += [f"dtype={self.dtype}"] if self.dtype != "f32" else []
+        return f"@scale({', '.join(given)})"
+
+
+Policy = Accum | Compute | LossScale | Scale | StochasticRound
 
 stochastic_round = StochasticRound()
+
+
+def scale(axis: int | None = None, block: int | None = None, dtype: DType | str = "f32") -> Scale:
+    """Policy: elements with scales, as in `ts.fp8_e4m3 @ ts.scale(axis=0)`; see ts.quantize."""
+    from tessera.dtypes import as_dtype
+
+    base = as_dtype(dtype)
+    if not base.is_float or base.name == "f64" or base.name.startswith(("fp4", "fp6")):
+        raise SourceError("E301", f"{base.name} is not a type for scales",
+                          help="scales are f32, f16, bf16 or a type of 8 bits such as fp8_e8m0")
+    if block is not None and block < 2:
+        raise SourceError("E301", f"scale(block={block}) is no block of elements", help="a block has 2 or more")
+    return Scale(axis, block, base.name)
 
 
 def compute(mode: DType | str) -> Compute:
@@ -111,13 +142,13 @@ def combine(policies: tuple[Policy, ...], more: Policy) -> tuple[Policy, ...]:
 
 
 def travelling(chains: Iterable[tuple[Policy, ...]]) -> tuple[Policy, ...]:
-    """The policies of a result, by those of the operands: all but `loss_scale`; of two accumulation types the wider,
-    of two compute modes the more precise."""
+    """The policies of a result, by those of the operands: all but `loss_scale` and `scale`; of two accumulation types
+    the wider, of two compute modes the more precise."""
     found: dict[str, Policy] = {}
     for chain in chains:
         for policy in chain:
             other = found.get(policy.kind)
-            if not isinstance(policy, LossScale) and (other is None or _width(policy) > _width(other)):
+            if not isinstance(policy, (LossScale, Scale)) and (other is None or _width(policy) > _width(other)):
                 found[policy.kind] = policy
     return tuple(found[kind] for kind in sorted(found))
 
@@ -144,6 +175,8 @@ def parse_policy(text: str, column: int, whole: str) -> Policy:
     inside = column + text.index("(") + 1 if bracket else column
     if name == "stochastic_round" and not argument:
         return stochastic_round
+    if name == "scale":
+        return _parse_scale(argument, inside, whole)
     try:
         if name == "accum" and bracket:
             return accum(argument)
@@ -153,8 +186,24 @@ def parse_policy(text: str, column: int, whole: str) -> Policy:
             return loss_scale(float(argument))
     except (SourceError, ValueError):
         raise bad_text(whole, inside, f"{argument!r} is not an argument of {name}") from None
-    hint = did_you_mean(name, ["accum", "compute", "loss_scale", "stochastic_round"])
+    hint = did_you_mean(name, ["accum", "compute", "loss_scale", "scale", "stochastic_round"])
     raise bad_text(whole, column, f"no policy {name!r}" if name else "a policy is missing", hint)
+
+
+def _parse_scale(text: str, column: int, whole: str) -> Scale:
+    """Read what stands between the brackets of "scale(axis=0, block=32, dtype=fp8_e8m0)"."""
+    given: dict[str, str] = {}
+    for part in text.split(",") if text.strip() else []:
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or name not in ("axis", "block", "dtype") or name in given:
+            raise bad_text(whole, column, f"{part.strip()!r} is not an argument of scale",
+                           "write for example 'fp4_e2m1 @scale(axis=0, block=32, dtype=fp8_e8m0)'")
+        given[name] = value
+    try:
+        numbers = {name: int(value) for name, value in given.items() if name != "dtype"}
+        return scale(**numbers, dtype=given.get("dtype", "f32"))
+    except (SourceError, ValueError):
+        raise bad_text(whole, column, f"{text!r} are no arguments of scale") from None
 
 
 def bad_text(whole: str, column: int, why: str, help: str | None = None) -> SourceError:

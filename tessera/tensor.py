@@ -290,7 +290,7 @@ def tensor(data: Any, dtype: Any = None) -> Tensor:
         return data if dtype is None else data.astype(dtype)
     value: Array = np.array(data)
     if not isinstance(data, (np.ndarray, np.generic)) and value.dtype == np.float64:
-        target = f32 if dtype is None else as_dtype(dtype)
+        target = f32 if dtype is None else as_dtype(dtype).unscaled()
         return EagerTensor(convert(value, target), target.policies)
     if not isinstance(data, (np.ndarray, np.generic)) and value.size == 0 and value.dtype.kind == "f":
         value = value.astype(np.float32)
@@ -299,7 +299,7 @@ def tensor(data: Any, dtype: Any = None) -> Tensor:
     except Exception:
         raise SourceError("E311", f"{_short(data)} is not a tensor",
                           help="tensors hold numbers: use arrays, numbers or nested lists of numbers") from None
-    target = source if dtype is None else as_dtype(dtype)
+    target = source if dtype is None else as_dtype(dtype).unscaled()
     if target.base != source:
         return EagerTensor(convert(value, target), target.policies)
     return EagerTensor(np.ascontiguousarray(value).reshape(value.shape), target.policies)

@@ -108,14 +108,20 @@ def _quoted(dim: Dim) -> str:
     return f'"{dim}"' if isinstance(dim, Expr) else str(dim)
 
 
-def tensor_spec(items: object, kind: str = "tensor") -> TensorSpec:
-    """The annotation for the subscript of ts.Tensor[...]: dims (ints, strings, "?") and, last, an element type."""
+def tensor_spec(items: object, kind: str = "tensor") -> Any:
+    """The annotation for the subscript of ts.Tensor[...]: dims (ints, strings, "?") and, last, an element type. It is a
+    TensorSpec, or a StoredSpec (tessera.stored) for a type with scales or a precision policy."""
+    from tessera.stored import PrecisionPolicy, stored_spec
+
     parts = items if isinstance(items, tuple) else (items,)
     dims: list[Dim | None] = []
     dtype: DType | None = None
+    policy: PrecisionPolicy | None = None
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
-        if last and (isinstance(part, (DType, type)) or (isinstance(part, str) and _is_dtype_text(part))):
+        if last and isinstance(part, PrecisionPolicy):
+            policy = part
+        elif last and (isinstance(part, (DType, type)) or (isinstance(part, str) and _is_dtype_text(part))):
             dtype = as_dtype(part)
         elif isinstance(part, bool) or not isinstance(part, (int, str, Expr)):
             raise SourceError("E306", f"{part!r} is not a dim of a tensor",

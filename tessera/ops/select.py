@@ -170,7 +170,7 @@ def cast(x: TensorLike, dtype: Any, rounding: str | None = None, key: TensorLike
     `rounding` is "nearest" (ties to even; how floats are rounded), "zero" (how ints are made of floats), or
     "stochastic", by bits of `key` or else of the next numbered draw.
     """
-    value, target = as_tensor(x), as_dtype(dtype)
+    value, target = as_tensor(x), as_dtype(dtype).unscaled()
     if target.policies:
         value = value.with_policies(renewed(value.policies, target.policies))
     if value.dtype.base == target.base:
