@@ -133,7 +133,8 @@ def tensor_spec(items: object, kind: str = "tensor") -> Any:
                 raise SourceError("E306", f"a dim cannot be {part}")
             dims.append(part)
     bounds = tuple(part.bound for part in parts if isinstance(part, NamedDim))
-    return TensorSpec(tuple(dims), dtype, kind, bounds)
+    spec = TensorSpec(tuple(dims), dtype, kind, bounds)
+    return stored_spec(spec, policy or dtype) or spec
 
 
 def _is_dtype_text(text: str) -> bool:
