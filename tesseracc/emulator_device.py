@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.control import CopyStep, LaunchStep, walk
+from tessera_runtime.control import CopyStep, LaunchStep, MapStep, walk
 from tessera_runtime.core import recording
+from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, DeviceError
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
 from tessera_runtime.plan import Instance
 from tessera_runtime.recorded import span
-from tesseracc.emulator import Counters, Emulator, Finding, parse_ptx
+from tesseracc.emulator import Counters, Emulator, Finding, TensorMap, parse_ptx
 
 __all__ = ["EmulatorDevice"]
 
@@ -74,10 +75,10 @@ class EmulatorProgram:
             entry = self._module.entries.get(kernel.symbol)
             if entry is None:
                 raise BundleError("E631", f"the PTX of {target.name} has no kernel '{kernel.symbol}'")
-            if len(entry.params) != len(kernel.params):
+            declared = len(kernel.params) + len(kernel.maps)
+            if len(entry.params) != declared:
                 raise BundleError(
-                    "E623",
-                    f"kernel {kernel.name} has {len(entry.params)} parameters in PTX, {len(kernel.params)} in the plan",
+                    "E623", f"kernel {kernel.name} has {len(entry.params)} parameters in PTX, {declared} in the plan"
                 )
         self._emulator = Emulator()
         self._by_name = {constant.name: constant for constant in file.manifest.constants}
@@ -122,12 +123,13 @@ class EmulatorProgram:
     def _launch(self, step: LaunchStep, addresses: Sequence[int], scalars: Mapping[str, int]) -> None:
         kernel = self._target.kernels[step.kernel]
         args: list[bytes] = []
-        for (kind, value), param in zip(step.args, self._module.entries[kernel.symbol].params, strict=True):
+        for (kind, value), param in zip(step.args, self._module.entries[kernel.symbol].params, strict=False):
             if isinstance(value, str):
                 bits = scalars[value]
             else:
                 bits = addresses[value] if kind == "buffer" else value
             args.append((bits & _MASK).to_bytes(8, "little")[: param.size])
+        args += [_tensor_map(entry, addresses[entry.buffer]) for entry in step.maps]
         report = self._emulator.launch(
             self._module, kernel.symbol, step.grid, (kernel.group, 1, 1), args, step.dynamic_shared
         )  # fmt: skip
@@ -143,6 +145,19 @@ class EmulatorProgram:
             self._emulator.memory.write(address, data)
             self._constants[name] = address
         return address
+
+
+def _tensor_map(entry: MapStep, address: int) -> bytes:
+    """The map of a row-major tensor; copies move bits, so types of one size are one."""
+    size = DTYPES[entry.dtype].itemsize
+    strides, stride = [], size
+    for extent in reversed(entry.extents[1:]):
+        stride *= extent
+        strides.append(stride)
+    kind = entry.dtype if entry.dtype in ("f16", "bf16", "f32", "f64") else f"u{8 * size}"
+    return TensorMap(
+        kind, address, entry.extents[::-1], tuple(strides), entry.box[::-1], swizzle=entry.span
+    ).encode()  # fmt: skip
 
 
 def _finding(kernel: Kernel, findings: Sequence[Finding]) -> DeviceError:

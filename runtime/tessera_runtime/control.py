@@ -9,17 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["BranchStep", "CopyStep", "LaunchStep", "LoopStep", "RepeatStep", "RowStep", "Step", "blocks", "walk"]
+__all__ = [
+    "BranchStep", "CopyStep", "LaunchStep", "LoopStep", "MapStep", "RepeatStep", "RowStep", "Step", "blocks", "walk",
+]  # fmt: skip
+
+
+class MapStep(NamedTuple):
+    """A tensor map that a launch passes: of a buffer as a tensor of these extents; `core.manifest.TensorMap`."""
+
+    buffer: int
+    dtype: str
+    extents: tuple[int, ...]
+    box: tuple[int, ...]
+    span: int
 
 
 class LaunchStep(NamedTuple):
-    """A launch: kernel index, grid, and per argument ("buffer", index), ("dim", value) or ("scalar", input name)."""
+    """A launch: kernel index, grid, and per argument ("buffer", index), ("dim", value) or ("scalar", input name).
+    The tensor maps follow the arguments."""
 
     kernel: int
     grid: tuple[int, int, int]
     groups: int
     args: tuple[tuple[str, int | str], ...]
     dynamic_shared: int
+    maps: tuple[MapStep, ...] = ()
 
 
 class CopyStep(NamedTuple):

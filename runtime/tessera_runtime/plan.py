@@ -10,6 +10,7 @@ from tessera_runtime.control import (
     CopyStep,
     LaunchStep,
     LoopStep,
+    MapStep,
     RepeatStep,
     RowStep,
     Step,
@@ -17,7 +18,20 @@ from tessera_runtime.control import (
 )  # fmt: skip
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, InputError
-from tessera_runtime.core.manifest import Branch, Copy, Dim, Kernel, Launch, Loop, Plan, Put, Repeat, Take, When
+from tessera_runtime.core.manifest import (
+    Branch,
+    Copy,
+    Dim,
+    Kernel,
+    Launch,
+    Loop,
+    Plan,
+    Put,
+    Repeat,
+    Take,
+    TensorMap,
+    When,
+)
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.memory import assign
 
@@ -147,7 +161,7 @@ class _Maker:
                 self.written.add(arg.buffer)
         x, y, z = extents(step.grid, env, f"{where}: a grid")
         (shared,) = extents((step.dynamic_shared,), env, f"{where}: shared memory")
-        _hold(where, step, kernel, (x, y, z, shared), self.sizes, env)
+        own = _hold(where, step, kernel, (x, y, z, shared), self.sizes, env)
         if x * y * z == 0:
             return
         if x * y * z >= 1 << 62:
@@ -160,13 +174,17 @@ class _Maker:
                 args.append(("dim", arg.dim if isinstance(arg.dim, int) else evaluate(arg.dim, env)))
             else:
                 args.append(("scalar", arg.scalar or ""))
-        self.steps.append(LaunchStep(step.kernel, (x, y, z), x * y * z, tuple(args), shared))
+        maps = tuple(_map(where, step, kernel, entry, own) for entry in kernel.maps)
+        self.steps.append(LaunchStep(step.kernel, (x, y, z), x * y * z, tuple(args), shared, maps))
 
 
 def _hold(
     function: str, step: Launch, kernel: Kernel, given: tuple[int, ...], sizes: Sequence[int], env: Mapping[str, int]
-) -> None:
-    """Hold a launch against its kernel's declaration: the buffers' bytes, grid and shared memory (`given`); E625."""
+) -> dict[str, int]:
+    """Hold a launch against its kernel's declaration: the buffers' bytes, grid and shared memory (`given`); E625.
+
+    Gives the values of the kernel's symbols.
+    """
     where = f"{function}: launch of {kernel.name}"
     dims = [arg.dim for arg in step.args if arg.dim is not None]
     own = {
@@ -187,6 +205,21 @@ def _hold(
         needed = nbytes_of(extents(param.shape, own, where), param.dtype, where)
         if needed != sizes[arg.buffer]:
             raise BundleError("E625", f"{where}: argument {slot} has {sizes[arg.buffer]} bytes, declared are {needed}")
+    return own
+
+
+def _map(function: str, step: Launch, kernel: Kernel, entry: TensorMap, own: Mapping[str, int]) -> MapStep:
+    """A tensor map at given extents. E710 where there is none: an extent is 0 or too large, or rows are not multiples
+    of 16 bytes."""
+    where = f"{function}: a tensor map of {kernel.name}"
+    param, buffer = kernel.params[entry.param], step.args[entry.param].buffer
+    assert param.shape is not None and buffer is not None, "the manifest was checked"
+    shape = extents(param.shape, own, where)
+    row = shape[-1] * DTYPES[param.dtype].itemsize
+    size = nbytes_of(shape, param.dtype, where)
+    if row % 16 or not all(1 <= extent < 1 << 31 for extent in shape) or size >= 1 << 40:
+        raise InputError("E710", f"{where} cannot have the extents {shape}")
+    return MapStep(buffer, param.dtype, shape, entry.box, entry.span)
 
 
 def place(plan: Plan, sizes: Sequence[int], steps: Sequence[Step]) -> tuple[list[int], int]:

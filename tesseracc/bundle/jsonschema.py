@@ -39,7 +39,7 @@ def _record(cls: type[s.Record], definitions: dict[str, Schema], **first: Schema
         "description": inspect.cleandoc(cls.__doc__ or ""),
         "type": "object",
         "properties": properties,
-        "required": sorted(properties),
+        "required": sorted(properties.keys() - cls.sparse()),
         "additionalProperties": False,
     }
 

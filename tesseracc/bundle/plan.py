@@ -233,6 +233,7 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
                 kernel.name,
                 symbol,
                 _params(kernel, launches.get(kernel.name)),
+                maps=tuple(M.TensorMap(param, box, span) for param, span, box in kernel.attrs.get("maps", ())),
                 symbols=tuple(kernel.attrs["symbols"]),
                 grid=_grid(kernel, {}),
                 dynamic_shared=int(kernel.attrs.get("dynamic_shared", 0)),

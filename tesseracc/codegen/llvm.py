@@ -77,6 +77,8 @@ def _parameter(func: Func, at: int, nvptx: bool) -> str:
     """Parameter attributes: what the ABI of CPU kernels guarantees, or what the function states per parameter."""
     if not isinstance(func.params[at].type, PtrType):
         return ""
+    if func.params[at].type == PtrType("map"):
+        return ' byval([128 x i8]) align 64 "nvvm.grid_constant"'  # without the last, a copy in local memory
     if not nvptx:
         return " noalias nonnull readonly align 8" if at == 0 else " noalias nonnull align 64"
     text = " noalias" if at in func.attrs.get("noalias", ()) else ""

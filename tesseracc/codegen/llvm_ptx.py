@@ -119,7 +119,59 @@ def _plain(text: str) -> Handler:
     return write
 
 
+def _elect(w: Writer, op: Op) -> list[str]:
+    text = "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 $0, 1, 0, p; }"
+    word = w.let(f'call i32 asm sideeffect "{text}", "=r"() convergent')
+    return [w.let(f"icmp ne i32 {word}, 0")]
+
+
+def _set_registers(w: Writer, op: Op) -> None:
+    way = "inc" if op.attrs["more"] else "dec"
+    _assembly(w, f"setmaxnreg.{way}.sync.aligned.u32 {op.attrs['count']};", [], [], memory=True)
+
+
+def _mbarrier_init(w: Writer, op: Op) -> None:
+    text = f"mbarrier.init.shared::cta.b64 [$0], {op.attrs['count']};"
+    _assembly(w, text, [], [_shared_address(w, op["ptr"])], memory=True)
+
+
+def _mbarrier_arrive(w: Writer, op: Op) -> None:
+    count = op.attrs["bytes"]
+    text = f"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], {count};" if count else (
+        "mbarrier.arrive.shared::cta.b64 _, [$0];"
+    )  # fmt: skip
+    _assembly(w, text, [], [_shared_address(w, op["ptr"])], memory=True)
+
+
+def _mbarrier_wait(w: Writer, op: Op) -> None:
+    again = "WAIT_${:uid}"  # a label of its own wherever the statement is copied to
+    text = (
+        f"{{ .reg .pred p; {again}: mbarrier.try_wait.parity.shared::cta.b64 p, [$0], $1; "
+        f"@!p bra {again}; }}"
+    )
+    _assembly(w, text, [], [_shared_address(w, op["ptr"]), _value(w, op["parity"])], memory=True)
+
+
+def _tensor_copy(w: Writer, op: Op) -> None:
+    at = op.group("at")
+    text = (
+        f"cp.async.bulk.tensor.{len(at)}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        f"[$0], [$1, {_list(2, len(at))}], [${2 + len(at)}];"
+    )
+    address = w.let(f"ptrtoint {w.typed(op['map'])} to i64")
+    args = [_shared_address(w, op["dst"]), ("l", f"i64 {address}"), *(_value(w, v) for v in at)]
+    _assembly(w, text, [], [*args, _shared_address(w, op["barrier"])], memory=True)
+
+
 PTX: dict[str, Handler] = {
+    "target.elect": _elect,
+    "target.mbarrier_arrive": _mbarrier_arrive,
+    "target.mbarrier_init": _mbarrier_init,
+    "target.mbarrier_ready": _plain("fence.mbarrier_init.release.cluster;"),
+    "target.mbarrier_wait": _mbarrier_wait,
+    "target.set_registers": _set_registers,
+    "target.tensor_copy": _tensor_copy,
+    "target.warp_barrier": _plain("bar.warp.sync 0xffffffff;"),
     "target.fence_async": _plain("fence.proxy.async.shared::cta;"),
     "target.shared_address": _shared_number,
     "target.wgmma": _wgmma,

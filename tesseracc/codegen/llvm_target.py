@@ -186,7 +186,11 @@ def _sreg(w: Writer, op: Op) -> str:
 
 
 def _barrier(w: Writer, op: Op) -> None:
-    w.call("llvm.nvvm.barrier.cta.sync.aligned.all", "void", "i32 0")
+    number = f"i32 {op.attrs['id']}"
+    if op.attrs["threads"]:
+        w.call("llvm.nvvm.barrier.cta.sync.aligned.count", "void", number, f"i32 {op.attrs['threads']}")
+    else:
+        w.call("llvm.nvvm.barrier.cta.sync.aligned.all", "void", number)
 
 
 def _shfl(w: Writer, op: Op) -> str:

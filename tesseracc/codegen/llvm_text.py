@@ -16,7 +16,7 @@ from tesseracc.ir.types import PtrType, ScalarType, Type, VecType, bits_of, elem
 from tesseracc.ir.value import Attr, Loc, Op, Value
 
 _FLOATS = {"f64": "double", "f32": "float"}
-_NVPTX_SPACES = {"global": 1, "shared": 3, "local": 5, "generic": 0}
+_NVPTX_SPACES = {"global": 1, "shared": 3, "local": 5, "generic": 0, "map": 0}
 
 #: gives the name of the result, or of each result
 Handler: TypeAlias = "Callable[[Writer, Op], str | list[str] | None]"

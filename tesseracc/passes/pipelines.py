@@ -34,6 +34,7 @@ from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
 from tesseracc.passes.tile import pipeline_loads as _pipeline_loads
 from tesseracc.passes.tile import tiles_to_maps as _tiles_to_maps
 from tesseracc.passes.tile import update_in_place as _update_in_place
+from tesseracc.passes.tile import version_copies as _version_copies
 
 # importing a pass registers it
 _PASSES = (
@@ -41,6 +42,7 @@ _PASSES = (
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _join_variants, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
     _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _pipeline_loads, _tiles_to_maps,
+    _version_copies,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -66,5 +68,5 @@ TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile,update
 _EXPAND = "expand-math,expand-narrow,expand-fma"
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
-    "cuda": parse_pipeline(f"maps-to-tiles,forward-shared,pipeline-loads,tile-to-gpu,{_EXPAND}"),
+    "cuda": parse_pipeline(f"maps-to-tiles,forward-shared,pipeline-loads,version-copies,tile-to-gpu,{_EXPAND}"),
 }

@@ -92,6 +92,8 @@ def together() -> list[Fault]:
     ]
     return [
         *(manifest_fault(rule, name, "E623", path, new) for rule, name, path, new in changes),
+        *(Fault("F7", name, "E623", lambda change=change: build(_maps(change), rehash=False))
+          for name, change in _map_faults()),
         Fault("F2", "kernel-symbols", "E623", lambda: build(_two_dims(), rehash=False)),
         Fault("F10", "copy-between-types", "E623", lambda: build(_other_type(), rehash=False)),
         *(Fault(rule, name, "E623", lambda steps=steps: build(_controlled(steps), rehash=False))
@@ -102,6 +104,23 @@ def together() -> list[Fault]:
 
 def _name(entry: Any) -> Any:
     return entry["name"]
+
+
+def _map_faults() -> list[tuple[str, Json]]:
+    return [
+        ("map-in-plan-1", {"plan": 1}), ("map-of-cpu", {"target": 0}), ("map-of-nothing", {"param": 9}),
+        ("map-of-scalar", {"param": 0}), ("map-axes", {"box": [1, 4, 8]}), ("map-span", {"box": [4, 24], "span": 96}),
+        ("map-row", {"box": [4, 16]}),
+    ]  # fmt: skip
+
+
+def _maps(change: Json) -> Json:
+    """A kernel with a tensor map, which is right but for the change."""
+    value = document()
+    entry = {"param": 1, "box": [4, 8], "span": 32, **change}
+    value["versions"]["plan"] = entry.pop("plan", 2)
+    value["targets"][entry.pop("target", 1)]["kernels"][0]["maps"] = [entry]
+    return value
 
 
 def _two_dims() -> Json:

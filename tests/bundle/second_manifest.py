@@ -96,7 +96,8 @@ def _validate(value: Any, rule: Any, schema: Any) -> None:
     types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
     need(type(value) is types[rule["type"]], "E621")
     if isinstance(value, dict):
-        need(value.keys() == rule["properties"].keys() == set(rule["required"]), "E621")
+        need(set(rule["required"]) <= value.keys() <= rule["properties"].keys(), "E621")
+        need(all(value[key] for key in value.keys() - set(rule["required"])), "E621")  # left out where it is empty
         for key, item in value.items():
             _validate(item, rule["properties"][key], schema)
     elif isinstance(value, list):
@@ -156,7 +157,7 @@ def _together(m: Any) -> None:
         _function(f)
     need(all(t["function"] in functions for t in m["tests"]))
     for t in m["targets"]:
-        _target(t, functions, {c["name"]: c for c in m["constants"]})
+        _target(t, functions, {c["name"]: c for c in m["constants"]}, m["versions"]["plan"])
         if m["versions"]["plan"] == 1:
             need(all(step["op"] in ("launch", "copy") for plan in t["plans"] for step in plan["steps"]))
 
@@ -184,7 +185,7 @@ def _function(f: Any) -> None:
     _expressions([g["expr"] for g in f["guards"]], symbols)
 
 
-def _target(t: Any, functions: Any, constants: Any) -> None:
+def _target(t: Any, functions: Any, constants: Any, version: int) -> None:
     cpu = t["kind"] == "cpu"
     need(cpu == (t["format"] == "elf") == (t["machine"] != "") == (t["capability"] is None))
     need(not (cpu and t["ptx"] is not None) and (cpu or not t["requires"]))
@@ -197,6 +198,11 @@ def _target(t: Any, functions: Any, constants: Any) -> None:
         for p in k["params"]:
             need(p["shape"] is None or p["kind"] == "buffer")
             _expressions(p["shape"] or [], k["symbols"])
+        for entry in k.get("maps", []):
+            need(version > 1 and not cpu and entry["param"] < len(k["params"]) and entry["span"] in (32, 64, 128))
+            p = k["params"][entry["param"]]
+            need(p["shape"] is not None and len(p["shape"]) == len(entry["box"]))
+            need(entry["box"][-1] * DTYPES[p["dtype"]][1] == entry["span"])
     need(_unique(p["function"] for p in t["plans"]) == set(functions))
     for plan in t["plans"]:
         _plan(plan, functions[plan["function"]], t["kernels"], constants)

@@ -101,6 +101,10 @@ class FakeDriver:
         self.record_on(stream, "copy", target, source, nbytes)
         self._run(CopyNode(target, source, nbytes))
 
+    def tensor_map(self, dtype: str, pointer: int, extents: Sequence[int], box: Sequence[int], span: int) -> bytes:
+        self.note("tensor_map", dtype, pointer, tuple(extents), tuple(box), span)
+        return struct.pack("<Q", pointer) + bytes(120)
+
     def launch(
         self, function: Any, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int],
         stream: int = 0,

@@ -127,6 +127,8 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
     steps = (step for plan in target.plans for step in plan.steps)
     if manifest.versions.plan == 1 and not all(isinstance(step, (m.Launch, m.Copy)) for step in steps):
         raise bad(where, "has steps that plans of version 1 do not have")
+    if (manifest.versions.plan == 1 or target.kind == "cpu") and any(kernel.maps for kernel in target.kernels):
+        raise bad(where, "has tensor maps, which plans of version 1 and CPUs do not have")
     weights = [_weight(kernel) for kernel in target.kernels]
     for plan in target.plans:
         at = f"{where}, plan {plan.function}"
@@ -155,6 +157,12 @@ def _check_kernel(where: str, kernel: m.Kernel) -> None:
             if param.kind != "buffer":
                 raise bad(where, f"parameter {slot} is a {param.kind} with a shape")
             dims_fit(param.shape, kernel.symbols, f"{where}, parameter {slot}")
+    for entry in kernel.maps:
+        param = kernel.params[entry.param] if entry.param < len(kernel.params) else None
+        if param is None or param.shape is None or len(param.shape) != len(entry.box):
+            raise bad(where, f"has a tensor map of parameter {entry.param}, no buffer of {len(entry.box)} axes")
+        if entry.span not in (32, 64, 128) or entry.box[-1] * DTYPES[param.dtype].itemsize != entry.span:
+            raise bad(where, f"has a tensor map whose rows of {entry.box[-1]} elements are not {entry.span} bytes")
 
 
 def _check_plan(

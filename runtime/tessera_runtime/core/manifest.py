@@ -63,6 +63,7 @@ __all__ = [
     "Symbol",
     "Take",
     "Target",
+    "TensorMap",
     "Test",
     "Versions",
     "When",
@@ -173,6 +174,19 @@ class Param(Record):
 
 
 @record
+class TensorMap(Record):
+    """A kernel parameter of 128 bytes behind the others: a tensor map of the buffer of parameter `param`.
+
+    Copies by it move boxes of `box` elements, an extent per axis; a row of a box has `span` bytes, which is how far its
+    rows are swizzled.
+    """
+
+    param: int = field(Integer(0, 4095))
+    box: tuple[int, ...] = field(Array(Integer(1, 256), 5, 2))
+    span: int = field(Integer(32, 128))
+
+
+@record
 class Source(Record):
     """Where a kernel comes from: a file's base name and a line."""
 
@@ -200,6 +214,7 @@ class Kernel(Record):
     registers: int = field(Integer(0, 1024), default=0)
     spill_bytes: int = field(Integer(0, 1 << 20), default=0)
     source: Source | None = field(Nullable(Nested(Source)), default=None)
+    maps: tuple[TensorMap, ...] = field(Array(Nested(TensorMap), 64), default=(), sparse=True)
 
 
 @record

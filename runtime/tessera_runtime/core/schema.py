@@ -189,15 +189,19 @@ _REQUIRED: Any = object()
 class _Field:
     """What `field` leaves in a class body for `record` to collect."""
 
-    __slots__ = ("codec", "default")
+    __slots__ = ("codec", "default", "sparse")
 
-    def __init__(self, codec: Codec, default: Any) -> None:
-        self.codec, self.default = codec, default
+    def __init__(self, codec: Codec, default: Any, sparse: bool) -> None:
+        self.codec, self.default, self.sparse = codec, default, sparse
 
 
-def field(codec: Codec, *, default: Any = _REQUIRED) -> Any:
-    """A field of a record: its codec and, if it may be left out when the record is made in Python, its default."""
-    return _Field(codec, default)
+def field(codec: Codec, *, default: Any = _REQUIRED, sparse: bool = False) -> Any:
+    """A field of a record: its codec and, if it may be left out when the record is made in Python, its default.
+
+    The key of a `sparse` field is there exactly where its value is not the default: so a format grows by keys that
+    older files do not have, and everything still has one spelling.
+    """
+    return _Field(codec, default, sparse)
 
 
 class Record:
@@ -208,6 +212,7 @@ class Record:
 
     _codecs: dict[str, Codec]
     _defaults: dict[str, Any]
+    _sparse: frozenset[str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
@@ -241,20 +246,32 @@ class Record:
         return cls._codecs
 
     @classmethod
+    def sparse(cls) -> frozenset[str]:
+        """The fields whose keys are left out where they have their default."""
+        return cls._sparse
+
+    @classmethod
     def decode(cls, value: Any, path: str = "") -> Any:
         """The record that a JSON object describes; E621 otherwise."""
         if not isinstance(value, dict):
             raise bad(path, f"{shown(value)} is not an object")
         codecs = cls._codecs
         if value.keys() != codecs.keys():
-            missing, unknown = sorted(codecs.keys() - value.keys()), sorted(value.keys() - codecs.keys())
-            raise bad(path, f"lacks '{missing[0]}'" if missing else f"has the unknown key {shown(unknown[0])}")
+            missing, unknown = sorted(codecs.keys() - value.keys() - cls._sparse), sorted(value.keys() - codecs.keys())
+            if missing or unknown:
+                raise bad(path, f"lacks '{missing[0]}'" if missing else f"has the unknown key {shown(unknown[0])}")
         prefix = f"{path}." if path else ""
-        return cls(**{name: codec.decode(value[name], prefix + name) for name, codec in codecs.items()})
+        found = {name: codecs[name].decode(value[name], prefix + name) for name in codecs if name in value}
+        for name in cls._sparse & found.keys():
+            if found[name] == cls._defaults[name]:
+                raise bad(prefix + name, "is spelled out, and has the value that it has without")
+        return cls(**found)
 
     def encode(self) -> dict[str, Any]:
         """The JSON object."""
-        return {name: codec.encode(getattr(self, name)) for name, codec in self._codecs.items()}
+        values = {name: getattr(self, name) for name in self._codecs}
+        kept = (name for name in values if name not in self._sparse or values[name] != self._defaults[name])
+        return {name: self._codecs[name].encode(values[name]) for name in kept}
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -266,6 +283,7 @@ def record(cls: type[T]) -> type[T]:
     assert issubclass(cls, Record)
     cls._codecs = {name: value.codec for name, value in found.items()}
     cls._defaults = {name: value.default for name, value in found.items() if value.default is not _REQUIRED}
+    cls._sparse = frozenset(name for name, value in found.items() if value.sparse)
     return cls
 
 

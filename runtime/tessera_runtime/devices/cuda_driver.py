@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import DeviceError
 
 __all__ = ["CopyNode", "CudaPython", "Driver", "Handle", "KernelNode", "Node"]
@@ -18,13 +19,13 @@ Handle = Any
 
 
 class KernelNode(NamedTuple):
-    """A launch. `slots` are the parameters' bits, each in the low bytes of 64."""
+    """A launch. `slots` are the parameters' bits, each in the low bytes of 64; tensor maps are their 128 bytes."""
 
     function: Handle
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared: int
-    slots: tuple[int, ...]
+    slots: tuple[int | bytes, ...]
 
 
 class CopyNode(NamedTuple):
@@ -83,11 +84,14 @@ class Driver(Protocol):
     def copy(self, target: int, source: int, nbytes: int, stream: int = 0) -> None:
         """Device to device, in order with the stream."""
 
+    def tensor_map(self, dtype: str, pointer: int, extents: Sequence[int], box: Sequence[int], span: int) -> bytes:
+        """The 128 bytes of a row-major tensor for copies of boxes, whose rows of `span` bytes are swizzled."""
+
     def launch(
-        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int],
+        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int | bytes],
         stream: int = 0,
     ) -> None:  # fmt: skip
-        """Queue a launch. `slots` are the parameters' bits, each in the low bytes of 64."""
+        """Queue a launch; `slots` as in `KernelNode`."""
 
     def synchronize(self, stream: int = 0) -> None:
         """Wait for everything queued."""
@@ -196,8 +200,29 @@ class CudaPython:
     def copy(self, target: int, source: int, nbytes: int, stream: int = 0) -> None:
         self._call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
+    def tensor_map(self, dtype: str, pointer: int, extents: Sequence[int], box: Sequence[int], span: int) -> bytes:
+        d = self._driver
+        size = DTYPES[dtype].itemsize
+        names = {"f16": "FLOAT16", "bf16": "BFLOAT16", "f32": "FLOAT32", "f64": "FLOAT64"}
+        name = names.get(dtype, f"UINT{8 * size}")  # what copies move are bits
+        strides, stride = [], size
+        for extent in reversed(extents[1:]):
+            stride *= extent
+            strides.append(stride)
+        found = self._call(
+            "cuTensorMapEncodeTiled",
+            getattr(d.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{name}"), len(extents), pointer,
+            [d.cuuint64_t(n) for n in reversed(extents)], [d.cuuint64_t(n) for n in strides],
+            [d.cuuint32_t(n) for n in reversed(box)], [d.cuuint32_t(1)] * len(box),
+            d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            getattr(d.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{span}B"),
+            d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )  # fmt: skip
+        return ctypes.string_at(int(found.getPtr()), 128)
+
     def launch(
-        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int],
+        self, function: Handle, grid: Sequence[int], block: Sequence[int], shared: int, slots: Sequence[int | bytes],
         stream: int = 0,
     ) -> None:  # fmt: skip
         packed = _Parameters(slots)
@@ -274,9 +299,12 @@ class CudaPython:
 class _Parameters:
     """A kernel's parameters in memory: the driver reads each at its own size, the low bytes, from where it is told."""
 
-    def __init__(self, slots: Sequence[int]) -> None:
+    def __init__(self, slots: Sequence[int | bytes]) -> None:
         count = max(len(slots), 1)
-        self._values = (ctypes.c_uint64 * count)(*slots)
-        base = ctypes.addressof(self._values)
-        self._pointers = (ctypes.c_void_p * count)(*(base + 8 * i for i in range(len(slots))))
+        self._values = [_slot(slot) for slot in slots]
+        self._pointers = (ctypes.c_void_p * count)(*map(ctypes.addressof, self._values))
         self.address = ctypes.addressof(self._pointers)
+
+
+def _slot(slot: int | bytes) -> ctypes.c_uint64 | ctypes.Array[ctypes.c_char]:
+    return ctypes.c_uint64(slot) if isinstance(slot, int) else (ctypes.c_char * len(slot)).from_buffer_copy(slot)

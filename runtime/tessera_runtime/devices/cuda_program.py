@@ -121,9 +121,13 @@ class CudaProgram:
                 f"kernel {_shown(kernel)} needs {shared} bytes of shared memory; "
                 f"the device has {self._device.shared_limit}",
             )
-        slots = tuple(
+        slots: tuple[int | bytes, ...] = tuple(
             pointers[value] if kind == "buffer" else (value & _MASK) if kind == "dim" else scalars[value]  # type: ignore[index,operator]
             for kind, value in step.args
+        )
+        slots += tuple(
+            self._driver.tensor_map(entry.dtype, pointers[entry.buffer], entry.extents, entry.box, entry.span)
+            for entry in step.maps
         )
         function = self._functions[step.kernel]
         with self._lock:

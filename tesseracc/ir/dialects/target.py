@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
-from tesseracc.ir.types import I64, PtrType, Type, VecType, element, with_element
+from tesseracc.ir.types import BOOL, I64, PtrType, Type, VecType, element, with_element
 from tesseracc.ir.value import Attr, Value
 
 SREGS = (*(f"{reg}.{axis}" for reg in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"), "laneid", "warpid")
@@ -107,7 +107,12 @@ define("target.shuffle", "a b", "lanes:tuple", infer=_concat, doc="Elements of a
 define("target.any", "mask", infer=_element, doc="Whether any element is true.")
 define("target.all", "mask", infer=_element, doc="Whether all elements are true.")
 define("target.sreg", attrs="name:str", infer=lambda v, a: (with_element(I64, "i32"),), doc="A special register (GPU).")
-define("target.barrier", effect="sync", doc="CTA barrier (GPU).")
+define(
+    "target.barrier",
+    attrs="id:int=0 threads:int=0",
+    effect="sync",
+    doc="Barrier of the CTA, or of that many of its threads, a multiple of 32, under a number of their own (GPU).",
+)
 define(
     "target.shfl",
     "a offset",
@@ -170,4 +175,32 @@ define(
     "pending:int",
     effect="sync",
     doc="The accumulators, when at most `pending` groups of wgmma are unfinished (GPU).",
+)
+define("target.warp_barrier", effect="sync", doc="Barrier of a warp (GPU).")
+define("target.elect", infer=lambda v, a: (BOOL,), effect="sync", doc="True in one lane of a converged warp (GPU).")
+define(
+    "target.set_registers",
+    attrs="count:int more:bool",
+    effect="sync",
+    doc="Four warps take more registers a thread, or give some back (GPU).",
+)
+define(
+    "target.mbarrier_init", "ptr", "count:int", effect="sync", doc="An mbarrier that waits for `count` arrivals (GPU)."
+)
+define("target.mbarrier_ready", effect="sync", doc="Initialised mbarriers before copy engines use them (GPU).")
+define(
+    "target.mbarrier_arrive",
+    "ptr",
+    "bytes:int=0",
+    effect="sync",
+    doc="Arrives; with `bytes`, so many must also be written by copies before the phase completes (GPU).",
+)
+define(
+    "target.mbarrier_wait", "ptr parity", effect="sync", doc="Until the phase of this parity (i32) is complete (GPU)."
+)
+define(
+    "target.tensor_copy",
+    "dst map at* barrier",
+    effect="write",
+    doc="Starts a copy of a box of a tensor; `at` (i32) is its first element, innermost axis first (GPU).",
 )

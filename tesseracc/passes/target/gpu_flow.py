@@ -136,14 +136,15 @@ class Flow:
         lower(op)
         self.varying -= 1
 
-    def around(self, op: Op, build: Callable[[], list[Region]]) -> list[Region]:
+    def around(self, inside: Sequence[Region], build: Callable[[], list[Region]]) -> list[Region]:
         """The regions of a loop. At its head holds what was before, and what the end of an iteration leaves behind.
 
         The latter is found by building the regions once in vain, from the worst that can be.
         """
         before = self.state
         taken = self.shared.copy()
-        starts = self.arch.has("cp_async") and any(inner.name == "tile.copy_async" for inner in op.walk())
+        ops = (inner for region in inside for op in region.ops for inner in op.walk())
+        starts = self.arch.has("cp_async") and any(op.name == "tile.copy_async" for op in ops)
         self.state = State(True, True, not self.varying, before.copies or starts)
         build()
         self.shared = taken
@@ -161,7 +162,7 @@ class Flow:
             body = op.regions[0]
             return [self.nested([index, *types], lambda low, args: low.region(body, args, op.results))]
 
-        regions = self.around(op, build)
+        regions = self.around(op.regions, build)
         bounds = [self.get(v) for v in op.operands[:3]]
         self.bind(op.results, self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results)
 
@@ -177,7 +178,7 @@ class Flow:
             first = self.nested(types, lambda low, args: low.region(test, args, test.yields))
             return [first, self.nested(types, lambda low, args: low.region(work, args, op.results))]
 
-        regions = self.around(op, build)
+        regions = self.around(op.regions, build)
         self.bind(op.results, self.b.emit("scf.while", inits, types=types, regions=regions).results)
 
     def do_tile_while(self, op: Op) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 def lower_pipeline(low: Lowering, op: Op) -> None:
     """The loop; its copies are finished behind it."""
+    if low.roles:
+        low.roles.consume(low, op)
+        return
     stages = op.attrs["stages"]
     fill, use = op.regions
     lo, hi, step = (low.get(v) for v in op.operands[:3])

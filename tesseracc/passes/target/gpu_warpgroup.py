@@ -108,19 +108,24 @@ class _Operand:
         b, zero = low.b, low.b.const(0)
         at = [zero if target in held.block.axes else start for target, start in enumerate(held.block.at)]
         address = b.op("target.shared_address", held.block.memory.address(low, at))
-        # an address has 18 bits, of which the lowest 4 are 0
-        field = b.op("arith.shr", b.op("arith.and", address, b.const(0x3FFFF)), b.const(4))
+        # an address has 18 bits, of which the lowest 4 are 0; arithmetic stays in the lower half of a descriptor
+        word = b.op("arith.and", b.op("arith.cast", address, to="i32"), b.const(0x3FFFF, "i32"))
         bits = found.wgmma()
-        own = b.op("arith.or", field, b.const(bits - (1 << 64) if bits >> 63 else bits))
+        self.high = (bits >> 32) - (1 << 32 if bits >> 63 else 0) << 32
+        own = b.op("arith.or", b.op("arith.shr", word, b.const(4, "i32")), b.const(bits & 0xFFFFFFFF, "i32"))
         columns = [column[0] >> 4 for column in found.start.vectors("rows")[: units.bit_length() - 1]]
-        self.base = b.op("arith.add", own, xor_of_bits(b, unit, columns))
+        offset = b.op("arith.cast", xor_of_bits(b, unit, columns), to="i32")
+        self.base = b.op("arith.add", own, offset) if any(columns) else own
         along = 0 if side == "a" else 1
         self.row, self.k = placed.start[along] // found.rows, placed.start[1 - along] // found.k
 
     def block(self, row: int, k: int) -> Value:
         """The descriptor of the block at a row block and a block of k."""
+        b = self.low.b
         start = self.found.start.at(rows=self.row + row, k=self.k + k)[0] >> 4
-        return self.low.b.op("arith.add", self.base, self.low.b.const(start)) if start else self.base
+        word = b.op("arith.add", self.base, b.const(start, "i32")) if start else self.base
+        wide = b.op("arith.cast", b.op("arith.bitcast", word, to="u32"), to="i64")
+        return b.op("arith.or", wide, b.const(self.high))
 
     @property
     def turned(self) -> int:

@@ -20,7 +20,7 @@ from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, element, size_of
-from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.dims import emit_dim
 from tesseracc.passes.target.gpu_blocks import lower_copy, lower_read, lower_write
@@ -33,6 +33,7 @@ from tesseracc.passes.target.gpu_matrix import lower_mma
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_reduce import group_reduce
+from tesseracc.passes.target.gpu_roles import CONSUMER_BARRIER, Roles
 from tesseracc.passes.target.gpu_spread import Free, Spread
 from tesseracc.passes.target.interface import interface
 
@@ -55,6 +56,7 @@ class Lowering(Flow):
         self.warps = max(1, self.group // arch.lanes)
         self.layouts = Layouts(kernel, arch, self.warps, self.lanes)
         self.numbers: dict[Value, int] = {}  # values that are known
+        self.roles: Roles | None = None
         ops = list(kernel.walk())
         self.loaded = {op["buf"] for op in ops if op.name == "tile.load"}
         products = {v for op in ops if op.name == "tile.mma" for v in (op["a"], op["b"])}
@@ -72,7 +74,12 @@ class Lowering(Flow):
             value = Value(I64, name)
             params.append(value)
             self.symbols[name] = value
-        self.ops(self.kernel.body)
+        if self.kernel.attrs.get("tensor_copies"):
+            self.roles = Roles(self)
+            params += self.roles.maps.values()
+            self.roles.lower(self.kernel.body)
+        else:
+            self.ops(self.kernel.body)
         shared, limits = self.shared.size, self.arch.limits
         limit = limits.shared_per_block
         if shared > limit:
@@ -80,7 +87,10 @@ class Lowering(Flow):
                 "E541",
                 f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit}",
             )
-        own = {"group": self.group, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
+        threads = self.roles.threads if self.roles else self.group
+        own: dict[str, Attr] = {"group": threads, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
+        if self.roles:
+            own["maps"] = tuple(self.roles.maps)
         if shared > limits.shared_static:
             own |= {"shared": 0, "dynamic_shared": shared}
         if self.layouts.choices:
@@ -199,6 +209,8 @@ class Lowering(Flow):
             assert isinstance(dim, int), "an allocation has a static shape"
             count *= dim
         size = count * size_of(type_.dtype)
+        if self.roles and op.result in self.roles.memory:
+            return self.roles.memory[op.result]
         if type_.space == "shared":
             swizzle = self.swizzles.get(op.result)
             alignment = max(BUFFER_ALIGNMENT, swizzle.alignment(type_.dtype) if swizzle else 0)
@@ -208,7 +220,10 @@ class Lowering(Flow):
     def barrier(self) -> None:
         if self.layouts.placed and (self.state.written or self.state.copies):
             self.b.emit("target.fence_async")  # products read what was written behind the caches' back
-        self.b.emit("target.barrier")
+        if self.roles:
+            self.b.emit("target.barrier", id=CONSUMER_BARRIER, threads=self.group)
+        else:
+            self.b.emit("target.barrier")
         self.state = State(copies=self.state.copies)
 
     def do_tile_barrier(self, op: Op) -> None:

@@ -25,8 +25,8 @@ from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 #: slots beyond this no longer help: the copies of a slot take about as long as two products of one
 MOST_STAGES = 4
-#: shared memory left for what the lowering needs, of the bytes that one group may have
-RESERVE = 0.25
+#: bytes of shared memory left for what the lowering needs
+RESERVE = 32 << 10
 _ON_THE_WAY = frozenset({"tile.transpose", "arith.cast"})
 _WRITERS = frozenset({"tile.write", "tile.store", "tile.copy_async"})
 
@@ -34,7 +34,7 @@ _WRITERS = frozenset({"tile.write", "tile.store", "tile.copy_async"})
 def pipelined(kernel: Func, arch: Arch) -> Func:
     """One kernel."""
     taken = sum(_bytes(op.result) for op in kernel.walk() if op.name == "tile.alloc")
-    room = int(arch.limits.shared_per_block * (1 - RESERVE)) - taken
+    room = arch.limits.shared_per_block - RESERVE - taken
     return replace(kernel, body=remove_dead(map_ops(kernel.body, lambda op: _loop(op, room))))
 
 

@@ -1,0 +1,122 @@
+"""Which copies to shared memory a tensor copy engine can make, and what it asks of the sizes.
+
+The engine moves a box of a row-major tensor to a swizzled tile, and fills with zeros what lies outside of the tensor.
+It demands that rows are multiples of 16 bytes apart and that no extent is 0; both are questions about sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tessera.shapes import Dim
+from tesseracc.ir.types import BufType, size_of
+from tesseracc.ir.value import Func, Op, Region, Value
+
+LINE = 16  # bytes of which addresses and distances are multiples
+MOST = 256  # extent of a box along an axis
+MOST_AXES = 5
+SPANS = (32, 64, 128)  # bytes of a swizzled row
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCopy:
+    """A copy of a block by boxes, one after the other in the slot. `box` has an extent per axis of the buffer."""
+
+    op: Op
+    param: int
+    box: tuple[int, ...]
+    span: int  # bytes of a box's row
+    starts: tuple[tuple[int, int], ...]  # row and column of each box in the block
+
+    @property
+    def bytes(self) -> int:
+        """All that the copy writes, what lies outside of the tensor included."""
+        rows, columns = self.op.attrs["shape"]
+        type_ = self.op["dst"].type
+        assert isinstance(type_, BufType)
+        return int(rows * columns * size_of(type_.dtype))
+
+
+def tensor_copy(op: Op, params: tuple[Value, ...]) -> TensorCopy | None:
+    """A `tile.copy_async` of a parameter's block to the slot of a ring as a tensor copy."""
+    src, dst = op["src"].type, op["dst"].type
+    shape, axes = op.attrs["shape"], op.attrs["src_axes"]
+    assert isinstance(src, BufType) and isinstance(dst, BufType)
+    rank, size = len(src.dims), size_of(src.dtype)
+    if op["src"] not in params or len(shape) != 2 or not 2 <= rank <= MOST_AXES or axes[1] != rank - 1:
+        return None
+    rows, columns = shape
+    span = min(columns * size, SPANS[-1])
+    if tuple(dst.dims[1:]) != tuple(shape) or span not in SPANS or columns * size % span or rows % 8:
+        return None
+    height = min(rows, MOST)
+    if rows % height:
+        return None
+    box = [1] * rank
+    box[axes[0]], box[axes[1]] = height, span // size
+    starts = tuple((r, c) for c in range(0, columns, span // size) for r in range(0, rows, height))
+    return TensorCopy(op, params.index(op["src"]), tuple(box), span, starts)
+
+
+def pipelines(kernel: Func) -> list[Op]:
+    """The pipelines of a kernel that are not inside of other control flow."""
+    return [op for op in kernel.body.ops if op.name == "tile.pipeline"]
+
+
+def tensor_copies(kernel: Func) -> list[TensorCopy] | None:
+    """The copies of all pipelines, if every one is a tensor copy and runs whatever else the kernel does; else None."""
+    found: list[TensorCopy] = []
+    tops = pipelines(kernel)
+    if not tops or sum(op.name == "tile.pipeline" for op in kernel.walk()) != len(tops):
+        return None
+    for pipeline in tops:
+        for op in pipeline.regions[0].ops:
+            if op.name == "tile.copy_async":
+                copy = tensor_copy(op, kernel.params)
+                if copy is None:
+                    return None
+                found.append(copy)
+        if producer_ops(kernel, pipeline) is None:
+            return None
+    return found
+
+
+def producer_ops(kernel: Func, pipeline: Op) -> list[Op] | None:
+    """What computes the bounds and places of a pipeline's copies, in order; None if that takes more than arithmetic."""
+    makers = {result: op for op in kernel.body.ops for result in op.results}
+    needed: set[Op] = set()
+    params = set(kernel.params)
+
+    def visit(value: Value) -> bool:
+        if value in params:
+            return True
+        op = makers.get(value)
+        if op is None or op.regions or (op.defn.effect != "pure" and op.name != "tile.alloc"):
+            return False
+        needed.add(op)
+        return all(visit(v) for v in op.operands)
+
+    wanted = [*pipeline.operands[:3], *_outside(pipeline.regions[0])]
+    if not all(visit(value) for value in wanted):
+        return None
+    return [op for op in kernel.body.ops if op in needed and op.name != "tile.alloc"]
+
+
+def _outside(region: Region) -> Iterator[Value]:
+    inside = set(region.args)
+    for op in region.ops:
+        yield from (v for v in op.operands if v not in inside)
+        inside.update(op.results)
+
+
+def distances(kernel: Func, copies: list[TensorCopy]) -> list[tuple[Dim, int]]:
+    """(extent, what it must be a positive multiple of) for each buffer that is copied from."""
+    found: dict[tuple[str, int], tuple[Dim, int]] = {}
+    for param in dict.fromkeys(copy.param for copy in copies):
+        type_ = kernel.params[param].type
+        assert isinstance(type_, BufType)
+        for axis, dim in enumerate(type_.dims):
+            multiple = LINE // size_of(type_.dtype) if axis == len(type_.dims) - 1 else 1
+            found.setdefault((str(dim), multiple), (dim, multiple))
+    return list(found.values())

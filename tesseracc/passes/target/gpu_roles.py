@@ -1,0 +1,220 @@
+"""Warp specialisation: one group of warps copies for the others, which multiply.
+
+    all:        mbarriers full[s], empty[s] of every ring slot; then the roles part
+    producer:   for k: wait until slot s is empty; expect its bytes at full[s]; start the tensor copies to it
+    consumers:  for k: wait until full[s]; use the slot; arrive at empty[s], one lane for each warp
+
+A barrier has a phase bit that flips when all have arrived: a slot is used in phase (iteration / stages) mod 2, and an
+empty barrier that was never waited for counts as passed in phase 1. Everything outside of pipelines is done by the
+consumers, whose barriers count them alone. The producer needs few registers and leaves the others to the consumers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tesseracc.analysis.tensor_copies import TensorCopy, pipelines, producer_ops, tensor_copies
+from tesseracc.ir.types import I32, I64, PtrType
+from tesseracc.ir.value import Op, Region, Value
+from tesseracc.passes.target.gpu_buffers import memory_of
+from tesseracc.passes.target.gpu_memory import State
+
+if TYPE_CHECKING:
+    from tesseracc.ir.builder import Builder
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+PRODUCERS = 128  # threads: registers are handed over by groups of four warps
+#: registers a thread of the producers keeps
+PRODUCER_REGISTERS = 24
+REGISTERS = 65536  # of a multiprocessor
+MOST_REGISTERS = 240  # that a thread can ask for, as a multiple of 8
+CONSUMER_BARRIER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The mbarriers of a pipeline: the addresses of the first of each kind, 8 bytes apart."""
+
+    full: Value
+    empty: Value
+    stages: int
+
+
+def consumer_registers(consumers: int) -> int:
+    """What each consumer may have of what the producers leave; 0 where all have enough from the start."""
+    if REGISTERS // (consumers + PRODUCERS) >= MOST_REGISTERS:
+        return 0
+    left = (REGISTERS - PRODUCERS * PRODUCER_REGISTERS) // consumers // 8 * 8
+    return min(left, MOST_REGISTERS)
+
+
+class Roles:
+    """The roles of one kernel."""
+
+    def __init__(self, low: Lowering) -> None:
+        self.low = low
+        found = tensor_copies(low.kernel)
+        assert found is not None, "the kernel is marked as one whose copies are tensor copies"
+        self.copies: dict[Op, TensorCopy] = {copy.op: copy for copy in found}
+        self.maps: dict[tuple[int, int, tuple[int, ...]], Value] = {}
+        for copy in found:
+            self.maps.setdefault((copy.param, copy.span, copy.box), Value(PtrType("map"), f"map{len(self.maps)}"))
+        self.rings: dict[Op, Ring] = {}
+        self.memory: dict[Value, Value] = {}  # what both roles know by one address
+        self.threads = low.group + PRODUCERS
+
+    def lower(self, body: Region) -> None:
+        """The whole kernel."""
+        low, b = self.low, self.low.b
+        self._barriers()
+        number = b.op("arith.cast", b.op("arith.shr", low.thread(), b.const(5)), to="i32")
+        warp = b.op("arith.cast", b.op("target.shfl", number, b.const(0, "i32"), mode="idx"), to="i64")
+        is_consumer = b.op("arith.cmp", warp, b.const(low.warps), pred="lt")
+        counts = consumer_registers(low.group)
+
+        def consumers(inner: Lowering) -> list[Value]:
+            if counts:
+                inner.b.emit("target.set_registers", count=counts, more=True)
+            inner.ops(body)
+            return []
+
+        def producers(inner: Lowering) -> list[Value]:
+            if counts:
+                inner.b.emit("target.set_registers", count=PRODUCER_REGISTERS, more=False)
+            first = inner.b.op("arith.cmp", warp, inner.b.const(low.warps), pred="eq")
+            inner.branch(first, lambda deep: self._alone(deep), lambda _: [], [])
+            return []
+
+        kept = dict(low.env)
+        producing = low.nested([], lambda inner, _: producers(inner))
+        low.env = kept
+        consuming = low.nested([], lambda inner, _: consumers(inner))
+        low.b.emit("scf.if", is_consumer, types=[], regions=[consuming, producing])
+
+    def _barriers(self) -> None:
+        low, b = self.low, self.low.b
+        for pipeline in pipelines(low.kernel):
+            stages = pipeline.attrs["stages"]
+            full, empty = (b.op("target.shared", offset=low.shared.take(8 * stages)) for _ in range(2))
+            self.rings[pipeline] = Ring(full, empty, stages)
+            for op in low.kernel.body.ops:
+                if op.name == "tile.alloc" and op.result in pipeline.group("rings"):
+                    low.op(op)
+                    self.memory[op.result] = low.get(op.result)
+
+        def start(inner: Lowering) -> list[Value]:
+            for ring in self.rings.values():
+                for slot in range(ring.stages):
+                    at = inner.b.const(slot)
+                    inner.b.emit("target.mbarrier_init", _slot(inner, ring.full, at), count=1)
+                    inner.b.emit("target.mbarrier_init", _slot(inner, ring.empty, at), count=low.warps)
+            inner.b.emit("target.mbarrier_ready")
+            return []
+
+        first = b.op("arith.cmp", low.thread(), b.const(0), pred="eq")
+        low.branch(first, start, lambda _: [], [])
+        b.emit("target.barrier")
+
+    # -- producer ----------------------------------------------------------------------------------------------------
+
+    def _alone(self, low: Lowering) -> list[Value]:
+        """One lane does it all."""
+
+        def copy(inner: Lowering) -> list[Value]:
+            for pipeline in pipelines(inner.kernel):
+                for op in producer_ops(inner.kernel, pipeline) or ():
+                    inner.op(op)
+                self._produce(inner, pipeline)
+            return []
+
+        low.branch(low.b.op("target.elect"), copy, lambda _: [], [])
+        return []
+
+    def _produce(self, low: Lowering, op: Op) -> None:
+        ring, fill = self.rings[op], op.regions[0]
+        lo, hi, step = (low.get(v) for v in op.operands[:3])
+        size = sum(self.copies[copy].bytes for copy in fill.ops if copy.name == "tile.copy_async")
+
+        def body(inner: Lowering, args: list[Value]) -> list[Value]:
+            k, at, phase = args
+            b = inner.b
+            slot = _wide(b, at)
+            inner.bind(fill.args, [k, slot])
+            full = _slot(inner, ring.full, slot)
+            other = b.op("arith.xor", phase, b.const(1, "i32"))
+            b.emit("target.mbarrier_wait", _slot(inner, ring.empty, slot), other)
+            b.emit("target.mbarrier_arrive", full, bytes=size)
+            for inside in fill.ops:
+                if inside.name == "tile.copy_async":
+                    self._copy(inner, self.copies[inside], full)
+                else:
+                    inner.op(inside)
+            return _advance(b, at, phase, ring.stages)
+
+        region = low.nested([I64, I32, I32], body)
+        zeros = [low.b.const(0, "i32")] * 2
+        low.b.emit("scf.for", lo, hi, step, zeros, types=[I32, I32], regions=[region])
+
+    def _copy(self, low: Lowering, copy: TensorCopy, full: Value) -> None:
+        op, b = copy.op, low.b
+        ring = memory_of(low, op["dst"])
+        slot = low.get(op.group("dst_at")[0])
+        places = [low.get(v) for v in op.group("src_at")]
+        row_axis, column_axis = op.attrs["src_axes"]
+        for row, column in copy.starts:
+            at = list(places)
+            at[row_axis] = b.op("arith.add", at[row_axis], b.const(row)) if row else at[row_axis]
+            at[column_axis] = b.op("arith.add", at[column_axis], b.const(column)) if column else at[column_axis]
+            words = [b.op("arith.cast", v, to="i32") for v in reversed(at)]
+            target = ring.address(low, [slot, b.const(row), b.const(column)])
+            b.emit("target.tensor_copy", target, self.maps[copy.param, copy.span, copy.box], words, full)
+
+    # -- consumers ---------------------------------------------------------------------------------------------------
+
+    def consume(self, low: Lowering, op: Op) -> None:
+        """The pipeline's second region, for slots that the producer fills."""
+        ring, use = self.rings[op], op.regions[1]
+        lo, hi, step = (low.get(v) for v in op.operands[:3])
+        types = low.flat_types(op.results)
+        inits = low.flat_like(op.group("inits"), op.results)
+
+        def body(inner: Lowering, args: list[Value]) -> list[Value]:
+            k, at, phase, *carried = args
+            b = inner.b
+            slot = _wide(b, at)
+            b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
+            found = inner.region(use, [k, slot, *carried], op.results)
+            b.emit("target.warp_barrier")  # every lane has read
+            lane = b.op("arith.and", inner.thread(), b.const(31))
+
+            def arrive(deep: Lowering) -> list[Value]:
+                deep.b.emit("target.mbarrier_arrive", _slot(deep, ring.empty, slot))
+                return []
+
+            inner.branch(b.op("arith.cmp", lane, b.const(0), pred="eq"), arrive, lambda _: [], [])
+            return [*_advance(b, at, phase, ring.stages), *found]
+
+        before = low.state
+        regions = low.around([use], lambda: [low.nested([I64, I32, I32, *types], body)])
+        low.state = State(low.state.written, low.state.read, low.state.tiles, before.copies)
+        zeros = [low.b.const(0, "i32")] * 2
+        loop = low.b.emit("scf.for", lo, hi, step, [*zeros, *inits], types=[I32, I32, *types], regions=regions)
+        low.bind(op.results, loop.results[2:])
+
+
+def _slot(low: Lowering, first: Value, slot: Value) -> Value:
+    return low.b.op("target.offset", first, slot, dtype="i64")
+
+
+def _wide(b: Builder, number: Value) -> Value:
+    """A number that is not negative as i64."""
+    return b.op("arith.cast", b.op("arith.bitcast", number, to="u32"), to="i64")
+
+
+def _advance(b: Builder, slot: Value, phase: Value, stages: int) -> list[Value]:
+    """The next slot, and its phase."""
+    one = b.const(1, "i32")
+    last = b.op("arith.cmp", slot, b.const(stages - 1, "i32"), pred="eq")
+    following = b.op("arith.select", last, b.const(0, "i32"), b.op("arith.add", slot, one))
+    return [following, b.op("arith.select", last, b.op("arith.xor", phase, one), phase)]
