@@ -175,7 +175,8 @@ def test_what_is_wrong_is_reported() -> None:
         ("wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {v4}, {v4}, %q, %r, 2, %t, 1, 1, 0;", "selector 2"),
         ("wgmma.mma_async.sp.sync.aligned.m64n8k16.f32.f16.f16 {v4}, {v4}, %q, %r, 0, %t, 1, 1, 0;",
          "m64n8k16 of .f16"),
-        ("wgmma.mma_async.sync.aligned.m64n8k256.s32.b1.b1.and.popc {v4}, {v4}, %q, %t;", "m64n8k256 of .b1"),
+        ("wgmma.mma_async.sync.aligned.m64n8k128.s32.b1.b1.and.popc {v4}, {v4}, %q, %t;", "m64n8k128 of .b1"),
+        ("wgmma.mma_async.sync.aligned.m64n8k256.s32.b1.b1 {v4}, {v4}, %q, %t;", ".and.popc"),
     ],
 )  # fmt: skip
 def test_what_is_not_modelled_is_refused(spelling: str, words: str) -> None:

@@ -238,9 +238,8 @@ def _flag(operands: tuple[Operand, ...], k: int, default: int) -> int:
     return int(operand.value) if isinstance(operand, Imm) else default
 
 
-@instruction(
-    "wgmma", _SECTION, ".mma_async m64nNk of f16 bf16 tf32 e4m3 e5m2 s8 u8; fence commit_group wait_group", control=True
-)
+@instruction("wgmma", _SECTION, ".mma_async m64nNk of f16 bf16 tf32 e4m3 e5m2 s8 u8 b1; fence commit_group wait_group",
+             control=True)  # fmt: skip
 def wgmma(i: Instruction, d: Decoder) -> Step:
     """D = A * B (+ D) by a warpgroup, A from registers or shared memory, B from shared memory."""
     if "fence" in i.mods:
@@ -261,7 +260,7 @@ def wgmma_sparse(i: Instruction, d: Decoder) -> Step:
     return _mma_async(i, d, (*i.operands[:3], *i.operands[5:]), metadata)
 
 
-_TYPES = ("f16", "bf16", "tf32", "e4m3", "e5m2", "s8", "u8")
+_TYPES = ("f16", "bf16", "tf32", "e4m3", "e5m2", "s8", "u8", "b1")
 
 
 def _mma_async(i: Instruction, d: Decoder, operands: tuple[Operand, ...], metadata: Metadata | None) -> Step:
@@ -270,6 +269,8 @@ def _mma_async(i: Instruction, d: Decoder, operands: tuple[Operand, ...], metada
     dk, ak, bk = [word for word in i.mods if word in tc.BITS][-3:]
     if ak not in _TYPES or bk not in _TYPES or k * tc.BITS[ak] != (512 if metadata else 256) or n % 8 or n > 256:
         raise ValueError(f"shape m{m}n{n}k{k} of .{ak} and .{bk}")
+    if (ak == "b1") != ({"and", "popc"} <= set(i.mods)) or (ak == "b1" and metadata):
+        raise ValueError("single bits are combined by .and.popc, dense")
     depth = k // 2 if metadata else k  # columns of A that are given
     target = operands[0]
     if not isinstance(target, Vector):
@@ -285,7 +286,7 @@ def _mma_async(i: Instruction, d: Decoder, operands: tuple[Operand, ...], metada
     sign_a, sign_b = _flag(operands, 4, 1), _flag(operands, 5, 1)
     transposed_a = not from_registers and bool(_flag(operands, 6, 0))
     transposed_b = bool(_flag(operands, 6 if from_registers else 7, 0))
-    size = tc.BITS[bk] // 8
+    size, per = max(1, tc.BITS[bk] // 8), max(1, 8 // tc.BITS[bk])  # bytes of an element, elements of a byte
     pa = tc.a_places(16, depth, tc.BITS[ak])
     bits = 16 if dk == "f16" else 32
     name = f"wgmma{'.sp' if metadata else ''}.m{m}n{n}k{k}.{ak}"
@@ -297,13 +298,14 @@ def _mma_async(i: Instruction, d: Decoder, operands: tuple[Operand, ...], metada
         """The operand that each group's descriptor names: f64 [g, rows, columns], granules read [g, granules]."""
         descriptors, unit = w.spread(source(w))[::128], w.launch.granule["shared"]
         values = np.zeros((len(ids), rows, columns))
-        granules = np.zeros((len(ids), rows * columns * size // 4), np.int64)
+        width = columns // per
+        granules = np.zeros((len(ids), rows * width * size // 4), np.int64)
         for descriptor in np.unique(descriptors):
             mine = np.flatnonzero(descriptors == descriptor)
-            if k_major and int(descriptor) >> 62 == 3 and columns * size > 32:
-                w.log.add(BAD_STATE, f"a swizzle of 32 bytes does not reach over the {columns * size} bytes of a row",
+            if k_major and int(descriptor) >> 62 == 3 and width * size > 32:
+                w.log.add(BAD_STATE, f"a swizzle of 32 bytes does not reach over the {width * size} bytes of a row",
                           w.code[w.pc])  # fmt: skip
-            tile = _tile(int(descriptor), rows, columns, size, k_major, unit)
+            tile = _tile(int(descriptor), rows, width, size, k_major, unit)
             values[mine], granules[mine] = _gather(w, ids[mine], tile, kind, k_major)
         return values, granules
 
@@ -361,7 +363,7 @@ def _gather(w: Wave, ids: Array, tile: Tile, kind: str, k_major: bool) -> tuple[
     launch = w.launch
     base = w.cta[ids << 7] * launch.shared_stride
     granules = (base >> 2)[:, None] + tile.granules
-    raw_type = {8: np.uint8, 16: np.uint16, 32: np.uint32}[tc.BITS[kind]]
+    raw_type = {1: np.uint8, 8: np.uint8, 16: np.uint16, 32: np.uint32}[tc.BITS[kind]]
     if tile.within[1] > launch.shared_size:
         w.log.add(OUT_OF_BOUNDS, f"a matrix descriptor reaches beyond shared address {launch.shared_size:#x}, the end "
                   "of the space", w.code[w.pc], count=len(ids))  # fmt: skip
@@ -383,5 +385,8 @@ def _gather(w: Wave, ids: Array, tile: Tile, kind: str, k_major: bool) -> tuple[
                               np.repeat(ids << 7, places.shape[1]), w.pc, False, "shared")  # fmt: skip
         w.counters.bytes_read["shared"] += chunks.size * 16
         raw = launch.shared.view(CHUNK)[chunks]
-    values = tc.element_values(raw.view(raw_type), kind)
+    patterns = raw.view(raw_type)
+    if kind == "b1":
+        patterns = np.unpackbits(patterns, axis=-1, bitorder="little")
+    values = tc.element_values(patterns, kind)
     return (values if k_major else values.swapaxes(1, 2)), granules
