@@ -38,6 +38,8 @@ class _Fusion:
     def __init__(self, func: Func) -> None:
         self.ops: list[Op | None] = [tidy(op) if op.name == "schedule.group" else op for op in func.body.ops]
         self.kept = set(func.body.yields)  # tensors that must exist in memory
+        # new values of state: who reads one should not compute it again from the old value, which it is to overwrite
+        self.updated = {func.body.yields[number] for _, number in func.attrs.get("state", ())}
         for op in func.body.ops:
             if op.name != "schedule.group":
                 self.kept.update(op.operands)
@@ -47,13 +49,27 @@ class _Fusion:
         self.looped = {op.results[0] for op in groups if any(inner.regions for inner in op.regions[0].ops)}
         self.contractions = {op.results[0] for op in groups if is_contraction(op) is not None}
 
+        self._readers: dict[Value, set[int]] = {}
+        for at, op in enumerate(self.ops):
+            self._index(at, op)
+
+    def _index(self, at: int, op: Op | None) -> None:
+        if op is not None and op.name == "schedule.group":
+            for tensor in tensors_read(op):
+                self._readers.setdefault(tensor, set()).add(at)
+
+    def put(self, at: int, op: Op | None) -> None:
+        """Another operation, or none, at a position."""
+        old = self.ops[at]
+        if old is not None and old.name == "schedule.group":
+            for tensor in tensors_read(old):
+                self._readers[tensor].discard(at)
+        self.ops[at] = op
+        self._index(at, op)
+
     def readers(self, tensor: Value) -> list[int]:
         """Positions of the groups that read a tensor."""
-        return [
-            i
-            for i, op in enumerate(self.ops)
-            if op is not None and op.name == "schedule.group" and tensor in tensors_read(op)
-        ]
+        return sorted(self._readers.get(tensor, ()))
 
     def run(self) -> list[Op]:
         for at in range(len(self.ops) - 1, -1, -1):
@@ -105,18 +121,18 @@ class _Fusion:
             products = not stays and all(is_contraction(reader) is not None for reader in into)
             whole = self.with_sources(producer) if products else producer
             move = decide(producer, into, stays, self.made, self.contractions, sole, whole)
-            if move is None:
+            if move is None or (move.everywhere and tensor in self.updated):
                 return
             if move.everywhere:
                 for i in readers:
-                    self.ops[i] = tidy(inline(producer, self.group(i)))
+                    self.put(i, tidy(inline(producer, self.group(i))))
             else:
                 assert move.reader is not None
                 reader = add_result(producer, move.reader, move.site) if move.site is not None else move.reader
-                self.ops[readers[0]] = tidy(inline(producer, reader))
+                self.put(readers[0], tidy(inline(producer, reader)))
                 stays = False
         if not stays:
-            self.ops[at] = None
+            self.put(at, None)
 
 
 @register("fuse", level="schedule")

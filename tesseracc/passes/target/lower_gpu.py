@@ -289,7 +289,8 @@ class Lowering(Flow):
             store(self)
         else:
             self.branch(cond, store, lambda _: [], [])
-        if uniform and op["buf"] in self.loaded:
+        # where only some threads are, no others wait for the value, and there may be no barrier
+        if uniform and op["buf"] in self.loaded and not self.varying:
             self.barrier()
 
     def do_tile_zeros(self, op: Op) -> Held:

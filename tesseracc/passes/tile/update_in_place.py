@@ -1,7 +1,8 @@
 """`update-in-place`: state is updated in its own memory.
 
-A function's attribute `state` pairs parameters with results. The result's temporary becomes the parameter itself where
-nothing reads the parameter after it is written, and the kernel that writes it either does not read the parameter or may
+A function's attribute `state` pairs parameters with results. The step that writes the result moves behind the last that
+reads the parameter where it can. The result's temporary becomes the parameter itself where nothing reads the parameter
+after it is written, and the kernel that writes it either does not read the parameter or may
 overwrite it (attribute `updates`, from `mark-updates`): the two buffers of the launch are one then. Elsewhere the
 result is copied into the parameter at the end.
 """
@@ -26,6 +27,14 @@ def _names(ops: Iterable[Op], buf: Value) -> set[Value]:
             if inner.name == "tile.view" and inner["buf"] in found:
                 found.add(inner.result)
     return found
+
+
+def _whole(ops: Iterable[Op], value: Value) -> Value:
+    """The buffer that a view shows."""
+    behind = {op.result: op["buf"] for op in ops if op.name == "tile.view"}
+    while value in behind:
+        value = behind[value]
+    return value
 
 
 def _touches(op: Op, names: set[Value]) -> bool:
@@ -62,8 +71,8 @@ class _Update:
 
     def _joined(self, param: Value, made: Value, may_overwrite: bool) -> bool:
         """Let the result live in the parameter's memory. False, and nothing changed, where that is not possible."""
-        ops = self.body.ops
-        old, new = _names(ops, param), _names(ops, made)
+        old, new = _names(self.body.ops, param), _names(self.body.ops, made)
+        ops = self._sunk(old, new)
         writers = [i for i, op in enumerate(ops) if self._writes(op, new)]
         # several writers are versions of one launch, of which one runs
         if not writers or (len(writers) > 1 and any(ops[i].attrs.get("when", 1) == 1 for i in writers)):
@@ -80,6 +89,22 @@ class _Update:
         body = Region(self.body.args, tuple(moved), self.body.yields)
         self.body = substitute(body, {made: param})
         return True
+
+    def _sunk(self, old: set[Value], new: set[Value]) -> tuple[Op, ...]:
+        """The steps, with the one that writes the result behind the last that reads the old value, where that is legal:
+        nothing in between touches what the step writes, or writes what it reads."""
+        ops = self.body.ops
+        writers = [i for i, op in enumerate(ops) if self._writes(op, new)]
+        readers = [i for i, op in enumerate(ops) if _touches(op, old)]
+        if len(writers) != 1 or not readers or readers[-1] <= writers[0]:
+            return ops
+        at, last = writers[0], readers[-1]
+        between = ops[at + 1 : last + 1]
+        taken = {v: _names(ops, _whole(ops, v)) for v in ops[at].operands}
+        written = set().union(*(names for names in taken.values() if self._writes(ops[at], names)))
+        if any(_touches(op, written) or self._writes(op, set().union(*taken.values())) for op in between):
+            return ops
+        return (*ops[:at], *between, ops[at], *ops[last + 1 :])
 
     def _writes(self, op: Op, names: set[Value]) -> bool:
         if op.name == "tile.launch":
