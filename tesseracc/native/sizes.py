@@ -5,7 +5,8 @@ Faults (overflow, division by zero, a negative extent) do not stop the evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tessera_runtime.core import shapeexpr
 from tessera_runtime.core.manifest import Dim
@@ -47,6 +48,15 @@ class Body:
     def wrong(self, condition: str) -> None:
         """Set the flag if the i1 `condition` holds."""
         self.fault = condition if self.fault == "false" else self.value(f"or i1 {self.fault}, {condition}")
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Compute what follows anew where it is needed again: its faults count for this part only."""
+        known = dict(self._known)
+        try:
+            yield
+        finally:
+            self._known = known
 
     def operate(self, name: str, a: Number, b: Number) -> Number:
         """`a name b` for an operator of shape expressions."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera_runtime import control
-from tessera_runtime.core.manifest import Branch, Copy, Kernel, Launch, Loop, Put, Repeat, Step, Take
+from tessera_runtime.core.manifest import Branch, Copy, Kernel, Launch, Loop, Put, Repeat, Step, Take, When
 from tessera_runtime.plan import lifetimes
 from tesseracc.native.sizes import Body, Number
 
@@ -35,6 +35,8 @@ def _evaluated(step: Step) -> control.Step:
             return control.BranchStep(step.on, step.then, step.other)
         case Repeat():
             return control.RepeatStep(1, step.body)
+        case When():  # either block, which the sizes tell
+            return control.RepeatStep(1, step.then + step.other)
         case Loop():
             return control.LoopStep(step.on, step.head, step.body)
     return control.RowStep(step.src, step.dst, 1, isinstance(step, Put), step.reverse)
@@ -57,6 +59,7 @@ class Steps:
         self._groups: dict[int, Number] = {}
         self._dims: dict[tuple[int, int], Number] = {}
         self._counts: dict[int, Number] = {}
+        self._unless: dict[int, Number] = {}
         self._check(0, len(self.steps), 0)
 
     def _check(self, start: int, stop: int, count: Number) -> None:
@@ -81,11 +84,29 @@ class Steps:
                 self._counts[number] = body.extent(step.count)
                 self._check(at, at + step.body, self._counts[number])
                 at += step.body
+            elif isinstance(step, When):
+                at = self._check_when(number, at, step, count)
             else:
                 self._same(self.nbytes[step.on], 1)
                 for length in (step.then, step.other) if isinstance(step, Branch) else (step.head, step.body):
                     self._check(at, at + length, count)
                     at += length
+
+    def _check_when(self, number: int, at: int, step: When, count: Number) -> int:
+        """Sizes of the block that is not run may be wrong: it is for other ones. Gives where the blocks end."""
+        body = self.body
+        self._unless[number] = unless = body.dim(step.unless)
+        before, faults = body.fault, []
+        for length in (step.then, step.other):
+            body.fault = "false"
+            with body.apart():
+                self._check(at, at + length, count)
+            faults.append(body.fault)
+            at += length
+        fits = body.value(f"icmp eq i64 {unless}, 0")
+        body.fault = before
+        body.wrong(body.value(f"select i1 {fits}, i1 {faults[0]}, i1 {faults[1]}"))
+        return at
 
     def _same(self, a: Number, b: Number) -> None:
         if a != b:
@@ -111,9 +132,9 @@ class Steps:
                 case Repeat():
                     self._repeat(number, at, step)
                     at += step.body
-                case Branch():
+                case Branch() | When():
                     then, other, after = (body.label(stem) for stem in ("then", "else", "after"))
-                    body.line(f"br i1 {self._flag(step.on)}, label %{then}, label %{other}")
+                    body.line(f"br i1 {self._first(number, step)}, label %{then}, label %{other}")
                     for label, first, length in ((then, at, step.then), (other, at + step.then, step.other)):
                         body.line(f"{label}:")
                         self._block(first, first + length, row)
@@ -178,6 +199,12 @@ class Steps:
         body.line(f"%{latch}.next = add i64 {index}, 1")
         body.line(f"br label %{head}")
         body.line(f"{after}:")
+
+    def _first(self, number: int, step: Branch | When) -> str:
+        """Whether the first block is the one to run."""
+        if isinstance(step, When):
+            return self.body.value(f"icmp eq i64 {self._unless[number]}, 0")
+        return self._flag(step.on)
 
     def _flag(self, buffer: int) -> str:
         byte = self.body.value(f"load i8, ptr {self.pointers[buffer]}, align 1")

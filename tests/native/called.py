@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ _C = {"f32": ctypes.c_float, "f64": ctypes.c_double}
 class Called:
     """The functions of a library: `called.f({"x": x}, N=3)` gives a code and the results by name."""
 
-    def __init__(self, folder: Path, entries: dict[str, Any], arch: str = "x86-64-v2", stem: str = "m") -> None:
-        self.build = Build(front(entries), (load(arch),))
+    def __init__(
+        self, folder: Path, entries: dict[str, Any], arch: str = "x86-64-v2", stem: str = "m",
+        variants: Sequence[Mapping[str, int]] = (),
+    ) -> None:  # fmt: skip
+        self.build = Build(front(entries, variants=variants), (load(arch),))
         target = self.build.archs[0]
         tile = self.build.tile(target)
         self.made: Library = library(stem, self.build.target(target), tile, target, "a test")

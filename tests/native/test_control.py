@@ -135,3 +135,31 @@ def test_a_library_with_loops_needs_nothing(called: Called, tmp_path: Path) -> N
 
     assert "m_nested" in read_symbols(called.made.image, "x86-64")
     assert called("recur", {"w": rand(5, 5), "h": rand(3, 5), "x": rand(2, 3, 5)}, D=5, B=3, T=2, short=1)[0] == 3
+
+
+@ts.function
+def usual(x: ts.Tensor["B", ts.dim("S", min=1, max=64, multiple_of=8), "D", ts.f32], w: ts.Tensor["D", "D", ts.f32]):
+    y = ts.softmax(x @ w)
+    return {"y": y, "total": ts.sum(y, axis=1)}
+
+
+def test_code_for_usual_sizes(tmp_path: Path) -> None:
+    """Sizes that a variant is for, and others, for which its sizes would be wrong."""
+    called = Called(tmp_path, {"usual": usual}, variants=[{"B": 1, "S": 5}, {"D": 4}])
+    general = Called(tmp_path, {"usual": usual}, stem="g")
+    assert len(called.build.target(called.build.archs[0]).of_kind("target.func")) > 2
+    bundle = tessera_runtime.load(called.build.bundle(), threads=1)
+    for b, s, d in ((1, 5, 3), (2, 8, 3), (2, 16, 4), (2, 7, 5), (1, 5, 4), (0, 8, 2), (1, 72, 4), (1, 64, 4)):
+        x, w = rand(b, s, d), rand(d, d)
+        sizes = {"B": b, "S": s, "D": d}
+        code, results = called("usual", {"x": x, "w": w}, **sizes)
+        assert code == 0, called.message(code)
+        wide = np.exp(x.astype(np.float64) @ w)
+        wide /= wide.sum(-1, keepdims=True)
+        np.testing.assert_allclose(results["y"], wide, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(results["total"], wide.sum(1), rtol=0, atol=1e-4)
+        found = dict(zip(bundle["usual"].outputs, bundle["usual"](x, w), strict=True))
+        for name, array in results.items():
+            np.testing.assert_array_equal(array, found[name])
+        assert general("usual", {"x": x, "w": w}, **sizes)[0] == 0
+    assert called.workspace("usual", B=1, S=1 << 61, D=3) == -2

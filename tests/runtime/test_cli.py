@@ -219,8 +219,9 @@ def test_as_a_process(path: str) -> None:
     )
     assert done.returncode == 0 and "exit codes:" in done.stdout
     # The language, the compiler and what only they need stay out of a process that runs a bundle.
-    code = "import sys, tessera_runtime.cli as c; c.main([sys.argv[1]]); "
-    code += "print([m for m in ('tessera', 'tesseracc', 'llvmlite', 'click', 'ml_dtypes', 'cuda') if m in sys.modules])"
+    code = "import sys; before = set(sys.modules); import tessera_runtime.cli as c; c.main([sys.argv[1]]); "
+    code += "new = set(sys.modules) - before; "
+    code += "print([m for m in ('tessera', 'tesseracc', 'llvmlite', 'click', 'ml_dtypes', 'cuda') if m in new])"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, env=environment, cwd="/")
     assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
 
