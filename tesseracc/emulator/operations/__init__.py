@@ -52,6 +52,12 @@ from tesseracc.emulator.operations import (
     tcgen05 as tcgen05,
 )
 from tesseracc.emulator.operations import (
+    tcgen05_copies as tcgen05_copies,
+)
+from tesseracc.emulator.operations import (
+    tcgen05_products as tcgen05_products,
+)
+from tesseracc.emulator.operations import (
     video as video,
 )
 from tesseracc.emulator.operations import (

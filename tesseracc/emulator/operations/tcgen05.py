@@ -1,4 +1,4 @@
-"""tcgen05: tensor memory of sm_100a: alloc, dealloc, ld, st, wait, commit, fence; products and copies (PTX ISA 9.7.16).
+"""tcgen05: tensor memory of sm_100a: alloc, dealloc, ld, st, wait, commit, fence (PTX ISA 9.7.16).
 
 Fences before and after thread synchronisation do nothing here: what the barriers and mbarriers between them order is
 what the race detector knows.
@@ -11,9 +11,8 @@ import numpy as np
 from tesseracc.emulator.asynchronous import Bulk
 from tesseracc.emulator.decode import Decoder, Source
 from tesseracc.emulator.findings import BAD_STATE
-from tesseracc.emulator.operations import tcgen05_copies as copies
-from tesseracc.emulator.operations import tcgen05_products as products
 from tesseracc.emulator.operations.mbarriers import barrier_index
+from tesseracc.emulator.operations.tcgen05_copies import write_word
 from tesseracc.emulator.ptx import Imm, Instruction, Operand, Reg, Vector
 from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.tensor_memory import WINDOW, Pending
@@ -69,40 +68,12 @@ def _whole(w: Wave) -> Array | None:
     return lanes.reshape(-1, 32)
 
 
-@instruction("tcgen05", _SECTION, "alloc dealloc ld st mma cp commit wait fence shift")
-def tcgen05(i: Instruction, d: Decoder) -> Step:
-    """Tensor memory: columns are allocated by warps, loaded and stored by warps, written by products and copies."""
-    action = i.mods[0]
-    match action:
-        case "alloc":
-            return _alloc(i, d)
-        case "dealloc":
-            return _dealloc(i, d)
-        case "relinquish_alloc_permit":
-            return _relinquish
-        case "ld":
-            return _load(i, d)
-        case "st":
-            return _store(i, d)
-        case "wait::ld" | "wait::st":
-            return _wait(action == "wait::ld")
-        case "fence::before_thread_sync" | "fence::after_thread_sync":
-            return lambda w: None
-        case "commit":
-            return _commit(i, d)
-        case "mma":
-            return products.product(i, d)
-        case "cp":
-            return copies.copy(i, d)
-        case "shift":
-            return copies.shift(i, d)
-    raise ValueError(f"tcgen05.{action}")
-
-
 # -- allocation ------------------------------------------------------------------------------------------------------
 
 
-def _alloc(i: Instruction, d: Decoder) -> Step:
+@instruction("tcgen05.alloc", _SECTION + ": tcgen05.alloc", ".cta_group::1 .cta_group::2 .b32")
+def alloc(i: Instruction, d: Decoder) -> Step:
+    """Columns for the CTA of a warp; their address goes to shared memory. Waits as long as there are too few."""
     _, address = d.address(i.operands[0])
     count = d.source(i.operands[1], "u32")
 
@@ -113,12 +84,14 @@ def _alloc(i: Instruction, d: Decoder) -> Step:
         where, counts = w.spread(address(w))[::32], w.spread(count(w))[::32]
         for lane, target, number in zip(warps[:, 0].tolist(), where.tolist(), counts.tolist()):
             first = w.launch.tensor_memory.allocate(w, int(w.cta[lane]), int(number))
-            copies.write_word(w, lane, int(target), first)
+            write_word(w, lane, int(target), first)
 
     return run
 
 
-def _dealloc(i: Instruction, d: Decoder) -> Step:
+@instruction("tcgen05.dealloc", _SECTION + ": tcgen05.dealloc", ".b32")
+def dealloc(i: Instruction, d: Decoder) -> Step:
+    """Columns given back."""
     address, count = d.source(i.operands[0], "u32"), d.source(i.operands[1], "u32")
 
     def run(w: Wave) -> None:
@@ -132,8 +105,14 @@ def _dealloc(i: Instruction, d: Decoder) -> Step:
     return run
 
 
-def _relinquish(w: Wave) -> None:
-    w.launch.tensor_memory.closed[np.unique(w.cta[w.lanes])] = True
+@instruction("tcgen05.relinquish_alloc_permit", _SECTION + ": tcgen05.relinquish_alloc_permit")
+def relinquish(i: Instruction, d: Decoder) -> Step:
+    """The CTA allocates no more."""
+
+    def run(w: Wave) -> None:
+        w.launch.tensor_memory.closed[np.unique(w.cta[w.lanes])] = True
+
+    return run
 
 
 # -- loads and stores ------------------------------------------------------------------------------------------------
@@ -155,7 +134,9 @@ def _access(
     return d.address(i.operands[address])[1], rows, columns, items
 
 
-def _load(i: Instruction, d: Decoder) -> Step:
+@instruction("tcgen05.ld", _SECTION + ": tcgen05.ld", ".32x32b .16x64b .16x128b .16x256b .16x32bx2 .pack::16b")
+def load(i: Instruction, d: Decoder) -> Step:
+    """Tensor memory into registers, which hold junk until tcgen05.wait::ld."""
     source, rows, columns, items = _access(i, d, 0, 1)
     if not all(isinstance(item, Reg) for item in items):
         raise ValueError("destinations must be registers")
@@ -184,7 +165,9 @@ def _load(i: Instruction, d: Decoder) -> Step:
     return run
 
 
-def _store(i: Instruction, d: Decoder) -> Step:
+@instruction("tcgen05.st", _SECTION + ": tcgen05.st", ".32x32b .16x64b .16x128b .16x256b .16x32bx2 .unpack::16b")
+def store(i: Instruction, d: Decoder) -> Step:
+    """Registers into tensor memory."""
     source, rows, columns, items = _access(i, d, 1 + (len(i.operands) == 3), 0)
     values = [d.source(item, "b32") for item in items]
     unpacked = "unpack::16b" in i.mods
@@ -216,7 +199,13 @@ def _store(i: Instruction, d: Decoder) -> Step:
     return run
 
 
-def _wait(loads: bool) -> Step:
+@instruction("tcgen05.wait", _SECTION + ": tcgen05.wait", "::ld ::st")
+def wait(i: Instruction, d: Decoder) -> Step:
+    """Until what the thread's warp loaded or stored is there."""
+    if i.mods[0] not in ("wait::ld", "wait::st"):
+        raise ValueError(i.mods[0])
+    loads = i.mods[0] == "wait::ld"
+
     def run(w: Wave) -> None:
         warps = _whole(w)
         if warps is None:
@@ -233,7 +222,17 @@ def _wait(loads: bool) -> Step:
 # -- commit ----------------------------------------------------------------------------------------------------------
 
 
-def _commit(i: Instruction, d: Decoder) -> Step:
+@instruction("tcgen05.fence", _SECTION + ": tcgen05.fence", "::before_thread_sync ::after_thread_sync")
+def fence(i: Instruction, d: Decoder) -> Step:
+    """Nothing: what barriers and mbarriers order is what the race detector knows."""
+    if i.mods[0] not in ("fence::before_thread_sync", "fence::after_thread_sync"):
+        raise ValueError(i.mods[0])
+    return lambda w: None
+
+
+@instruction("tcgen05.commit", _SECTION + ": tcgen05.commit", ".mbarrier::arrive::one .multicast::cluster .b64")
+def commit(i: Instruction, d: Decoder) -> Step:
+    """An arrival at mbarriers when everything that was issued before has finished."""
     _, address = d.address(i.operands[0])
     mask = d.source(i.operands[1], "u16") if "multicast::cluster" in i.mods else None
 

@@ -12,13 +12,14 @@ from tesseracc.emulator.findings import OUT_OF_BOUNDS
 from tesseracc.emulator.memory import SHARED_BASE
 from tesseracc.emulator.operations.tcgen05_operands import Packing, byte_places, pair_of
 from tesseracc.emulator.ptx import Instruction
-from tesseracc.emulator.table import Step
+from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.tensor_memory import LANES, Pending
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
 
 __all__ = ["copy", "shift", "write_word"]
 
+_SECTION = "9.7.16 TensorCore 5th Generation"
 _NOTHING = np.zeros(0, np.int64)
 #: format of elements in shared memory -> how they lie there, and how far each is shifted in its byte
 _PACKED = {
@@ -61,6 +62,8 @@ def _lanes(shape: str, mods: tuple[str, ...], rows: int) -> list[Array]:
     return [i + 32 * k for k in range(4)] if shape == "32x128b" else [i]
 
 
+@instruction("tcgen05.cp", _SECTION + ": tcgen05.cp", ".128x256b .4x256b .128x128b .64x128b .32x128b "
+             ".b8x16.b4x16_p64 .b8x16.b6x16_p32")  # fmt: skip
 def copy(i: Instruction, d: Decoder) -> Step:
     """tcgen05.cp: shared memory into tensor memory, in the order of products; of a pair each CTA its own."""
     shape = next(m for m in i.mods if m in _COPIES)
@@ -121,6 +124,7 @@ def _issue(w: Wave, lane: int, moves: list[_Move], width: int) -> None:
     memory.issue(w, int(w.cta[lane]), Pending(w.pc, carry_out, span, granules, ctas=ctas))
 
 
+@instruction("tcgen05.shift", _SECTION + ": tcgen05.shift", ".down")
 def shift(i: Instruction, d: Decoder) -> Step:
     """tcgen05.shift.down: rows move down by one lane, 32 bytes of each; the last keeps what it holds."""
     target = d.address(i.operands[0])[1]

@@ -28,7 +28,7 @@ from tesseracc.emulator.operations.tcgen05_operands import (
     read_scales,
 )
 from tesseracc.emulator.ptx import Address, Imm, Instruction, Operand, Vector
-from tesseracc.emulator.table import Step
+from tesseracc.emulator.table import Step, instruction
 from tesseracc.emulator.tensor_memory import LANES, WINDOW, Pending
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.wave import Wave
@@ -64,6 +64,8 @@ class _Call:
     off: Array
 
 
+@instruction("tcgen05.mma", "9.7.16 TensorCore 5th Generation: tcgen05.mma, tcgen05.mma.sp",
+             ".kind::f16 tf32 f8f6f4 i8, mxf8f6f4 mxf4 mxf4nvf4 .block_scale")  # fmt: skip
 def product(i: Instruction, d: Decoder) -> Step:
     """tcgen05.mma: D = A B (+ D), A in shared or tensor memory, B in shared memory."""
     unknown = [word for word in i.mods if word in ("ws", "ashift")]
