@@ -169,10 +169,10 @@ def is_contraction(group: Op) -> Contraction | None:
         return None
     swapped = max(only_left) > max(only_right)
     a, b, m, n = (second, first, only_right, only_left) if swapped else (first, second, only_left, only_right)
-    return Contraction(group, reduce, batch, m, n, _unwidened(a, made), _unwidened(b, made), swapped)
+    return Contraction(group, reduce, batch, m, n, unwidened(a, made), unwidened(b, made), swapped)
 
 
-def _unwidened(value: Value, made: dict[Value, Op]) -> Value:
+def unwidened(value: Value, made: dict[Value, Op]) -> Value:
     """The value before a cast that changes no number: a narrow float or int to a wider one of its kind."""
     op = made.get(value)
     if op is None or op.name != "arith.cast":
@@ -182,4 +182,4 @@ def _unwidened(value: Value, made: dict[Value, Op]) -> Value:
     return op["a"] if exact else value
 
 
-__all__ = ["Access", "Affine", "Contraction", "accesses", "dependence", "is_contraction"]
+__all__ = ["Access", "Affine", "Contraction", "accesses", "dependence", "is_contraction", "unwidened"]

@@ -21,6 +21,7 @@ from tesseracc.passes.schedule import flatten_accesses as _flatten_accesses
 from tesseracc.passes.schedule import fuse as _fuse
 from tesseracc.passes.schedule import mark_updates as _mark_updates
 from tesseracc.passes.schedule import split_reductions as _split_reductions
+from tesseracc.passes.schedule import stream_weights as _stream_weights
 from tesseracc.passes.schedule import tidy as _tidy
 from tesseracc.passes.schedule import to_tile as _to_tile
 from tesseracc.passes.target import expand_fma as _expand_fma
@@ -38,6 +39,7 @@ from tesseracc.passes.tile import version_copies as _version_copies
 
 # importing a pass registers it
 _PASSES = (
+    _stream_weights,
     _specialise, _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _join_variants, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
@@ -60,8 +62,9 @@ SCHEDULE: tuple[Step, ...] = parse_pipeline(
     "mark-updates"
 )
 
-# The strategy is recorded before the target is known to matter; the lowering reads the target's sizes.
-TILE: tuple[Step, ...] = parse_pipeline("choose-strategy,schedule-to-tile,update-in-place,join-variants")
+# What streams is one group before strategies are chosen, and says itself how it runs. The strategy of others is
+# recorded before the target is known to matter; the lowering reads the target's sizes.
+TILE: tuple[Step, ...] = parse_pipeline("stream-weights,choose-strategy,schedule-to-tile,update-in-place,join-variants")
 
 # Functions become polynomials before narrow types become integers (their arguments are f32 and f64); what both leave
 # of fused multiply-add is expanded last.

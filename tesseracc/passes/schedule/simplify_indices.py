@@ -104,13 +104,18 @@ def decide(indices: Indices, op: Op) -> bool | None:
 def simplify_indices(group: Op) -> Op:
     """The group with canonical indices."""
     indices = Indices(group)
+    divided = {op.result for op in group.walk() if op.name in ("arith.mod", "arith.floordiv")}
 
     def visit(op: Op) -> list[Op] | None:
         if op.name == "arith.cmp" and op.operands[0].type == I64:
             known = decide(indices, op)
-            if known is None:
-                return None
             b = Builder(op.loc)
+            if known is None and divided.isdisjoint(op.operands):
+                return None
+            if known is None:
+                emitter = Emitter(indices, b)
+                places = tuple(emitter.emit(indices.of(v)) for v in op.operands)
+                return [*b.ops, replace(op, operands=places)]
             constant = b.emit("arith.constant", types=op.result.type, value=known)
             return [replace(constant, results=op.results)]
         if op.name not in ("schedule.read", "schedule.write") or not op.group("indices"):

@@ -14,12 +14,15 @@ from tesseracc.passes.schedule.elements import Emitter
 from tesseracc.passes.schedule.to_tile_lanes import lower_lanes
 from tesseracc.passes.schedule.to_tile_mma import lower_mma
 from tesseracc.passes.schedule.to_tile_rows import lower_rows
+from tesseracc.passes.schedule.to_tile_stream import lower_stream
 from tesseracc.passes.schedule.to_tile_turn import lower_turn
 from tesseracc.passes.schedule.tuning import Tuning, tuning_for
 
 #: a strategy emits the kernel's body and returns the grid
 Strategy = Callable[[Op, Emitter, Tuning], tuple[Dim, ...]]
-STRATEGIES: dict[str, Strategy] = {"lanes": lower_lanes, "rows": lower_rows, "mma": lower_mma, "turn": lower_turn}
+STRATEGIES: dict[str, Strategy] = {
+    "lanes": lower_lanes, "rows": lower_rows, "mma": lower_mma, "turn": lower_turn, "stream": lower_stream,
+}  # fmt: skip
 
 
 def _buf(type_: Type) -> BufType:

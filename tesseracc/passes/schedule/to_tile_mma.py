@@ -1,6 +1,6 @@
 """Strategy `mma`: a contraction sum_k A[.., m, k] * B[.., k, n] by tiles, its epilogue on the finished tile.
 
-    for each tile (m0, n0) of each batch point, one group:    (tiles share the rows evenly, see `_height`)
+    for each tile (m0, n0) of each batch point, one group:    (tiles share the rows evenly, see `even_height`)
         acc = 0
         for k0 in 0, tile_k, ..: acc = mma(map A elements, map B elements, acc)
         map acc: epilogue and stores
@@ -31,7 +31,7 @@ class _Lowering:
         self.domain: tuple[Dim, ...] = group.attrs["domain"]
         self.step = tuning.step_m
         sizes = (tuning.tile_m, self.m_size), (tuning.tile_n, self.n_size), (tuning.tile_k, self.k_size)
-        self.tile = tuple(_fit(tile, size) for tile, size in sizes)
+        self.tile = tuple(fit(tile, size) for tile, size in sizes)
 
     @property
     def m_size(self) -> Dim:
@@ -61,7 +61,7 @@ class _Lowering:
         batch = [self.domain[axis] for axis in self.found.batch]
         sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
         *batch_point, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
-        height = self._height(m)
+        height = even_height(emitter, self.m_size, tile_m, self.step)
         m0 = b.op("arith.mul", block_m, height)
         n0 = b.op("arith.mul", block_n, b.const(tile_n))
         extent_m, extent_n = b.op("arith.sub", m, m0), b.op("arith.sub", n, n0)
@@ -82,18 +82,6 @@ class _Lowering:
         (acc,) = b.for_(b.const(0), k, b.const(tile_k), [zeros], step, hint="k0")
         self._epilogue(acc, (extent_m, extent_n), (m0, n0), point)
         return (product(batch) * blocks_m * blocks_n,)
-
-    def _height(self, m: Value) -> Value:
-        """Rows of a tile: m / blocks in whole steps, so that no tile is left with a few rows, and groups take equal
-        time."""
-        tile, step = self.tile[0], self.step
-        blocks = ceildiv(self.m_size, tile)
-        if not step or blocks == 1:
-            return self.b.const(tile)
-        per_block = self.b.op("arith.floordiv", m, self.emitter.dim(blocks * step))
-        rest = self.b.op("arith.cmp", self.b.op("arith.mul", per_block, self.emitter.dim(blocks * step)), m, pred="lt")
-        steps = self.b.op("arith.add", per_block, self.b.op("arith.cast", rest, to="i64"))
-        return self.b.op("arith.mul", steps, self.b.const(step))
 
     def _operand(
         self,
@@ -160,7 +148,20 @@ class _Lowering:
         self._map(self.b, extents, [acc], (self.tile[0], self.tile[1]), body, [])
 
 
-def _fit(tile: int, size: Dim) -> int:
+def even_height(emitter: Emitter, size: Dim, tile: int, step: int) -> Value:
+    """Rows of a tile of at most `tile`: size / tiles in whole steps, so that no tile is left with a few rows, and
+    groups take equal time."""
+    b, blocks = emitter.b, ceildiv(size, tile)
+    if not step or blocks == 1:
+        return b.const(tile)
+    per_block = b.op("arith.floordiv", emitter.dim(size), emitter.dim(blocks * step))
+    whole = b.op("arith.mul", per_block, emitter.dim(blocks * step))
+    rest = b.op("arith.cmp", whole, emitter.dim(size), pred="lt")
+    steps = b.op("arith.add", per_block, b.op("arith.cast", rest, to="i64"))
+    return b.op("arith.mul", steps, b.const(step))
+
+
+def fit(tile: int, size: Dim) -> int:
     """A tile no larger than a static extent needs, in steps of 16."""
     return min(tile, -(-max(size, 1) // 16) * 16) if isinstance(size, int) else tile
 
