@@ -3,7 +3,7 @@
 Both plans, of the target under test and of the reference, are cut where both hold the same live values. From cut to
 cut each side runs its own steps on the same values, those of the reference: errors do not add up, and the first part
 that differs is where a wrong result comes from. Two targets of one program usually have the same steps, and then every
-step is a part of its own. Only values that a later step reads are kept.
+step is a part of its own; a branch or a loop is one as a whole. Only values that a later step reads are kept.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from tessera_runtime import guards
 from tessera_runtime.api import Bundle
 from tessera_runtime.compare import Difference, compare, readable
-from tessera_runtime.control import CopyStep, LaunchStep
+from tessera_runtime.control import BranchStep, CopyStep, LaunchStep, LoopStep, RowStep, Step, blocks
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
-from tessera_runtime.core.errors import UsageError
 from tessera_runtime.core.manifest import Buffer, Function, Kernel, Plan
 from tessera_runtime.memory import aligned_empty
 from tessera_runtime.plan import Instance, instantiate, place
@@ -63,9 +62,10 @@ def bisect(
             different = compare(found[key], wanted[key], dtype, *limits)
             if different is not None:
                 differences.append((_shown(key), different))
-        kernels = [sides[0].kernel(step) for step in ranges[0]]
+        steps = [step for unit in ranges[0] for step in sides[0].moving(unit)]
+        kernels = [sides[0].kernel(step) for step in steps]
         yield Part(
-            tuple(ranges[0]),
+            tuple(steps),
             tuple(kernel.name if kernel else "copy" for kernel in kernels),
             tuple(f"{k.source.file}:{k.source.line}" if k and k.source else "" for k in kernels),
             tuple(differences),
@@ -108,7 +108,7 @@ def _bound(kinds: Sequence[tuple[str, tuple[int, ...]]], wanted: NDArray[Any]) -
 
 
 class _Side:
-    """One target's plan at the call's extents.
+    """One target's plan at the call's extents, in units: steps, and whole branches and loops.
 
     A value's key names it on both sides: `input x`, `output y`, `constant w`, or for a temporary the kernel that first
     writes it, and which of its arguments it is.
@@ -119,10 +119,8 @@ class _Side:
         self._kernels = bundle.target.kernels
         self._plan = bundle.plans[name]
         self.instance: Instance = instantiate(self._plan, self._kernels, env)
-        if not all(isinstance(step, (LaunchStep, CopyStep)) for step in self.instance.steps):
-            raise UsageError("E801", f"{name} has branches or loops, which --bisect does not take apart")
-        self._steps = [step for step in self.instance.steps if isinstance(step, (LaunchStep, CopyStep))]
-        self.uses = [self._used(step) for step in self._steps]
+        self.units = list(_units(self.instance.steps))
+        self.uses = [self._used(unit) for unit in self.units]
         self.keys: list[str] = [
             "temp" if buffer.kind == "temp" else f"{buffer.kind} {buffer.ref}" for buffer in self._plan.buffers
         ]
@@ -134,8 +132,9 @@ class _Side:
         self._last: list[dict[int, str]] = []  # after each step: who wrote each buffer last
         writers: dict[int, str] = {}
         counts: dict[str, int] = {}
-        for step, (_, written) in zip(self._steps, self.uses, strict=True):
-            kernel = self._kernels[step.kernel].name if isinstance(step, LaunchStep) else "copy"
+        for unit, (_, written) in zip(self.units, self.uses, strict=True):
+            first = next((k for k in map(self.kernel, unit) if k is not None), None)
+            kernel = first.name if first is not None else "copy"
             for slot, index in enumerate(written):
                 writers[index] = kernel
                 if self.keys[index] == "temp":
@@ -149,31 +148,45 @@ class _Side:
         kind = self._plan.buffers[index].kind
         return kind == "output" or (kind == "input" and index in self.instance.written)
 
-    def _used(self, step: LaunchStep | CopyStep) -> tuple[list[int], list[int]]:
-        """The buffers that a step reads and those that it writes."""
-        if isinstance(step, CopyStep):
-            return [step.src], [step.dst]
-        pairs = [
-            (value, param.access)
-            for (kind, value), param in zip(step.args, self._kernels[step.kernel].params, strict=True)
-            if kind == "buffer" and isinstance(value, int)
-        ]
-        return [v for v, access in pairs if access != "write"], [v for v, access in pairs if access != "read"]
+    def _used(self, unit: range) -> tuple[list[int], list[int]]:
+        """The buffers that a unit reads and those that it writes, each once, in order. What a branch or a loop writes
+        it may leave as it was, so it counts as read too."""
+        reads: dict[int, None] = {}
+        writes: dict[int, None] = {}
+        for number in unit:
+            step = self.instance.steps[number]
+            if isinstance(step, LaunchStep):
+                for (kind, value), param in zip(step.args, self._kernels[step.kernel].params, strict=True):
+                    if kind == "buffer" and isinstance(value, int):
+                        if param.access != "write":
+                            reads[value] = None
+                        if param.access != "read":
+                            writes[value] = None
+            elif isinstance(step, (CopyStep, RowStep)):
+                reads[step.src] = writes[step.dst] = None
+            elif isinstance(step, (BranchStep, LoopStep)):
+                reads[step.on] = None
+        return list({**reads, **writes} if len(unit) > 1 else reads), list(writes)
+
+    def moving(self, unit: int) -> list[int]:
+        """The steps of a unit that launch or copy."""
+        kinds = (LaunchStep, CopyStep, RowStep)
+        return [number for number in self.units[unit] if isinstance(self.instance.steps[number], kinds)]
 
     def buffer(self, key: str) -> Buffer:
         return self._plan.buffers[self._index[key]]
 
     def kernel(self, step: int) -> Kernel | None:
-        found = self._steps[step]
+        found = self.instance.steps[step]
         return self._kernels[found.kernel] if isinstance(found, LaunchStep) else None
 
-    def shapes(self, steps: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
-        """Element types and shapes of what these steps touch."""
-        touched = {index for step in steps for used in self.uses[step] for index in used}
+    def shapes(self, units: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+        """Element types and shapes of what these units touch."""
+        touched = {index for unit in units for used in self.uses[unit] for index in used}
         return [(self._plan.buffers[index].dtype, self.instance.shapes[index]) for index in sorted(touched)]
 
     def live(self, stop: int) -> dict[str, str]:
-        """The values given or written before step `stop` that a later step reads or that are results: key to writer."""
+        """The values given or written before unit `stop` that a later one reads or that are results: key to writer."""
         writers = self._last[stop - 1] if stop else {}
         return {
             self.keys[index]: writers.get(index, "")
@@ -181,12 +194,12 @@ class _Side:
             if (self._until[index] >= stop) and (index in writers or buffer.kind == "input")
         }
 
-    def run(self, steps: Sequence[int], values: Values, scalars: Mapping[str, int]) -> Values:
-        """The values that these steps write and that live on, computed from `values`, which stay."""
-        if not steps:
+    def run(self, units: Sequence[int], values: Values, scalars: Mapping[str, int]) -> Values:
+        """The values that these units write and that live on, computed from `values`, which stay."""
+        if not units:
             return {}
-        after = self.live(steps[-1] + 1)
-        written = {index for step in steps for index in self.uses[step][1]}
+        after = self.live(units[-1] + 1)
+        written = {index for unit in units for index in self.uses[unit][1]}
         buffers: list[Buffer] = []
         arrays: list[NDArray[Any] | None] = []
         results: Values = {}
@@ -203,7 +216,7 @@ class _Side:
                 results[key] = array
             buffers.append(Buffer(kind, buffer.ref, buffer.dtype, buffer.shape))
             arrays.append(array)
-        chosen = tuple(self._steps[step] for step in steps)
+        chosen = tuple(self.instance.steps[number] for unit in units for number in self.units[unit])
         plan = Plan(self._plan.function, tuple(buffers), ())
         offsets, arena = place(plan, self.instance.nbytes, chosen)
         part = self.instance._replace(
@@ -213,12 +226,21 @@ class _Side:
         return results
 
 
-def _cuts(tested: _Side, reference: _Side) -> Iterator[tuple[int, int]]:
-    """Pairs of numbers of steps after which both sides hold the same live values, written by kernels of equal names.
+def _units(steps: Sequence[Step]) -> Iterator[range]:
+    """The steps outside of branches and loops, and these as a whole."""
+    at = 0
+    while at < len(steps):
+        end = at + 1 + sum(blocks(steps[at]))
+        yield range(at, end)
+        at = end
 
-    The last pair is both plans' ends. Each step of the tested plan is cut off at the earliest fitting place.
+
+def _cuts(tested: _Side, reference: _Side) -> Iterator[tuple[int, int]]:
+    """Pairs of numbers of units after which both sides hold the same live values, written by kernels of equal names.
+
+    The last pair is both plans' ends. Each unit of the tested plan is cut off at the earliest fitting place.
     """
-    ends = len(tested.instance.steps), len(reference.instance.steps)
+    ends = len(tested.units), len(reference.units)
     places: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for stop in range(1, ends[1]):
         places.setdefault(tuple(sorted(reference.live(stop).items())), []).append(stop)

@@ -4,6 +4,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def inputs(rows: int = 33) -> dict[str, np.ndarray]:
 
 
 def line(offset: int) -> str:
-    return f"{Path(__file__).name}:{chain.python.__code__.co_firstlineno + offset}"
+    return line_of(chain, offset)
 
 
 def on(data: bytes, device: str) -> tessera_runtime.Bundle:
@@ -132,6 +133,46 @@ def test_plans_of_unlike_steps() -> None:
     assert [step for part in forward for step in part.steps] == [0, 1, 2]
     assert [step for part in backward for step in part.steps] == [0, 1, 2, 3]
     assert not any(part.differences for part in (*forward, *backward))
+
+
+@ts.function
+def looping(x: ts.Tensor["T", "D", ts.f32], limit: ts.Tensor[ts.f32]):
+    def step(state, row):
+        grown = ts.while_loop(lambda v: ts.sum(v) < limit, lambda v: v * 2.0 + 1.0, row)
+        return ts.cond(ts.sum(grown) > 30.0, lambda: state - grown, lambda: state + grown), grown
+
+    last, rows = ts.scan(step, ts.zeros(x.shape[1]), x * SCALE)
+    return ts.softmax(last), rows
+
+
+def test_branches_and_loops_are_parts(tmp_path: Path) -> None:
+    build = Build(front({"looping": looping}), [load_arch(name) for name in (*LEVELS, "sm_90")])
+    data = build.bundle()
+    given = {"x": inputs()["x"][:4], "limit": np.float32(20.0)}
+    for device in ("cpu:x86-64-v3", "emulator:sm_90"):
+        parts = list(bisect(on(data, device), on(data, "cpu:x86-64-v2"), "looping", given, None))
+        assert len(parts) >= 3 and not any(part.differences for part in parts)
+        loop = max(parts, key=lambda part: len(part.steps))
+        assert len(loop.steps) > 3 and line_of(looping, 6) in loop.sources
+    # A fault before the loop is told of its own step; the loop is not blamed.
+    globals()["SCALE"] = 2.125
+    try:
+        wrong = BundleFile(Build(front({"looping": looping}), [load_arch("x86-64-v3")]).bundle())
+    finally:
+        globals()["SCALE"] = 2.0
+    file = BundleFile(data)
+    entry = wrong.manifest.targets[0].image
+    bad = seal(file.manifest, payloads(file) | {entry: ("code", wrong.entry(entry))})
+    found = [
+        part
+        for part in bisect(on(bad, "cpu:x86-64-v3"), on(bad, "cpu:x86-64-v2"), "looping", given, None)
+        if part.differences
+    ]
+    assert [part.sources for part in found] == [(line_of(looping, 6),)] and len(found[0].steps) == 1
+
+
+def line_of(function: Any, offset: int) -> str:
+    return f"{Path(__file__).name}:{function.python.__code__.co_firstlineno + offset}"
 
 
 def test_inout_parameters_and_scalars() -> None:
