@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from tessera.arrays import Array, convert, dtype_of
 from tessera.dtypes import as_dtype
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
-from tessera.families import check_arity, check_kind
+from tessera.families import check_arity, check_kind, repeated
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.linalg import product_type
@@ -83,7 +84,7 @@ class Convolution(Operator):
                 kept.append(np.flatnonzero(inside & (place < x.shape[3 + axis])))
                 cut.append(place[kept[-1]].astype(np.int64))
             seen = x[np.ix_(*map(np.arange, x.shape[:3]), *cut)]
-            part = np.einsum("ngc...,goc->ngo...", seen, w.reshape(*w.shape[:3], -1)[..., at])
+            part = np.einsum("ngc...,goc->ngo...", seen, w.reshape(*w.shape[:3], math.prod(w.shape[3:]))[..., at])
             total[np.ix_(*map(np.arange, total.shape[:3]), *kept)] += part
         return convert(total, result.dtype)
 
@@ -128,6 +129,20 @@ class Convolution(Operator):
         left = None if dx is None else apply(self, dx, primals[1])
         right = None if dw is None else apply(self, primals[0], dw)
         return left if right is None else right if left is None else left + right
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        x, w = xs
+        if not batched[1]:  # examples are more of x's batch
+            rows = x.shape[1]
+            y = apply(self, x.reshape(size * rows, *x.shape[2:]), w)
+            return y.reshape(size, rows, *y.shape[1:])
+        # every example has weights of its own: examples are more groups
+        x, w = repeated(xs, batched, size)
+        x = x.permute((1, 0, *range(2, x.ndim)))
+        rows, _, groups = x.shape[:3]
+        y = apply(self, x.reshape(rows, size * groups, *x.shape[3:]), w.reshape(size * groups, *w.shape[2:]))
+        y = y.reshape(rows, size, groups, *y.shape[2:])
+        return y.permute((1, 0, *range(2, y.ndim)))
 
     @classmethod
     def cases(cls) -> Iterable[Case]:

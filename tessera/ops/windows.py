@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,6 +69,9 @@ class Windows(View):
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
         return (apply(Overlap(self.axis, self.size, self.stride, primals[0].shape[self.axis]), cts[0]),)
 
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(replace(self, axis=self.axis + 1), xs[0])
+
     @classmethod
     def cases(cls) -> Iterable[Case]:
         some = {"N": (3, 7)}
@@ -131,6 +134,9 @@ class Overlap(Operator):
 
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
         return None if tangents[0] is None else apply(self, tangents[0])
+
+    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Tensor:
+        return apply(replace(self, axis=self.axis + 1), xs[0])
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
