@@ -332,12 +332,13 @@ def jit(python: Any = None, **options: Any) -> Any:
     """A compiled form of a function or kernel: as a decorator, with options or without, or as a call.
 
     `device` is where it runs: `cpu` (the default), `cuda:0`, `emulator:sm_90`. `capture_graph=True` runs calls on a GPU
-    as CUDA graphs, one for each set of sizes; `"strict"` refuses what cannot be one. Without the compiler it runs
+    as CUDA graphs, one for each set of sizes; `"strict"` refuses what cannot be one. `numerics` is the profile, as of
+    `tesseracc build`: "strict", "deterministic" (the default) or "fast". Without the compiler it runs
     eagerly, with one notice.
     """
-    unknown = sorted(set(options) - {"capture_graph", "device"})
+    unknown = sorted(set(options) - {"capture_graph", "device", "numerics"})
     if unknown:
-        known = ["capture_graph", "device"]
+        known = ["capture_graph", "device", "numerics"]
         raise SourceError("E305", f"jit has no option `{unknown[0]}`", help=did_you_mean(unknown[0], known))
     if python is None:
         return lambda fn: jit(fn, **options)

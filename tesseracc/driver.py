@@ -35,6 +35,7 @@ from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
 from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
 from tesseracc.ir.verify import verify
+from tesseracc.numerics import DEFAULT, PROFILES
 from tesseracc.passes import pipelines
 
 #: levels of IR and code that can be shown, in order
@@ -77,6 +78,7 @@ class Build:
         provenance: Provenance | None = None,
         sources: Mapping[str, bytes] | None = None,
         embed_tests: bool = False,
+        numerics: str = DEFAULT,
     ) -> None:
         self.module = module
         self.archs = tuple(archs)
@@ -87,13 +89,14 @@ class Build:
         self.provenance = provenance or Provenance()
         self.sources = dict(sources or {})  # files that the bundle carries
         self.embed_tests = embed_tests
+        self.numerics = numerics
         self.log = Log()
         self._levels: dict[tuple[str, str], Module] = {}
 
     # -- levels --------------------------------------------------------------------------------------------------
 
     def _run(self, level: str, steps: Sequence[Step], module: Module, arch: Arch | None) -> Module:
-        context = Context(arch, notes=self.log.notes)
+        context = Context(arch, self.numerics, notes=self.log.notes)
         name = f"{level}.{arch.name}" if arch else level
 
         def observe(step: Step, after: Module) -> None:
@@ -300,10 +303,18 @@ class _Jit:
 
         module, tree = lowered(self.entry, wanted)
         device, arch = place_of(str(self.entry.options.get("device", "cpu")))
-        data = Build(module, (arch,)).bundle()
+        data = Build(module, (arch,), numerics=_profile(self.entry)).bundle()
         capture = self.entry.options.get("capture_graph", False)
         bundle = load_bundle(data, device=device, require_signature=(), capture_graph=capture)
         return bundle[self.entry.name], tree
+
+
+def _profile(entry: Function | Kernel) -> str:
+    """The numeric profile that ts.jit was given."""
+    found = str(entry.options.get("numerics", DEFAULT))
+    if found not in PROFILES:
+        raise SourceError("E305", f"jit has no numerics `{found}`", help=f"profiles are {', '.join(PROFILES)}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def rebuild(file: BundleFile, source: str | None = None, *, jobs: int = 2) -> by
             provenance=loaded.provenance(recipe),
             sources=loaded.files if recipe.embed_source else None,
             embed_tests=recipe.embed_tests,
+            numerics=recipe.numerics,
         )
         return build.bundle()
 

@@ -17,6 +17,7 @@ from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.value import Module
+from tesseracc.numerics import DEFAULT, PROFILES
 
 __all__ = ["Loaded", "Recipe", "imported", "load_recipe"]
 
@@ -33,6 +34,7 @@ class Recipe:
     fixed: tuple[str, ...] = ()
     embed_tests: bool = False
     embed_source: bool = False
+    numerics: str = DEFAULT
 
     @property
     def targets(self) -> tuple[Arch, ...]:
@@ -46,6 +48,7 @@ class Recipe:
             *(f"--entry={name}" for name in self.entries),
             *(f"--input-spec={spec}" for spec in self.specs),
             *(f"--specialize={text}" for text in sorted(self.fixed)),
+            *([f"--numerics={self.numerics}"] if self.numerics != DEFAULT else []),
             *(["--embed-tests"] if self.embed_tests else []),
             *(["--embed-source"] if self.embed_source else []),
             *(f"{name}{_DIGEST}{digest}" for name, digest in inputs.items()),
@@ -54,7 +57,8 @@ class Recipe:
     @staticmethod
     def parse(options: Sequence[str]) -> tuple[Recipe, dict[str, str]]:
         """The recipe and the inputs' digests that a bundle records. Raises E660 for an option that is not known."""
-        found: dict[str, list[str]] = {"--arch": [], "--entry": [], "--input-spec": [], "--specialize": []}
+        lists = ("--arch", "--entry", "--input-spec", "--specialize", "--numerics")
+        found: dict[str, list[str]] = {name: [] for name in lists}
         flags = {"--embed-tests": False, "--embed-source": False}
         inputs: dict[str, str] = {}
         for text in options:
@@ -68,10 +72,15 @@ class Recipe:
                 inputs[file] = digest
             else:
                 raise BundleError("E660", f"the bundle's recipe has the option {text!r}, which this compiler lacks")
-        archs, entries, specs, fixed = (tuple(values) for values in found.values())
+        archs, entries, specs, fixed, profiles = (tuple(values) for values in found.values())
         for arch in archs:
             load(arch)
-        return Recipe(archs, entries, specs, fixed, flags["--embed-tests"], flags["--embed-source"]), inputs
+        numerics = profiles[-1] if profiles else DEFAULT
+        if numerics not in PROFILES:
+            raise BundleError("E660", f"the bundle's recipe has the profile {numerics!r}, which this compiler lacks")
+        return Recipe(
+            archs, entries, specs, fixed, flags["--embed-tests"], flags["--embed-source"], numerics
+        ), inputs
 
     def keeping(self, archs: Sequence[str]) -> Recipe:
         """The same recipe for other targets."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tesseracc.numerics import DEFAULT, PROFILES
+
 if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
     from tesseracc.cache import Cache, Record
@@ -40,6 +42,7 @@ class Options:
     jobs: int
     embed_tests: bool
     embed_source: bool
+    numerics: str
     external_weights: bool
     check_only: bool
     whole: bool
@@ -96,6 +99,8 @@ class Options:
 @click.option("--embed-tests", is_flag=True, help="Put test vectors into the bundle, for tessera-run --validate.")
 @click.option("--embed-source", is_flag=True, help="Put the module and its helpers into the bundle, for rebuild.")
 @click.option("--external-weights", is_flag=True, help="Put the weights into a file beside the bundle.")
+@click.option("--numerics", type=click.Choice(PROFILES), default=DEFAULT, show_default=True,
+              help="Which rewrites may change rounding; --notes names those applied.")
 @click.option("--check-only", is_flag=True, help="Check the module for the targets; write nothing.")
 @click.option("--all", "whole", is_flag=True, help="FILE is a folder: build every module in it; -o is a folder.")
 @click.option(
@@ -158,7 +163,7 @@ def _run(options: Options) -> dict[str, Any]:
 
     recipe = Recipe(
         options.archs or DEFAULT_TARGETS, options.entries, options.specs, options.fixed,
-        options.embed_tests, options.embed_source,
+        options.embed_tests, options.embed_source, options.numerics,
     )  # fmt: skip
     targets = recipe.targets
     output = options.output or str(Path(options.file).with_suffix(".tsb"))
@@ -242,6 +247,7 @@ def _build(loaded: Loaded, recipe: Recipe, options: Options, progress: Any) -> B
         provenance=loaded.provenance(recipe),
         sources=loaded.files if recipe.embed_source else None,
         embed_tests=recipe.embed_tests,
+        numerics=recipe.numerics,
     )
     build.log.notes += loaded.notes
     return build

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import click
 
+from tesseracc.numerics import DEFAULT, PROFILES
+
 
 @click.command("opt")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("-p", "--passes", default="", help="Passes in order: a,b{n=2}.")
 @click.option("--arch", "arch_name", help="The target, for passes that need one.")
+@click.option("--numerics", type=click.Choice(PROFILES), default=DEFAULT, help="The numeric profile.")
 @click.option("--constants", type=click.Path(dir_okay=False), help="Safetensors file with the module's named arrays.")
 @click.option("--verify-each/--no-verify-each", default=True, help="Verify after every pass.")
 @click.option("--print-after-all", is_flag=True, help="Print the module after every pass, to stderr.")
@@ -25,6 +28,7 @@ def command(
     file: str,
     passes: str,
     arch_name: str | None,
+    numerics: str,
     constants: str | None,
     verify_each: bool,
     print_after_all: bool,
@@ -51,7 +55,7 @@ def command(
     from tesseracc.textio import load_constants, read_text, write_text
 
     steps = parse_pipeline(passes)
-    context = Context(load(arch_name) if arch_name else None)
+    context = Context(load(arch_name) if arch_name else None, numerics)
     arrays = load_constants(Path(constants)) if constants else {}
 
     def observe(step: Step, module: Module) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tessera_runtime.core.errors import TesseraError
+from tesseracc import numerics
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.value import Attr, Loc, Module
 from tesseracc.ir.verify import verify
@@ -30,9 +31,10 @@ class Note:
 
 @dataclass(slots=True)
 class Context:
-    """What passes may know besides the module: the target, and where to leave notes."""
+    """What passes may know besides the module: the target, the numeric profile, and where to leave notes."""
 
     arch: Arch | None = None
+    numerics: str = numerics.DEFAULT
     notes: list[Note] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -44,6 +46,12 @@ class Context:
 
     def note(self, message: str, loc: Loc | None = None) -> None:
         self.notes.append(Note(message, loc))
+
+    def permit(self, rule: str, what: str, loc: Loc | None = None) -> None:
+        """Notes that a rule that changes rounding was applied, and which profile allows it."""
+        assert numerics.allows(self.numerics, rule), f"{rule} is not allowed by {self.numerics}"
+        found = numerics.RULES[rule]
+        self.note(f"{rule}: {what}; {found.equation} (from numerics {found.profile})", loc)
 
 
 @dataclass(frozen=True, slots=True)

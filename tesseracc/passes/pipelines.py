@@ -10,6 +10,7 @@ from tesseracc.passes.graph import canonicalize as _canonicalize
 from tesseracc.passes.graph import cse as _graph_cse
 from tesseracc.passes.graph import decompose as _decompose
 from tesseracc.passes.graph import fold_constants as _fold_constants
+from tesseracc.passes.graph import relax as _relax
 from tesseracc.passes.graph import remove_dead as _graph_remove_dead
 from tesseracc.passes.graph import specialise as _specialise
 from tesseracc.passes.graph import to_schedule as _to_schedule
@@ -24,6 +25,7 @@ from tesseracc.passes.schedule import split_reductions as _split_reductions
 from tesseracc.passes.schedule import stream_weights as _stream_weights
 from tesseracc.passes.schedule import tidy as _tidy
 from tesseracc.passes.schedule import to_tile as _to_tile
+from tesseracc.passes.target import contract as _contract
 from tesseracc.passes.target import expand_fma as _expand_fma
 from tesseracc.passes.target import expand_math as _expand_math
 from tesseracc.passes.target import expand_narrow as _expand_narrow
@@ -40,17 +42,19 @@ from tesseracc.passes.tile import version_copies as _version_copies
 # importing a pass registers it
 _PASSES = (
     _stream_weights,
-    _specialise, _decompose, _canonicalize, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
+    _specialise, _decompose, _canonicalize, _relax, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
-    _choose_strategy, _to_tile, _join_variants, _expand_fma, _expand_math, _expand_narrow, _lower_cpu, _lower_gpu,
-    _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _pipeline_loads, _tiles_to_maps,
-    _version_copies,
+    _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
+    _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles,
+    _pipeline_loads, _tiles_to_maps, _version_copies,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
-# Identities are looked for on the primitives that compositions leave; equal operations are shared before constants are
-# folded, so that each is folded once.
-GRAPH: tuple[Step, ...] = parse_pipeline("specialise,decompose,canonicalize,graph-cse,fold-constants,graph-remove-dead")
+# Identities are looked for on the primitives that compositions leave, first those that hold bit for bit; equal
+# operations are shared before constants are folded, so that each is folded once.
+GRAPH: tuple[Step, ...] = parse_pipeline(
+    "specialise,decompose,canonicalize,relax,graph-cse,fold-constants,graph-remove-dead"
+)
 
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they
 # hide that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read
@@ -66,9 +70,10 @@ SCHEDULE: tuple[Step, ...] = parse_pipeline(
 # recorded before the target is known to matter; the lowering reads the target's sizes.
 TILE: tuple[Step, ...] = parse_pipeline("stream-weights,choose-strategy,schedule-to-tile,update-in-place,join-variants")
 
-# Functions become polynomials before narrow types become integers (their arguments are f32 and f64); what both leave
+# Products and sums contract before functions become polynomials, whose steps are chosen for where they round; functions
+# become polynomials before narrow types become integers (their arguments are f32 and f64); what both leave
 # of fused multiply-add is expanded last.
-_EXPAND = "expand-math,expand-narrow,expand-fma"
+_EXPAND = "contract,expand-math,expand-narrow,expand-fma"
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
     "cuda": parse_pipeline(f"maps-to-tiles,forward-shared,pipeline-loads,version-copies,tile-to-gpu,{_EXPAND}"),

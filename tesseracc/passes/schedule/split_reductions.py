@@ -4,8 +4,9 @@ the partials.
     r = reduce k in E: f(k)    ->    p[c] = reduce j in CHUNK: f(c * CHUNK + j) where c * CHUNK + j < E,
                                      r = reduce c in ceildiv(E, CHUNK): p[c]
 
-Chunks run in parallel. CHUNK is a constant, so the order of a sum depends on the shape alone. Behind the end a chunk
-takes the identity of its kind and touches no memory. Index reductions (argmax) are left as they are.
+Chunks run in parallel. Sums and products of floats are cut where the numeric profile allows it. CHUNK is a constant, so
+the order of a sum depends on the shape alone. Behind the end a chunk takes the identity of its kind and touches no
+memory. Index reductions (argmax) are left as they are.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from tesseracc.interpret import scalar
 from tesseracc.ir.builder import Builder, make
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import inline_region, map_funcs, remove_dead
-from tesseracc.ir.types import I64, TensorType, element
+from tesseracc.ir.types import I64, TensorType, element, kind_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.numerics import allows
 from tesseracc.passes.schedule.fold_elements import number_of
 from tesseracc.passes.schedule.inline import guarded
 from tesseracc.passes.schedule.tidy import tidy
@@ -115,10 +117,20 @@ def split(group: Op, reduce: Op) -> list[Op]:
     return [tidy(replace(first, regions=(remove_dead(first.regions[0]),))), second]
 
 
-def _change(func: Func) -> Func:
+def _rounds(reduce: Op) -> bool:
+    """Whether the order of the reduction shows."""
+    return kind_of(element(reduce.result.type)) == "f" and reduce.attrs["kind"] in ("add", "mul")
+
+
+def _change(func: Func, context: Context) -> Func:
     ops: list[Op] = []
     for op in func.body.ops:
         reduce = long_reduction(op) if op.name == "schedule.group" else None
+        if reduce is not None and _rounds(reduce):
+            if allows(context.numerics, "split-sum"):
+                context.permit("split-sum", f"chunks of {CHUNK}", reduce.loc)
+            else:
+                reduce = None
         ops += [op] if reduce is None else split(op, reduce)
     return func.with_(body=replace(func.body, ops=tuple(ops)))
 
@@ -126,4 +138,4 @@ def _change(func: Func) -> Func:
 @register("split-reductions", level="schedule")
 def run(module: Module, context: Context) -> Module:
     """Cuts long reductions with few results into chunks."""
-    return module.with_(funcs=map_funcs(module.funcs, "schedule.func", _change))
+    return module.with_(funcs=map_funcs(module.funcs, "schedule.func", lambda func: _change(func, context)))

@@ -1,0 +1,58 @@
+"""Numeric profiles: which rewrites that change rounding a build may make, and by what right.
+
+    strict         none: every operator rounds where the program says
+    deterministic  what keeps every sum's error bound and gives the same bits on every run (the default)
+    fast           also what real numbers would not show
+
+Every such rewrite is a rule here, with its equation; a pass asks before it applies one, and leaves a note when it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT", "PROFILES", "RULES", "Rule", "allows", "rules_table"]
+
+PROFILES = ("strict", "deterministic", "fast")
+DEFAULT = "deterministic"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rewrite that may change rounding. `profile` is the first that allows it."""
+
+    name: str
+    equation: str
+    profile: str
+    why: str
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("split-sum", "sum over E = sum over chunks of (sum over a chunk)", "deterministic",
+             "long reductions with few results run in parallel; the chunk is a constant"),
+        Rule("reciprocal", "x / c = x * (1 / c), c a number or a smaller tensor", "fast",
+             "one division in place of many"),
+        Rule("reciprocal-root", "x / sqrt(y) = x * rsqrt(y)", "fast", "one function in place of two"),
+        Rule("reassociate", "(x * a) * b = x * (a * b), (x + a) + b = x + (a + b) for numbers a, b", "fast",
+             "constants are computed now"),
+        Rule("factor-out", "sum(x * a) = sum(x) * a, (x * a) @ y = (x @ y) * a for a number a", "fast",
+             "the factor is applied to the result"),
+        Rule("excess-precision", "cast_f32(cast_narrow(x)) = x for x of type f32", "fast",
+             "values between operators keep what a narrow type would drop"),
+        Rule("contract", "x * y + z = fma(x, y, z)", "fast", "one instruction, one rounding"),
+    )
+}  # fmt: skip
+
+
+def allows(profile: str, rule: str) -> bool:
+    """Whether a profile lets a rule be applied."""
+    return PROFILES.index(profile) >= PROFILES.index(RULES[rule].profile)
+
+
+def rules_table() -> str:
+    """The table of specs/determinism.md."""
+    lines = ["| rule | equation | from | why |", "|---|---|---|---|"]
+    lines += [f"| {rule.name} | `{rule.equation}` | {rule.profile} | {rule.why} |" for rule in RULES.values()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,178 @@
+"""Numeric profiles: what each allows, what it leaves alone, and where that is recorded."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera as ts
+from tessera_runtime import load as load_bundle
+from tessera_runtime.bundle import BundleFile
+from tesseracc.arch.arch import load
+from tesseracc.driver import Build, front, host_level
+from tesseracc.emulator_device import EmulatorDevice
+from tesseracc.ir.value import Module
+from tesseracc.numerics import PROFILES, RULES, allows, rules_table
+
+SPEC = Path(__file__).parents[2] / "specs" / "determinism.md"
+
+
+@ts.function
+def reciprocal(x: ts.Tensor["N", "M", ts.f32]):
+    return x / 3.0, x / ts.sum(x * x, 1, keepdims=True)
+
+
+@ts.function
+def reciprocal_root(x: ts.Tensor["N", "M", ts.f32]):
+    return x / ts.sqrt(x * x + 1.0)
+
+
+@ts.function
+def reassociate(x: ts.Tensor["N", "M", ts.f32]):
+    return (x * 0.1) * 0.3, (x + 0.1) + 0.3
+
+
+@ts.function
+def factor_out(x: ts.Tensor["N", "M", ts.f32]):
+    return ts.sum(x * 0.7, 1), (x * 0.7) @ x.T
+
+
+@ts.function
+def excess_precision(x: ts.Tensor["N", "M", ts.f32]):
+    return ts.exp(x.astype(ts.bf16).astype(ts.f32))
+
+
+@ts.function
+def contract(x: ts.Tensor["N", "M", ts.f32]):
+    return x * x + x, x - x * x
+
+
+@ts.function
+def split_sum(x: ts.Tensor["N", "M", ts.f32]):
+    return ts.sum(x)
+
+
+FUNCTIONS = {"split-sum": split_sum, "reciprocal": reciprocal, "reciprocal-root": reciprocal_root,
+             "reassociate": reassociate, "factor-out": factor_out, "excess-precision": excess_precision,
+             "contract": contract}  # fmt: skip
+
+
+def built(fn: Any, profile: str, arch: Any = None) -> tuple[Build, list[str]]:
+    build = Build(front({fn.name: fn}), [arch or host_level()], numerics=profile)
+    build.target(build.archs[0])
+    return build, [note.message for note in build.log.notes]
+
+
+def test_every_rule_has_a_program_here() -> None:
+    assert list(FUNCTIONS) == list(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_applied_where_its_profile_allows_it_and_says_so(rule: str) -> None:
+    shown: dict[str, Any] = {}
+    for profile in PROFILES:
+        build, notes = built(FUNCTIONS[rule], profile)
+        applied = [note for note in notes if note.startswith(f"{rule}:")]
+        assert bool(applied) == allows(profile, rule)
+        assert all(RULES[rule].equation in note and f"numerics {RULES[rule].profile}" in note for note in applied)
+        for note in notes:  # no other rule either that is not allowed
+            assert allows(profile, note.split(":")[0])
+        shown[profile] = build.text("target")
+    differ = [shown[a] != shown[b] for a, b in zip(PROFILES, PROFILES[1:], strict=False)]
+    assert differ[PROFILES.index(RULES[rule].profile) - 1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_results_stay_close_and_strict_is_what_eager_execution_rounds_to(rule: str) -> None:
+    rng = np.random.default_rng(len(rule))
+    fn, x = FUNCTIONS[rule], rng.uniform(0.2, 2.0, (7, 33)).astype(np.float32)
+    wide = x.astype(np.float64)
+    exact = {
+        "reciprocal": (wide / 3, wide / (wide * wide).sum(1, keepdims=True)),
+        "reciprocal-root": (wide / np.sqrt(wide * wide + 1),), "reassociate": (wide * 0.03, wide + 0.4),
+        "factor-out": ((wide * 0.7).sum(1), (wide * 0.7) @ wide.T), "excess-precision": (np.exp(wide),),
+        "contract": (wide * wide + wide, wide - wide * wide), "split-sum": (wide.sum(),),
+    }[rule]  # fmt: skip
+    for profile in PROFILES:
+        bundle = load_bundle(built(fn, profile)[0].bundle(), device="cpu")
+        found = bundle[fn.name](x)
+        found = found if isinstance(found, tuple) else (found,)
+        near = 2e-2 if rule == "excess-precision" and profile != "fast" else 2e-6
+        for got, want in zip(found, exact, strict=True):
+            np.testing.assert_allclose(got, want, rtol=near, atol=near)
+        if profile != "fast" and rule in ("reassociate", "contract"):  # element by element: bit for bit
+            eager = fn(x)
+            for got, want in zip(found, eager, strict=True):
+                np.testing.assert_array_equal(got, want.numpy())
+
+
+def test_contraction_rounds_once_on_cpus_and_gpus() -> None:
+    x = np.random.default_rng(9).uniform(-2, 2, (5, 40)).astype(np.float32)
+    wide = x.astype(np.float64)  # the product of two f32 is exact there, the sum nearly always rounds as one would
+    want = (wide * wide + wide).astype(np.float32), (wide - wide * wide).astype(np.float32)
+    cpu = load_bundle(built(contract, "fast")[0].bundle(), device="cpu")["contract"](x)
+    gpu = load_bundle(built(contract, "fast", load("sm_80"))[0].bundle(), device=EmulatorDevice())["contract"](x)
+    for got, other, once in zip(cpu, gpu, want, strict=True):
+        np.testing.assert_array_equal(got, once)
+        np.testing.assert_array_equal(other, once)
+    text, plain = (built(contract, profile)[0].text("target") for profile in ("fast", "strict"))
+    assert text.count("arith.fma") >= 2 and "arith.fma" not in plain
+
+
+def test_targets_without_the_instruction_do_not_contract() -> None:
+    _, notes = built(contract, "fast", load("x86-64-v2"))
+    assert not any(note.startswith("contract") for note in notes)
+
+
+def test_exact_divisions_and_shared_values_stay() -> None:
+    @ts.function
+    def shared(x: ts.Tensor[4, ts.f32]):
+        y = x * 0.7
+        return ts.sum(y), y, ts.cast(x / 1.5, ts.bf16)
+
+    names = [op.name for op in functions(built(shared, "fast")[0].graph)]
+    assert names.count("graph.mul") == 2  # y, and x / 1.5; the sum reads y, which is there anyway
+
+
+def functions(module: Module) -> list[Any]:
+    return [op for func in module.funcs for op in func.walk()]
+
+
+def test_jit_takes_a_profile() -> None:
+    x = np.full((1, 3), 7.0, np.float32)
+    np.testing.assert_array_equal(ts.jit(reciprocal, numerics="strict")(x)[0].numpy(), x / np.float32(3))
+    fast = ts.jit(reciprocal, numerics="fast")(x)[0].numpy()
+    np.testing.assert_array_equal(fast, x * np.float32(1 / 3))
+    with pytest.raises(ts.SourceError) as caught:
+        ts.jit(reciprocal, numerics="loose")(x)
+    assert caught.value.code == "E305"
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "tesseracc", *args], capture_output=True, text=True, check=False)
+
+
+def test_the_bundle_records_the_profile_and_can_be_rebuilt(tmp_path: Path) -> None:
+    source = tmp_path / "m.py"
+    source.write_text('import tessera as ts\n\n@ts.function\ndef f(x: ts.Tensor["N", ts.f32]):\n    return x / 3.0\n')
+    digests = set()
+    for profile in PROFILES:
+        out = tmp_path / f"{profile}.tsb"
+        options = ("--arch", "x86-64-v3", "--numerics", profile, "--notes", "--no-cache")
+        done = run("build", str(source), *options, "-o", str(out))
+        assert done.returncode == 0, done.stderr
+        assert ("reciprocal: div" in done.stderr) == (profile == "fast")
+        recorded = BundleFile(str(out)).manifest.provenance.options
+        assert (f"--numerics={profile}" in recorded) == (profile != "deterministic")
+        verified = run("rebuild", "--verify", str(out), "--source", str(source))
+        assert verified.returncode == 0 and "reproduced" in verified.stdout, verified.stderr
+        digests.add(BundleFile(str(out)).digest)
+    assert len(digests) == 3
+    assert run("build", str(source), "--numerics", "loose").returncode == 2
+
+
+def test_the_specification_lists_the_rules() -> None:
+    assert rules_table() in SPEC.read_text()
