@@ -32,6 +32,8 @@ RULES: dict[str, Rule] = {
     for rule in (
         Rule("split-sum", "sum over E = sum over chunks of (sum over a chunk)", "deterministic",
              "long reductions with few results run in parallel; the chunk is a constant"),
+        Rule("stream-weights", "exp(x - max x) = exp(x - m) * exp(m - max x), sum(w * v / L) = sum(w * v) / L",
+             "deterministic", "attention in one pass over blocks of fixed size, without its matrix of weights"),
         Rule("reciprocal", "x / c = x * (1 / c), c a number or a smaller tensor", "fast",
              "one division in place of many"),
         Rule("reciprocal-root", "x / sqrt(y) = x * rsqrt(y)", "fast", "one function in place of two"),

@@ -55,9 +55,21 @@ def split_sum(x: ts.Tensor["N", "M", ts.f32]):
     return ts.sum(x)
 
 
-FUNCTIONS = {"split-sum": split_sum, "reciprocal": reciprocal, "reciprocal-root": reciprocal_root,
-             "reassociate": reassociate, "factor-out": factor_out, "excess-precision": excess_precision,
-             "contract": contract}  # fmt: skip
+@ts.function
+def attention(x: ts.Tensor["N", "M", ts.f32]):
+    return ts.softmax(x @ x.T) @ x
+
+
+FUNCTIONS = {
+    "split-sum": split_sum, "stream-weights": attention, "reciprocal": reciprocal, "reciprocal-root": reciprocal_root,
+    "reassociate": reassociate, "factor-out": factor_out, "excess-precision": excess_precision, "contract": contract,
+}  # fmt: skip
+
+
+def attended(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    scores = x @ x.T
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(weights / weights.sum(1, keepdims=True) @ x)
 
 
 def built(fn: Any, profile: str, arch: Any = None) -> tuple[Build, list[str]]:
@@ -94,7 +106,8 @@ def test_results_stay_close_and_strict_is_what_eager_execution_rounds_to(rule: s
         "reciprocal": (wide / 3, wide / (wide * wide).sum(1, keepdims=True)),
         "reciprocal-root": (wide / np.sqrt(wide * wide + 1),), "reassociate": (wide * 0.03, wide + 0.4),
         "factor-out": ((wide * 0.7).sum(1), (wide * 0.7) @ wide.T), "excess-precision": (np.exp(wide),),
-        "contract": (wide * wide + wide, wide - wide * wide), "split-sum": (wide.sum(),),
+        "contract": (wide * wide + wide, wide - wide * wide), "stream-weights": (attended(wide),),
+        "split-sum": (wide.sum(),),
     }[rule]  # fmt: skip
     for profile in PROFILES:
         bundle = load_bundle(built(fn, profile)[0].bundle(), device="cpu")

@@ -25,6 +25,7 @@ from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import captured, map_funcs, remove_dead, substitute
 from tesseracc.ir.types import I64, TensorType, element
 from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.numerics import allows
 from tesseracc.passes.schedule.elements import delinearize
 from tesseracc.passes.schedule.groups import tensors_read, writes_of
 from tesseracc.passes.schedule.inline import inline, pulled_value
@@ -396,13 +397,14 @@ def _fused(func: Func, last: Op) -> Op | None:
 @register("stream-weights", level="schedule")
 def run(module: Module, context: Context) -> Module:
     """Makes one group of sums weighted by exp(x - max x), where the target streams."""
-    if not tuning_for(context.need_arch(), "f32").stream:
+    if not tuning_for(context.need_arch(), "f32").stream or not allows(context.numerics, "stream-weights"):
         return module
 
     def change(func: Func) -> Func:
         for op in func.body.ops:
             found = _fused(func, op) if op.name == "schedule.group" else None
             if found is not None:
+                context.permit("stream-weights", "blocks of weights in one pass", op.loc)
                 ops = tuple(found if other is op else other for other in func.body.ops)
                 func = func.with_(body=remove_dead(replace(func.body, ops=ops)))
         return func
