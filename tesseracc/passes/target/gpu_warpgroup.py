@@ -43,7 +43,10 @@ def choose_for_warpgroups(
         row = choice.row
         if row.warps == 1 or (choice.a_type, choice.b_type) != (a.dtype, b.dtype) or warps % row.warps:
             continue
-        if not choice.layout("c") or (placed[0] is None and not choice.layout("a")):
+        sums = choice.layout("c")
+        if sums is None or set(dict(sums.outs)) != {"dim0", "dim1"}:  # none, or in tensor memory: not by this lowering
+            continue
+        if placed[0] is None and not choice.layout("a"):
             continue
         grid = unit_grid(choice, (m, n), warps)
         if grid is None or m * n // (32 * warps) > MOST_REGISTERS:
