@@ -108,10 +108,12 @@ def _output(text: str, values: Sequence[Any]) -> tuple[int, Path]:
 def _render(report: Report, counters: bool, as_json: bool) -> str:
     if as_json:
         out: dict[str, object] = {"findings": [f.to_json() for f in report.findings]}
+        if report.printed:
+            out["printed"] = report.printed
         if counters:
             out["counters"] = report.counters.to_json()
         return json.dumps(out, indent=2, sort_keys=True)
-    lines = [f.render() for f in report.findings] or ["no findings"]
+    lines = report.printed.splitlines() + ([f.render() for f in report.findings] or ["no findings"])
     if counters:
         for name, value in report.counters.to_json().items():
             if isinstance(value, dict):

@@ -201,3 +201,14 @@ def test_packed_float_atomics(kind: str, dtype: Any) -> None:
         for h in range(2):
             want[(k & 3) * 2 + h] = dtype(float(want[(k & 3) * 2 + h]) + float(x[2 * k + h]))
     assert np.array_equal(cells.view(np.uint16), want.view(np.uint16))
+
+
+def test_instructions_without_an_effect_here() -> None:
+    """Launch dependencies are met, registers never run out, hints are hints."""
+    y = np.zeros(128, np.uint32)
+    body = """.reg .b32 %t; .reg .b64 %p, %h; mov.u32 %t, %tid.x; ld.param.u64 %p, [p0]; mad.wide.u32 %p, %t, 4, %p;
+griddepcontrol.wait; setmaxnreg.inc.sync.aligned.u32 232; prefetch.global.L2 [%p]; pmevent 3;
+createpolicy.fractional.L2::evict_first.b64 %h, 0.5; st.global.L2::cache_hint.u32 [%p], %t, %h;
+griddepcontrol.launch_dependents; setmaxnreg.dec.sync.aligned.u32 40; nanosleep.u32 100; ret;"""
+    assert not run_text(body, [y], block=(128,)).findings
+    assert (y == np.arange(128)).all()

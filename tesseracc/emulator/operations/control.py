@@ -6,6 +6,7 @@ import numpy as np
 
 from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.findings import BAD_STATE, StopLaunch
+from tesseracc.emulator.operations.device_calls import device_call
 from tesseracc.emulator.program import JUMP
 from tesseracc.emulator.ptx import Instruction, SymbolRef, Vector
 from tesseracc.emulator.table import Step, instruction
@@ -142,7 +143,7 @@ def call(i: Instruction, d: Decoder) -> Step:
         raise ValueError("call operands")
     function = d.program.module.functions[callee.name]
     if not function.defined:
-        return _external(i, d, callee.name)
+        return device_call(i, d, callee.name)
     copies = []
     for argument, param in zip(arguments.items, function.params):
         if not isinstance(argument, SymbolRef):
@@ -189,15 +190,3 @@ def _mark(w: Wave, copies: list[tuple[int, int, int]]) -> None:
     rows = w.launch.written["local"][: w.size * w.launch.local_stride].reshape(w.size, w.launch.local_stride)
     for _, target, size in copies:
         rows[w.sel, target : target + size] = 1
-
-
-def _external(i: Instruction, d: Decoder, name: str) -> Step:
-    if name not in ("vprintf", "__assertfail"):
-        raise ValueError(f"`{name}` has no body")
-
-    def run(w: Wave) -> None:
-        if name == "__assertfail":
-            w.log.add(BAD_STATE, f"assertion failed in {w.launch.who(w, int(w.lanes[0]))}", i)
-            raise StopLaunch
-
-    return d.guarded(i.guard, run) if i.guard is not None else run

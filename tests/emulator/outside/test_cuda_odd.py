@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tesseracc.emulator import launch
 from tests.emulator.harness import same_bits
 from tests.emulator.outside.support import program, run
 
@@ -144,3 +145,28 @@ def test_everyone_counts_once(seed: int) -> None:
         assert (int(small[s]), int(big[s]), int(wrap[s]), int(wrap[4 + s])) == (3 * count, x, count % 7, down)
     same_bits(np.sort(tickets[0]), np.arange(n, dtype=np.int32))
     assert sorted([*tickets[1].tolist(), int(following[1])]) == list(range(-1, n))
+
+
+def test_formatted_output_and_assertions() -> None:
+    a = np.random.default_rng(7).integers(0, 90, 45).astype(np.int32)
+    printed = run(program(ODD), "told", (2,), (32,), [a, len(a)]).printed
+    words = ("one", "three", "seventeen")
+    assert printed.split("\n")[:-1] == [
+        f"{i} of 32: {v * 0.25:6.2f}|{words[v % 3]:<8}|{chr(97 + i % 26)} {-5 * v << 30} "
+        f"{v:#x} {signed(v * 1000, 16)} %"
+        for i, v in enumerate(a.tolist())
+    ]
+    a[37] = 95
+    report = launch(program(ODD), "told", (2,), (32,), [a, len(a)])
+    assert [f.code for f in report.findings] == ["E960"]
+    assert report.findings[0].message == "assertion `a[i] < 90` failed in thread 5 of CTA 1"
+
+
+def test_copies_of_bytes() -> None:
+    n = 50
+    a = np.random.default_rng(8).integers(-128, 128, n * 8 + 64).astype(np.int8)
+    got = np.zeros((n, 23), np.int8)
+    run(program(ODD), "bytes", (2,), (32,), [a, got.reshape(-1), n])
+    buffer = np.repeat(np.arange(n, dtype=np.int8)[:, None], 40, axis=1)
+    buffer[:, 3:20] = [a[i * 8 : i * 8 + 17] for i in range(n)]
+    same_bits(got, buffer[:, 1:24].copy())

@@ -2,7 +2,9 @@
 #include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>
 #include <cooperative_groups/scan.h>
+#include <cassert>
 #include <cstdint>
+#include <cstdio>
 namespace cg = cooperative_groups;
 
 // Quotient, remainder, high product and shift of 128-bit integers, signed and unsigned.
@@ -109,4 +111,24 @@ extern "C" __global__ void contended(const int* a, unsigned short* small, unsign
   atomicDec(wrap + 4 + s, 6);
   tickets[i] = atomicAdd(next, 1);
   tickets[n + i] = atomicExch(next + 1, i);
+}
+
+// Formatted output of every width, an assertion, cache hints, a copy of a structure that is not aligned.
+extern "C" __global__ void told(const int* a, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  assert(a[i] < 90);
+  printf("%d of %u: %6.2f|%-8s|%c %lld %#x %hd %%\n", i, blockDim.x, a[i] * 0.25, words[(unsigned)a[i] % 3], 'a' + i % 26,
+         -5ll * a[i] << 30, a[i], (short)(a[i] * 1000));
+}
+struct Odd { char c[23]; };
+extern "C" __global__ void bytes(const char* a, char* out, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  char buffer[40];
+  memset(buffer, i, 40);
+  memcpy(buffer + 3, a + i * 8, 17);
+  Odd s;
+  memcpy(&s, buffer + 1, 23);
+  for (int k = 0; k < 23; k++) __stcs(out + i * 23 + k, s.c[k]);
 }
