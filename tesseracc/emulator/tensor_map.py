@@ -24,7 +24,11 @@ __all__ = ["CHUNK", "TensorMap", "reduce_bytes"]
 CHUNK = np.complex128  # 16 bytes, which NumPy moves as one
 
 _MAGIC = b"TsMap\x001\x00"
-_TYPES = ("u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "tf32")
+_TYPES = ("u8", "u16", "u32", "s32", "u64", "s64", "f16", "f32", "f64", "bf16", "tf32", "b4x16", "b4x16_p64",
+          "b6x16_p32")  # fmt: skip
+#: types narrower than a byte: elements that move together, their bytes in global and in shared memory
+_GROUPS = {"b4x16": (2, 1, 1), "b4x16_p64": (16, 8, 16), "b6x16_p32": (16, 12, 16)}
+_PADDED_BOX = 128  # elements along the first axis, and what its extent and coordinates are multiples of (with padding)
 _SWIZZLES = (0, 32, 64, 128)
 
 
@@ -62,11 +66,17 @@ class TensorMap:
             raise ValueError(f"element type {self.dtype}")
         if self.swizzle not in _SWIZZLES:
             raise ValueError(f"swizzle {self.swizzle}")
-        if self.address % 16 or any(s % 16 for s in self.strides):
-            raise ValueError("address and strides must be multiples of 16 bytes")
+        padded = self.held != self.item
+        unit = 32 if padded else 16
+        if self.address % unit or any(s % unit for s in self.strides):
+            raise ValueError(f"address and strides must be multiples of {unit} bytes")
+        if padded and (self.dims[0] % _PADDED_BOX or self.box[0] != _PADDED_BOX):
+            raise ValueError(f"{self.dtype} needs a first extent of multiples of {_PADDED_BOX} and such a box")
+        if self.dims[0] % self.group or self.box[0] % self.group or (self.group > 1 and self.element_strides[0] != 1):
+            raise ValueError(f"{self.dtype} needs first extents of multiples of {self.group} and no element stride")
         if any(not 1 <= b <= 256 for b in self.box) or any(d < 1 for d in self.dims):
             raise ValueError("box sizes must be 1 to 256 and dims positive")
-        inner = self.box[0] * self.item
+        inner = self.box[0] // self.group * self.held
         if inner % 16 or (self.swizzle and inner > self.swizzle):
             raise ValueError("the inner box must be a multiple of 16 bytes and not longer than the swizzle")
 
@@ -75,14 +85,29 @@ class TensorMap:
         return len(self.dims)
 
     @property
+    def group(self) -> int:
+        """Elements that move together: several where they are narrower than a byte."""
+        return _GROUPS[self.dtype][0] if self.dtype in _GROUPS else 1
+
+    @property
     def item(self) -> int:
-        """Bytes of an element."""
-        return TYPES[self.dtype].bytes
+        """Bytes of a group in global memory."""
+        return _GROUPS[self.dtype][1] if self.dtype in _GROUPS else TYPES[self.dtype].bytes
+
+    @property
+    def held(self) -> int:
+        """Bytes of a group in shared memory, padding at its end included."""
+        return _GROUPS[self.dtype][2] if self.dtype in _GROUPS else self.item
+
+    @property
+    def _groups(self) -> tuple[int, ...]:
+        """Groups of a box per axis, outermost first."""
+        return (*reversed(self.box[1:]), self.box[0] // self.group)
 
     @property
     def box_bytes(self) -> int:
-        """Bytes of a box, outside elements included: what completes on the mbarrier."""
-        return int(np.prod(self.box)) * self.item
+        """Bytes of a box, outside elements and padding included: what completes on the mbarrier."""
+        return int(np.prod(self._groups)) * self.held
 
     def encode(self) -> bytes:
         """The 128 bytes that a kernel parameter carries."""
@@ -112,11 +137,13 @@ class TensorMap:
         start, extents, strides, ranges = 0, [], [], []
         for axis in reversed(range(self.rank)):
             step, pitch = self.element_strides[axis], self.item if axis == 0 else self.strides[axis - 1]
-            low = max(0, -(at[axis] // step))
-            high = min(self.box[axis], -((at[axis] - self.dims[axis]) // step))
+            per = self.group if axis == 0 else 1
+            first, extent, box = at[axis] // per, self.dims[axis] // per, self.box[axis] // per
+            low = max(0, -(first // step))
+            high = min(box, -((first - extent) // step))
             if low >= high:
                 return None
-            start += (at[axis] + low * step) * pitch
+            start += (first + low * step) * pitch
             extents.append(high - low)
             strides.append(step * pitch)
             ranges.append(slice(low, high))
@@ -129,6 +156,10 @@ class TensorMap:
 
     def _view(self, memory: GlobalMemory, at: list[int], report: Callable[[str], None]) -> tuple[Array, Any] | None:
         """(bytes of the inside elements in global memory [.., item], their place in the box)."""
+        multiple = _PADDED_BOX if self.held != self.item else self.group
+        if at[0] % multiple:
+            report(f"the first coordinate of a tensor map of {self.dtype} is {at[0]}, no multiple of {multiple}")
+            return None
         inside = self._inside(at)
         if inside is None:
             return None
@@ -144,25 +175,28 @@ class TensorMap:
         return view, tuple(ranges)
 
     def read_box(self, memory: GlobalMemory, at: list[int], report: Callable[[str], None]) -> Array:
-        """The bytes of the box at coordinates `at` (innermost first); elements outside are filled."""
-        out = np.zeros((*reversed(self.box), self.item), np.uint8)
+        """The bytes of the box at coordinates `at` (innermost first); elements outside are filled, padding is zeros."""
+        out = np.zeros((*self._groups, self.held), np.uint8)
         if self.fill_nan and self.dtype in nm.FORMATS:
             nan = nm.FORMATS[self.dtype].nan or 0
             out[:] = np.frombuffer(nan.to_bytes(self.item, "little"), np.uint8)
         found = self._view(memory, at, report)
         if found is not None:
             view, place = found
-            out[place] = view
+            out[..., : self.item][place] = view
         return out.reshape(-1)
 
     def write_box(self, memory: GlobalMemory, at: list[int], data: Array, reduce: str | None,
                   report: Callable[[str], None]) -> None:  # fmt: skip
         """Store (or reduce into) the box; elements outside are dropped."""
+        if self.held != self.item or (reduce and self.dtype in _GROUPS):
+            report(f"elements of {self.dtype} cannot be {'reduced' if self.held == self.item else 'stored'}")
+            return
         found = self._view(memory, at, report)
         if found is None:
             return
         view, place = found
-        values = data.reshape(*reversed(self.box), self.item)[place]
+        values = data.reshape(*self._groups, self.held)[place]
         if reduce:
             old, new = (np.ascontiguousarray(x).reshape(-1) for x in (view, values))
             values = reduce_bytes(old, new, reduce, self.dtype).reshape(values.shape)
