@@ -32,8 +32,8 @@ from tesseracc.passes.schedule.inline import inline, pulled_value
 from tesseracc.passes.schedule.tidy import tidy
 from tesseracc.passes.schedule.tuning import tuning_for
 
-#: groups that one chain may have: more are not looked for
-LONGEST = 12
+#: moves of groups that one chain may take: more are not looked for
+LONGEST = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

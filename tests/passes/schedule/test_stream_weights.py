@@ -52,6 +52,14 @@ def other_weights(q: ts.Tensor["S", "D", F32], k: ts.Tensor["T", "D", F32], v: t
     return ts.relu(q @ k.mT) @ v
 
 
+@ts.function
+def layer(
+    x: ts.Tensor["B", "S", 32, F32], qkv: ts.Tensor[32, 96, F32], out: ts.Tensor[32, 32, F32],
+    up: ts.Tensor[32, 64, F32], down: ts.Tensor[64, 32, F32],
+):  # fmt: skip
+    return ts.nn.transformer_layer(x, {"qkv": qkv, "out": out, "mlp": up, "down": down}, heads=4)
+
+
 def reference(q: Array, k: Array, v: Array, bias: Array | float = 0.0) -> Array:
     scores = (q.astype(np.float64) @ np.swapaxes(k.astype(np.float64), -1, -2)) * 0.25 + bias
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -85,7 +93,7 @@ def plans(name: str) -> list[str]:
 
 def test_what_is_recognised() -> None:
     assert plans("spelled") == plans("masked") == ["stream"]
-    assert plans("causal").count("stream") == 1
+    assert plans("causal").count("stream") == plans("layer").count("stream") == 1
     # the weights are wanted themselves; weights that are no exponentials of differences to a maximum
     assert "stream" not in plans("both_used") + plans("other_weights")
     assert module_text(streamed("other_weights")) == module_text(module("other_weights"))
