@@ -158,10 +158,10 @@ def _check_kernel(where: str, kernel: m.Kernel) -> None:
                 raise bad(where, f"parameter {slot} is a {param.kind} with a shape")
             dims_fit(param.shape, kernel.symbols, f"{where}, parameter {slot}")
     for entry in kernel.maps:
-        param = kernel.params[entry.param] if entry.param < len(kernel.params) else None
-        if param is None or param.shape is None or len(param.shape) != len(entry.box):
+        source = kernel.params[entry.param] if entry.param < len(kernel.params) else None
+        if source is None or source.shape is None or len(source.shape) != len(entry.box):
             raise bad(where, f"has a tensor map of parameter {entry.param}, no buffer of {len(entry.box)} axes")
-        if entry.span not in (32, 64, 128) or entry.box[-1] * DTYPES[param.dtype].itemsize != entry.span:
+        if entry.span not in (32, 64, 128) or entry.box[-1] * DTYPES[source.dtype].itemsize != entry.span:
             raise bad(where, f"has a tensor map whose rows of {entry.box[-1]} elements are not {entry.span} bytes")
 
 

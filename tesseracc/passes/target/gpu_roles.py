@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PRODUCERS = 128  # threads: registers are handed over by groups of four warps
 #: registers a thread of the producers keeps
-PRODUCER_REGISTERS = 24
+PRODUCER_REGISTERS = 40
 REGISTERS = 65536  # of a multiprocessor
 MOST_REGISTERS = 240  # that a thread can ask for, as a multiple of 8
 CONSUMER_BARRIER = 1

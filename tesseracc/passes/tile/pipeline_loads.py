@@ -5,8 +5,9 @@
         b = read B[k, n]          =>               b = read S[slot]
         acc = mma(a, b, acc)                       acc = mma(a, b, acc)
 
-A read goes through a ring when a product uses it (cast or transposed on the way), when its place follows from the index
-and the outside by arithmetic, and when nothing in the loop writes to its buffer. The ring has as many slots as help to
+A read goes through a ring when a product on matrix units uses it (cast or transposed on the way; other products stage
+operands in a form of their own), when its place follows from the index and the outside by arithmetic, and when nothing
+in the loop writes to its buffer. The ring has as many slots as help to
 cover the latency of memory and fit into the target's shared memory.
 """
 
@@ -22,6 +23,8 @@ from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import clone_op, map_funcs, map_ops, remove_dead, substitute
 from tesseracc.ir.types import I64, BufType, TileType, size_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
+from tesseracc.layout.fragments import next_power
+from tesseracc.layout.select import choose_mma
 
 #: slots beyond this no longer help: the copies of a slot take about as long as two products of one
 MOST_STAGES = 4
@@ -35,7 +38,7 @@ def pipelined(kernel: Func, arch: Arch) -> Func:
     """One kernel."""
     taken = sum(_bytes(op.result) for op in kernel.walk() if op.name == "tile.alloc")
     room = arch.limits.shared_per_block - RESERVE - taken
-    return replace(kernel, body=remove_dead(map_ops(kernel.body, lambda op: _loop(op, room))))
+    return replace(kernel, body=remove_dead(map_ops(kernel.body, lambda op: _loop(op, room, arch))))
 
 
 def _bytes(buf: Value) -> int:
@@ -45,13 +48,13 @@ def _bytes(buf: Value) -> int:
     return prod(dims) * size_of(type_.dtype) if type_.space == "shared" else 0
 
 
-def _loop(op: Op, room: int) -> list[Op] | None:
+def _loop(op: Op, room: int, arch: Arch) -> list[Op] | None:
     """The loop as a pipeline, after the allocation of its rings; None where it has no operands to bring."""
     if op.name != "scf.for" or op.operands[0].type != I64:
         return None
     body = op.regions[0]
     makers = {result: inner for inner in body.ops for result in inner.results}
-    loads = [load for load in _loads(body, makers) if _slice(load, body, makers) is not None]
+    loads = [load for load in _loads(body, arch) if _slice(load, body, makers) is not None]
     size = sum(_tile_bytes(load) for load in loads)
     stages = min(MOST_STAGES, room // size) if size else 0
     if stages < 2:
@@ -66,14 +69,23 @@ def _loop(op: Op, room: int) -> list[Op] | None:
     return [*b.ops[:-1], replace(made, results=op.results)]
 
 
-def _loads(body: Region, makers: dict[Value, Op]) -> list[Op]:
-    """Reads of global memory that products of the body use, in program order."""
+def _loads(body: Region, arch: Arch) -> list[Op]:
+    """Reads of global memory that products of the body on matrix units use, in program order."""
     written = {inner.operands[1] for op in body.ops for inner in op.walk() if inner.name in _WRITERS}
-    wanted: set[Value] = {v for op in body.ops if op.name == "tile.mma" for v in (op["a"], op["b"])}
+    wanted: set[Value] = {v for op in body.ops if _on_matrix_units(op, arch) for v in (op["a"], op["b"])}
     for op in reversed(body.ops):
         if op.name in _ON_THE_WAY and op.result in wanted:
             wanted.add(op.operands[0])
     return [op for op in body.ops if op.name == "tile.read" and op.result in wanted and _is_matrix(op, written)]
+
+
+def _on_matrix_units(op: Op, arch: Arch) -> bool:
+    if op.name != "tile.mma":
+        return False
+    a, b, acc = (op[name].type for name in ("a", "b", "acc"))
+    assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+    m, n, k = (max(16, next_power(extent)) for extent in (*acc.shape, a.shape[1]))
+    return choose_mma(arch, a.dtype, b.dtype, acc.dtype, (m, n, k), warps=1) is not None
 
 
 def _is_matrix(op: Op, written: set[Value]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from tesseracc.arch.arch import load, names
 from tesseracc.codegen.image import Image, build_images
-from tesseracc.emulator import GlobalMemory, TensorMap, launch, parse_ptx
+from tesseracc.emulator import Counters, GlobalMemory, TensorMap, launch, parse_ptx
 from tesseracc.interpret import tile
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.interpret.tile_memory import Memory
@@ -127,15 +127,15 @@ def versions(image: Image, kernel: Func) -> list[Func]:
     return [f for f in _targets[image.ptx].of_kind("target.func") if f.name in names]
 
 
-def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: dict[str, int]) -> None:
+def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: dict[str, int]) -> tuple[str, Counters]:
     """Launches one kernel on the emulator; arrays change in place; any finding fails the test.
 
-    The version with tensor copies runs where the shapes allow it.
+    The version with tensor copies runs where the shapes allow it. Gives the name of what ran, and its counters.
     """
     grid = [evaluate_dim(d, symbols) for d in kernel.attrs["grid"]]
     grid += [1] * (3 - len(grid))
     if 0 in grid:
-        return
+        return "", Counters()
     x, y, z = grid
     memory = GlobalMemory()
     addresses = {i: memory.alloc(a.nbytes) for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.ndim}
@@ -159,6 +159,7 @@ def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: di
     assert not report.findings, [f.render() for f in report.findings]
     for i, address in addresses.items():
         args[i].reshape(-1).view(np.uint8)[:] = np.frombuffer(memory.read(address, args[i].nbytes), np.uint8)
+    return chosen.name, report.counters
 
 
 def tensor_map(args: list[Any], addresses: dict[int, int], entry: tuple[int, int, tuple[int, ...]]) -> bytes:
