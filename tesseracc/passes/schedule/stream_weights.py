@@ -3,9 +3,9 @@
     M[i] = max_t x[i, t],   L[i] = sum_t exp(x[i, t] - c(M[i])),   O[i, n] = sum_t exp(x[i, t] - c(M[i])) v[t, n]
 
 where x comes from a contraction, x[i, t] = f(sum_d a[i, d] b[t, d]). Apart, these are groups that hand each other
-tensors of every i and t. Where the target streams (`Tuning.stream`), they become one group, in which the values are spelled out as
-nested reductions and whose plan `stream` says how it is meant to run (to_tile_stream): once over t in blocks, with M, L
-and O as they are so far. When a block raises the maximum from M to M', sums so far are scaled, for
+tensors of every i and t. Where the target streams (`Tuning.stream`), they become one group, in which the values are
+spelled out as nested reductions and whose plan `stream` says how it is meant to run (to_tile_stream): once over t in
+blocks, with M, L and O as they are so far. When a block raises the maximum from M to M', sums so far are scaled, for
 
     exp(x - c(M')) = exp(x - c(M)) exp(c(M) - c(M')).
 
