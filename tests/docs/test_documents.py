@@ -41,12 +41,15 @@ def command(line: str, cwd: Path) -> None:
 
 def test_the_example_of_the_readme(tmp_path: Path) -> None:
     model, use = fences(ROOT / "README.md", "python")
-    first, second = fences(ROOT / "README.md", "sh")
+    first, second, trust = fences(ROOT / "README.md", "sh")
     assert set(first.split()) == {"make", "demo", "test"}
     assert len([line for line in model.splitlines() if line.strip()]) <= 10
     (tmp_path / "model.py").write_text(model)
     for line in second.splitlines():
         command(line, tmp_path)
+    for line in trust.splitlines():
+        command(line, tmp_path)
+    assert (tmp_path / "model.html").read_text().startswith("<!doctype html>")
     y = np.load(tmp_path / "y.npy")
     assert y.shape == (100, 64) and y.dtype == np.float32
     # gelu(2 z) of a normalised z: its least value is that of gelu, -0.17, and each row has mean(z) = 0, so mean(y) > 0.
