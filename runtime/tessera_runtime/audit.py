@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core import safetensors
+from tessera_runtime.core.dtypes import from_file
 from tessera_runtime.core.errors import BundleError
 
 if TYPE_CHECKING:
@@ -45,4 +46,6 @@ def vectors(file: BundleFile, test: Test) -> tuple[dict[str, NDArray[Any]], dict
         raise BundleError("E641", f"test '{test.name}' does not give the inputs and results of {function.name}")
     if len(inputs) + len(expected) != len(tensors):
         raise BundleError("E641", f"test '{test.name}' has tensors that are neither inputs nor results")
-    return inputs, expected
+    types = {item.name: item.dtype for item in function.outputs}
+    wanted = {name: from_file(array, types[name]) for name, array in expected.items()}
+    return {item.name: from_file(inputs[item.name], item.dtype) for item in function.inputs}, wanted

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core import container
 from tessera_runtime.core.check import check
+from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, UsageError
 from tessera_runtime.core.manifest import CHUNK, MAX_MANIFEST, Constant, Entry, Manifest, from_json
 from tessera_runtime.core.safetensors import parse_header
@@ -221,8 +222,10 @@ class BundleFile:
                 self._verify(entry, 0, min(max(length, 8), entry.size))
                 tables[entry.name] = parse_header(data)
             found = tables[constant.entry].get(constant.name)
-            wanted = (constant.dtype, constant.shape, constant.offset, constant.offset + constant.size)
-            if found is None or tuple(found) != wanted:
+            # types that the format lacks stand there as bytes
+            code = DTYPES[constant.dtype].safetensors
+            wanted = (code, constant.shape, constant.offset, constant.offset + constant.size)
+            if found is None or (DTYPES[found.dtype].safetensors, *found[1:]) != wanted:
                 raise BundleError("E640", f"the weights file says otherwise about '{constant.name}' than the manifest")
 
     def entry(self, name: str) -> bytes:

@@ -24,7 +24,7 @@ class Difference(NamedTuple):
 
 
 def readable(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """The array as NumPy can show and compute it: bf16 and fp8, raw or of ml_dtypes, as f32; others unchanged."""
+    """The array as NumPy can show and compute it: narrow types, raw or of ml_dtypes, as f32 or i8; others unchanged."""
     from tessera_runtime.core.dtypes import decode, storage_dtype
 
     entry = DTYPES[dtype]

@@ -120,7 +120,9 @@ def scalar_bits(function: Function, item: Input, value: Any) -> int:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, np.generic):
-        if value.dtype.kind == "V" or value.dtype.name.startswith(("bfloat", "float8")):
+        if value.dtype.name in ("int4", "uint4"):
+            value = int(value)
+        elif value.dtype.kind == "V" or value.dtype.name.startswith(("bfloat", "float4", "float6", "float8")):
             value = float(value)
         else:
             value = value.item()
@@ -137,7 +139,7 @@ def scalar_bits(function: Function, item: Input, value: Any) -> int:
         return int.from_bytes(encode(item.dtype, wide).tobytes(), "little")
     if isinstance(value, float) and not value.is_integer():
         raise InputError("E709", f"{where} is {value}, expected an integer of type {item.dtype}")
-    number, bits = int(value), 8 * entry.itemsize
+    number, bits = int(value), entry.bits
     low, high = {"b": (0, 1), "u": (0, (1 << bits) - 1), "i": (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)}[entry.kind]
     if not low <= number <= high:
         raise InputError("E709", f"{where} is {number}, outside {item.dtype}: {low}..{high}")
@@ -151,7 +153,7 @@ def scalar_extents(function: Function, bits: Mapping[str, int]) -> dict[str, int
     for item in function.inputs:
         if item.name in wanted:
             entry, value = DTYPES[item.dtype], bits[item.name]
-            width = 8 * entry.itemsize
+            width = entry.bits
             found[item.name] = value - (1 << width) if entry.kind == "i" and value >> (width - 1) else value
     return found
 

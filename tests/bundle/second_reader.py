@@ -191,7 +191,7 @@ def _checksums(data: bytes, places: dict[str, int], sizes: dict[str, int], unche
 
 
 def _tensors(data: bytes) -> dict[str, tuple[str, list[int], int, int]]:
-    """name -> element type, shape, first byte, byte after the last; the rules of safetensors files. E640."""
+    """name -> the file's element type, shape, first byte, byte after the last; the rules of safetensors files. E640."""
     need(len(data) >= 8, "E640")
     (length,) = struct.unpack_from("<Q", data)
     need(8 + length <= len(data) and data[8:9] == b"{", "E640")
@@ -205,19 +205,19 @@ def _tensors(data: bytes) -> dict[str, tuple[str, list[int], int, int]]:
     found, base = {}, 8 + length
     for name, tensor in header.items():
         need(isinstance(tensor, dict) and tensor.keys() == {"dtype", "shape", "data_offsets"}, "E640")
-        kinds = {code: (kind, size) for kind, (code, size) in second_manifest.DTYPES.items()}
+        kinds = dict(second_manifest.DTYPES.values())
         need(isinstance(tensor["dtype"], str) and tensor["dtype"] in kinds, "E640")
         shape, span = tensor["shape"], tensor["data_offsets"]
         for numbers in (shape, span):
             need(isinstance(numbers, list) and len(numbers) <= 32, "E640")
             need(all(type(n) is int and 0 <= n < 1 << 62 for n in numbers), "E640")
         need(len(span) == 2, "E640")
-        kind, size = kinds[tensor["dtype"]]
+        size = kinds[tensor["dtype"]]
         for extent in shape:
             size *= extent
             need(size < 1 << 63, "E640")
         need(span[1] - span[0] == size, "E640")
-        found[name] = (kind, shape, base + span[0], base + span[1])
+        found[name] = (tensor["dtype"], shape, base + span[0], base + span[1])
     position = base
     for _, _, start, stop in sorted(found.values(), key=lambda item: item[2:]):
         need(start == position, "E640")
@@ -229,7 +229,8 @@ def _tensors(data: bytes) -> dict[str, tuple[str, list[int], int, int]]:
 def _weights(data: bytes, constants: list[Any]) -> None:
     tensors = _tensors(data)
     for c in constants:
-        need(tensors.get(c["name"]) == (c["dtype"], c["shape"], c["offset"], c["offset"] + c["size"]), "E640")
+        code = second_manifest.DTYPES[c["dtype"]][0]
+        need(tensors.get(c["name"]) == (code, c["shape"], c["offset"], c["offset"] + c["size"]), "E640")
 
 
 def _test(data: bytes, function: Any) -> None:

@@ -39,11 +39,15 @@ FORMATS: dict[str, tuple[int, int, int, int, int | None, int | None]] = {
 _SATURATING = ("fp8_e4m3", "fp8_e5m2", "fp6_e2m3", "fp6_e3m2", "fp4_e2m1")
 
 
-def decode(name: str, raw: NDArray[Any]) -> NDArray[np.float32]:
-    """The float32 values of raw bit patterns (uint16 for f16 and bf16, else uint8); any shape; exact.
+def decode(name: str, raw: NDArray[Any]) -> NDArray[Any]:
+    """The float32 values of raw bit patterns (uint16 for f16 and bf16, else uint8), the int8 values of ints of 4 bits;
+    any shape; exact.
 
     Bits above the width of a type of 4 or 6 bits are ignored.
     """
+    if name in ("i4", "u4"):
+        low = (np.asarray(raw, dtype=np.uint8) & 15).astype(np.int8)
+        return low if name == "u4" else (low ^ 8) - 8
     if name == "f16":
         half: NDArray[np.float32] = np.asarray(raw, dtype=np.uint16).view(np.float16).astype(np.float32)
         return half

@@ -24,6 +24,7 @@ __all__ = [
     "decode",
     "dtype_of",
     "encode",
+    "from_file",
     "info",
     "np_dtype",
     "storage_dtype",
@@ -153,15 +154,22 @@ def accepts(name: str, dtype: np.dtype[Any]) -> bool:
     return dtype == np_dtype(name) or (dtype.isnative and _BY_NUMPY.get(dtype.name) == name)
 
 
-def decode(name: str, raw: NDArray[Any]) -> NDArray[np.float32]:
-    """The float32 values of raw f16 (uint16), bf16 (uint16) or fp8 (uint8) bit patterns; exact."""
+def from_file(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """An array from a safetensors file as elements of type `name`, if that is a type that stands there as bytes."""
+    if array.dtype == storage_dtype(name) and array.dtype != np_dtype(name) and info(name).safetensors == "U8":
+        return array.view(np_dtype(name))
+    return array
+
+
+def decode(name: str, raw: NDArray[Any]) -> NDArray[Any]:
+    """The values of raw bit patterns of narrow types, exact; see `core.codecs.decode`."""
     from tessera_runtime.core import codecs
 
     return codecs.decode(name, raw)
 
 
 def encode(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Bit patterns of `name` nearest to float32 or float64 `values`, ties to even; see `core.codecs.encode`."""
+    """Bit patterns of the float `name` nearest to float32 or float64 `values`, ties to even; see `codecs.encode`."""
     from tessera_runtime.core import codecs
 
     return codecs.encode(name, values)

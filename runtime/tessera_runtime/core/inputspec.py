@@ -177,15 +177,15 @@ def _values(spec: InputSpec) -> NDArray[Any]:
     if kind == "f":
         flat = cast_f64(np.array([float(n) for n in numbers], dtype=np.float64), spec.dtype)
     else:
-        lo, hi = (
-            (0, 1)
-            if kind == "b"
-            else (int(np.iinfo(np_dtype(spec.dtype)).min), int(np.iinfo(np_dtype(spec.dtype)).max))
-        )
+        bits = DTYPES[spec.dtype].bits
+        lo, hi = {"b": (0, 1), "u": (0, (1 << bits) - 1), "i": (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)}[kind]
         for n in numbers:
             if isinstance(n, float) or not lo <= n <= hi:
                 raise _bad(f"{shown}={_short(text)}", f"{n} is not a value of {spec.dtype}")
-        flat = np.array(numbers, dtype=np_dtype(spec.dtype))
+        if bits < 8:  # in the low half of a byte
+            flat = np.array([int(n) & 15 for n in numbers], dtype=np.uint8).view(np_dtype(spec.dtype))
+        else:
+            flat = np.array(numbers, dtype=np_dtype(spec.dtype))
     if len(numbers) == 1:
         return np.full(spec.shape, flat[0], dtype=flat.dtype)
     return flat.reshape(spec.shape)
