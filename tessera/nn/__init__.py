@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tessera.nn.attention import flash_attention
 from tessera.nn.layers import avg_pool2d, conv1d, conv2d, conv3d, dropout, group_norm, max_pool2d
 from tessera.nn.transformer import transformer_layer, transformer_stack
 from tessera.ops.activations import gelu, relu, sigmoid, silu, softplus, swish
-from tessera.ops.attention import flash_attention, rope, scaled_dot_product_attention
+from tessera.ops.attention import rope, scaled_dot_product_attention
 from tessera.ops.functions import tanh
 from tessera.ops.indexing import embedding
 from tessera.ops.linalg import linear

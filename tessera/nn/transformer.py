@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tessera.errors import SourceError, did_you_mean
+from tessera.nn.attention import flash_attention
 from tessera.ops.activations import gelu, relu, silu
-from tessera.ops.attention import flash_attention, rope
+from tessera.ops.attention import rope
 from tessera.ops.linalg import linear
 from tessera.ops.nn import layer_norm, rms_norm
 from tessera.ops.parts import split

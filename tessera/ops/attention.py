@@ -24,7 +24,7 @@ from tessera.shapes import Dim, known_equal
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 from tessera.types import TensorType
 
-__all__ = ["flash_attention", "rope", "scaled_dot_product_attention"]
+__all__ = ["rope", "scaled_dot_product_attention"]
 
 T = TensorType.parse
 
@@ -158,12 +158,6 @@ def scaled_dot_product_attention(
         raise SourceError("E305", "attention with scale=0 has no scores", help="leave `scale` out for 1 / sqrt(D)")
     more = () if mask is None else (as_tensor(mask),)
     return apply(Attention(bool(causal), float(scale or 0.0)), *operands(q, k, v), *more)
-
-
-def flash_attention(q: TensorLike, k: TensorLike, v: TensorLike, causal: bool = False, scale: float | None = None,
-                    ) -> Tensor:
-    """scaled_dot_product_attention without a mask."""
-    return scaled_dot_product_attention(q, k, v, causal=causal, scale=scale)
 
 
 def rope(x: TensorLike, positions: TensorLike | None = None, base: float = 10000.0) -> Tensor:
