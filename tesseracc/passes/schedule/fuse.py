@@ -50,8 +50,8 @@ class _Fusion:
         self.contractions = {op.results[0] for op in groups if is_contraction(op) is not None}
 
         self._readers: dict[Value, set[int]] = {}
-        for at, op in enumerate(self.ops):
-            self._index(at, op)
+        for at, entry in enumerate(self.ops):
+            self._index(at, entry)
 
     def _index(self, at: int, op: Op | None) -> None:
         if op is not None and op.name == "schedule.group":
