@@ -227,3 +227,20 @@ def test_impossible_gradients_of_values_are_diagnosed(call: Any) -> None:
     with pytest.raises(SourceError) as caught:
         call()
     assert caught.value.code == "E313"
+
+
+def test_random_draws_are_the_same_when_computed_again() -> None:
+    x, key = ts.tensor(RNG.standard_normal((6, 8))), ts.random.key(5)
+
+    def loss(wrap: Any, w: ts.Tensor) -> ts.Tensor:
+        block = wrap(lambda h: ts.nn.dropout(ts.tanh(h * w), 0.5, key))
+        return ts.sum(block(block(x)) ** 2)
+
+    w = ts.tensor(RNG.standard_normal(8))
+    plain = ts.grad(functools.partial(loss, lambda f: f))(w)
+    np.testing.assert_array_equal(ts.grad(functools.partial(loss, ts.checkpoint))(w).numpy(), plain.numpy())
+    compiled = ts.jit(lambda w: ts.grad(functools.partial(loss, ts.checkpoint))(w))
+    np.testing.assert_allclose(compiled(w).numpy(), plain.numpy(), rtol=1e-9)
+    kept = ts.nn.dropout(ts.ones(6, 8), 0.5, key).numpy() > 0
+    slope = ts.grad(lambda v: ts.sum(ts.nn.dropout(v, 0.5, key)))(x).numpy()
+    np.testing.assert_array_equal(slope, np.where(kept, 2.0, 0.0))
