@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -170,8 +171,9 @@ class TileValues:
             state = self.run(use, [*at, *state])
         return state[0] if len(op.results) == 1 else state
 
+    @abstractmethod
     def run(self, region: Region, args: Sequence[Any] = ()) -> list[Any]:
-        raise NotImplementedError
+        """What a region yields."""
 
     def finish(self, pending: int) -> None:
         """Lets the oldest groups of copies land until at most `pending` closed ones remain."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def lower_pipeline(low: Lowering, op: Op) -> None:
-    """The loop; its copies are finished behind it."""
+    """The loop; all its copies are finished behind it."""
     if low.roles:
         low.roles.consume(low, op)
         return
@@ -68,6 +68,6 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
 
     region = low.nested([I64, I64, *types], body)
     loop = low.b.emit("scf.for", lo, hi, step, [low.b.const(0), *inits], types=[I64, *types], regions=[region])
-    low.b.emit("target.wait_copies", pending=0)
+    # what is not waited for are groups without copies, those of iterations that there are not
     low.state = State(written=True, read=True, tiles=True)
     low.bind(op.results, loop.results[1:])

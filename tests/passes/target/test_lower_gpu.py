@@ -11,7 +11,7 @@ import pytest
 
 from tesseracc.arch.arch import load, names
 from tesseracc.codegen.image import Image, build_images
-from tesseracc.emulator import Counters, GlobalMemory, TensorMap, launch, parse_ptx
+from tesseracc.emulator import Counters, GlobalMemory, Report, TensorMap, launch, parse_ptx
 from tesseracc.interpret import tile
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.interpret.tile_memory import Memory
@@ -132,10 +132,22 @@ def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: di
 
     The version with tensor copies runs where the shapes allow it. Gives the name of what ran, and its counters.
     """
+    found = attempt(kernel, image, args, symbols)
+    if found is None:
+        return "", Counters()
+    name, report = found
+    assert not report.findings, [f.render() for f in report.findings]
+    return name, report.counters
+
+
+def attempt(
+    kernel: Func, image: Image, args: list[Any], symbols: dict[str, int], *, ptx: str = "", **options: Any
+) -> tuple[str, Report] | None:
+    """A launch of a kernel, of another text if one is given, whatever comes of it; None for an empty grid."""
     grid = [evaluate_dim(d, symbols) for d in kernel.attrs["grid"]]
     grid += [1] * (3 - len(grid))
     if 0 in grid:
-        return "", Counters()
+        return None
     x, y, z = grid
     memory = GlobalMemory()
     addresses = {i: memory.alloc(a.nbytes) for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.ndim}
@@ -153,13 +165,12 @@ def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: di
     values = [*given, *(np.int64(symbols[s]) for s in kernel.attrs["symbols"]), *maps]
     shared = int(chosen.attrs.get("dynamic_shared", 0))
     report = launch(
-        parse_ptx(image.ptx), chosen.name, (x, y, z), (int(chosen.attrs["group"]), 1, 1), values, memory=memory,
-        dynamic_shared=shared,
+        parse_ptx(ptx or image.ptx), chosen.name, (x, y, z), (int(chosen.attrs["group"]), 1, 1), values,
+        memory=memory, dynamic_shared=shared, **options,
     )  # fmt: skip
-    assert not report.findings, [f.render() for f in report.findings]
     for i, address in addresses.items():
         args[i].reshape(-1).view(np.uint8)[:] = np.frombuffer(memory.read(address, args[i].nbytes), np.uint8)
-    return chosen.name, report.counters
+    return chosen.name, report
 
 
 def tensor_map(args: list[Any], addresses: dict[int, int], entry: tuple[int, int, tuple[int, ...]]) -> bytes:

@@ -1,0 +1,71 @@
+"""Every barrier, wait, fence and arrival that the compiler inserts, taken out in turn: the emulator alone finds it.
+
+Found means a finding, or a wrong result, for one of a few seeds. What survives is listed with the reason why the kernel
+is right without it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tesseracc.codegen.image import Image
+from tesseracc.emulator import EmulatorError
+from tesseracc.ir.value import Func
+from tests.emulator.test_deletions import SYNCHRONISING, without
+from tests.passes.target.test_gpu_tiles import built, operands
+from tests.passes.target.test_lower_gpu import attempt
+
+SIZES = {"M": 64, "N": 72, "K": 336}  # more k than the ring has slots, twice around
+STEPS = 20_000
+
+CASES = {
+    "sm_80": ("sm_80", {"m": 32, "n": 64, "k": 32, "group": 64}),
+    "sm_90": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
+    "sm_90 without tensor copies": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
+}
+#: survivors: case, words of the line, how many such lines, and why the kernel is right without them
+REDUNDANT: list[tuple[str, str, int, str]] = [
+    ("sm_90", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
+    ("sm_90", "bar.warp.sync", 1, "wgmma has read the slot when its wait is over; loads by lanes need it"),
+]
+
+
+def outcome(kernel: Func, image: Image, lines: list[str], sizes: dict[str, int], seed: int) -> str | None:
+    """How a kernel shows that it is wrong; None: it does not."""
+    a, b = operands(sizes["M"], sizes["N"], sizes["K"], "bf16")
+    args = [a, b, np.full((sizes["M"], sizes["N"]), np.nan, np.float32)]
+    try:
+        found = attempt(kernel, image, args, sizes, ptx="\n".join(lines), seed=seed, max_steps=STEPS)
+    except EmulatorError as error:
+        return error.code
+    assert found is not None
+    if found[1].findings:
+        return found[1].findings[0].code
+    want = np.maximum(a.astype(np.float64) @ b.astype(np.float64), 0)
+    return None if np.allclose(args[2], want, rtol=1e-4, atol=1e-3) else "value"
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_everything_that_orders_is_needed(case: str) -> None:
+    arch, options = CASES[case]
+    module, image = built(arch, "gemm", dtype="bf16", **options)
+    kernel = module.funcs[0]
+    sizes = SIZES if "without" not in case else {**SIZES, "N": 70}
+    lines = image.ptx.split("\n")
+    assert outcome(kernel, image, lines, sizes, 0) is None
+    name = "gemm__tensor" if case == "sm_90" else "gemm"
+    start = next(i for i, line in enumerate(lines) if ".entry" in line and f"{name}(" in line)
+    end = next((i for i in range(start + 1, len(lines)) if ".entry" in lines[i]), len(lines))
+    numbers = [i for i in range(start, end) if SYNCHRONISING.search(lines[i])]
+    survivors = []
+    for number in numbers:
+        changed = [*lines[:number], without(lines[number]), *lines[number + 1 :]]
+        if all(outcome(kernel, image, changed, sizes, seed) is None for seed in range(3)):
+            survivors.append(lines[number].strip())
+    for other, words, count, _ in REDUNDANT:
+        if other == case:
+            matching = [line for line in survivors if words in line]
+            assert len(matching) == count, (words, survivors)
+            survivors = [line for line in survivors if words not in line]
+    assert not survivors, (len(numbers), survivors)
