@@ -16,7 +16,7 @@ from tesseracc.emulator.counters import Counters
 from tesseracc.emulator.decode import Decoder
 from tesseracc.emulator.findings import EmulatorError, FindingLog, Report, StopLaunch
 from tesseracc.emulator.flags import Flags
-from tesseracc.emulator.layout import Layout, cluster_order, granules, polls, uses_async_proxy
+from tesseracc.emulator.layout import Layout, cluster_order, granules, polls, uses_async_proxy, uses_tensor_memory
 from tesseracc.emulator.limits import check_memory, check_shape
 from tesseracc.emulator.memory import GlobalMemory, Known, Segment
 from tesseracc.emulator.operations.wgmma import WarpgroupState
@@ -27,7 +27,7 @@ from tesseracc.emulator.races import RaceDetector, Shadow
 from tesseracc.emulator.registers_in_flight import watched
 from tesseracc.emulator.remote import RemoteAccesses
 from tesseracc.emulator.table import Step, build_step
-from tesseracc.emulator.tensor_memory import TensorMemory
+from tesseracc.emulator.tensor_memory import TENSOR_MEMORY_BYTES, TensorMemory
 from tesseracc.emulator.types import Array
 from tesseracc.emulator.warpgroup_order import unfenced
 from tesseracc.emulator.wave import Wave
@@ -49,6 +49,7 @@ class _Prepared:
     steps: list[Step]
     granule: dict[str, int]
     uses_async_proxy: bool
+    uses_tensor_memory: bool
     polls: bool
     unfenced: dict[int, int | None]
 
@@ -62,8 +63,9 @@ def _prepare(program: Program, symbols: dict[str, tuple[str, int]]) -> _Prepared
         names = ["" if i.opcode == JUMP else i.text for i in program.code]
         steps = watched(program, decoder, [build_step(i, decoder) for i in program.code])
         known = program.prepared = _Prepared(
-            addresses, names, steps, granules(program), uses_async_proxy(program), polls(program), unfenced(program)
-        )
+            addresses, names, steps, granules(program), uses_async_proxy(program), uses_tensor_memory(program),
+            polls(program), unfenced(program),
+        )  # fmt: skip
     return known
 
 
@@ -113,6 +115,7 @@ class Launch:
         lanes = self.warps_per_cta * 32
         limit = 16 * _BATCH_LANES if self.prepared.polls else _BATCH_LANES
         per_cta = max(1, (self.shared_stride if self.shared_size else 0) + lanes * self.local_stride)
+        per_cta += TENSOR_MEMORY_BYTES if self.prepared.uses_tensor_memory else 0
         count = max(1, min(limit // lanes, _BATCH_BYTES * (16 if limit > _BATCH_LANES else 1) // per_cta))
         count = max(self.cluster_size, count // self.cluster_size * self.cluster_size)
         with np.errstate(all="ignore"):

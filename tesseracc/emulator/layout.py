@@ -10,7 +10,7 @@ from tesseracc.emulator.program import Program
 from tesseracc.emulator.ptx import Symbol
 from tesseracc.emulator.types import TYPES, Array
 
-__all__ = ["Layout", "cluster_order", "granules", "polls", "uses_async_proxy"]
+__all__ = ["Layout", "cluster_order", "granules", "polls", "uses_async_proxy", "uses_tensor_memory"]
 
 
 _CONST = 64 << 10
@@ -139,6 +139,11 @@ def granules(program: Program) -> dict[str, int]:
 def uses_async_proxy(program: Program) -> bool:
     """Whether bulk copies or matrix units may read shared memory, so that ordinary stores need a proxy fence."""
     return any(i.opcode in ("wgmma", "tcgen05") or (i.opcode == "cp" and "bulk" in i.mods) for i in program.code)
+
+
+def uses_tensor_memory(program: Program) -> bool:
+    """Whether there are instructions of the fifth generation of tensor cores."""
+    return any(i.opcode == "tcgen05" for i in program.code)
 
 
 def polls(program: Program) -> bool:

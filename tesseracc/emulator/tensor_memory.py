@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from tesseracc.emulator.launch import Launch
     from tesseracc.emulator.wave import Wave
 
-__all__ = ["COLUMNS", "LANES", "WINDOW", "Pending", "TensorMemory"]
+__all__ = ["COLUMNS", "LANES", "TENSOR_MEMORY_BYTES", "WINDOW", "Pending", "TensorMemory"]
 
 LANES, COLUMNS, WINDOW = 128, 512, 32
+TENSOR_MEMORY_BYTES = 4 * LANES * COLUMNS  # of a CTA
 _WINDOWS = LANES // WINDOW
 
 
@@ -59,18 +60,18 @@ class TensorMemory:
 
     def __init__(self, launch: Launch, w: Wave) -> None:
         self.launch, self.wave = launch, w
-        self.ctas = w.ctas
-        self.data = np.full((w.ctas, LANES, COLUMNS), 0xA5A5A5A5, np.uint32)
-        self.owner = np.zeros((w.ctas, COLUMNS), np.int32)  # pc + 1 of the allocation
-        self.start = np.full((w.ctas, COLUMNS), -1, np.int32)  # the first column of the allocation
-        self.closed = np.zeros(w.ctas, np.bool_)  # the permit to allocate was given back
-        self.writing = np.zeros((w.ctas, COLUMNS), np.int32)  # pc + 1 of the product or copy under way
-        self.storing = np.zeros((w.ctas, _WINDOWS, COLUMNS), np.int32)  # pc + 1 of a store that nobody has waited for
-        self.queue: list[list[Pending]] = [[] for _ in range(w.ctas)]
+        self.ctas = w.ctas if launch.prepared.uses_tensor_memory else 0  # most programs have no use for it
+        self.data = np.full((self.ctas, LANES, COLUMNS), 0xA5A5A5A5, np.uint32)
+        self.owner = np.zeros((self.ctas, COLUMNS), np.int32)  # pc + 1 of the allocation
+        self.start = np.full((self.ctas, COLUMNS), -1, np.int32)  # the first column of the allocation
+        self.closed = np.zeros(self.ctas, np.bool_)  # the permit to allocate was given back
+        self.writing = np.zeros((self.ctas, COLUMNS), np.int32)  # pc + 1 of the product or copy under way
+        self.storing = np.zeros((self.ctas, _WINDOWS, COLUMNS), np.int32)  # pc + 1 of a store not waited for
+        self.queue: list[list[Pending]] = [[] for _ in range(self.ctas)]
         self.landed: dict[int, list[Pending]] = {}  # by CTA: carried out, but nobody has waited for it yet
         self.loads: dict[int, list[_Load]] = {}  # by warp
         self.stores: dict[int, list[tuple[int, int, Array]]] = {}  # by warp: CTA, window, columns
-        self.shadow = Shadow(w.ctas * _WINDOWS * COLUMNS)
+        self.shadow = Shadow(self.ctas * _WINDOWS * COLUMNS)
 
     # -- allocation --------------------------------------------------------------------------------------------------
 
