@@ -80,7 +80,7 @@ class _Entry:
         self.name: str = python.__name__
         self.compiled = compiled
         self.options: dict[str, Any] = {}  # of ts.jit
-        code = getattr(python, "__code__", None)
+        code = getattr(inspect.unwrap(python), "__code__", None)
         self.file: str = code.co_filename if code else "<unknown>"
         self.line: int = code.co_firstlineno if code else 0
         self._runner: Callable[..., Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tessera.derivatives.wrapped import Wrapped, each, owned
+from tessera.derivatives.wrapped import Wrapped, each, named_like, owned
 from tessera.errors import SourceError, Span
 from tessera.families import check_axes
 from tessera.interpreters import Interpreter, interpret
@@ -96,7 +96,7 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> C
                 made.append(x)
         return unflatten(out_tree, made)
 
-    return run
+    return named_like(run, function, typed=False)
 
 
 def _is_array(x: Any) -> bool:

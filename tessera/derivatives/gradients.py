@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.derivatives.loss_scaling import scale_of, unscaled
 from tessera.derivatives.reverse import Tape, Taped, vjp
-from tessera.derivatives.wrapped import is_float, owned
+from tessera.derivatives.wrapped import is_float, named_like, owned
 from tessera.errors import SourceError
 from tessera.interpreters import interpret
 from tessera.numerics import Policy
@@ -70,7 +70,7 @@ def value_and_grad(function: Callable[..., Any], argnums: int | Sequence[int] | 
         grads = tuple(_zeros_for_none(args[i], g) for i, g in zip(positions, found, strict=True))
         return value, grads[0] if bare else grads
 
-    return run
+    return named_like(run, function)
 
 
 def _declared(function: Any, positions: Sequence[int]) -> list[tuple[Policy, ...]]:
@@ -118,7 +118,7 @@ def grad(function: Any, argnums: Any = None) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         return both(*args, **kwargs)[1]
 
-    return run
+    return named_like(run, function)
 
 
 # The value form -------------------------------------------------------------------------------------------------------

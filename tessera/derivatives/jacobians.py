@@ -9,7 +9,7 @@ from tessera.derivatives.batching import vmap
 from tessera.derivatives.forward import jvp
 from tessera.derivatives.gradients import grad
 from tessera.derivatives.reverse import vjp
-from tessera.derivatives.wrapped import is_float
+from tessera.derivatives.wrapped import is_float, named_like
 from tessera.errors import SourceError
 from tessera.pytree import flatten, unflatten
 from tessera.shapes import product
@@ -46,7 +46,7 @@ def _of_leaves(function: Callable[..., Any], args: tuple[Any, ...], argnums: Any
             full[n] = value
         return function(*full)
 
-    return run
+    return named_like(run, function)
 
 
 def jacfwd(function: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]:
@@ -68,7 +68,7 @@ def jacfwd(function: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]
             columns.append([out.reshape(*out.shape[:-1], *x.shape) for out in outs])
         return unflatten(tree, [again(list(row)) for row in zip(*columns, strict=True)])
 
-    return run
+    return named_like(run, function)
 
 
 def jacrev(function: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def jacrev(function: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]
             rows.append(again([g.reshape(*out.shape, *x.shape) for g, x in zip(found, leaves, strict=True)]))
         return unflatten(tree, rows)
 
-    return run
+    return named_like(run, function)
 
 
 def hvp(function: Callable[..., Any], primals: Any, tangents: Any) -> Any:

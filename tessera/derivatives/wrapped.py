@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tessera.interpreters import Interpreter, execute
@@ -13,7 +15,7 @@ from tessera.pytree import flatten, unflatten
 from tessera.tensor import Tensor, as_tensor, operators
 from tessera.types import TensorType
 
-__all__ = ["OperatorStep", "Step", "Wrapped", "each", "is_float", "owned", "put_back", "zeros_of"]
+__all__ = ["OperatorStep", "Step", "Wrapped", "each", "is_float", "named_like", "owned", "put_back", "zeros_of"]
 
 
 def each(value: Any) -> tuple[Any, ...]:
@@ -66,6 +68,19 @@ def is_float(x: Any) -> bool:
 def zeros_of(type_: TensorType) -> Tensor:
     """Zeros of a type."""
     return operators.zeros(type_.dims, dtype=type_.dtype)
+
+
+def named_like(run: Callable[..., Any], function: Callable[..., Any], typed: bool = True) -> Callable[..., Any]:
+    """`run` with the name, place and parameters of the function that it was made from, so that ts.jit and ts.function
+    take it; with the annotations of its parameters too, if they are `typed` alike."""
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):
+        return run
+    functools.update_wrapper(run, function, updated=())
+    hints = getattr(run, "__annotations__", {})
+    run.__annotations__ = {name: hint for name, hint in hints.items() if typed and name != "return"}
+    return run
 
 
 def put_back(value: Any, leaves: Any) -> Any:

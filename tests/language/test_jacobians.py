@@ -1,7 +1,5 @@
 """jacfwd, jacrev, hvp, gradcheck; and how gradients of narrow types are added."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -55,6 +53,26 @@ def test_jacobians_of_trees_and_compiled() -> None:
     want = np.diag(np.exp(x.numpy()) * (x.numpy() + 2))
     np.testing.assert_allclose(hessian(x).numpy(), want, atol=1e-12)
     np.testing.assert_allclose(ts.jit(hessian)(x).numpy(), want, atol=1e-9)
+
+
+def test_transformed_functions_compile() -> None:
+    @ts.function
+    def loss(w: ts.Tensor["D", ts.f64], x: ts.Tensor["B", "D", ts.f64]) -> ts.Tensor[ts.f64]:
+        return ts.sum(ts.tanh(x @ w))
+
+    w, x = RNG.standard_normal(3), RNG.standard_normal((4, 3))
+    slope = 1 - np.tanh(x @ w) ** 2
+    value, gradient = ts.jit(ts.value_and_grad(loss))(w, x)
+    np.testing.assert_allclose(float(value), np.tanh(x @ w).sum(), rtol=1e-9)
+    np.testing.assert_allclose(gradient.numpy(), slope @ x, rtol=1e-9)
+    np.testing.assert_allclose(ts.jit(ts.grad(loss))(w=w, x=x).numpy(), slope @ x, rtol=1e-9)
+    one = lambda w, x: ts.tanh(ts.sum(w * x))  # noqa: E731
+    each = ts.jit(ts.vmap(ts.grad(one), (None, 0)))(w, x)
+    np.testing.assert_allclose(each.numpy(), slope[:, None] * x, rtol=1e-9)
+    rows = ts.jit(ts.jacrev(lambda w, x: ts.tanh(x @ w)))(w, x)
+    np.testing.assert_allclose(rows.numpy(), slope[:, None] * x, rtol=1e-9)
+    with pytest.raises(ts.TesseraError, match="rank 2, expected 1"):
+        ts.jit(ts.grad(loss))(x, x)
 
 
 def test_hessian_times_vector() -> None:
