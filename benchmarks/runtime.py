@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WHEEL_LIMIT = 300_000  # bytes
 START_LIMIT = 1.3  # of Python importing NumPy
 NATIVE_LIMIT = 0.015  # seconds
-_RUN = "from tessera_runtime.cli import main; raise SystemExit(main())"
+_RUN = "from tessera_runtime.cli import command; command()"  # what the script does
 
 LOADING = """
 import sys, time
@@ -103,7 +103,7 @@ def starts(folder: Path, environment: Mapping[str, str], rounds: int) -> list[di
             found[name].append(run(command, given))
     return [
         {"name": name, "seconds": median(f.seconds for f in runs), "best": min(f.seconds for f in runs),
-         "processor": median(f.processor for f in runs), "resident": median(f.resident for f in runs)}
+         "processor": min(f.processor for f in runs), "resident": median(f.resident for f in runs)}
         for name, runs in found.items()
     ]  # fmt: skip
 
@@ -156,8 +156,9 @@ def page(results: Mapping[str, Any]) -> str:
     size = results["wheel"]
     lines += ["", f"The runtime's wheel: {size:,} bytes; the target, {WHEEL_LIMIT:,}, is "
               f"{'' if size < WHEEL_LIMIT else 'not '}reached.", ""]  # fmt: skip
-    lines += ["Whole processes, taken in turn; medians, and the best in brackets. Beside NumPy's import and for its "
-              "target processor time counts, since other work may share the machine.", ""]  # fmt: skip
+    lines += ["Whole processes, taken in turn: medians, the best in brackets. Other work may share the machine, and "
+              "only adds to processor time: its least counts beside NumPy's import and for that target.",
+              ""]  # fmt: skip
     lines += ["| process | ms | processor ms | MB resident | beside NumPy's import | target |",
               "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     base = next(row["processor"] for row in results["starts"] if "numpy" in row["name"])

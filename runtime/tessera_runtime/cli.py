@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from tessera_runtime.core.errors import TesseraError, UsageError
 from tessera_runtime.core.exitcodes import Exit
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 _EXAMPLES = """\
 inputs:
@@ -192,5 +194,19 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def command() -> NoReturn:
+    """The command `tessera-run`: `main`, and the end of the process.
+
+    What others want done at the end is done, and output is flushed; but the interpreter is not taken apart object by
+    object, which takes longer than a short run and frees only what the system frees anyway.
+    """
+    code = main()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # of stdout main has told it
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -258,7 +258,36 @@ def test_a_run_imports_little(path: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     names = set(done.stdout.splitlines()[-1].split())
     slow = {"statistics", "tempfile", "random", "shutil", "decimal", "fractions", "lzma", "numpy.typing", "ml_dtypes"}
-    slow |= {"importlib.metadata", *(f"tessera_runtime.{name}" for name in ("dlpack", "profile", "signature", "bisect"))}
+    own = ("dlpack", "profile", "signature", "bisect")
+    slow |= {"importlib.metadata", *(f"tessera_runtime.{name}" for name in own)}
     assert not slow & names, slow & names
     assert "tessera_runtime.devices.cpu" in names
     assert {name.partition(".")[0] for name in names} & {"tessera", "tesseracc", "cuda"} == set()
+
+
+def test_the_end_of_the_process(path: str) -> None:
+    """Everything is written, exit functions run, the exit code is right, and a closed pipe is no accident."""
+    program = (
+        "import atexit, os, sys; atexit.register(lambda: os.write(2, b'bye')); "
+        "sys.argv = ['tessera-run', *sys.argv[1:]]; from tessera_runtime.cli import command; command()"
+    )
+
+    def run_process(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, check=False)
+
+    done = run_process(path, "--function=reverse", "--input=x=randn:25x40xf32", "--json")
+    assert done.returncode == 0 and done.stderr == "bye"
+    assert np.shape(json.loads(done.stdout)["outputs"][0]["values"]) == (25, 40)
+    for args, code in (((path, "--function=none"), 7), (("none.tsb",), 2), ((path, "--function=reverse",
+                       "--input=2x2xf32=1", "--expected=2x2xf32=2"), 1)):  # fmt: skip
+        done = run_process(*args)
+        assert done.returncode == code and done.stderr.endswith("bye")
+    piped = subprocess.Popen(
+        [sys.executable, "-c", program, path, "--function=reverse", "--input=x=randn:1000x1xf32"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert piped.stdout is not None and piped.stderr is not None
+    piped.stdout.close()
+    with piped.stderr:
+        told = piped.stderr.read()
+    assert piped.wait() == 0 and told == b"bye"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from time import perf_counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 __all__ = ["Pool", "available_threads"]
 
@@ -60,19 +63,23 @@ class Pool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._queue: SimpleQueue[_Job] = SimpleQueue()
+        self._queue: SimpleQueue[_Job] | None = None
         self._lock = threading.Lock()
         self._process = 0
 
-    def _start(self) -> None:
+    def _started(self) -> SimpleQueue[_Job]:
+        """The queue that threads serve; they are started if this process has none. A forked child has none."""
         with self._lock:
-            if self._process == os.getpid():  # a forked child has none of its parent's threads
-                return
+            if self._queue is not None and self._process == os.getpid():
+                return self._queue
+            from queue import SimpleQueue  # slow to import, and small launches need no other thread
+
             self._queue = SimpleQueue()
             for index in range(self.threads - 1):
                 worker = threading.Thread(target=_serve, args=(self._queue,), name=f"tessera-{index}", daemon=True)
                 worker.start()
             self._process = os.getpid()
+            return self._queue
 
     def run(self, work: Work, count: int) -> None:
         """Call `work(begin, end, slot)` for ranges that cover 0..count; `slot` < threads tells participants apart.
@@ -90,11 +97,10 @@ class Pool:
             if chunk < count:
                 work(chunk, count, 0)
             return
-        if self._process != os.getpid():
-            self._start()
+        queue = self._started()
         job = _Job(work, chunk, count, chunk)
         for _ in range(min(self.threads, -(-(count - chunk) // chunk)) - 1):
-            self._queue.put(job)
+            queue.put(job)
         job.participate()
         job.done.wait()
         if job.error is not None:
