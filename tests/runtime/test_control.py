@@ -9,15 +9,34 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tessera_runtime
 from tessera_runtime.control import BranchStep, CopyStep, LaunchStep, LoopStep, RepeatStep, walk
 from tessera_runtime.core import manifest as m
 from tessera_runtime.core.check import check
 from tessera_runtime.core.errors import InputError, TesseraError
-from tessera_runtime.core.manifest import Branch, Buffer, Copy, Loop, Plan, Put, Repeat, Take
+from tessera_runtime.core.manifest import (
+    Branch,
+    Buffer,
+    Capability,
+    Copy,
+    Function,
+    Input,
+    Loop,
+    Output,
+    Plan,
+    Put,
+    Repeat,
+    Symbol,
+    Take,
+    Target,
+)
+from tessera_runtime.devices.cuda import CudaDevice
 from tessera_runtime.plan import instantiate
+from tesseracc.bundle.write import Contents, write
 from tests.bundle.base import document
 from tests.bundle.second_manifest import Refused, parse
 from tests.bundle.second_reader import schema
+from tests.runtime.fake_gpu import FakeDriver
 
 ROW = 24  # bytes of a buffer of three i64
 
@@ -221,3 +240,44 @@ def test_both_readers_accept_the_same_plans() -> None:
 def test_launches_in_loops_are_given_as_they_are() -> None:
     launch = LaunchStep(0, (1, 1, 1), 1, (), 0)
     assert [s for _, s in walk((RepeatStep(2, 1), launch), lambda _: False)] == [launch, launch]
+
+
+# A device that only copies --------------------------------------------------------------------------------------------
+
+
+def copying() -> bytes:
+    """f(x[N, 3], a, b, r): x with its rows reversed; the first row of x if a, else the last; that, or by a loop that a
+    starts and b keeps up, r. Repeats may run no times, so that rows begin as r."""
+    n3: Any = (("N",), 3)
+    inputs = (Input("x", "tensor", "i64", n3), Input("a", "tensor", "bool"), Input("b", "tensor", "bool"),
+              Input("r", "tensor", "i64", (3,)))  # fmt: skip
+    outputs = Output("y", "i64", n3), Output("z", "i64", (3,)), Output("w", "i64", (3,))
+    function = Function("f", "", (Symbol("N", "x", 0),), inputs, outputs)
+    buffers = (
+        *(Buffer("input", i.name, i.dtype, i.shape) for i in inputs),  # 0 x, 1 a, 2 b, 3 r
+        *(Buffer("output", o.name, o.dtype, o.shape) for o in outputs),  # 4 y, 5 z, 6 w
+        *(Buffer("temp", "", dtype, shape) for dtype, shape in (("i64", (3,)), ("bool", ()), ("bool", ()))),  # 7, 8, 9
+    )
+    steps = (
+        Repeat(("N",), 2), Take(0, 7), Put(7, 4, True), Copy(3, 5),
+        Branch(1, 2, 2), Repeat(("N",), 1), Take(0, 5, True), Repeat(("N",), 1), Take(0, 5),
+        Copy(5, 6), Copy(1, 8), Loop(9, 1, 2), Copy(8, 9), Copy(3, 6), Copy(2, 8),
+    )  # fmt: skip
+    target = Target("sm_90", "cuda", "cubin", "images/sm_90.cubin", 1, (), (Plan("f", buffers, steps),),
+                    capability=Capability(9, 0, "minor"))  # fmt: skip
+    return write(None, Contents((function,), (target,), {"images/sm_90.cubin": b"image"}))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("flag", [True, False])
+def test_steps_on_a_gpu(rows: int, flag: bool) -> None:
+    driver = FakeDriver()
+    run = tessera_runtime.load(copying(), device=CudaDevice(driver))["f"]
+    x = np.random.default_rng(rows).integers(0, 99, (rows, 3))
+    r = np.array([7, 8, 9])
+    y, z, w = run(x, np.array(flag), np.array(False), r)
+    np.testing.assert_array_equal(y, x[::-1])
+    np.testing.assert_array_equal(z, x[0] if flag else x[-1])
+    np.testing.assert_array_equal(w, r if flag else x[-1])
+    asked = [call for call in driver.calls if call[0] == "copy_out" and call[2] == 1]
+    assert len(asked) == 2 + flag  # the branch, and the loop once more than it runs
