@@ -42,10 +42,12 @@ def read_state(function: BundleFunction, path: str) -> State:
     import numpy as np
 
     inputs = state_inputs(function)
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise _unfit(path, "is not a state file: it is no regular file")
     try:
         with open(path, "rb") as file:
-            if not os.path.isfile(path) or os.fstat(file.fileno()).st_size == 0:
-                raise _unfit(path, "is not a state file: it is empty or no regular file")
+            if os.fstat(file.fileno()).st_size == 0:
+                raise _unfit(path, "is not a state file: it is empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
                 entries = _header(path, view)
                 _hold(path, function, inputs, entries)

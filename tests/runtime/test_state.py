@@ -121,8 +121,9 @@ def test_without_a_file_the_state_comes_and_goes(bundle: str, capsys: pytest.Cap
     assert "n: i32[]\n  5" in out and "state_step: i32[]\n  5" in out
 
 
-def test_a_checkpoint_is_whole_at_any_time(bundle: str, tmp_path: Path) -> None:
-    """A run that is interrupted has saved a state from which the rest gives the bits of an unbroken run."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_checkpoint_is_whole_at_any_time(how: signal.Signals, bundle: str, tmp_path: Path) -> None:
+    """A run that is ended has saved a state from which the rest gives the bits of an unbroken run."""
     state, whole = tmp_path / "s.safetensors", tmp_path / "w.safetensors"
     command = [sys.executable, "-m", "tessera_runtime.cli", bundle, "--function", "step", "--threads", "1"]
     child = subprocess.Popen([*command, "--repeat", "1000000", "--state", str(state), "--save-every", "1"],
@@ -132,11 +133,15 @@ def test_a_checkpoint_is_whole_at_any_time(bundle: str, tmp_path: Path) -> None:
         time.sleep(0.01)
     for _ in range(20):  # whoever reads sees a whole file
         safetensors.load(state.read_bytes())
-    child.send_signal(signal.SIGINT)
+    child.send_signal(how)
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 130 and "interrupted after" in err, out + err
+    if how == signal.SIGKILL:
+        assert child.returncode == -signal.SIGKILL
+    else:
+        assert child.returncode == 130 and "interrupted after" in err, out + err
+        assert not [f for f in os.listdir(tmp_path) if f.startswith(".")]
     done = int(safetensors.load(state.read_bytes())["state_step"])
-    assert done >= 1 and not [f for f in os.listdir(tmp_path) if f.startswith(".")]
+    assert done >= 1
     subprocess.run([*command, "--repeat", "4", "--state", str(state)], check=True, capture_output=True)
     subprocess.run([*command, "--repeat", str(done + 4), "--state", str(whole)], check=True, capture_output=True)
     assert state.read_bytes() == whole.read_bytes()
@@ -181,12 +186,14 @@ def test_bad_state_files_are_refused_and_left_alone(
 def test_errors(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = tmp_path / "s.safetensors"
     step_ = [bundle, "--function", "step"]
+    os.mkfifo(tmp_path / "pipe")
     for arguments, code, text in (
         ([bundle, "--function", "pure", "--input", "x=3xf32=1", "--state", state], 2, "has no state"),
         ([*step_, "--state", state, "--init", "pure"], 7, "it has inputs"),
         ([*step_, "--state", state, "--init", "nothing"], 7, "no function 'nothing'"),
         ([*step_, "--state", state, "--input", "state_step=0"], 2, "leave these inputs out"),
         ([*step_, "--state", tmp_path], 2, "cannot read"),
+        ([*step_, "--state", tmp_path / "pipe"], 7, "no regular file"),
         ([*step_, "--state", tmp_path / "no" / "s"], 2, "cannot write"),
         ([*step_, "--repeat", 0], 2, "positive number"), ([*step_, "--repeat", 2, "--save-every", 1], 2, "--state"),
         ([*step_, "--log", "x"], 2, "--repeat"), ([*step_, "--repeat", 2, "--benchmark"], 2, "time and compare"),
