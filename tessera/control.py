@@ -157,7 +157,7 @@ def cond(condition: Any, then: Callable[..., Any], other: Callable[..., Any], *o
         return (then if condition else other)(*operands)
     chosen = _condition("cond", as_tensor(condition))
     leaves, types, tree = _tensors(operands)
-    first, second = (record(lambda *xs, f=f: f(*unflatten(tree, xs)), *types) for f in (then, other))
+    first, second = (record(lambda *xs, f=f: f(*unflatten(tree, xs)), *_typed(leaves)) for f in (then, other))
     if first.tree != second.tree or first.program.types != second.program.types:
         raise SourceError("E317", f"the branches of cond give {_shown(first)} and {_shown(second)}",
                           help="both give the same structure, shapes and element types")
@@ -227,10 +227,10 @@ def while_loop(test: Callable[..., Any], body: Callable[..., Any], init: Any) ->
     a forward derivative, and no reverse one.
     """
     leaves, types, tree = _tensors(init)
-    tested = record(lambda *xs: test(unflatten(tree, xs)), *types)
+    tested = record(lambda *xs: test(unflatten(tree, xs)), *_typed(leaves))
     if tested.program.types != (TensorType((), bool_),):
         raise SourceError("E317", f"the test of while_loop gives {_shown(tested)}", help="it gives a bool scalar")
-    stepped = record(lambda *xs: body(unflatten(tree, xs)), *types)
+    stepped = record(lambda *xs: body(unflatten(tree, xs)), *_typed(leaves))
     _keeps("while_loop", "body", stepped.tree, stepped.program.types, tree, types)
     captured = (*tested.captured, *stepped.captured)
     given = (*(x.type for x in captured), *types)
@@ -354,7 +354,7 @@ def scan(body: Callable[..., Any], init: Any, rows: Any = None, length: Any = No
     state, state_types, state_tree = _tensors(init)
     stacked, types, row_tree = _tensors(rows)
     count = _length(types, length)
-    row_types = [TensorType(t.dims[1:], t.dtype) for t in types]
+    row_types = [TensorType(t.dims[1:], t.dtype) for t in _typed(stacked)]
 
     def run(*xs: Tensor) -> Any:
         found = body(unflatten(state_tree, xs[: len(state)]), unflatten(row_tree, xs[len(state) :]))
@@ -363,7 +363,7 @@ def scan(body: Callable[..., Any], init: Any, rows: Any = None, length: Any = No
                               help="return (state, None) where there is no row")
         return found
 
-    recorded = record(run, *state_types, *row_types)
+    recorded = record(run, *_typed(state), *row_types)
     next_tree, y_tree = recorded.tree.children
     carried = len(state)
     _keeps("scan", "body", next_tree, recorded.program.types[:carried], state_tree, state_types)
@@ -409,6 +409,11 @@ def _tensors(value: Any) -> tuple[list[Tensor], list[TensorType], Tree]:
     leaves, tree = flatten(value)
     tensors = [as_tensor(x) for x in leaves]
     return tensors, [x.type for x in tensors], tree
+
+
+def _typed(tensors: Sequence[Tensor]) -> list[TensorType]:
+    """The types with the policies that the values carry, which hold in what is recorded of them."""
+    return [x.type.with_dtype(x.dtype) for x in tensors]
 
 
 def _shown(recorded: Recorded) -> str:

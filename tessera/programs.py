@@ -15,6 +15,7 @@ import numpy as np
 
 from tessera.errors import SourceError, Span
 from tessera.interpreters import Interpreter, execute, interpret
+from tessera.numerics import Policy
 from tessera.operator import Operator
 from tessera.pytree import Tree, flatten
 from tessera.shapes import Dim
@@ -69,10 +70,21 @@ class Program:
 class _Symbolic(Tensor):
     """A value of the program under construction."""
 
-    __slots__ = ("_interpreter", "_type", "number")
+    __slots__ = ("_interpreter", "_policies", "_type", "number", "value")
 
-    def __init__(self, type_: TensorType, interpreter: _Recorder, number: int) -> None:
-        self._type, self._interpreter, self.number = type_, interpreter, number
+    def __init__(
+        self, type_: TensorType, interpreter: _Recorder, number: int, policies: tuple[Policy, ...] = (),
+        value: _Symbolic | None = None,
+    ) -> None:
+        self._type, self._interpreter, self.number, self._policies = type_, interpreter, number, policies
+        self.value = self if value is None else value  # what this is, apart from policies
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        return self._policies
+
+    def with_policies(self, policies: tuple[Policy, ...]) -> _Symbolic:
+        return _Symbolic(self._type, self._interpreter, self.number, policies, self.value)
 
     @property
     def type(self) -> TensorType:
@@ -105,7 +117,7 @@ class _Recorder(Interpreter):
     def own(self, x: Tensor) -> _Symbolic:
         """The program's value of a tensor: its own, a number written into the program, or one more parameter."""
         if isinstance(x, _Symbolic) and x.interpreter is self:
-            return x
+            return x.value
         if id(x) not in self.captured:
             if isinstance(x, EagerTensor) and x.ndim == 0:
                 from tessera.ops.create import Full
@@ -130,11 +142,13 @@ class Recorded:
 def record(function: Callable[..., Any], *types: TensorType) -> Recorded:
     """Record `function`, which takes tensors and gives a tree of tensors and numbers.
 
-    Raises what the function raises on values without elements: E308 for Python control flow on one, for example.
+    The policies of the types are those of the arguments; the program's types are without. Raises what the function
+    raises on values without elements: E308 for Python control flow on one, for example.
     """
-    recorder = _Recorder(types)
+    recorder = _Recorder([t.with_dtype(t.dtype.base) for t in types])
+    arguments = [x.with_policies(t.dtype.policies) for x, t in zip(recorder.arguments, types, strict=True)]
     with interpret(recorder):
-        leaves, tree = flatten(function(*recorder.arguments))
+        leaves, tree = flatten(function(*arguments))
         found = [recorder.own(leaf if isinstance(leaf, Tensor) else as_tensor(np.asarray(leaf))) for leaf in leaves]
     outside = [(x, made) for x, made in recorder.captured.values() if made.number == -1]
     numbered = [*(made for _, made in outside), *recorder.arguments]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,12 @@ class Convolution(Operator):
     spread: tuple[int, ...]
     dtype: str = ""
     name = "convolution"
+    rounds = True
+    accumulates = True
+    contracts = True
+
+    def unrounded(self, dtype: str) -> Operator:
+        return replace(self, dtype=dtype)
 
     def infer(self, *ins: TensorType) -> TensorType:
         check_arity(self.name, ins, 2)

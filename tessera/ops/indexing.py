@@ -137,6 +137,8 @@ class ScatterAdd(Operator):
     axis: int
     size: Dim
     name = "scatter_add"
+    rounds = True
+    accumulates = True
     nondiff = (1,)
 
     def infer(self, *ins: TensorType) -> TensorType:

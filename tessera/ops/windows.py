@@ -92,6 +92,8 @@ class Overlap(Operator):
     stride: int
     length: Dim
     name = "overlap"
+    rounds = True
+    accumulates = True
 
     def infer(self, *ins: TensorType) -> TensorType:
         check_arity(self.name, ins, 1)

@@ -1,5 +1,6 @@
 """Policies change what is computed, eagerly and compiled: accumulation types, compute modes, stochastic rounding."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 import tessera as ts
+from tessera_runtime import load as load_bundle
 from tesseracc.arch.arch import load
 from tesseracc.driver import Build, front
+from tesseracc.emulator_device import EmulatorDevice
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -147,3 +150,56 @@ def test_gradients_obey_the_policies_of_the_primals() -> None:
     found = ts.grad(lambda w: ts.sum(x @ w))(w)
     exact = np.broadcast_to(x.numpy().astype(np.float64).sum(0)[:, None], (41, 3))
     np.testing.assert_allclose(found.numpy(), exact, rtol=2e-7)
+
+
+@ts.function
+def by_loops(x: ts.Tensor["N", "K", "f32 @accum(f64)"], flag: ts.Tensor[ts.bool]):
+    def body(total, row):
+        return total + ts.sum(row), ts.sum(row)
+
+    _, rows = ts.scan(body, ts.full((), 0.0), x)
+    return rows, ts.cond(flag, lambda y: ts.sum(y, 1), lambda y: ts.max(y, 1), x)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, ts.jit], ids=["eager", "compiled"])
+def test_policies_hold_in_loops_and_branches(run: Callable[[Any], Any]) -> None:
+    x = cancelling(4, 30, np.random.default_rng(21))
+    exact = x.astype(np.float64).sum(1).astype(np.float32)
+    for found in run(by_loops)(x, np.array(True)):
+        np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6)
+
+
+def adds_up(x: Any) -> tuple[Any, ...]:
+    """Everything that adds up, of a tensor [N, K]."""
+    places = ts.zeros(x.shape[0], dtype=ts.i64)
+    moved = ts.grad(lambda t: ts.sum(ts.take(t, places, 0) * ts.stop_gradient(x)))(x[:1])
+    image = x.reshape(1, 1, *x.shape)
+    return (ts.sum(x, 0), ts.mean(x, 0), ts.matmul(ts.ones(1, x.shape[0]), x)[0], moved[0],
+            ts.nn.conv2d(image, ts.ones(1, 1, x.shape[0], 1))[0, 0, 0], ts.prod(ts.exp(x * 1e-6), 0))  # fmt: skip
+
+
+@ts.function
+def all_sums(x: ts.Tensor[41, 6, "f32 @accum(f64)"]):
+    return adds_up(x)
+
+
+def test_everything_that_adds_up_takes_the_policys_type() -> None:
+    text = Build(front({"all_sums": all_sums}), (load("sm_90"),)).text("graph")
+    adds = re.compile(r"graph\.(sum|prod|matmul|convolution|scatter_add) ")
+    adding = [line for line in text.splitlines() if adds.search(line)]
+    assert len(adding) >= 5 and all("tensor<f64" in line for line in adding), adding
+    x = cancelling(6, 40, np.random.default_rng(31)).T.copy()
+    wide = x.astype(np.float64)
+    total = wide.sum(0)
+    want = (total, total / len(x), total, total, total, np.exp(total * 1e-6))
+    for found, exact in zip(adds_up(ts.tensor(x, "f32 @accum(f64)")), want, strict=True):
+        np.testing.assert_allclose(found.numpy(), exact, rtol=1e-6)
+
+
+def test_emulated_gpus_round_stochastically_to_the_same_bits() -> None:
+    rng = np.random.default_rng(13)
+    w, g = (rng.standard_normal(50).astype(BF16) for _ in range(2))
+    key = ts.random.key(14)
+    data = Build(front({"update": update}), (load("sm_80"),)).bundle()
+    found = load_bundle(data, device=EmulatorDevice())["update"](w, g, key.numpy())
+    np.testing.assert_array_equal(found.view(np.uint16), update(w, g, key).numpy().view(np.uint16))
