@@ -266,3 +266,20 @@ def test_packing_is_a_string_of_bits_that_begins_low() -> None:
     assert caught.value.code == "E302" and "4 bytes" in str(caught.value.help)
     with pytest.raises(ts.SourceError, match="4 and 6 bits"):
         ts.pack(ts.ones(3, dtype=ts.fp8_e4m3))
+
+
+def test_ints_reach_narrow_floats_through_f32_everywhere() -> None:
+    """2^30 + 2^22 + 1 is above a tie of bf16, but on it in f32: two roundings, on every target."""
+    ints = np.array([2**30 + 2**22 + 1, -(2**30) - 2**22 - 1, 2**30 + 3 * 2**22 - 1, 2049, 17, -(2**31)], np.int32)
+
+    @ts.function
+    def to_narrow(i: ts.Tensor["N", ts.i32]):
+        return [i.astype(name) for name in FLOATS]
+
+    wide = ints.astype(np.float32)
+    want = [np.clip(wide, -magnitudes(name)[-1], magnitudes(name)[-1]).astype(t) for name, t in FLOATS.items()]
+    want[0] = np.where(np.abs(wide) > 65504, np.sign(wide) * np.float32(np.inf), wide).astype(np.float16)
+    assert float(want[1][0]) == 2.0**30
+    for run in (to_narrow, ts.jit(to_narrow)):
+        for found, exact in zip(run(ints), want, strict=True):
+            np.testing.assert_array_equal(found.numpy().astype(np.float64), exact.astype(np.float64))
