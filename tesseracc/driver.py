@@ -262,10 +262,7 @@ def _front_entry(
             notes += kernels.notes(definition, root)
         return kernels.lower(replace(definition, name=entry.name), root)
     from tesseracc.frontend import trace
-    from tesseracc.frontend.variants import with_variants
-
-    module = trace.trace(entry, types, root).module
-    return module.with_(funcs=tuple(with_variants(func, entry, variants) for func in module.funcs))
+    return _varied(trace.trace(entry, types, root).module, entry, variants)
 
 
 def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None) -> str:
@@ -357,7 +354,14 @@ def lowered(entry: Function | Kernel, wanted: Specialisation) -> tuple[Module, T
     from tesseracc.frontend import trace
 
     traced = trace.trace(entry, wanted.types, static=wanted.static)
-    return traced.module, traced.tree
+    return _varied(traced.module, entry, ()), traced.tree
+
+
+def _varied(module: Module, entry: Function, sizes: Sequence[Mapping[str, int]]) -> Module:
+    """The module with the variants that annotations and `sizes` ask for."""
+    from tesseracc.frontend.variants import with_variants
+
+    return module.with_(funcs=tuple(with_variants(func, entry, sizes) for func in module.funcs))
 
 
 def _is_static(entry: Function | Kernel, parameter: Parameter, value: object) -> bool:

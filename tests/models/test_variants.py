@@ -97,6 +97,15 @@ def test_variants_of_loops(n: int) -> None:
         compare([bundle["grown"](x)], [want], "grown", 1e-5)
 
 
+def test_jit_has_them_too() -> None:
+    x, w = np.ones((2, 8, 3), np.float32), np.eye(3, dtype=np.float32)
+    compiled = ts.jit(rows)
+    assert compiled(x, w)["size"].item() == 8
+    ((run, _),) = compiled._runner._compiled.values()
+    kernels = run._bundle.target.kernels
+    assert {k.name.rpartition("__")[0] for k in kernels} == {"rows", "rows__S8"}
+
+
 def test_text_reads_back() -> None:
     for level in (module(), build().graph, build().tile(host_level())):
         text = module_text(level)
