@@ -103,6 +103,12 @@ def test_registers_of_another_type(line: str) -> None:
     assert caught.value.code == "E941" and "is wanted" in str(caught.value)
 
 
+def test_accumulators_of_another_width() -> None:
+    product = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%f0, %f1, %f2, %d}, %d, %d, 1, 1, 1, 0, 0;"
+    with pytest.raises(EmulatorError, match="accumulator registers have 32 bits"):
+        run_text(REGISTERS + ".reg .f32 %f<3>;\n" + product + "\nret;", [np.zeros(1, np.uint32)], block=(128,))
+
+
 def test_wider_registers_are_fine() -> None:
     out = np.zeros(1, np.uint32)
     run_text(REGISTERS + BODY + "mov.u64 %d, 0x1122334455667788; st.global.u32 [%p], %d; ret;", [out], block=(1,))

@@ -278,6 +278,8 @@ def _mma_async(i: Instruction, d: Decoder, operands: tuple[Operand, ...], metada
     slots = tuple(r.slot for r in target.items if isinstance(r, Reg))
     if len(slots) != (n // 4 if dk == "f16" else n // 2):
         raise ValueError(f"{len(slots)} accumulator registers for n = {n}")
+    if any(d.types[slot].bits != 32 for slot in slots):
+        raise ValueError("accumulator registers have 32 bits")
     from_registers, fragments = isinstance(operands[1], Vector), fragments_of(i)
     a_registers = d.sources(operands[1], "b32") if from_registers else []
     a_descriptor = None if from_registers else d.source(operands[1], "b64")
