@@ -3,7 +3,8 @@
 The machine's own prefetcher follows streams, but stops at the end of every page and sees little of a loop that computes
 much between two lines. A contiguous load whose index is the loop's own is asked for `AHEAD` iterations early: the same
 address with a later index, so it works along a row as well as from row to row. When several loops go over the same
-elements, only the first one asks. An address beyond the buffer is harmless.
+elements, only the first one asks; the second, which finds them in a cache and has time, asks for those of the next
+group. An address beyond the buffer is harmless.
 
 The rows of a tile are pieces of the rows of a matrix: while one is read, the lines of the row `ROWS_AHEAD` further down
 are asked for (`touch`).
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tesseracc.ir.types import size_of
-from tesseracc.ir.value import Op
+from tesseracc.ir.value import Op, Value
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Buf, Kernel, Rep, Stream, Vec
 
 AHEAD = 8
@@ -64,12 +65,25 @@ def prefetch(k: Kernel, op: Op, buf: Buf, flat: Callable[[list[Rep]], Affine | V
     if not isinstance(here, Affine) or all(v is not stream.index for v in indices):
         return
     fixed = tuple(None if v is stream.index else v for v in indices)
-    if k.streamed.setdefault((op["buf"], fixed), stream.owner) is not stream.owner:
+    owners = k.streamed.setdefault((op["buf"], fixed), [])
+    if stream.owner not in owners:
+        owners.append(stream.owner)
+    order = owners.index(stream.owner)
+    later: dict[Value, Rep] = {stream.index: Affine(k.add(here.base, k.mul(stream.step, AHEAD)), here.stride)}
+    if order == 1:
+        later = {
+            v: Affine(k.add(rep.base, 1)) for v in indices if isinstance(rep := k.env[v], Affine) and _is_group(k, rep)
+        }
+    if order > 1 or not later:
         return
     mark = len(k.b.ops)
-    later = Affine(k.add(here.base, k.mul(stream.step, AHEAD)), here.stride)
-    place = flat([later if v is stream.index else k.env[v] for v in indices])
+    place = flat([later.get(v, k.env[v]) for v in indices])
     if not isinstance(place, Affine) or place.stride != 1:
         del k.b.ops[mark:]
         return
     touch(k, buf, place)
+
+
+def _is_group(k: Kernel, rep: Affine) -> bool:
+    """Whether an index is the group's number in a grid of one axis."""
+    return len(k.group_ids) == 1 and rep.base is k.group_ids[0] and rep.stride == 0

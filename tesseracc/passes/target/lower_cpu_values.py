@@ -126,7 +126,7 @@ class Kernel:
         self.scratch_bytes = 0
         self.temporaries: dict[tuple[str, int], Value] = {}
         self.stream: Stream | None = None  # the innermost loop, where code is for all lanes
-        self.streamed: dict[object, Op] = {}  # which loop asks early for which elements
+        self.streamed: dict[object, list[Op]] = {}  # the loops over some elements, in order
         self.touches = False  # whether loads only ask for their cache lines
         self.gathers = 0  # scattered loads so far
         self.bypasses = False  # whether some store bypasses the caches

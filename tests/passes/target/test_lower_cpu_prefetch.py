@@ -8,7 +8,7 @@ import pytest
 from tesseracc.arch.arch import load
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
-from tesseracc.ir.value import Op
+from tesseracc.ir.value import Op, Value
 from tesseracc.passes.target.lower_cpu_prefetch import AHEAD, LINES
 from tests.passes.target.native import Native, levels
 
@@ -64,9 +64,35 @@ def ops(text: str, level: str) -> list[Op]:
     return list(module.funcs[0].walk())
 
 
-def test_only_the_first_loop_over_a_row_asks() -> None:
-    prefetches = [op for op in ops(ROWS, "x86-64-v4") if op.name == "target.prefetch"]
-    assert len(prefetches) == 64 * 4 // load("x86-64-v4").cache_line
+def test_the_first_loop_over_a_row_asks_for_its_end_and_the_second_for_the_next_row() -> None:
+    found = ops(ROWS, "x86-64-v4")
+    lines = 64 * 4 // load("x86-64-v4").cache_line
+    assert sum(op.name == "target.prefetch" for op in found) == 2 * lines
+    constants = {op.result: op.attrs["value"] for op in found if op.name == "arith.constant"}
+    made = {result: op for op in found for result in op.results}
+    # the loop over groups is the outermost one: its index and 1 is the next row
+    (groups, *_) = [op.regions[0].args[0] for op in found if op.name == "scf.for"]
+    asks = {op["ptr"] for op in found if op.name == "target.prefetch"}
+    following = {
+        op.result for op in found
+        if op.name == "arith.add" and op.operands[0] is groups and constants.get(op.operands[1]) == 1
+    }  # fmt: skip
+
+    def reaches(value: Value) -> bool:
+        return value in following or (value in made and any(reaches(v) for v in made[value].operands))
+
+    assert sum(map(reaches, asks)) == lines
+
+
+def test_a_third_loop_asks_for_nothing() -> None:
+    third = ROWS.replace("  %r = tile.reduce %t", """  %u = tile.for %l, %d, %w, [%t] (%i: lanes<i64>, %a: lanes<f32>) {
+    %v = tile.load %x, [%g, %i] : lanes<f32>
+    %b = arith.add %a, %v : lanes<f32>
+    yield %b
+  } : lanes<f32>
+  %r = tile.reduce %u""")  # fmt: skip
+    two, three = (sum(op.name == "target.prefetch" for op in ops(text, "x86-64-v4")) for text in (ROWS, third))
+    assert two == three
 
 
 @pytest.mark.parametrize(("text", "step"), [(ROWS, 64), (COLUMNS, 1)])
