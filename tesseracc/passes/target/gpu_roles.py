@@ -180,10 +180,12 @@ class Roles:
         inits = low.flat_like(op.group("inits"), op.results)
 
         def body(inner: Lowering, args: list[Value]) -> list[Value]:
-            k, at, phase, *carried = args
+            number, at, phase, *carried = args
             b = inner.b
             slot = _wide(b, at)
+            k = b.op("arith.add", lo, b.op("arith.mul", _wide(b, number), step))
             b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
+            following = _advance(b, at, phase, ring.stages)
             found = inner.region(use, [k, slot, *carried], op.results)
             b.emit("target.warp_barrier")  # every lane has read
             lane = b.op("arith.and", inner.thread(), b.const(31))
@@ -193,13 +195,17 @@ class Roles:
                 return []
 
             inner.branch(b.op("arith.cmp", lane, b.const(0), pred="eq"), arrive, lambda _: [], [])
-            return [*_advance(b, at, phase, ring.stages), *found]
+            return [*following, *found]
 
         before = low.state
-        regions = low.around([use], lambda: [low.nested([I64, I32, I32, *types], body)])
+        regions = low.around([use], lambda: [low.nested([I32, I32, I32, *types], body)])
         low.state = State(low.state.written, low.state.read, low.state.tiles, before.copies)
-        zeros = [low.b.const(0, "i32")] * 2
-        loop = low.b.emit("scf.for", lo, hi, step, [*zeros, *inits], types=[I32, I32, *types], regions=regions)
+        # counting iterations in 32 bits is all that the loop does besides its body: nobody waits for more of them
+        b, zero = low.b, low.b.const(0, "i32")
+        ahead = b.op("arith.sub", b.op("arith.add", b.op("arith.sub", hi, lo), step), b.const(1))
+        count = b.op("arith.cast", b.op("arith.max", b.op("arith.floordiv", ahead, step), b.const(0)), to="i32")
+        types = [I32, I32, *types]
+        loop = b.emit("scf.for", zero, count, b.const(1, "i32"), [zero, zero, *inits], types=types, regions=regions)
         low.bind(op.results, loop.results[2:])
 
 
