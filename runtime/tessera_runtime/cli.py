@@ -33,7 +33,8 @@ examples:
   tessera-run train.tsb --function step --repeat 500 --state s.safetensors --log loss.csv
   tessera-run m.tsb --device cuda:0 --bisect --function mlp --input x=@x.npy   the first step that differs from the CPU
 
-exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 input or guard, 70 internal error
+exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 input or guard, 70 internal error,
+130 interrupted
 """
 
 
@@ -203,8 +204,9 @@ def command() -> NoReturn:
     code = main()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # of stdout main has told it
-            stream.flush()
+        if stream is not None:  # closed before the process began
+            with suppress(OSError, ValueError):  # of stdout main has told it
+                stream.flush()
     os._exit(code)
 
 

@@ -45,7 +45,7 @@ def test_our_own(tmp_path: Path) -> None:
     assert found["package_bytes"] > 64 * 128 * 4 and 10 < found["resident_mib"] < 400 and found["error"] < 1e-5
     machine = {"cpu": "c"}
     text = packages.page({"name": "n", "date": "d", "machine": machine, "peers": [found], "numpy_seconds": 1.0,
-                          "numpy_mib": 2.0})  # fmt: skip
+                          "numpy_best": 0.5, "numpy_mib": 2.0})  # fmt: skip
     assert text.startswith("# n, d\n\n- cpu: c\n") and "| tesseracc | 4 | 0 | 0 | 0 | 0 | 5 (4) |" in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from tessera_runtime.core.exitcodes import Exit
 from tesseracc.cli.main import COMMANDS
 from tests.cli.run import Runner
+from tests.runtime.support import bundle_bytes
 
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 TESSERACC = [sys.executable, "-m", "tesseracc"]
@@ -95,6 +97,22 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert run(write, "targets") == (0, "")
     assert run(write, "--help") == (0, "")
     os.close(write)
+
+
+def test_the_runtime_too(tmp_path: Path) -> None:
+    """Full, closed and unread outputs of `tessera-run`."""
+    path = tmp_path / "m.tsb"
+    path.write_bytes(bundle_bytes())
+    command = [sys.executable, "-m", "tessera_runtime.cli", str(path)]
+    with Path("/dev/full").open("w") as full:
+        for options, code, words in (
+            (["--list"], 2, "error[E803]: cannot write to the standard output: No space left on device\n"),
+            (["--function", "none", "--json"], 7, ""),
+        ):
+            done = subprocess.run([*command, *options], env=ENV, stdout=full, stderr=-1, text=True, check=False)
+            assert (done.returncode, done.stderr) == (code, words)
+    closed = shlex.join([*command, "--list"]) + " >&-"
+    assert subprocess.run(["sh", "-c", closed], env=ENV, check=False).returncode == 0
 
 
 def test_interrupted(tmp_path: Path) -> None:
