@@ -35,7 +35,7 @@ from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
 from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
 from tesseracc.ir.verify import verify
-from tesseracc.numerics import DEFAULT, PROFILES
+from tesseracc.numerics import DEFAULT, profile_of
 from tesseracc.passes import pipelines
 
 #: levels of IR and code that can be shown, in order
@@ -300,18 +300,10 @@ class _Jit:
 
         module, tree = lowered(self.entry, wanted)
         device, arch = place_of(str(self.entry.options.get("device", "cpu")))
-        data = Build(module, (arch,), numerics=_profile(self.entry)).bundle()
+        data = Build(module, (arch,), numerics=profile_of(self.entry.options)).bundle()
         capture = self.entry.options.get("capture_graph", False)
         bundle = load_bundle(data, device=device, require_signature=(), capture_graph=capture)
         return bundle[self.entry.name], tree
-
-
-def _profile(entry: Function | Kernel) -> str:
-    """The numeric profile that ts.jit was given."""
-    found = str(entry.options.get("numerics", DEFAULT))
-    if found not in PROFILES:
-        raise SourceError("E305", f"jit has no numerics `{found}`", help=f"profiles are {', '.join(PROFILES)}")
-    return found
 
 
 @dataclass(frozen=True)

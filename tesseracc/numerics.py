@@ -9,9 +9,12 @@ Every such rewrite is a rule here, with its equation; a pass asks before it appl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT", "PROFILES", "RULES", "Rule", "allows", "rules_table"]
+from tessera.errors import SourceError
+
+__all__ = ["DEFAULT", "PROFILES", "RULES", "Rule", "allows", "profile_of", "rules_table"]
 
 PROFILES = ("strict", "deterministic", "fast")
 DEFAULT = "deterministic"
@@ -51,6 +54,14 @@ RULES: dict[str, Rule] = {
 def allows(profile: str, rule: str) -> bool:
     """Whether a profile lets a rule be applied."""
     return PROFILES.index(profile) >= PROFILES.index(RULES[rule].profile)
+
+
+def profile_of(options: Mapping[str, object]) -> str:
+    """The profile that the options of ts.jit name. Raises E305 for another word."""
+    found = str(options.get("numerics", DEFAULT))
+    if found not in PROFILES:
+        raise SourceError("E305", f"jit has no numerics `{found}`", help=f"profiles are {', '.join(PROFILES)}")
+    return found
 
 
 def rules_table() -> str:
