@@ -130,3 +130,26 @@ def test_a_value_that_escapes_its_function() -> None:
     with pytest.raises(SourceError) as caught:
         kept[0] * 2
     assert caught.value.code == "E309"
+
+
+def test_the_forms_of_the_seeds() -> None:
+    """Rule R12 on functions that are marked for compilation, called eagerly and compiled."""
+    @ts.jit
+    @ts.autodiff
+    def loss_function(x, W, b, y_true):  # type: ignore[no-untyped-def]
+        return ts.mse(ts.relu(ts.matmul(x, W) + b), y_true)
+
+    @ts.jit
+    @ts.autodiff
+    def train_step(x, y, W):  # type: ignore[no-untyped-def]
+        return ts.sum((ts.gemm(x, W) - y) ** 2)
+
+    grad_w, grad_b = ts.grad(loss_function)(X, W, B, Y)
+    np.testing.assert_allclose(grad_w.numpy(), numeric(lambda w: loss(X, w, B, Y), W.numpy()), atol=1e-8)
+    np.testing.assert_allclose(grad_b.numpy(), numeric(lambda b: loss(X, W, b, Y), B.numpy()), atol=1e-8)
+    assert abs(float(loss_function(X, W, B, Y)) - float(loss(X, W, B, Y))) < 1e-12
+    want = 2 * X.numpy().T @ (X.numpy() @ W.numpy() - Y.numpy())
+    np.testing.assert_allclose(ts.grad(train_step)(X, Y, W).numpy(), want, rtol=1e-9)
+    np.testing.assert_allclose(ts.jit(ts.grad(train_step))(X, Y, W).numpy(), want, rtol=1e-9)
+    # a closure: what is differentiated by is the only argument
+    np.testing.assert_allclose(ts.grad(lambda v: train_step(X, Y, v))(W).numpy(), want, rtol=1e-9)
