@@ -31,6 +31,7 @@ from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, names, resolve
 from tesseracc.frontend.limits import check_names, is_name
 from tesseracc.frontend.merge import merge
+from tesseracc.frontend.variants import with_variants
 from tesseracc.ir.pipeline import Context, Note, Step, run_pipeline
 from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
@@ -262,7 +263,7 @@ def _front_entry(
             notes += kernels.notes(definition, root)
         return kernels.lower(replace(definition, name=entry.name), root)
     from tesseracc.frontend import trace
-    return _varied(trace.trace(entry, types, root).module, entry, variants)
+    return with_variants(trace.trace(entry, types, root).module, entry, variants)
 
 
 def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None) -> str:
@@ -346,14 +347,7 @@ def lowered(entry: Function | Kernel, wanted: Specialisation) -> tuple[Module, T
     from tesseracc.frontend import trace
 
     traced = trace.trace(entry, wanted.types, static=wanted.static)
-    return _varied(traced.module, entry, ()), traced.tree
-
-
-def _varied(module: Module, entry: Function, sizes: Sequence[Mapping[str, int]]) -> Module:
-    """The module with the variants that annotations and `sizes` ask for."""
-    from tesseracc.frontend.variants import with_variants
-
-    return module.with_(funcs=tuple(with_variants(func, entry, sizes) for func in module.funcs))
+    return with_variants(traced.module, entry, ()), traced.tree
 
 
 def _is_static(entry: Function | Kernel, parameter: Parameter, value: object) -> bool:

@@ -14,13 +14,17 @@ from tessera.pytree import flatten
 from tessera.shapes import symbols_of
 from tessera.types import TensorSpec
 from tesseracc.ir.types import TensorType
-from tesseracc.ir.value import Func
+from tesseracc.ir.value import Func, Module
 
 Sizes = Mapping[str, int]
 
 
-def with_variants(func: Func, entry: Function, wanted: Sequence[Sizes]) -> Func:
-    """The function with its attribute `variants`, if it has any."""
+def with_variants(module: Module, entry: Function, wanted: Sequence[Sizes]) -> Module:
+    """The module of an entry whose functions have their attribute `variants`, if there are any."""
+    return module.with_(funcs=tuple(_with_variants(func, entry, wanted) for func in module.funcs))
+
+
+def _with_variants(func: Func, entry: Function, wanted: Sequence[Sizes]) -> Func:
     known = {s for p in func.params if isinstance(p.type, TensorType) for dim in p.type.dims for s in symbols_of(dim)}
     found = []
     for sizes in wanted:
