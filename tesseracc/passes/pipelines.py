@@ -31,6 +31,7 @@ from tesseracc.passes.target import expand_math as _expand_math
 from tesseracc.passes.target import expand_narrow as _expand_narrow
 from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
+from tesseracc.passes.tile import carry_blocks as _carry_blocks
 from tesseracc.passes.tile import forward_shared as _forward_shared
 from tesseracc.passes.tile import join_variants as _join_variants
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
@@ -46,7 +47,7 @@ _PASSES = (
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles,
-    _pipeline_loads, _tiles_to_maps, _version_copies,
+    _pipeline_loads, _tiles_to_maps, _version_copies, _carry_blocks,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -74,7 +75,10 @@ TILE: tuple[Step, ...] = parse_pipeline("stream-weights,choose-strategy,schedule
 # become polynomials before narrow types become integers (their arguments are f32 and f64); what both leave
 # of fused multiply-add is expanded last.
 _EXPAND = "contract,expand-math,expand-narrow,expand-fma"
+# What a tile kernel says of shared memory goes before loops get rings of their own; versions come last, for what is
+# copied is known by then.
+_RINGS = "forward-shared,carry-blocks,pipeline-loads,version-copies"
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
-    "cuda": parse_pipeline(f"maps-to-tiles,forward-shared,pipeline-loads,version-copies,tile-to-gpu,{_EXPAND}"),
+    "cuda": parse_pipeline(f"maps-to-tiles,{_RINGS},tile-to-gpu,{_EXPAND}"),
 }
