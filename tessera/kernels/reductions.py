@@ -1,0 +1,78 @@
+"""Sums and extrema of rows and of columns, in a fixed order: blocks one behind the other, each as a tree of halves."""
+
+import tessera as ts
+from tessera.kernels.family import family
+from tessera.kernels.norms import ROWS
+
+COLUMNS = {"BM": (32, 16, 64), "BN": (64, 128, 32)}
+
+
+@family
+def row_sum(T):
+    """`row_sum(x, y)`: y[M] = the sums of the rows of x[M, N], added in T's accumulator (f32 for narrow floats)."""
+    ACC = T.accum
+
+    @ts.kernel.autotune(space=ROWS)
+    def row_sum(x: ts.Tensor["M", "N", T], y: ts.Tensor["M", ACC]) -> ts.Tensor["M", ACC]:
+        for r in ts.tile.range(0, M, BM):
+            acc = ts.tile.zeros((BM,), ACC)
+            for c in range(0, N, BN):
+                acc += ts.tile.row_sum(x[r : r + BM, c : c + BN])
+            y[r : r + BM] = acc
+        return y
+
+    return row_sum
+
+
+@family
+def row_max(T):
+    """`row_max(x, y)`: y[M] = the largest elements of the rows of x[M, N], a row of floats without any: -inf."""
+    LEAST = -float("inf") if T.is_float else T.min_value
+
+    @ts.kernel.autotune(space=ROWS)
+    def row_max(x: ts.Tensor["M", "N", T], y: ts.Tensor["M", T]) -> ts.Tensor["M", T]:
+        for r in ts.tile.range(0, M, BM):
+            best = ts.tile.full((BM,), LEAST, T)
+            for c in range(0, N, BN):
+                best = ts.tile.maximum(best, ts.tile.row_max(x[r : r + BM, c : c + BN]))
+            y[r : r + BM] = best
+        return y
+
+    return row_max
+
+
+@family
+def column_sum(T):
+    """`column_sum(x, y)`: y[N] = the sums of the columns of x[M, N], added in T's accumulator.
+
+    Blocks of rows are added element by element; only the last one is reduced.
+    """
+    ACC = T.accum
+
+    @ts.kernel.autotune(space=COLUMNS)
+    def column_sum(x: ts.Tensor["M", "N", T], y: ts.Tensor["N", ACC]) -> ts.Tensor["N", ACC]:
+        for c in ts.tile.range(0, N, BN):
+            acc = ts.tile.zeros((BM, BN), ACC)
+            for r in range(0, M, BM):
+                acc += x[r : r + BM, c : c + BN]
+            y[c : c + BN] = ts.tile.col_sum(acc)
+        return y
+
+    return column_sum
+
+
+@family
+def column_max(T):
+    """`column_max(x, y)`: y[N] = the largest elements of the columns of x[M, N], of no floats: -inf."""
+    LEAST = -float("inf") if T.is_float else T.min_value
+
+    @ts.kernel.autotune(space=COLUMNS)
+    def column_max(x: ts.Tensor["M", "N", T], y: ts.Tensor["N", T]) -> ts.Tensor["N", T]:
+        for c in ts.tile.range(0, N, BN):
+            best = ts.tile.full((BN,), LEAST, T)
+            for r in range(0, M, BM):
+                best = ts.tile.maximum(best, ts.tile.col_max(x[r : r + BM, c : c + BN]))
+            y[c : c + BN] = best
+        return y
+
+    return column_max
