@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tessera.arrays import Array
-from tessera.dtypes import DType, as_dtype, f64, u32
+from tessera.dtypes import DType, as_dtype, f32, f64, u32
 from tessera.elements import Element, Elements
 from tessera.errors import SourceError
 from tessera.families import Partial, Pointwise
@@ -207,7 +207,7 @@ class RoundMantissa(Pointwise):
 
 
 def rounded_to(x: Tensor, target: DType, rounding: str, key: TensorLike | None) -> Tensor:
-    """`ts.cast` of a float tensor with a rounding. E305 for an unknown one, E303 for a type it does not reach."""
+    """`ts.cast` with a rounding; ints go through f32. E305 for an unknown one, E303 for a type it does not reach."""
     from tessera import random
     from tessera.ops.elementwise import add, mul
     from tessera.ops.functions import floor, round
@@ -218,6 +218,7 @@ def rounded_to(x: Tensor, target: DType, rounding: str, key: TensorLike | None) 
                           help=f"roundings are {', '.join(codecs.ROUNDINGS)}")
     if target.kind == "bool":
         raise SourceError("E303", "a cast to bool does not round", help="leave `rounding` out")
+    x = x if x.dtype.is_float else cast(x, f32)
     plain = apply(Cast(target.name), x) if rounding == ("zero" if target.is_int else "nearest") else None
     if plain is not None:
         return plain

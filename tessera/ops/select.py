@@ -175,7 +175,7 @@ def cast(x: TensorLike, dtype: Any, rounding: str | None = None, key: TensorLike
         value = value.with_policies(renewed(value.policies, target.policies))
     if value.dtype.base == target.base:
         return value
-    if rounding is not None and value.dtype.is_float:
+    if rounding is not None and (value.dtype.is_float or target.is_float):
         from tessera.ops.rounding import rounded_to
 
         return rounded_to(value, target, rounding, key)

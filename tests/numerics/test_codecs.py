@@ -226,6 +226,9 @@ def test_cast_with_a_rounding() -> None:
         assert np.array_equal(ts.cast(t, name, rounding="nearest").numpy().view(np.uint8),
                               convert(x, ts.dtype(name)).view(np.uint8))
     np.testing.assert_array_equal(ts.cast(t, ts.i8, rounding="nearest").numpy(), np.rint(x))
+    ints = np.arange(-300, 300, 7)
+    np.testing.assert_array_equal(ts.cast(ints, ts.fp8_e4m3, rounding="zero").numpy().view(np.uint8),
+                                  encode("fp8_e4m3", ints.astype(np.float32), "zero"))
     np.testing.assert_array_equal(ts.cast(t, ts.i8, rounding="zero").numpy(), np.trunc(x))
     key = ts.random.key(5)
     either = ts.cast(t, ts.i8, rounding="stochastic", key=key).numpy()
