@@ -133,7 +133,7 @@ def resident(command: Sequence[str]) -> float:
     return peak / 1024
 
 
-def flips(peer: Peer, folder: Path, count: int, seed: int) -> tuple[Counter[str], Counter[int]]:
+def flips(peer: Peer, folder: Path, count: int, seed: int, limit: float = SECONDS) -> tuple[Counter[str], Counter[int]]:
     """What became of packages with one bit changed, and the exit codes of those that were refused."""
     data = (folder / peer.package).read_bytes()
     result = folder / f"{peer.package}.npy"
@@ -148,7 +148,7 @@ def flips(peer: Peer, folder: Path, count: int, seed: int) -> tuple[Counter[str]
         damaged[bit // 8] ^= 1 << bit % 8
         changed.write_bytes(damaged)
         result.unlink(missing_ok=True)
-        code, _, _ = run(peer.argv(peer.run, folder, changed), SECONDS)
+        code, _, _ = run(peer.argv(peer.run, folder, changed), limit)
         if code == 0:
             same = result.exists() and result.read_bytes() == right
             outcomes["same bits" if same else "other results"] += 1
@@ -172,7 +172,7 @@ def measure(peer: Peer, folder: Path, rounds: int, count: int, seed: int) -> dic
     error = np.abs(found - package_programs.reference(np.load(folder / "x.npy"))).max()
     if not error < 1e-5:
         raise RuntimeError(f"{peer.name} is wrong by {error}")
-    outcomes, codes = flips(peer, folder, int(count * peer.share), seed)
+    outcomes, codes = flips(peer, folder, int(count * peer.share), seed, max(SECONDS, 10 * median(starts)))
     memory = max(resident(command) for _ in range(3))
     return {
         "name": peer.name, "version": peer.version, "build_seconds": median(builds),
