@@ -244,7 +244,8 @@ def main() -> int:
         row = rows[-1]
         print(f"{row['name']:28s} {row['ratio'] or 0:5.2f} {row['worst'] or 0:5.2f}  " +
               "  ".join(f"{k} {v:.3f}" for k, v in row["ms"].items()), file=sys.stderr, flush=True)  # fmt: skip
-    about = {**machine.describe(), "OpenBLAS kernels": os.environ.get("OPENBLAS_CORETYPE", "its own choice")}
+    about = {**machine.describe(), "compiled for": best_level().name}
+    about["OpenBLAS kernels"] = os.environ.get("OPENBLAS_CORETYPE", "its own choice")
     results: dict[str, Any] = {"name": given.name or "cpu", "date": given.date, "machine": about,
                                "versions": versions(), "limits": machine.limits(5), "rows": rows}  # fmt: skip
     if given.name:
