@@ -1,4 +1,4 @@
-"""Loops that data decides, one compiled function each: a recurrent network by `ts.scan`, and a solver by `ts.while_loop`.
+"""Loops that data decides, one function each: a recurrent network by `ts.scan`, and a solver by `ts.while_loop`.
 
     tesseracc build samples/recurrence.py --arch cpu --arch sm_90 -o recurrence.tsb
     tessera-run recurrence.tsb --function root --input "a=3xf32=2 9 0.001"

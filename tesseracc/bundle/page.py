@@ -22,7 +22,9 @@ Json = Mapping[str, Any]
 # name, the kind of a reduction, type of the result
 _OPERATION = re.compile(r"= (?:arith|tile)\.([a-z_]+)\b(?:[^\n]*?kind = \"(\w+)\")?[^\n]*: ([\w<>\[\], ]+)")
 _NAMES, _KINDS = {"mma": "matmul"}, {"add": "sum", "mul": "prod"}
-_PLUMBING = frozenset("constant splat load temp view alloc zeros map dim for cmp select cast".split())
+_PLUMBING = frozenset(
+    ["constant", "splat", "load", "temp", "view", "alloc", "zeros", "map", "dim", "for", "cmp", "select", "cast"]
+)
 _LOC = re.compile(r"^\s*\.loc\s+\d+\s+(\d+)", re.MULTILINE)
 _SAMPLE = 1024  # the value of every symbol where memory is drawn
 _LONGEST = 400  # lines of code shown of a kernel

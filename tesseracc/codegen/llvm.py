@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import Arch
 from tesseracc.codegen.llvm_arith import ARITH
-from tesseracc.codegen.llvm_debug import Debug
 from tesseracc.codegen.llvm_cpu import CPU
+from tesseracc.codegen.llvm_debug import Debug
 from tesseracc.codegen.llvm_ptx import PTX
 from tesseracc.codegen.llvm_target import TARGET
 from tesseracc.codegen.llvm_text import Table, Writer, is_signed

@@ -38,7 +38,8 @@ class Levels:
     @cached_property
     def native(self) -> list[tuple[str, Any, Any]]:
         """(CPU level, bundle on one thread, bundle on two) for what this machine runs."""
-        fitting = [a for a in resolve(["cpu"]) if a.toolchain.machine == machine() and set(a.requires) <= cpu_features()]
+        mine = [a for a in resolve(["cpu"]) if a.toolchain.machine == machine()]
+        fitting = [a for a in mine if set(a.requires) <= cpu_features()]
         found = []
         for arch in fitting if self.every_cpu else [host_level()]:
             data = Build(self.module, [arch]).bundle()

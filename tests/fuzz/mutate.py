@@ -10,9 +10,12 @@ NUMBERS = ("0", "1", "-1", "2", "7", "64", "4294967296", "9223372036854775808", 
            "1" * 40, "9" * 5000)
 WORDS = ("N", "f32", "i64", "bool", "fp8_e4m3", "lanes", "none", "true", "inf", "[", "]", "<", ">", "(", ")", "{", "}",
          "->", ":", ",", "=", "yield", "loc", '"text"', '"\\u00"', "%x", "@f", "arith.add", "graph.relu", "module",
-         "floordiv", "max(N, 0)", "N // 0", "vec<4xf32>", "tensor<f32[N]>", "buf<f32[N], global>", "ptr<global>", "\x00",
-         "ä", "'", "//", "\n", "add", "axis", "-", "*", "- N", "{loc = 1}", "{types = 1, name = 2}", 'loc("a":1)', 'loc("\\"":1:2:3)', '"\\ud800"', "٣",
-         "vec<4xzz>", "vec<0xf32>", "{outputs = [1]}", "{domain = [<N>]}", "%0", "%1", "{axis = 9}", "{dtype = \"f99\"}")  # fmt: skip
+         "floordiv", "max(N, 0)", "N // 0", "vec<4xf32>", "tensor<f32[N]>", "buf<f32[N], global>", "ptr<global>",
+         "\x00",
+         "ä", "'", "//", "\n", "add", "axis", "-", "*", "- N", "{loc = 1}", "{types = 1, name = 2}",
+         'loc("a":1)', 'loc("\\"":1:2:3)', '"\\ud800"', "٣",
+         "vec<4xzz>", "vec<0xf32>", "{outputs = [1]}", "{domain = [<N>]}", "%0", "%1", "{axis = 9}",
+         "{dtype = \"f99\"}")  # fmt: skip
 
 
 def tokens(text: str) -> list[str]:

@@ -81,7 +81,7 @@ def evaluate(module: Module, name: str, args: Sequence[Array], env: dict[str, in
             results = results if isinstance(results, tuple) else (results,)
             for result, array in zip(op.results, results, strict=True):
                 array = np.asarray(array)
-                if not array.size and dtype_of(array).is_float or not dtype_of(array).is_float:
+                if (not array.size and dtype_of(array).is_float) or not dtype_of(array).is_float:
                     error = np.zeros(array.shape)
                 else:
                     error = bound(operator, ins, array)
@@ -103,7 +103,8 @@ def bound(op: Operator, ins: list[Meaning], out: Array) -> Array:
         if not inexact:
             return np.zeros(out.shape)
         moved = replace(op, value=0.0) if isinstance(op, Pad) else op
-        return np.asarray(moved.ref(*(a if dtype_of(m.value).is_float else m.value for a, m in zip(e, ins))), np.float64)
+        given = (a if dtype_of(m.value).is_float else m.value for a, m in zip(e, ins))
+        return np.asarray(moved.ref(*given), np.float64)
     error: Any
     if name in ("add", "sub"):
         error = e[0] + e[1]
@@ -202,5 +203,5 @@ def check(got: Any, want: Meaning, what: str) -> None:
         wrong = ~near
     if np.any(wrong):
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise AssertionError(f"{what}: {int(np.sum(wrong))} of {wrong.size} elements differ; at {list(at)} got {got[at]!r}, "
-                             f"expected {expected[at]!r} within {want.error[at]:.3g}")
+        raise AssertionError(f"{what}: {int(np.sum(wrong))} of {wrong.size} elements differ; at {list(at)} "
+                             f"got {got[at]!r}, expected {expected[at]!r} within {want.error[at]:.3g}")

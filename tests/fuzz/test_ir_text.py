@@ -20,8 +20,8 @@ from tesseracc.ir.printer import module_text
 from tesseracc.ir.verify import verify
 from tesseracc.passes import pipelines
 from tests.fuzz.mutate import mutated
-from tests.fuzz.programs import program
 from tests.fuzz.profile import examples
+from tests.fuzz.programs import program
 from tests.passes.programs import attention, cross_entropy, moved, residual
 
 LEVELS = ("graph", "schedule", "tile x86-64-v3", "tile sm_90", "target x86-64-v3", "target sm_90")
