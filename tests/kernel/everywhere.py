@@ -27,20 +27,20 @@ UNITS = {"float32": 2.0**-17, "float64": 2.0**-40, "float16": 2.0**-9, "bfloat16
 _compiled: dict[Any, dict[str, Callable[..., Any]]] = {}
 
 
-def levels(kernel: KernelDef) -> dict[str, Callable[..., Any]]:
+def levels(kernel: KernelDef, archs: Sequence[str] = ARCHS) -> dict[str, Callable[..., Any]]:
     """The kernel as a function at each level below the language."""
-    key = (kernel.function, kernel.constants, kernel.config, kernel.fixed, kernel.group, kernel.grid)
+    key = (*archs, kernel.function, kernel.constants, kernel.config, kernel.fixed, kernel.group, kernel.grid)
     if key not in _compiled:
         module, name = lower(kernel), kernel.name
         found: dict[str, Callable[..., Any]] = {"interpreter": lambda *args: tile.run(module, name, args)}
         found["native"] = load_bundle(Build(module, [host_level()]).bundle(), threads=2)[name]
-        for arch in ARCHS:
+        for arch in archs:
             found[arch] = load_bundle(Build(module, [load(arch)]).bundle(), device=EmulatorDevice())[name]
         _compiled[key] = found
     return _compiled[key]
 
 
-def everywhere(kernel: KernelDef, args: Sequence[Any], kwargs: Any = None) -> Any:
+def everywhere(kernel: KernelDef, args: Sequence[Any], kwargs: Any = None, *, archs: Sequence[str] = ARCHS) -> Any:
     """What `evaluate` gives; compares it with the levels below first."""
     arrays, _, env, constants = bind(kernel, args, kwargs or {})
     fixed = specialise(kernel, constants, dims={name: int(str(env[name])) for name in kernel.open})
@@ -50,7 +50,7 @@ def everywhere(kernel: KernelDef, args: Sequence[Any], kwargs: Any = None) -> An
     result = evaluate(kernel, args, kwargs or {})
     after = [arrays[p.name] if p.buffer is not None else None for p in given]
     expected = [] if result is None else list(result) if isinstance(result, tuple) else [result]
-    for name, run in levels(fixed).items():
+    for name, run in levels(fixed, archs).items():
         mine = [np.copy(a) if isinstance(a, np.ndarray) else a for a in before]
         found = run(*mine)
         outs = [] if found is None else list(found) if isinstance(found, (tuple, list)) else [found]
