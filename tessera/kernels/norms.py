@@ -83,11 +83,11 @@ def rms_norm(T):
         x: ts.Tensor["M", "N", T], weight: ts.Tensor["N", T], y: ts.Tensor["M", "N", T], eps: ts.f32 = 1e-6
     ) -> ts.Tensor["M", "N", T]:
         for r in ts.tile.range(0, M, BM):
-            square = ts.tile.zeros((BM,))
+            squares = ts.tile.zeros((BM, BN))
             for c in range(0, N, BN):
                 t = x[r : r + BM, c : c + BN]
-                square += ts.tile.row_sum(t * t)
-            scale = ts.tile.rsqrt(square / N + eps)
+                squares += t * t
+            scale = ts.tile.rsqrt(ts.tile.row_sum(squares) / N + eps)
             for c in range(0, N, BN):
                 y[r : r + BM, c : c + BN] = x[r : r + BM, c : c + BN] * scale[:, None] * weight[c : c + BN][None, :]
         return y

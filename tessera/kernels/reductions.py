@@ -1,4 +1,7 @@
-"""Sums and extrema of rows and of columns, in a fixed order: blocks one behind the other, each as a tree of halves."""
+"""Sums and extrema of rows and of columns, in a fixed order.
+
+Blocks are joined element by element, one behind the other; only what that leaves is reduced, as a tree of halves.
+"""
 
 import tessera as ts
 from tessera.kernels.family import family
@@ -15,10 +18,10 @@ def row_sum(T):
     @ts.kernel.autotune(space=ROWS)
     def row_sum(x: ts.Tensor["M", "N", T], y: ts.Tensor["M", ACC]) -> ts.Tensor["M", ACC]:
         for r in ts.tile.range(0, M, BM):
-            acc = ts.tile.zeros((BM,), ACC)
+            acc = ts.tile.zeros((BM, BN), ACC)
             for c in range(0, N, BN):
-                acc += ts.tile.row_sum(x[r : r + BM, c : c + BN])
-            y[r : r + BM] = acc
+                acc += x[r : r + BM, c : c + BN]
+            y[r : r + BM] = ts.tile.row_sum(acc)
         return y
 
     return row_sum
@@ -26,16 +29,16 @@ def row_sum(T):
 
 @family
 def row_max(T):
-    """`row_max(x, y)`: y[M] = the largest elements of the rows of x[M, N], a row of floats without any: -inf."""
+    """`row_max(x, y)`: y[M] = the largest elements of the rows of x[M, N], -inf or the least int for none."""
     LEAST = -float("inf") if T.is_float else T.min_value
 
     @ts.kernel.autotune(space=ROWS)
     def row_max(x: ts.Tensor["M", "N", T], y: ts.Tensor["M", T]) -> ts.Tensor["M", T]:
         for r in ts.tile.range(0, M, BM):
-            best = ts.tile.full((BM,), LEAST, T)
+            best = ts.tile.full((BM, BN), LEAST, T)
             for c in range(0, N, BN):
-                best = ts.tile.maximum(best, ts.tile.row_max(x[r : r + BM, c : c + BN]))
-            y[r : r + BM] = best
+                best = ts.tile.maximum(best, x[r : r + BM, c : c + BN])
+            y[r : r + BM] = ts.tile.row_max(best)
         return y
 
     return row_max
@@ -43,10 +46,7 @@ def row_max(T):
 
 @family
 def column_sum(T):
-    """`column_sum(x, y)`: y[N] = the sums of the columns of x[M, N], added in T's accumulator.
-
-    Blocks of rows are added element by element; only the last one is reduced.
-    """
+    """`column_sum(x, y)`: y[N] = the sums of the columns of x[M, N], added in T's accumulator (row_sum)."""
     ACC = T.accum
 
     @ts.kernel.autotune(space=COLUMNS)
@@ -63,16 +63,16 @@ def column_sum(T):
 
 @family
 def column_max(T):
-    """`column_max(x, y)`: y[N] = the largest elements of the columns of x[M, N], of no floats: -inf."""
+    """`column_max(x, y)`: y[N] = the largest elements of the columns of x[M, N], -inf or the least int for none."""
     LEAST = -float("inf") if T.is_float else T.min_value
 
     @ts.kernel.autotune(space=COLUMNS)
     def column_max(x: ts.Tensor["M", "N", T], y: ts.Tensor["N", T]) -> ts.Tensor["N", T]:
         for c in ts.tile.range(0, N, BN):
-            best = ts.tile.full((BN,), LEAST, T)
+            best = ts.tile.full((BM, BN), LEAST, T)
             for r in range(0, M, BM):
-                best = ts.tile.maximum(best, ts.tile.col_max(x[r : r + BM, c : c + BN]))
-            y[c : c + BN] = best
+                best = ts.tile.maximum(best, x[r : r + BM, c : c + BN])
+            y[c : c + BN] = ts.tile.col_max(best)
         return y
 
     return column_max

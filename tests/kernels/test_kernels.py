@@ -7,6 +7,7 @@ matrix unit with every family of kernels.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,10 @@ import pytest
 
 import tessera as ts
 import tessera.kernels as K
+from tessera.kernel import evaluate
+from tessera_runtime import load as load_bundle
+from tesseracc.driver import Build, front, host_level
+from tesseracc.frontend import source
 from tests.kernel.everywhere import everywhere
 
 BF16 = ml_dtypes.bfloat16
@@ -238,17 +243,51 @@ def test_flash_attention(case: Any) -> None:
     within("f32", logs[sees], logged, 2 * error * (1 + np.abs(logged)))
 
 
+# What the tests would see ---------------------------------------------------------------------------------------------
+
+
+def test_the_bounds_see_a_block_that_is_left_out_and_a_mask_that_is_off_by_one() -> None:
+    a, b = normal(70, 96, dtype="bf16"), normal(96, 65, seed=1, dtype="bf16")
+    found = evaluate(K.matmul.of(ts.bf16, out=ts.f32).definition, [a, b])
+    bound = 98 * U * (np.abs(wide(a)) @ np.abs(wide(b)))
+    within("f32", found, wide(a) @ wide(b), bound)
+    for left_out in range(0, 96, 32):
+        rest = np.arange(96) // 32 != left_out // 32
+        with pytest.raises(AssertionError):
+            within("f32", found, wide(a)[:, rest] @ wide(b)[rest], bound)
+    narrow = wide(np.asarray(wide(a)[:, :64] @ wide(b)[:64]).astype(BF16)) + wide(a)[:, 64:] @ wide(b)[64:]
+    with pytest.raises(AssertionError):  # a partial sum that was kept in a narrow type
+        within("f32", found, narrow, bound)
+    x = normal(9, 600)
+    loss = evaluate(K.cross_entropy.of("f32").definition, [x, np.full(9, 3, np.int32), empty(9)])
+    for columns, seen in ((x, True), (x[:, :-1], False), (np.pad(x, ((0, 0), (0, 1))), False)):
+        want = np.log(np.exp(wide(columns)).sum(1)) - wide(x)[:, 3]
+        assert np.all(np.abs(loss - want) <= row_error(600) * 44) == seen
+
+
 # The families ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_family_makes_each_kernel_once_and_takes_the_type_from_the_argument() -> None:
     assert K.matmul.of(ts.bf16) is K.matmul.of("bf16", trans_a=False)
     assert K.matmul.of(ts.bf16) is not K.matmul.of(ts.f16)
+    with pytest.raises(TypeError, match="transposed"):
+        K.matmul.of(ts.bf16, transposed=True)
     assert (ts.kernels.matmul.of(ts.f32).name, repr(K.softmax)) == ("matmul", "<kernels softmax>")
     a, b = ts.tensor(normal(5, 6)), ts.tensor(normal(6, 7, seed=1))
     found = ts.kernels.matmul(a, b).numpy()
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wide(a.numpy()) @ wide(b.numpy()), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_of_the_library_is_an_entry_of_the_module_that_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text("import tessera as ts\nimport tessera.kernels\ngemm = ts.kernels.matmul.of(ts.f32, trans_b=True)\n")
+    loaded = source.load(path)
+    assert list(loaded.entries) == ["gemm"]
+    gemm = load_bundle(Build(front(loaded.entries), [host_level()]).bundle())["gemm"]
+    a, b = normal(5, 6), normal(7, 6, seed=1)
+    np.testing.assert_allclose(gemm(a, b), wide(a) @ wide(b).T, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in K.__all__ if name != "Family"])
