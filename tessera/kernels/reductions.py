@@ -21,7 +21,7 @@ def row_sum(T):
             acc = ts.tile.zeros((BM, BN), ACC)
             for c in range(0, N, BN):
                 acc += x[r : r + BM, c : c + BN]
-            y[r : r + BM] = ts.tile.row_sum(acc)
+            y[r : r + BM] = ts.tile.cast(ts.tile.row_sum(acc), ACC)
         return y
 
     return row_sum
@@ -55,7 +55,7 @@ def column_sum(T):
             acc = ts.tile.zeros((BM, BN), ACC)
             for r in range(0, M, BM):
                 acc += x[r : r + BM, c : c + BN]
-            y[c : c + BN] = ts.tile.col_sum(acc)
+            y[c : c + BN] = ts.tile.cast(ts.tile.col_sum(acc), ACC)
         return y
 
     return column_sum

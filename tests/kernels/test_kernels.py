@@ -18,6 +18,7 @@ import tessera as ts
 import tessera.kernels as K
 from tessera.kernel import evaluate
 from tessera_runtime import load as load_bundle
+from tessera_runtime.core.dtypes import np_dtype
 from tesseracc.driver import Build, front, host_level
 from tesseracc.frontend import source
 from tests.kernel.everywhere import everywhere
@@ -109,6 +110,16 @@ def test_integers_are_multiplied_exactly() -> None:
     np.testing.assert_array_equal(found, a.astype(np.int64) @ b.astype(np.int64))
 
 
+@pytest.mark.parametrize("dtype", ("f64", "fp8_e4m3"))
+def test_wide_and_narrow_products(dtype: str) -> None:
+    numpy, out = np_dtype(dtype), "f64" if dtype == "f64" else "f32"
+    a, b = (normal(*shape, seed=i).astype(numpy) for i, shape in enumerate(((20, 40), (40, 35))))
+    found = run("sm_90", K.matmul.of(dtype, out=ts.f64 if dtype == "f64" else ts.f32), a, b)
+    unit = 2.0**-53 if dtype == "f64" else U
+    assert found.dtype == np_dtype(out)
+    assert np.all(np.abs(found - wide(a) @ wide(b)) <= 43 * unit * (np.abs(wide(a)) @ np.abs(wide(b))))
+
+
 # Rows and columns -----------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +200,9 @@ def test_integers_are_added_exactly() -> None:
         np.testing.assert_array_equal(found, x.astype(np.int64).sum(axis))
     found = run("sm_80", K.row_max.of(ts.i32), x, np.full(9, 99, np.int32))
     np.testing.assert_array_equal(found, x.max(1))
+    narrow = x.astype(np.int8)
+    found = run("sm_90", K.row_sum.of(ts.i8), narrow, np.full(9, 99, np.int32))
+    np.testing.assert_array_equal(found, narrow.astype(np.int64).sum(1))
 
 
 @pytest.mark.parametrize("dtype,arch", [*CASES, ("i32", "sm_80"), ("i8", "sm_90")])

@@ -1,0 +1,63 @@
+"""What the general passes make of the library's loops: machine code, and what it does on the emulator."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tessera as ts
+import tessera.kernels as K
+from tessera.kernel import specialise
+from tessera_runtime import load as load_bundle
+from tesseracc.arch.arch import load
+from tesseracc.codegen.image import listing
+from tesseracc.driver import Build
+from tesseracc.emulator_device import EmulatorDevice
+from tesseracc.frontend.kernel import lower
+
+ATTENTION = specialise(K.flash_attention.of(ts.bf16).definition, dims={"D": 64})
+COPIES = {"sm_80": {"LDGSTS"}, "sm_90": {"UTMALDG"}}
+PRODUCTS = {"sm_80": {"HMMA", "LDSM"}, "sm_90": {"HGMMA"}}
+
+
+def built(kernel: Any, arch: str) -> Build:
+    return Build(lower(kernel), [load(arch)])
+
+
+def operations(text: str) -> set[str]:
+    return set(re.findall(r"\b(HMMA|HGMMA|LDSM|LDGSTS|UTMALDG|LDL|STL)\b", text))
+
+
+@pytest.mark.parametrize("arch", ("sm_80", "sm_90"))
+@pytest.mark.parametrize("name", ("matmul", "transposed", "attention"))
+def test_products_use_the_matrix_units_and_asynchronous_copies(name: str, arch: str) -> None:
+    transposed = K.matmul.of(ts.bf16, trans_a=True, trans_b=True)
+    kernel = {"matmul": K.matmul.of(ts.bf16).definition, "transposed": transposed.definition, "attention": ATTENTION}
+    (image,) = built(kernel[name], arch).images
+    found = operations(listing(image))
+    assert found >= COPIES[arch] | PRODUCTS[arch] and not found & {"LDL", "STL"}
+    assert image.findings == () and all(k.spill_loads == k.spill_stores == k.stack == 0 for k in image.kernels)
+
+
+def launched(kernel: Any, arch: str, *args: Any) -> Any:
+    """The counters of one call on the emulator, which must find nothing."""
+    device = EmulatorDevice()
+    load_bundle(built(kernel, arch).bundle(), device=device)[kernel.name](*args)
+    return device.counters()["total"]
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("arch", ("sm_80", "sm_90"))
+def test_products_have_no_bank_conflicts_and_move_what_the_tiling_says(arch: str) -> None:
+    m, n, k = 128, 192, 256
+    found = launched(K.matmul.of(ts.bf16).definition, arch, normal(m, k), normal(k, n, seed=1))
+    assert found["bank_conflicts"] == 0
+    blocks = (m // 64) * (n // 64) * (k // 32)
+    assert sum(found["async_bytes"].values()) == blocks * (64 + 64) * 32 * 2
