@@ -7,6 +7,7 @@ from tessera.ops import (
     convolution,
     create,
     elementwise,
+    fourier,
     functions,
     indexing,
     linalg,
@@ -27,6 +28,7 @@ from tessera.ops.compare import *  # noqa: F403
 from tessera.ops.convolution import *  # noqa: F403
 from tessera.ops.create import *  # noqa: F403
 from tessera.ops.elementwise import *  # noqa: F403
+from tessera.ops.fourier import *  # noqa: F403
 from tessera.ops.functions import *  # noqa: F403
 from tessera.ops.indexing import *  # noqa: F403
 from tessera.ops.linalg import *  # noqa: F403
@@ -48,6 +50,7 @@ __all__ += compare.__all__
 __all__ += convolution.__all__
 __all__ += create.__all__
 __all__ += elementwise.__all__
+__all__ += fourier.__all__
 __all__ += functions.__all__
 __all__ += indexing.__all__
 __all__ += linalg.__all__
