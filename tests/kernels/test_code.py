@@ -18,6 +18,7 @@ from tesseracc.codegen.image import listing
 from tesseracc.driver import Build
 from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.frontend.kernel import lower
+from tests.kernels.copied import mine
 
 ATTENTION = specialise(K.flash_attention.of(ts.bf16).definition, dims={"D": 64})
 COPIES = {"sm_80": {"LDGSTS"}, "sm_90": {"UTMALDG"}}
@@ -61,3 +62,16 @@ def test_products_have_no_bank_conflicts_and_move_what_the_tiling_says(arch: str
     assert found["bank_conflicts"] == 0
     blocks = (m // 64) * (n // 64) * (k // 32)
     assert sum(found["async_bytes"].values()) == blocks * (64 + 64) * 32 * 2
+
+
+def test_a_copy_under_another_name_is_the_same_code() -> None:
+    """Nothing in the compiler knows a kernel of the library."""
+    kernels = mine.definition, K.matmul.of(ts.bf16).definition
+    ours, theirs = (
+        [
+            re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", part)
+            for part in listing(built(kernel, "sm_90").images[0]).split(".section\t.text.")[1:]
+        ]
+        for kernel in kernels
+    )
+    assert ours == theirs and len(ours) == 2 and all(len(part) > 100 for part in ours)
