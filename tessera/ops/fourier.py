@@ -193,10 +193,14 @@ class Fourier(Composed):
         yield Case(cls(True, True), (T("f32[N, 2]"),), sizes={"N": (1, 6)})
 
 
-def _radix(size: Dim) -> Dim:
-    """The largest divisor up to RADIX, or the size itself if there is none or it is a symbol."""
-    if not isinstance(size, int):
-        return size
+def radices(size: int) -> tuple[int, ...]:
+    """The sizes of the matrices by which a transform of a size is done, in order."""
+    p = _radix(size)
+    return (p,) if p == size else (p, *radices(size // p))
+
+
+def _radix(size: int) -> int:
+    """The largest divisor up to RADIX, or the size itself if there is none."""
     return next((p for p in range(min(RADIX, size), 1, -1) if size % p == 0), size)
 
 
@@ -209,13 +213,12 @@ def _powers(size: Dim, rows: Dim, columns: Dim, inverse: bool, dtype: DType) -> 
 def _transform(x: Tensor, inverse: bool) -> Tensor:
     """The unscaled transform of pairs [.., N, 2] of a wide type."""
     *batch, size, _ = x.shape
-    p = _radix(size)
-    q = 1 if p is size else size // p
+    p: Dim = _radix(size) if isinstance(size, int) else size
     m = _powers(p, p, p, inverse, x.dtype).permute(0, 2, 1, 3).reshape(2 * p, 2 * p)
-    if q == 1:
+    if p == size:
         return matmul(x.reshape(*batch, 1, 2 * p), m).reshape(*batch, size, 2)
-    lead = tuple(range(len(batch)))
-    r = len(batch)
+    q, r = size // p, len(batch)
+    lead = tuple(range(r))
     x = x.reshape(*batch, p, q, 2).permute(*lead, r + 1, r, r + 2)  # [b, a, pair]
     x = matmul(x.reshape(*batch, q, 2 * p), m).reshape(*batch, q, p, 2)  # [b, c, pair]
     w = _powers(size, q, p, inverse, x.dtype)

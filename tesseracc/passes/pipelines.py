@@ -6,6 +6,7 @@ A pipeline is a sequence of steps. Every pass leaves functions of other levels a
 from __future__ import annotations
 
 from tesseracc.ir.pipeline import Step, parse_pipeline
+from tesseracc.passes.graph import algebra as _algebra
 from tesseracc.passes.graph import canonicalize as _canonicalize
 from tesseracc.passes.graph import cse as _graph_cse
 from tesseracc.passes.graph import decompose as _decompose
@@ -42,7 +43,7 @@ from tesseracc.passes.tile import version_copies as _version_copies
 
 # importing a pass registers it
 _PASSES = (
-    _stream_weights,
+    _stream_weights, _algebra,
     _specialise, _decompose, _canonicalize, _relax, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
@@ -51,10 +52,11 @@ _PASSES = (
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
+# Equations between whole operators come before these are taken apart.
 # Identities are looked for on the primitives that compositions leave, first those that hold bit for bit; equal
 # operations are shared before constants are folded, so that each is folded once.
 GRAPH: tuple[Step, ...] = parse_pipeline(
-    "specialise,decompose,canonicalize,relax,graph-cse,fold-constants,graph-remove-dead"
+    "specialise,algebra,decompose,canonicalize,relax,graph-cse,fold-constants,graph-remove-dead"
 )
 
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they

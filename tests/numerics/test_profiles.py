@@ -60,9 +60,28 @@ def attention(x: ts.Tensor["N", "M", ts.f32]):
     return ts.softmax(x @ x.T) @ x
 
 
+@ts.function
+def transpose_product(x: ts.Tensor["N", "M", ts.f32]):
+    return ((x * 2.0).T @ (x + 1.0)).T
+
+
+@ts.function
+def inverse_transform(x: ts.Tensor["N", "M", ts.f32]):
+    pairs = ts.stack([x, x * 2.0], -1)
+    return ts.ifft(ts.fft(pairs))
+
+
+@ts.function
+def convolution_theorem(x: ts.Tensor["N", "M", ts.f32]):
+    pairs = ts.stack([x, x * 2.0], -1)
+    return ts.ifft(ts.complex_mul(ts.fft(pairs), ts.fft(pairs + 1.0)))
+
+
 FUNCTIONS = {
-    "split-sum": split_sum, "stream-weights": attention, "reciprocal": reciprocal, "reciprocal-root": reciprocal_root,
-    "reassociate": reassociate, "factor-out": factor_out, "excess-precision": excess_precision, "contract": contract,
+    "split-sum": split_sum, "stream-weights": attention, "transpose-product": transpose_product,
+    "inverse-transform": inverse_transform, "convolution-theorem": convolution_theorem, "reciprocal": reciprocal,
+    "reciprocal-root": reciprocal_root, "reassociate": reassociate, "factor-out": factor_out,
+    "excess-precision": excess_precision, "contract": contract,
 }  # fmt: skip
 
 
@@ -70,6 +89,12 @@ def attended(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     scores = x @ x.T
     weights = np.exp(scores - scores.max(1, keepdims=True))
     return np.asarray(weights / weights.sum(1, keepdims=True) @ x)
+
+
+def convolved(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    z = x + 2j * x
+    y = np.fft.ifft(np.fft.fft(z) * np.fft.fft(z + 1 + 1j))
+    return np.stack([y.real, y.imag], -1)
 
 
 def built(fn: Any, profile: str, arch: Any = None) -> tuple[Build, list[str]]:
@@ -107,7 +132,8 @@ def test_results_stay_close_and_strict_is_what_eager_execution_rounds_to(rule: s
         "reciprocal-root": (wide / np.sqrt(wide * wide + 1),), "reassociate": (wide * 0.03, wide + 0.4),
         "factor-out": ((wide * 0.7).sum(1), (wide * 0.7) @ wide.T), "excess-precision": (np.exp(wide),),
         "contract": (wide * wide + wide, wide - wide * wide), "stream-weights": (attended(wide),),
-        "split-sum": (wide.sum(),),
+        "split-sum": (wide.sum(),), "transpose-product": ((wide + 1).T @ (2 * wide),),
+        "inverse-transform": (np.stack([wide, 2 * wide], -1),), "convolution-theorem": (convolved(wide),),
     }[rule]  # fmt: skip
     for profile in PROFILES:
         bundle = load_bundle(built(fn, profile)[0].bundle(), device="cpu")
