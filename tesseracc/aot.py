@@ -14,11 +14,13 @@ from tessera.errors import SourceError
 from tessera.tensor import Tensor, as_tensor
 from tessera.types import check_spec
 from tessera_runtime.core.errors import UsageError
+from tesseracc.arch.arch import Arch
 from tesseracc.driver import DEFAULT_TARGETS, Build, Specialisation, front, lowered, specialise
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.value import Module
 from tesseracc.recipe import Loaded, Recipe, imported
 from tesseracc.textio import write_bytes
+from tesseracc.tuning.choice import Tuning
 
 __all__ = ["compile"]
 
@@ -46,7 +48,7 @@ def compile(
     targets = recipe.targets  # E805 for an unknown one, before any work
     path = _path(output_path, entry.name)
     notes: list[Note] = []
-    loaded = Loaded(_module(entry, wanted, notes), _files(entry), notes)
+    loaded = Loaded(_module(entry, wanted, notes, targets), _files(entry), notes)
     provenance = loaded.provenance(recipe)
     if wanted.static:  # no option spells Python values: the recipe says that it is not whole
         extra = tuple(f"--static={name}={value!r}"[:4096] for name, value in wanted.static.items())
@@ -89,10 +91,10 @@ def _check(entry: Function | Kernel, arguments: Mapping[str, Any], wanted: Speci
             env = check_spec(f"`{entry.name}`", parameter.name, parameter.tensor, as_tensor(value).type, env)
 
 
-def _module(entry: Function | Kernel, wanted: Specialisation, notes: list[Note]) -> Module:
+def _module(entry: Function | Kernel, wanted: Specialisation, notes: list[Note], targets: tuple[Arch, ...]) -> Module:
     if wanted.static:
         return lowered(entry, wanted)[0]
-    return front({entry.name: entry}, {entry.name: wanted.types}, notes, wanted.fixed)
+    return front({entry.name: entry}, {entry.name: wanted.types}, notes, wanted.fixed, tuning=Tuning(targets))
 
 
 def _files(entry: Function | Kernel) -> dict[str, bytes]:

@@ -38,6 +38,7 @@ from tesseracc.ir.value import Module
 from tesseracc.ir.verify import verify
 from tesseracc.numerics import DEFAULT, profile_of
 from tesseracc.passes import pipelines
+from tesseracc.tuning.choice import Tuning, choose
 
 #: levels of IR and code that can be shown, in order
 LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
@@ -213,18 +214,20 @@ def front(
     notes: list[Note] | None = None,
     fixed: Mapping[str, int] | None = None,
     variants: Sequence[Mapping[str, int]] = (),
+    tuning: Tuning | None = None,
 ) -> Module:
     """The module of all entries: functions traced to graphs, kernels lowered to tiles.
 
     `specs` gives types of parameters without annotation, by entry and parameter name; `notes` receives what rules of
     the language decided; `fixed` gives dims of kernels a number, `variants`
-    sizes for which functions get code of their own. Errors of several entries are raised together.
+    sizes for which functions get code of their own; without `tuning` kernels have the first point of
+    their space. Errors of several entries are raised together.
     """
     parts: list[Module] = []
     errors: list[SourceError] = []
     for name, entry in entries.items():
         try:
-            part = _front_entry(_called(entry, name), (specs or {}).get(name, {}), notes, fixed or {}, variants)
+            part = _front_entry(_called(entry, name), (specs or {}).get(name, {}), notes, fixed or {}, variants, tuning)
             check_names(part, Span(entry.file, entry.line))
             parts.append(part)
         except SourceError as error:
@@ -251,6 +254,7 @@ def _front_entry(
     notes: list[Note] | None,
     fixed: Mapping[str, int],
     variants: Sequence[Mapping[str, int]],
+    tuning: Tuning | None = None,
 ) -> Module:
     root = os.path.dirname(entry.file)
     if isinstance(entry, Kernel):
@@ -258,6 +262,11 @@ def _front_entry(
         from tesseracc.frontend import kernel as kernels
 
         definition = entry.definition
+        if tuning is not None and entry.space:
+            choice = choose(entry, tuning, fixed)
+            definition = choice.kernel
+            if notes is not None:
+                notes += [Note(text, kernels.location(definition.span, root)) for text in choice.notes]
         definition = specialise(definition, dims={n: fixed[n] for n in definition.symbols if n in fixed})
         if notes is not None:
             notes += kernels.notes(definition, root)

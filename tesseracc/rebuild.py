@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.errors import BundleError, UsageError
 from tesseracc.bundle.weights import sources_of
 from tesseracc.driver import Build
-from tesseracc.recipe import Recipe, imported, load_recipe
+from tesseracc.recipe import Recipe, input_files, load_recipe
 from tesseracc.report import write_out
 
 __all__ = ["rebuild"]
@@ -37,8 +38,10 @@ def rebuild(file: BundleFile, source: str | None = None, *, jobs: int = 2) -> by
                 )  # fmt: skip
             _same_files(carried, inputs)
             source = write_out(Path(folder), {name: carried[name] for name in inputs})
+            recipe = _beside(source, recipe)
         else:
-            _same_files(_files(source), inputs)
+            recipe = _beside(source, recipe)
+            _same_files(_files(source, recipe), inputs)
         loaded = load_recipe(source, recipe)
         _same_files(loaded.files, inputs)
         build = Build(
@@ -53,12 +56,17 @@ def rebuild(file: BundleFile, source: str | None = None, *, jobs: int = 2) -> by
         return build.bundle()
 
 
-def _files(source: str) -> dict[str, bytes]:
+def _beside(source: str, recipe: Recipe) -> Recipe:
+    """The recipe with its tuning records in the folder of the source."""
+    return replace(recipe, tuning=str(Path(source).with_name(recipe.tuning))) if recipe.tuning else recipe
+
+
+def _files(source: str, recipe: Recipe) -> dict[str, bytes]:
     path = Path(source)
     if not path.is_file():
         raise UsageError("E802", f"cannot read {source}: no such file")
     if path.suffix != ".tir":
-        return imported(path)
+        return input_files(path, recipe)
     beside = path.with_name("constants.safetensors")
     return {p.name: p.read_bytes() for p in (path, beside) if p.is_file()}
 

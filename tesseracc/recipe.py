@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tessera_runtime.core.errors import BundleError
+from tessera_runtime.core.errors import BundleError, UsageError
 from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.value import Module
 from tesseracc.numerics import DEFAULT, PROFILES
 
-__all__ = ["Loaded", "Recipe", "imported", "load_recipe"]
+__all__ = ["Loaded", "Recipe", "imported", "input_files", "load_recipe"]
 
 _DIGEST = "=sha256:"
 
@@ -35,6 +35,7 @@ class Recipe:
     embed_tests: bool = False
     embed_source: bool = False
     numerics: str = DEFAULT
+    tuning: str = ""  # the file with tuning records; its name alone is recorded, its digest as an input's
 
     @property
     def targets(self) -> tuple[Arch, ...]:
@@ -49,6 +50,7 @@ class Recipe:
             *(f"--input-spec={spec}" for spec in self.specs),
             *(f"--specialize={text}" for text in sorted(self.fixed)),
             *([f"--numerics={self.numerics}"] if self.numerics != DEFAULT else []),
+            *([f"--tuning={Path(self.tuning).name}"] if self.tuning else []),
             *(["--embed-tests"] if self.embed_tests else []),
             *(["--embed-source"] if self.embed_source else []),
             *(f"{name}{_DIGEST}{digest}" for name, digest in inputs.items()),
@@ -57,7 +59,7 @@ class Recipe:
     @staticmethod
     def parse(options: Sequence[str]) -> tuple[Recipe, dict[str, str]]:
         """The recipe and the inputs' digests that a bundle records. Raises E660 for an option that is not known."""
-        lists = ("--arch", "--entry", "--input-spec", "--specialize", "--numerics")
+        lists = ("--arch", "--entry", "--input-spec", "--specialize", "--numerics", "--tuning")
         found: dict[str, list[str]] = {name: [] for name in lists}
         flags = {"--embed-tests": False, "--embed-source": False}
         inputs: dict[str, str] = {}
@@ -72,14 +74,15 @@ class Recipe:
                 inputs[file] = digest
             else:
                 raise BundleError("E660", f"the bundle's recipe has the option {text!r}, which this compiler lacks")
-        archs, entries, specs, fixed, profiles = (tuple(values) for values in found.values())
+        archs, entries, specs, fixed, profiles, tunings = (tuple(values) for values in found.values())
         for arch in archs:
             load(arch)
         numerics = profiles[-1] if profiles else DEFAULT
         if numerics not in PROFILES:
             raise BundleError("E660", f"the bundle's recipe has the profile {numerics!r}, which this compiler lacks")
         return Recipe(
-            archs, entries, specs, fixed, flags["--embed-tests"], flags["--embed-source"], numerics
+            archs, entries, specs, fixed, flags["--embed-tests"], flags["--embed-source"], numerics,
+            Path(tunings[-1]).name if tunings else "",
         ), inputs
 
     def keeping(self, archs: Sequence[str]) -> Recipe:
@@ -135,6 +138,8 @@ def _front(file: str, recipe: Recipe) -> Loaded:
     from tesseracc.driver import front
     from tesseracc.frontend import source
     from tesseracc.frontend.specs import parse_fixed, parse_specs, parse_variants, without_types
+    from tesseracc.tuning.choice import Tuning
+    from tesseracc.tuning.record import read_records
 
     loaded = source.load(file)
     notes: list[Note] = []
@@ -152,8 +157,20 @@ def _front(file: str, recipe: Recipe) -> Loaded:
                     f"`{name}` is not built: its parameters have no types (give --entry {name} and --input-spec)"
                 )
                 del chosen[name]
-    module = front(chosen, given, notes, parse_fixed(recipe.fixed), parse_variants(recipe.fixed))
-    return Loaded(module, imported(Path(file)), notes, remarks)
+    tuning = Tuning(recipe.targets, read_records(recipe.tuning) if recipe.tuning else ())
+    module = front(chosen, given, notes, parse_fixed(recipe.fixed), parse_variants(recipe.fixed), tuning)
+    return Loaded(module, input_files(Path(file), recipe), notes, remarks)
+
+
+def input_files(file: Path, recipe: Recipe) -> dict[str, bytes]:
+    """What a build of the module reads: the module, those that it imports, and the tuning records. Raises E802."""
+    found = imported(file)
+    if recipe.tuning:
+        try:
+            found[Path(recipe.tuning).name] = Path(recipe.tuning).read_bytes()
+        except OSError as error:
+            raise UsageError("E802", f"cannot read {recipe.tuning}: {error.strerror}") from None
+    return found
 
 
 def imported(file: Path) -> dict[str, bytes]:

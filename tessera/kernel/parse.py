@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 
 from tessera.errors import SourceError, Span
+from tessera.kernel.config import check_config, lanes_of
 from tessera.kernel.domains import Domain, find_domains, output_names, with_loop
 from tessera.kernel.dry import dry_run
 from tessera.kernel.launch import check_grid, check_group, groups_for, lanes_needed, uses_id
@@ -63,7 +64,7 @@ def parse(
     while True:  # again when the body fixes a dim, or needs what was not tracked; both only grow
         report = Report()
         try:
-            lanes = check_group(group, span)
+            lanes = check_group(lanes_of(config or {}, group), span)
             groups = None if grid is None else check_grid(grid, span)
             signature = Signature(function, source, dict(constants or {}), report, fixed)
             groups = None if groups is None else signature.named(groups)
@@ -163,7 +164,9 @@ def _read(
     if late is not None:
         raise fail("E213", "the returned tile depends on a domain variable (rule R2) that no output places",
                    source.span(late), "declare the tensor that it is a block of, or store it to a slice")  # fmt: skip
+    given = tuple(config)  # before rule R11 adds to it
     reader.block(body_nodes)
+    check_config(source, given, reader.used)
     results: tuple[Result, ...] = ()
     try:
         results = results_of(reader, signature, report, source)

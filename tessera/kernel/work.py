@@ -48,6 +48,7 @@ class Work(Helpers):
         self.domains = domains
         self.config = config
         self.fixed = fixed
+        self.used: set[str] = set()  # schedule parameters that were read
         self.drafts: list[Draft] = []
         self.batch: Draft | None = None
         self.outputs = list(outputs)
@@ -63,8 +64,10 @@ class Work(Helpers):
         if domain is not None:
             return self._domain(domain, span)
         if name in self.config and _BLOCK.fullmatch(name):
+            self.used.add(name)
             return Static(self.config[name])
         if _BLOCK.fullmatch(name):
+            self.used.add(name)
             self.config[name] = 32 if name.rstrip("0123456789").endswith("K") else 64
             self.report.once(f"R11: `{name}` is a schedule parameter; {self.config[name]} is taken", span)
             return Static(self.config[name])
@@ -93,6 +96,7 @@ class Work(Helpers):
     def configured(self, name: str, span: Span) -> Operand:
         """`ctx.BLOCK_M`, `ctx.D`. Raises SourceError E203."""
         if name in self.config:
+            self.used.add(name)
             return Static(self.config[name])
         if name in self.fixed:
             return Static(self.fixed[name])

@@ -43,6 +43,7 @@ class Options:
     embed_tests: bool
     embed_source: bool
     numerics: str
+    tuning: str | None
     external_weights: bool
     check_only: bool
     whole: bool
@@ -101,6 +102,7 @@ class Options:
 @click.option("--external-weights", is_flag=True, help="Put the weights into a file beside the bundle.")
 @click.option("--numerics", type=click.Choice(PROFILES), default=DEFAULT, show_default=True,
               help="Which rewrites may change rounding; --notes names those applied.")
+@click.option("--tuning", type=click.Path(), help="Tuning records; default: MODULE.tuning.yaml beside it, if any.")
 @click.option("--check-only", is_flag=True, help="Check the module for the targets; write nothing.")
 @click.option("--all", "whole", is_flag=True, help="FILE is a folder: build every module in it; -o is a folder.")
 @click.option(
@@ -164,6 +166,7 @@ def _run(options: Options) -> dict[str, Any]:
     recipe = Recipe(
         options.archs or DEFAULT_TARGETS, options.entries, options.specs, options.fixed,
         options.embed_tests, options.embed_source, options.numerics,
+        _tuning(options),
     )  # fmt: skip
     targets = recipe.targets
     output = options.output or str(Path(options.file).with_suffix(".tsb"))
@@ -220,6 +223,14 @@ def _run(options: Options) -> dict[str, Any]:
         for stage, seconds in build.log.seconds.items():
             click.echo(f"{stage:<10} {seconds * 1e3:8.1f} ms", err=True)
     return result
+
+
+def _tuning(options: Options) -> str:
+    """The file with tuning records: that of --tuning, else the one beside the module, else none."""
+    from tesseracc.tuning.record import beside
+
+    default = beside(options.file)
+    return options.tuning or (str(default) if options.file.endswith(".py") and default.is_file() else "")
 
 
 def _prestart(options: Options, targets: int) -> None:

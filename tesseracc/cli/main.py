@@ -23,6 +23,7 @@ COMMANDS = {
     "keygen": "Make a key for signing bundles.",
     "sign": "Sign a bundle.",
     "verify": "Verify a bundle and its signatures.",
+    "tune": "Measure a kernel's configurations and record the fastest.",
     "targets": "The targets that --arch accepts.",
 }
 

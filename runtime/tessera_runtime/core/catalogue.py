@@ -98,7 +98,8 @@ _ENTRIES = (
           "An expression of compile-time numbers divides by zero, overflows, or does not fit the type that it "
           "meets."),
     Entry("E221", "bad kernel option", 3,
-          "group= is a power of two up to 1024; grid= is one to three sizes made of dims of the signature."),
+          "group= (or 32 num_warps) is a power of two up to 1024; grid= is one to three sizes made of dims of the "
+          "signature; space= names schedule parameters that the kernel reads, and some point of it is legal."),
     Entry("E222", "wrong arguments of a kernel", 3,
           "A kernel was called with arguments that it does not have, or with memory that it cannot use."),
     Entry("E223", "tiles do not fit together", 3,
@@ -362,7 +363,7 @@ _ENTRIES = (
     Entry("E801", "command line not understood", 2,
           "An option or its value is not known. See --help."),
     Entry("E802", "file cannot be read", 2,
-          "A file named on the command line does not exist or cannot be read."),
+          "A file named on the command line does not exist or cannot be read, or is no usable tuning record."),
     Entry("E803", "file cannot be written", 2,
           "An output file cannot be written. Nothing is left half written."),
     Entry("E804", "function not chosen", 2,
