@@ -23,16 +23,16 @@ from tessera.errors import SourceError
 from tessera.families import Composed, broadcast_dims, check_arity, check_kind, unbroadcast
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
-from tessera.ops.create import full, iota
+from tessera.ops.create import full, iota, zeros_like
 from tessera.ops.indexing import take
 from tessera.ops.linalg import matmul
-from tessera.ops.parts import concat, flip
+from tessera.ops.parts import concat, flip, stack
 from tessera.ops.select import cast
 from tessera.shapes import Dim, known_equal, symbol
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 from tessera.types import TensorType
 
-__all__ = ["circular_convolution", "complex_mul", "conj", "fft", "ifft"]
+__all__ = ["circular_convolution", "complex_mul", "conj", "fft", "ifft", "irfft", "rfft"]
 
 T = TensorType.parse
 
@@ -307,3 +307,29 @@ def fft(x: TensorLike) -> Tensor:
 def ifft(x: TensorLike) -> Tensor:
     """The inverse of `fft`."""
     return apply(Fourier(True, True), as_tensor(x))
+
+
+def rfft(x: TensorLike) -> Tensor:
+    """The transform of real [.., N] as pairs [.., N // 2 + 1, 2]; the other half are their conjugates."""
+    t = as_tensor(x)
+    check_kind("rfft", "float", t.type)
+    if t.ndim < 1:
+        raise SourceError("E304", "rfft needs an axis, got a scalar", help="give a tensor of rank 1 or more")
+    size = t.shape[-1]
+    return fft(stack([t, zeros_like(t)], -1))[..., : size // 2 + 1, :]
+
+
+def irfft(x: TensorLike, size: Dim | None = None) -> Tensor:
+    """Real [.., size] of which [.., size // 2 + 1, 2] is the `rfft`; `size` is even unless it is given.
+
+    Imaginary parts of the first frequency, and of the last of an even size, do not count.
+    """
+    t = as_tensor(x)
+    _check_pairs("irfft", t.type, axes=2)
+    half = t.shape[-2]
+    n = 2 * (half - 1) if size is None else size
+    if not known_equal(n // 2 + 1, half):
+        raise SourceError("E302", f"irfft to {n} numbers needs {n // 2 + 1} frequencies, got {t.type}",
+                          help=f"sizes for {half} frequencies are {2 * half - 2} and {2 * half - 1}")
+    mirrored = conj(flip(t[..., 1 : (n - 1) // 2 + 1, :], (t.ndim - 2,)))
+    return ifft(concat([t, mirrored], -2))[..., 0]

@@ -81,6 +81,41 @@ def test_products_of_spectra_are_convolutions() -> None:
     np.testing.assert_allclose(ts.circular_convolution(pairs(x), pairs(w)).numpy(), want, atol=1e-13)
 
 
+@ts.function
+def real_there_and_back(x: ts.Tensor["B", 30, ts.f64], y: ts.Tensor["B", 8, 2, ts.f64]):
+    return ts.rfft(x), ts.irfft(y, 15)
+
+
+@pytest.mark.parametrize("size", [2, 3, 15, 30, 64])
+def test_transforms_of_real_numbers(size: int) -> None:
+    x, z = random(4, size).real, random(4, size // 2 + 1)
+    np.testing.assert_allclose(ts.rfft(x).numpy(), pairs(np.fft.rfft(x)), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(ts.irfft(pairs(z), size).numpy(), np.fft.irfft(z, size), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(ts.irfft(ts.rfft(x), size).numpy(), x, rtol=0, atol=1e-14)
+    if size % 2 == 0:
+        np.testing.assert_allclose(ts.irfft(pairs(z)).numpy(), np.fft.irfft(z), rtol=0, atol=1e-14)
+    # adjoints: <rfft(x), z> = <x, pullback(z)>, and the same for irfft
+    for forward, at, ct in ((ts.rfft, x, pairs(z)), (lambda v: ts.irfft(v, size), pairs(z), x)):
+        out, pullback = ts.vjp(forward, ts.tensor(at))
+        inner = float(np.sum(pullback(ts.tensor(ct))[0].numpy() * at))
+        np.testing.assert_allclose(inner, float(np.sum(out.numpy() * ct)), rtol=1e-10, atol=1e-12)
+
+
+def test_compiled_transforms_of_real_numbers() -> None:
+    x, z = random(3, 30).real, random(3, 8)
+    build = Build(front({"real_there_and_back": real_there_and_back}), [host_level()])
+    bundle = load_bundle(build.bundle(), device="cpu")
+    there, back = bundle["real_there_and_back"](x, pairs(z))
+    np.testing.assert_allclose(there, pairs(np.fft.rfft(x)), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(back, np.fft.irfft(z, 15), rtol=0, atol=1e-14)
+
+
+def test_a_size_that_does_not_fit_its_spectrum_is_refused() -> None:
+    with pytest.raises(SourceError) as caught:
+        ts.irfft(np.ones((5, 2)), 12)
+    assert caught.value.code == "E302" and "8 and 9" in str(caught.value.help)
+
+
 def test_what_is_no_pair_is_refused() -> None:
     with pytest.raises(SourceError) as caught:
         ts.fft(np.ones((4, 3)))
