@@ -8,6 +8,9 @@ no relocations, no imports, no writable data. Its parts, each starting on a page
     .text, .rodata                                           R X     read-only data is beside the code that refers to it
     .dynamic, then section names and headers                 R W     only dlopen writes here
 
+A library for `dlopen` alone may ask for more (`Wants`): functions of another, whose addresses the loader stores in
+slots that the code reads (one GLOB_DAT relocation each), and writable memory that begins as zeros.
+
 Reading objects is in `objects.py`, resolving references in `relocations.py`.
 """
 
@@ -15,12 +18,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.codegen.objects import MACHINES, Object, Section, Symbol, parse_object
 from tesseracc.codegen.relocations import apply
 
-__all__ = ["link_image", "read_image"]
+__all__ = ["Wants", "link_image", "read_image"]
 
 # Largest page size of a Linux kernel on the machine: segments must not share a page.
 PAGE = {"x86-64": 0x1000, "aarch64": 0x10000}
@@ -37,8 +41,29 @@ _IDENT = b"\x7fELF\x02\x01\x01" + bytes(9)
 _ET_DYN, _PT_LOAD, _PT_DYNAMIC, _PT_GNU_STACK = 3, 1, 2, 0x6474E551
 _R, _RX, _RW = 4, 5, 6
 _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ, _DT_SYMENT = 4, 5, 6, 10, 11
+_DT_NEEDED, _DT_RELA, _DT_RELASZ, _DT_RELAENT = 1, 7, 8, 9
+_GLOB_DAT = {"x86-64": 6, "aarch64": 1025}
+_DYNAMIC, _MORE = 6, 4  # entries of the dynamic section, and those of a library that imports
+_RELA = struct.Struct("<QQq")
 _SECTIONS = ("", ".dynsym", ".dynstr", ".hash", ".text", ".rodata", ".dynamic")
+_RELOCATIONS = ".rela.dyn"  # of libraries that import; found by the dynamic section alone
 _SHN = {name: index for index, name in enumerate(_SECTIONS)}
+
+
+class Wants(NamedTuple):
+    """What a library asks of its loader: the library `needed`, `imports` of it, and a writable block of `nbytes` zeros.
+
+    The code refers to the slot that holds the address of an import f as `slot.f`, to the block as `block`.
+    """
+
+    needed: str = ""
+    imports: tuple[str, ...] = ()
+    slot: str = "tessera.slot"
+    block: str = "tessera.block"
+    nbytes: int = 0
+
+
+_NOTHING = Wants()
 
 
 def _aligned(offset: int, alignment: int) -> int:
@@ -46,12 +71,13 @@ def _aligned(offset: int, alignment: int) -> int:
 
 
 def link_image(
-    objects: Sequence[bytes], machine: str, *, data: Sequence[Object] = (), exports: Collection[str] | None = None
-) -> bytes:
+    objects: Sequence[bytes], machine: str, *, data: Sequence[Object] = (), exports: Collection[str] | None = None,
+    wants: Wants = _NOTHING,
+) -> bytes:  # fmt: skip
     """The image of relocatable objects for `machine` (`x86-64` or `aarch64`), and of `data`, objects made here.
 
-    All global functions are exported, or those in `exports`. Raises E520 (not an object), E521 (external symbol), E522
-    (writable data), E523 (relocation), E524 (symbol twice).
+    All global functions are exported, or those in `exports`. With `wants` only `dlopen` loads it.
+    Raises E520 (not an object), E521 (external symbol), E522 (writable data), E523 (relocation), E524 (symbol twice).
     """
     parsed = [*(parse_object(item, machine, f"object {index}") for index, item in enumerate(objects)), *data]
     globals_ = _resolve_globals(parsed)
@@ -59,12 +85,16 @@ def link_image(
     exported = [name for name in functions if exports is None or name in exports]
 
     page = PAGE[machine]
-    tables_end, tables = _tables(exported, {}, {})
+    tables_end, tables = _tables(exported, {}, {}, wants)
     text_start = _aligned(tables_end, page)
     blob, places, rodata = _lay_out(parsed, text_start, FILL[machine])
 
+    given = _slots(wants, _aligned(text_start + len(blob), page))
+
     def address(owner: Object, symbol: Symbol) -> int:
         if symbol.is_global:
+            if symbol.name in given:
+                return given[symbol.name]
             if symbol.name not in globals_:
                 raise _external(symbol.name)
             owner, symbol = globals_[symbol.name]
@@ -85,8 +115,17 @@ def link_image(
 
     addresses = {name: address(*globals_[name]) for name in exported}
     sizes = {name: globals_[name][1].size for name in exported}
-    tables_end, tables = _tables(exported, addresses, sizes)
-    return _write(machine, tables, tables_end, text_start, bytes(blob), rodata)
+    tables_end, tables = _tables(exported, addresses, sizes, wants)
+    return _write(machine, tables, tables_end, text_start, bytes(blob), rodata, wants)
+
+
+def _slots(wants: Wants, dynamic: int) -> dict[str, int]:
+    """The addresses of the slots and of the block, behind the dynamic section."""
+    if wants == _NOTHING:
+        return {}
+    start = dynamic + 16 * (_DYNAMIC + _MORE)
+    slots = {f"{wants.slot}.{name}": start + 8 * number for number, name in enumerate(wants.imports)}
+    return slots | {wants.block: _aligned(start + 8 * len(slots), SECTION_ALIGN)}
 
 
 def _external(name: str) -> TesseraError:
@@ -153,7 +192,7 @@ def _hash(name: str) -> int:
 
 
 def _tables(
-    names: Sequence[str], addresses: dict[str, int], sizes: dict[str, int]
+    names: Sequence[str], addresses: dict[str, int], sizes: dict[str, int], wants: Wants = _NOTHING
 ) -> tuple[int, dict[str, tuple[int, bytes]]]:
     """Where the symbol tables end, and (offset, bytes) by section name. Offsets do not depend on the addresses."""
     strings = b"\0"
@@ -162,7 +201,12 @@ def _tables(
         # 0x12: global function.
         symbols += _SYM.pack(len(strings), 0x12, 0, _SHN[".text"], addresses.get(name, 0), sizes.get(name, 0))
         strings += name.encode() + b"\0"
-    buckets, chains = [0] * max(1, len(names)), [0] * (1 + len(names))
+    for name in wants.imports:  # global functions that are not here
+        symbols += _SYM.pack(len(strings), 0x12, 0, 0, 0, 0)
+        strings += name.encode() + b"\0"
+    if wants.needed:
+        strings += wants.needed.encode() + b"\0"
+    buckets, chains = [0] * max(1, len(names)), [0] * (1 + len(names) + len(wants.imports))
     for index, name in enumerate(names, 1):
         bucket = _hash(name) % len(buckets)
         chains[index], buckets[bucket] = buckets[bucket], index
@@ -174,15 +218,20 @@ def _tables(
         offset = _aligned(offset, 8)
         result[section] = (offset, data)
         offset += len(data)
+    if wants.imports:
+        offset = _aligned(offset, 8)
+        result[_RELOCATIONS] = (offset, bytes(_RELA.size * len(wants.imports)))  # filled when the slots have addresses
+        offset += len(result[_RELOCATIONS][1])
     return offset, result
 
 
 def _write(
-    machine: str, tables: dict[str, tuple[int, bytes]], tables_end: int, text: int, code: bytes, rodata: int
-) -> bytes:
+    machine: str, tables: dict[str, tuple[int, bytes]], tables_end: int, text: int, code: bytes, rodata: int,
+    wants: Wants = _NOTHING,
+) -> bytes:  # fmt: skip
     page = PAGE[machine]
     dynamic = _aligned(text + len(code), page)
-    entries = (
+    entries: tuple[tuple[int, int], ...] = (
         (_DT_HASH, tables[".hash"][0]),
         (_DT_STRTAB, tables[".dynstr"][0]),
         (_DT_SYMTAB, tables[".dynsym"][0]),
@@ -190,10 +239,23 @@ def _write(
         (_DT_SYMENT, _SYM.size),
         (0, 0),
     )
+    parts = {name: (offset, data) for name, (offset, data) in tables.items()}
+    given = _slots(wants, dynamic)
+    if wants.imports:
+        at, relocations = tables[_RELOCATIONS]
+        needed = len(tables[".dynstr"][1]) - len(wants.needed.encode()) - 1
+        more = ((_DT_NEEDED, needed), (_DT_RELA, at), (_DT_RELASZ, len(relocations)), (_DT_RELAENT, _RELA.size))
+        entries = more + entries
+        first = len(tables[".dynsym"][1]) // _SYM.size - len(wants.imports)
+        parts[_RELOCATIONS] = (at, b"".join(
+            _RELA.pack(given[f"{wants.slot}.{name}"], (first + number) << 32 | _GLOB_DAT[machine], 0)
+            for number, name in enumerate(wants.imports)
+        ))  # fmt: skip
     dynamic_data = b"".join(struct.pack("<QQ", *entry) for entry in entries)
     dynamic_end = dynamic + len(dynamic_data)
-
-    parts = {name: (offset, data) for name, (offset, data) in tables.items()}
+    if given:  # the file holds the slots, and the loader gives the block
+        dynamic_end = given[wants.block]
+    memory = dynamic_end + wants.nbytes - dynamic
     parts[".text"] = (text, code)
     parts[".dynamic"] = (dynamic, dynamic_data)
     # name: type, flags (2 loaded, 4 code, 1 writable), offset, size, link, info, alignment, entry size
@@ -219,14 +281,14 @@ def _write(
     ident = (_IDENT, _ET_DYN, MACHINES[machine], 1, 0, _EHDR.size, table, 0)
     _EHDR.pack_into(image, 0, *ident, _EHDR.size, _PHDR.size, 5, _SHDR.size, len(headers), len(headers) - 1)
     segments = (
-        (_PT_LOAD, _R, 0, tables_end, page),
-        (_PT_LOAD, _RX, text, len(code), page),
-        (_PT_LOAD, _RW, dynamic, len(dynamic_data), page),
-        (_PT_DYNAMIC, _RW, dynamic, len(dynamic_data), 8),
-        (_PT_GNU_STACK, _RW, 0, 0, 16),  # without it the loader asks for an executable stack
+        (_PT_LOAD, _R, 0, tables_end, tables_end, page),
+        (_PT_LOAD, _RX, text, len(code), len(code), page),
+        (_PT_LOAD, _RW, dynamic, dynamic_end - dynamic, memory, page),
+        (_PT_DYNAMIC, _RW, dynamic, len(dynamic_data), len(dynamic_data), 8),
+        (_PT_GNU_STACK, _RW, 0, 0, 0, 16),  # without it the loader asks for an executable stack
     )
-    for index, (kind, flags, offset, size, alignment) in enumerate(segments):
-        header = (kind, flags, offset, offset, offset, size, size, alignment)
+    for index, (kind, flags, offset, size, extent, alignment) in enumerate(segments):
+        header = (kind, flags, offset, offset, offset, size, extent, alignment)
         _PHDR.pack_into(image, _EHDR.size + index * _PHDR.size, *header)
     for offset, data in parts.values():
         image[offset : offset + len(data)] = data

@@ -26,7 +26,7 @@ CODES = {
 }
 GUARDS_FROM = 16
 ALIGN = 64
-_INTRINSICS = """\
+INTRINSICS = """\
 declare { i64, i1 } @llvm.sadd.with.overflow.i64(i64, i64)
 declare { i64, i1 } @llvm.ssub.with.overflow.i64(i64, i64)
 declare { i64, i1 } @llvm.smul.with.overflow.i64(i64, i64)
@@ -62,12 +62,12 @@ def own_outputs(function: Function) -> list[Output]:
 def entry_text(entries: Sequence[Entry], kernels: Sequence[Kernel], weights: Mapping[str, str]) -> str:
     """The IR module of all entries. `weights` gives the symbol of each constant, defined elsewhere in the library."""
     used = sorted({step.kernel for e in entries for step in e.plan.steps if isinstance(step, Launch)})
-    parts = [_INTRINSICS]
+    parts = [INTRINSICS]
     parts += [f"declare hidden void @{_quoted(kernels[k].symbol)}(ptr, i64, i64, ptr)\n" for k in used]
     parts += [f"@{symbol} = external hidden constant i8, align {ALIGN}\n" for symbol in weights.values()]
     for entry in entries:
         parts += [_workspace(entry, kernels), _run(entry, kernels, weights)]
-        parts += [_shape(entry, output) for output in own_outputs(entry.function)]
+        parts += [shape_text(entry, output) for output in own_outputs(entry.function)]
     return "\n".join(parts)
 
 
@@ -75,17 +75,17 @@ def _quoted(symbol: str) -> str:
     return f'"{symbol}"'
 
 
-def _symbols(entry: Entry) -> tuple[list[str], Body]:
+def symbols_of(entry: Entry) -> tuple[list[str], Body]:
     names = [symbol.name for symbol in entry.function.symbols]
     return [f"i64 %n_{name}" for name in names], Body({name: f"%n_{name}" for name in names})
 
 
-def _define(name: str, result: str, parameters: Sequence[str], body: Body) -> str:
+def define(name: str, result: str, parameters: Sequence[str], body: Body) -> str:
     lines = "\n".join(body.lines)
     return f"define {result} @{name}({', '.join(parameters)}) nounwind {{\nentry:\n{lines}\n}}\n"
 
 
-def _fail(body: Body, condition: str, result: str) -> None:
+def fail(body: Body, condition: str, result: str) -> None:
     """Return `result` if the i1 `condition` holds."""
     bad, good = body.label("bad"), body.label("good")
     body.line(f"br i1 {condition}, label %{bad}, label %{good}")
@@ -94,9 +94,9 @@ def _fail(body: Body, condition: str, result: str) -> None:
     body.line(f"{good}:")
 
 
-def _check_symbols(body: Body, result: str) -> None:
+def check_symbols(body: Body, result: str) -> None:
     for value in body.symbols.values():
-        _fail(body, body.value(f"icmp slt i64 {value}, 0"), result)
+        fail(body, body.value(f"icmp slt i64 {value}, 0"), result)
 
 
 class _Layout(NamedTuple):
@@ -108,7 +108,8 @@ class _Layout(NamedTuple):
     total: Number
 
 
-def _layout(body: Body, entry: Entry, kernels: Sequence[Kernel]) -> _Layout:
+def layout_of(body: Body, entry: Entry, kernels: Sequence[Kernel], align: int = ALIGN) -> _Layout:
+    """Where the temporaries lie in one block, each on a multiple of `align`."""
     plan = entry.plan
     nbytes = [body.nbytes(buffer.shape, DTYPES[buffer.dtype].itemsize) for buffer in plan.buffers]
     uses = alive(plan.steps)
@@ -121,7 +122,7 @@ def _layout(body: Body, entry: Entry, kernels: Sequence[Kernel]) -> _Layout:
     end: Number = 0
     for size in sizes:
         starts.append(end)
-        rounded = body.operate("mul", body.operate("ceildiv", size, ALIGN), ALIGN)
+        rounded = body.operate("mul", body.operate("ceildiv", size, align), align)
         end = body.operate("add", end, rounded)
     scratch = max((kernels[s.kernel].scratch_bytes for s in plan.steps if isinstance(s, Launch)), default=0)
     # The caller's memory need not be aligned; a little more makes it so.
@@ -130,24 +131,24 @@ def _layout(body: Body, entry: Entry, kernels: Sequence[Kernel]) -> _Layout:
 
 
 def _workspace(entry: Entry, kernels: Sequence[Kernel]) -> str:
-    parameters, body = _symbols(entry)
-    _check_symbols(body, f"i64 -{CODES['SHAPE'][0]}")
-    layout = _layout(body, entry, kernels)
-    _fail(body, body.fault, f"i64 -{CODES['RANGE'][0]}")
+    parameters, body = symbols_of(entry)
+    check_symbols(body, f"i64 -{CODES['SHAPE'][0]}")
+    layout = layout_of(body, entry, kernels)
+    fail(body, body.fault, f"i64 -{CODES['RANGE'][0]}")
     body.line(f"ret i64 {layout.total}")
-    return _define(f"{entry.name}_workspace", "i64", parameters, body)
+    return define(f"{entry.name}_workspace", "i64", parameters, body)
 
 
-def _shape(entry: Entry, output: Output) -> str:
+def shape_text(entry: Entry, output: Output) -> str:
     """The extents of one result, for callers that allocate it."""
-    parameters, body = _symbols(entry)
-    _check_symbols(body, f"i32 {CODES['SHAPE'][0]}")
+    parameters, body = symbols_of(entry)
+    check_symbols(body, f"i32 {CODES['SHAPE'][0]}")
     values = [body.extent(dim) for dim in output.shape]
-    _fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
+    fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
     for axis, value in enumerate(values):
         body.line(f"store i64 {value}, ptr {body.value(f'getelementptr i64, ptr %extents, i64 {axis}')}, align 8")
     body.line(f"ret i32 {CODES['OK'][0]}")
-    return _define(f"{entry.name}_{output.name}_shape", "i32", [*parameters, "ptr %extents"], body)
+    return define(f"{entry.name}_{output.name}_shape", "i32", [*parameters, "ptr %extents"], body)
 
 
 def parameters_of(entry: Entry) -> tuple[list[Input], list[Output]]:
@@ -155,26 +156,37 @@ def parameters_of(entry: Entry) -> tuple[list[Input], list[Output]]:
     return list(entry.function.inputs), own_outputs(entry.function)
 
 
-def _run(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, str]) -> str:
-    sizes, body = _symbols(entry)
+def run_parameters(entry: Entry) -> tuple[list[str], Body]:
+    """The parameters of an entry point, and its body."""
+    sizes, body = symbols_of(entry)
     inputs, outputs = parameters_of(entry)
     parameters = [
         f"ptr %i_{i.name}" if i.kind == "tensor" else f"{scalar_type(i.dtype)} %i_{i.name}" for i in inputs
     ] + [f"ptr %o_{o.name}" for o in outputs]
-    parameters += [*sizes, "ptr %workspace", "i64 %workspace_bytes"]
-    _check_symbols(body, f"i32 {CODES['SHAPE'][0]}")
-    bits = {i.name: _bits(body, i) for i in inputs if i.kind == "scalar"}
-    _check_scalars(body, entry, bits)
+    return [*parameters, *sizes, "ptr %workspace", "i64 %workspace_bytes"], body
+
+
+def check_arguments(body: Body, entry: Entry) -> dict[str, str]:
+    """Hold sizes, scalars and guards, in this order; the scalars' bits by name."""
+    check_symbols(body, f"i32 {CODES['SHAPE'][0]}")
+    bits = {i.name: bits_of(body, i) for i in entry.function.inputs if i.kind == "scalar"}
+    check_scalars(body, entry, bits)
     for number, guard in enumerate(entry.function.guards):
-        _check_guard(body, guard, entry.guards + number)
-    layout = _layout(body, entry, kernels)
+        check_guard(body, guard, entry.guards + number)
+    return bits
+
+
+def _run(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, str]) -> str:
+    parameters, body = run_parameters(entry)
+    bits = check_arguments(body, entry)
+    layout = layout_of(body, entry, kernels)
     steps = Steps(body, entry.plan.steps, kernels, layout.nbytes, bits)
     steps.prepare()
-    _fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
+    fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
     short = body.value(f"icmp slt i64 %workspace_bytes, {layout.total}")
     missing = body.value("icmp eq ptr %workspace, null")
-    _fail(body, body.value(f"or i1 {short}, {missing}"), f"i32 {CODES['WORKSPACE'][0]}")
-    base = _aligned(body)
+    fail(body, body.value(f"or i1 {short}, {missing}"), f"i32 {CODES['WORKSPACE'][0]}")
+    base = aligned(body)
     slots = max((len(step.args) for step in entry.plan.steps if isinstance(step, Launch)), default=0)
     body.line(f"%args = alloca [{max(slots, 1)} x i64], align 16")
     pointers: dict[int, str] = {}
@@ -190,10 +202,10 @@ def _run(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, str]) ->
     steps.scratch = body.value(f"getelementptr i8, ptr {base}, i64 {layout.scratch}")
     steps.run()
     body.line(f"ret i32 {CODES['OK'][0]}")
-    return _define(entry.name, "i32", parameters, body)
+    return define(entry.name, "i32", parameters, body)
 
 
-def _bits(body: Body, item: Input) -> str:
+def bits_of(body: Body, item: Input) -> str:
     """A scalar's bits in the low bytes of a slot."""
     kind, name = scalar_type(item.dtype), f"%i_{item.name}"
     width = 8 * DTYPES[item.dtype].itemsize
@@ -202,7 +214,7 @@ def _bits(body: Body, item: Input) -> str:
     return name if width == 64 else body.value(f"zext {kind} {name} to i64")
 
 
-def _check_scalars(body: Body, entry: Entry, bits: Mapping[str, str]) -> None:
+def check_scalars(body: Body, entry: Entry, bits: Mapping[str, str]) -> None:
     """A size that a scalar argument gives must be the one that the caller says."""
     kinds = {item.name: item.dtype for item in entry.function.inputs}
     for symbol in entry.function.symbols:
@@ -213,19 +225,19 @@ def _check_scalars(body: Body, entry: Entry, bits: Mapping[str, str]) -> None:
         if DTYPES[dtype].kind == "i" and width < 64:
             value = body.value(f"sext i{width} {body.value(f'trunc i64 {value} to i{width}')} to i64")
         wanted = body.operate("add", body.operate("mul", body.symbols[symbol.name], symbol.scale), symbol.offset)
-        _fail(body, body.value(f"icmp ne i64 {value}, {wanted}"), f"i32 {CODES['SHAPE'][0]}")
+        fail(body, body.value(f"icmp ne i64 {value}, {wanted}"), f"i32 {CODES['SHAPE'][0]}")
 
 
-def _check_guard(body: Body, guard: Guard, code: int) -> None:
+def check_guard(body: Body, guard: Guard, code: int) -> None:
     before, body.fault = body.fault, "false"
     value = body.dim(guard.expr)
-    _fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
+    fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
     body.fault = before
     broken = {"eq": "ne", "ne": "eq", "ge": "slt", "gt": "sle"}[guard.relation]
-    _fail(body, body.value(f"icmp {broken} i64 {value}, 0"), f"i32 {code}")
+    fail(body, body.value(f"icmp {broken} i64 {value}, 0"), f"i32 {code}")
 
 
-def _aligned(body: Body) -> str:
+def aligned(body: Body) -> str:
     address = body.value("ptrtoint ptr %workspace to i64")
     up = body.value(f"and i64 {body.value(f'sub i64 0, {address}')}, {ALIGN - 1}")
     return body.value(f"getelementptr i8, ptr %workspace, i64 {up}")

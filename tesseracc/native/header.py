@@ -53,8 +53,12 @@ def _output_name(function: Function, name: str) -> str:
     return name
 
 
-def header(stem: str, prefix: str, entries: Sequence[Entry], requires: Sequence[str], made_by: str) -> str:
-    """The text of the header file."""
+def header(
+    stem: str, prefix: str, entries: Sequence[Entry], requires: Sequence[str], made_by: str,
+    gpu: Mapping[str, tuple[int, str]] | None = None,
+) -> str:  # fmt: skip
+    """The text of the header file; `gpu` has the codes of a library for GPUs."""
+    codes = CODES | dict(gpu or {})
     guard = f"TESSERA_{prefix.upper()}_H"
     lines = [
         f"/* {stem}.h: the functions of lib{stem}.so, by {made_by}.",
@@ -69,15 +73,19 @@ def header(stem: str, prefix: str, entries: Sequence[Entry], requires: Sequence[
         "#endif",
         "",
         "enum {",
-        *(f"  {prefix.upper()}_{name} = {code}, /* {text} */" for name, (code, text) in CODES.items()),
+        *(f"  {prefix.upper()}_{name} = {code}, /* {text} */" for name, (code, text) in codes.items()),
         f"  {prefix.upper()}_GUARD = {GUARDS_FROM} /* and above: a condition of the function does not hold */",
         "};",
         "",
         "/* What a code means. */",
         f"const char *{prefix}_message(int code);",
+        f"/* 1 if there is a GPU for the code: {' '.join(requires)}. */" if gpu else
         f"/* 1 if this CPU has what the code needs: {' '.join(requires) or 'nothing'}; else do not call it. */",
         f"int {prefix}_supported(void);",
-    ]
+    ]  # fmt: skip
+    if gpu:
+        lines += ["/* Give back what calls keep: module, constants. Not while one runs; another begins anew. */"]
+        lines += [f"void {prefix}_close(void);"]
     for entry in entries:
         function = entry.function
         lines += ["", f"/* {signature(function)}"]
@@ -122,7 +130,7 @@ def example(stem: str, prefix: str, entry: Entry) -> str:
     return "\n".join([
         f"/* cc -std=c99 example.c -L. -l:lib{stem}.so -Wl,-rpath,'$ORIGIN' -o example */",
         "#include <stdio.h>", "#include <stdlib.h>", f'#include "{stem}.h"', "", "int main(void) {", *lines,
-        f"  if (!{prefix}_supported()) return fputs(\"this CPU lacks instructions\\n\", stderr), 1;",
+        f"  if (!{prefix}_supported()) return fputs(\"this machine cannot run it\\n\", stderr), 1;",
         *fills,
         f"  int64_t bytes = {entry.name}_workspace({numbers});",
         "  void *workspace = bytes > 0 ? malloc((size_t)bytes) : NULL;",

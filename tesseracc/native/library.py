@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tessera_runtime.core.dtypes import dtype_of, storage_dtype
 from tessera_runtime.core.errors import TesseraError, UsageError
+from tessera_runtime.core.manifest import Target
 from tesseracc.arch.arch import Arch
 from tesseracc.bundle import plan
 from tesseracc.codegen.elf import link_image
@@ -23,7 +24,7 @@ from tesseracc.native.entries import CODES, GUARDS_FROM, Entry, entry_text, own_
 from tesseracc.native.header import example, header
 from tesseracc.native.messages import message_text
 
-__all__ = ["Library", "library"]
+__all__ = ["Library", "entries_of", "exports", "library", "messages_of", "plain", "prefix_of", "weights_of"]
 
 _ALIGN = 64
 _C_WORDS = {
@@ -48,35 +49,22 @@ def library(stem: str, module: Module, tile: Module, arch: Arch, made_by: str) -
     Raises E801 for what C cannot have, and E5xx of the toolchain.
     """
     _check_arch(arch)
-    prefix = re.sub(r"\W", "_", stem, flags=re.ASCII)
-    if not prefix[:1].isalpha():
-        prefix = f"m_{prefix}"
+    prefix = prefix_of(stem)
     asked = request(module, arch)
     record, _ = plan.target(module, Image(arch, asked.ir, b""))
-    entries: list[Entry] = []
-    guards = GUARDS_FROM
-    plans = {item.function: item for item in record.plans}
-    for function in plan.functions(tile):
-        entries.append(Entry(function, plans[function.name], f"{prefix}_{function.name}", guards))
-        guards += len(function.guards)
-    names = _exports(prefix, entries)
+    entries = entries_of(prefix, record, tile)
+    names = exports(prefix, entries)
     arrays = {name: tile.constants[name] for name in sorted(plan.constants_used([tile]))}
     weights = {name: f"tessera.weight.{number}" for number, name in enumerate(arrays)}
-    messages = dict(CODES.values()) | {
-        entry.guards + number: f"{entry.function.name} needs {guard.message}"
-        for entry in entries
-        for number, guard in enumerate(entry.function.guards)
-    }
     text = "\n".join([
-        entry_text(entries, record.kernels, weights), message_text(f"{prefix}_message", messages),
+        entry_text(entries, record.kernels, weights), message_text(f"{prefix}_message", messages_of(entries)),
         supported_text(f"{prefix}_supported", arch.toolchain.machine, arch.requires),
     ])  # fmt: skip
     tool = arch.toolchain
     # Entry points run anywhere, so that `supported` can answer: the triple's own CPU, no features.
-    plain = Request(text, tool.triple, _PLAIN[tool.machine], "", "object", 0, label="the entry points")
-    compiled = compile_many([asked, plain])
+    compiled = compile_many([asked, plain(text, arch)])
     image = link_image(
-        [item.data for item in compiled], tool.machine, data=[_weights(arrays, weights), questions(tool.machine)],
+        [item.data for item in compiled], tool.machine, data=[weights_of(arrays, weights), questions(tool.machine)],
         exports=names,
     )  # fmt: skip
     return Library(
@@ -88,6 +76,38 @@ def library(stem: str, module: Module, tile: Module, arch: Arch, made_by: str) -
 _PLAIN = {"x86-64": "x86-64", "aarch64": "generic"}
 
 
+def plain(text: str, arch: Arch) -> Request:
+    """Code for any CPU of the machine that the target is of."""
+    tool = arch.toolchain
+    return Request(text, tool.triple, _PLAIN[tool.machine], "", "object", 0, label="the entry points")
+
+
+def prefix_of(stem: str) -> str:
+    """What the names of a library begin with."""
+    prefix = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return prefix if prefix[:1].isalpha() else f"m_{prefix}"
+
+
+def entries_of(prefix: str, record: Target, tile: Module) -> list[Entry]:
+    """The functions of a module, with their plans for a target."""
+    entries: list[Entry] = []
+    guards = GUARDS_FROM
+    plans = {item.function: item for item in record.plans}
+    for function in plan.functions(tile):
+        entries.append(Entry(function, plans[function.name], f"{prefix}_{function.name}", guards))
+        guards += len(function.guards)
+    return entries
+
+
+def messages_of(entries: list[Entry], more: Mapping[str, tuple[int, str]] | None = None) -> dict[int, str]:
+    """The text of every code."""
+    return dict([*CODES.values(), *(more or {}).values()]) | {
+        entry.guards + number: f"{entry.function.name} needs {guard.message}"
+        for entry in entries
+        for number, guard in enumerate(entry.function.guards)
+    }
+
+
 def _check_arch(arch: Arch) -> None:
     if arch.kind != "cpu":
         raise UsageError("E801", f"--emit c is for a CPU, and {arch.name} is none", help="give --arch x86-64-v3")
@@ -96,9 +116,9 @@ def _check_arch(arch: Arch) -> None:
         raise UsageError("E801", f"--emit c is not for {arch.name}: a process must ask its system for {lacks}")
 
 
-def _exports(prefix: str, entries: list[Entry]) -> set[str]:
+def exports(prefix: str, entries: list[Entry], more: tuple[str, ...] = ()) -> set[str]:
     """All names that the library gives; E801 where C would have two of one name, or a parameter no name."""
-    names = [f"{prefix}_message", f"{prefix}_supported"]
+    names = [f"{prefix}_message", f"{prefix}_supported", *(f"{prefix}_{name}" for name in more)]
     for entry in entries:
         names += [entry.name, f"{entry.name}_workspace"]
         names += [f"{entry.name}_{output.name}_shape" for output in own_outputs(entry.function)]
@@ -113,16 +133,16 @@ def _exports(prefix: str, entries: list[Entry]) -> set[str]:
     return set(names)
 
 
-def _weights(arrays: Mapping[str, NDArray[Any]], symbols: Mapping[str, str]) -> Object:
-    """All constants as one read-only section, each on a multiple of 64."""
+def weights_of(arrays: Mapping[str, NDArray[Any]], symbols: Mapping[str, str], align: int = _ALIGN) -> Object:
+    """All constants as one read-only section, each on a multiple of `align`."""
     data = bytearray()
     table: list[Symbol] = []
     for name, array in arrays.items():
-        data += bytes(-len(data) % _ALIGN)
+        data += bytes(-len(data) % align)
         raw = np.ascontiguousarray(array).view(storage_dtype(dtype_of(array.dtype))).tobytes()
         table.append(Symbol(symbols[name], 1, len(data), len(raw), True, False, False))
         data += raw
     if len(data) >= 1 << 31:
         raise TesseraError("E523", f"the constants have {len(data)} bytes; code reaches 2 GiB of them")
-    section = Section(1, ".rodata.weights", False, False, _ALIGN, len(data), bytes(data), ())
+    section = Section(1, ".rodata.weights", False, False, align, len(data), bytes(data), ())
     return Object("the constants", [section] if data else [], table, [])

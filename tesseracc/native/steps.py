@@ -68,13 +68,7 @@ class Steps:
             step, number = self.steps[at], at
             at += 1
             if isinstance(step, Launch):
-                groups: Number = 1
-                for dim in step.grid:
-                    groups = body.operate("mul", groups, body.extent(dim))
-                self._groups[number] = groups
-                for slot, arg in enumerate(step.args):
-                    if arg.dim is not None:
-                        self._dims[number, slot] = body.dim(arg.dim)
+                self._check_launch(number, step)
             elif isinstance(step, (Take, Put)):
                 row, whole = (step.src, step.dst) if isinstance(step, Put) else (step.dst, step.src)
                 self._same(body.operate("mul", count, self.nbytes[row]), self.nbytes[whole])
@@ -91,6 +85,16 @@ class Steps:
                 for length in (step.then, step.other) if isinstance(step, Branch) else (step.head, step.body):
                     self._check(at, at + length, count)
                     at += length
+
+    def _check_launch(self, number: int, step: Launch) -> None:
+        body = self.body
+        groups: Number = 1
+        for dim in step.grid:
+            groups = body.operate("mul", groups, body.extent(dim))
+        self._groups[number] = groups
+        for slot, arg in enumerate(step.args):
+            if arg.dim is not None:
+                self._dims[number, slot] = body.dim(arg.dim)
 
     def _check_when(self, number: int, at: int, step: When, count: Number) -> int:
         """Sizes of the block that is not run may be wrong: it is for other ones. Gives where the blocks end."""
@@ -126,7 +130,7 @@ class Steps:
                 case Launch():
                     self._launch(number, step)
                 case Copy():
-                    copy(body, self.pointers[step.dst], self.pointers[step.src], self.nbytes[step.src])
+                    self._copy(self.pointers[step.dst], self.pointers[step.src], self.nbytes[step.src])
                 case Take() | Put():
                     self._row(step, row)
                 case Repeat():
@@ -181,7 +185,10 @@ class Steps:
             target = body.value(f"getelementptr i8, ptr {target}, i64 {away}")
         else:
             source = body.value(f"getelementptr i8, ptr {source}, i64 {away}")
-        copy(body, target, source, nbytes)
+        self._copy(target, source, nbytes)
+
+    def _copy(self, target: str, source: str, nbytes: Number) -> None:
+        copy(self.body, target, source, nbytes)
 
     def _repeat(self, number: int, at: int, step: Repeat) -> None:
         body, count = self.body, self._counts[number]

@@ -253,7 +253,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len((out / "example.c").read_text().splitlines()) <= 30
     said = run("build", source, "--emit", "c")
     assert said.code == 0 and (tmp_path / "model_c" / "libmodel.so").is_file()
-    for arguments in (("--arch", "sm_90"), ("--arch", "cpu"), ("--arch", "x86-64-v3", "-o", source / "x")):
+    mixed = ("--arch", "sm_90", "--arch", "x86-64-v2")
+    for arguments in (mixed, ("--arch", "cpu"), ("--arch", "x86-64-v3", "-o", source / "x")):
         assert run("build", source, "--emit", "c", *arguments).code == 2
     clash = tmp_path / "clash.py"
     clash.write_text(MODEL.replace("rows(x", "saxpy_workspace(x"))

@@ -11,7 +11,7 @@ from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.core.shapeexpr import OPERATORS, evaluate
 from tesseracc.codegen.elf import link_image
 from tesseracc.codegen.pool import Request, compile_many
-from tesseracc.native.entries import _INTRINSICS
+from tesseracc.native.entries import INTRINSICS
 from tesseracc.native.memory import share
 from tesseracc.native.sizes import Body
 
@@ -29,7 +29,7 @@ def test_compiled_expressions(tmp_path: Path) -> None:
     draw = random.Random(5)
     programs = [(*NAMES[:2], op) for op in sorted(OPERATORS)]
     programs += [expression(draw, 4) for _ in range(150)]
-    parts = [_INTRINSICS]
+    parts = [INTRINSICS]
     kept = []
     for program in programs:
         body = Body({name: f"%{name}" for name in NAMES})
