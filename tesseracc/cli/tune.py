@@ -26,7 +26,7 @@ def command(file: str, name: str, arch: str, sizes: tuple[str, ...], output: str
     tesseracc tune gemm.py --kernel gemm --arch sm_90 --sizes M=4096,N=4096,K=4096 -o gemm.tuning.yaml
     tesseracc build gemm.py --tuning gemm.tuning.yaml --notes -o gemm.tsb
 
-    Exit codes: 0, 2 usage and files, 3 the source, 4 the toolchain, 7 no such device.
+    Exit codes: 0, 2 usage and files, 3 the source, 4 the toolchain, 6 no such device.
     """
     from pathlib import Path
 

@@ -212,3 +212,14 @@ def test_results_are_those_of_the_interpreter(module: Path) -> None:
         assert point.kernel is not None
         found = np.asarray(evaluate(point.kernel, [a, b]))
         np.testing.assert_allclose(found, a.astype(np.float64) @ b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gpu_that_is_not_there(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tessera_runtime.core.errors import DeviceError
+
+    def absent(device: str) -> None:
+        raise DeviceError("E903", f"no {device}")
+
+    monkeypatch.setattr("tesseracc.driver.place_of", absent)
+    assert run("tune", str(module), "--kernel", "gemm", "--arch", "sm_90", "--sizes", "M=8,N=8,K=8") == 6
+    assert not module.with_suffix(".tuning.yaml").exists()
