@@ -58,6 +58,12 @@ def test_a_whole_hopper_kernel() -> None:
     assert not re.search(r"\b(LDL|STL|LDGSTS|LDSM)\b", text)
 
 
+@pytest.mark.parametrize("arch", ["ptx_75", "ptx_80"])
+def test_code_for_later_chips_assembles(arch: str) -> None:
+    _, image = built(arch, "gemm", m=64, n=64, k=32, dtype="f16", staged="async")
+    assert "ldmatrix" in image.ptx and image.findings == ()
+
+
 def machine_code(image: Image, name: str) -> list[str]:
     """The instructions of one kernel."""
     for part in listing(image).split(".section\t.text.")[1:]:
