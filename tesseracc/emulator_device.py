@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.control import CopyStep, LaunchStep, MapStep, walk
+from tessera_runtime.control import CopyStep, LaunchStep, MapStep, row_strides, walk
 from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, DeviceError
@@ -150,13 +150,9 @@ class EmulatorProgram:
 def _tensor_map(entry: MapStep, address: int) -> bytes:
     """The map of a row-major tensor; copies move bits, so types of one size are one."""
     size = DTYPES[entry.dtype].itemsize
-    strides, stride = [], size
-    for extent in reversed(entry.extents[1:]):
-        stride *= extent
-        strides.append(stride)
     kind = entry.dtype if entry.dtype in ("f16", "bf16", "f32", "f64") else f"u{8 * size}"
     return TensorMap(
-        kind, address, entry.extents[::-1], tuple(strides), entry.box[::-1], swizzle=entry.span
+        kind, address, entry.extents[::-1], row_strides(entry.extents, size), entry.box[::-1], swizzle=entry.span
     ).encode()  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 __all__ = [
-    "BranchStep", "CopyStep", "LaunchStep", "LoopStep", "MapStep", "RepeatStep", "RowStep", "Step", "blocks", "walk",
+    "BranchStep", "CopyStep", "LaunchStep", "LoopStep", "MapStep", "RepeatStep", "RowStep", "Step", "blocks",
+    "row_strides", "walk",
 ]  # fmt: skip
 
 
@@ -22,6 +23,15 @@ class MapStep(NamedTuple):
     extents: tuple[int, ...]
     box: tuple[int, ...]
     span: int
+
+
+def row_strides(extents: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """Bytes between neighbours of a row-major tensor along every axis but the last, from the innermost outwards."""
+    strides, stride = [], itemsize
+    for extent in reversed(extents[1:]):
+        stride *= extent
+        strides.append(stride)
+    return tuple(strides)
 
 
 class LaunchStep(NamedTuple):

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from tessera_runtime.control import row_strides
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import DeviceError
 
@@ -205,14 +206,10 @@ class CudaPython:
         size = DTYPES[dtype].itemsize
         names = {"f16": "FLOAT16", "bf16": "BFLOAT16", "f32": "FLOAT32", "f64": "FLOAT64"}
         name = names.get(dtype, f"UINT{8 * size}")  # what copies move are bits
-        strides, stride = [], size
-        for extent in reversed(extents[1:]):
-            stride *= extent
-            strides.append(stride)
         found = self._call(
             "cuTensorMapEncodeTiled",
             getattr(d.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{name}"), len(extents), pointer,
-            [d.cuuint64_t(n) for n in reversed(extents)], [d.cuuint64_t(n) for n in strides],
+            [d.cuuint64_t(n) for n in reversed(extents)], [d.cuuint64_t(n) for n in row_strides(extents, size)],
             [d.cuuint32_t(n) for n in reversed(box)], [d.cuuint32_t(1)] * len(box),
             d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
             getattr(d.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{span}B"),

@@ -17,6 +17,7 @@ from tesseracc.layout.build import transpose, unique_registers
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_blocks import read_block, write_block
 from tesseracc.passes.target.gpu_buffers import Block, Memory, Swizzle
+from tesseracc.passes.target.gpu_fragments import by_place
 from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_reduce import shuffle
 from tesseracc.passes.target.gpu_spread import Places, Spread, padded, registers, thread_columns
@@ -37,9 +38,7 @@ def by_registers(source: LinearLayout, target: LinearLayout) -> list[int] | None
     """For each register of the target the register of the source with the same element; None where threads differ."""
     if not same_threads(source, target):
         return None
-    where: dict[tuple[int, ...], int] = {}
-    for register in range(registers(source)):
-        where.setdefault(source.at(register=register), register)
+    where = by_place(source)
     found = [where.get(target.at(register=register)) for register in range(registers(target))]
     return None if None in found else [r for r in found if r is not None]
 
@@ -121,9 +120,7 @@ def lower_broadcast(low: Lowering, op: Op) -> Spread:
     axes = op.attrs["axes"]
     layout = low.layouts.of(op.result)
     value = low.tile(op["a"], project(layout, axes, source.shape))
-    where: dict[tuple[int, ...], int] = {}
-    for register in range(registers(value.layout)):
-        where.setdefault(value.layout.at(register=register), register)
+    where = by_place(value.layout)
     elements = value.as_elements(low.b)
     sizes = padded(source.shape)
     found = []

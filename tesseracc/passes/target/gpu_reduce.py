@@ -44,6 +44,12 @@ def _half(low: Lowering, bits: Value, shift: int) -> Value:
     return b.op("arith.bitcast", b.op("arith.cast", word, to="u32"), to="i32")
 
 
+def warp_uniform(low: Lowering, number: Value) -> Value:
+    """An i64 that is the same in all lanes (and fits 32 bits), in a form in which the assembler knows it to be."""
+    narrow = low.b.op("arith.cast", number, to="i32")
+    return low.b.op("arith.cast", low.b.op("target.shfl", narrow, low.b.const(0, "i32"), mode="idx"), to="i64")
+
+
 def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
     """The reduction of `value` over all threads of the group, known to every thread."""
     b = low.b

@@ -19,6 +19,7 @@ from tesseracc.ir.types import I32, I64, PtrType
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.passes.target.gpu_buffers import memory_of
 from tesseracc.passes.target.gpu_memory import State
+from tesseracc.passes.target.gpu_reduce import warp_uniform
 
 if TYPE_CHECKING:
     from tesseracc.ir.builder import Builder
@@ -68,8 +69,7 @@ class Roles:
         """The whole kernel."""
         low, b = self.low, self.low.b
         self._barriers()
-        number = b.op("arith.cast", b.op("arith.shr", low.thread(), b.const(5)), to="i32")
-        warp = b.op("arith.cast", b.op("target.shfl", number, b.const(0, "i32"), mode="idx"), to="i64")
+        warp = warp_uniform(low, b.op("arith.shr", low.thread(), b.const(5)))
         is_consumer = b.op("arith.cmp", warp, b.const(low.warps), pred="lt")
         counts = consumer_registers(low.group)
 

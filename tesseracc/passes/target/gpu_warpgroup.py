@@ -19,6 +19,7 @@ from tesseracc.layout.shared import swizzled
 from tesseracc.passes.target.gpu_buffers import Swizzle
 from tesseracc.passes.target.gpu_fragments import PTX_TYPES, by_place, pair, pick
 from tesseracc.passes.target.gpu_placed import Located, Placed
+from tesseracc.passes.target.gpu_reduce import warp_uniform
 from tesseracc.passes.target.gpu_spread import Spread, pack, padded, per_word, unpack, xor_of_bits
 
 if TYPE_CHECKING:
@@ -197,8 +198,7 @@ def _unit(low: Lowering, warps: int, grid: tuple[int, int]) -> tuple[Value, Valu
     b = low.b
     if grid == (1, 1):
         return b.const(0), b.const(0)
-    number = b.op("arith.cast", b.op("arith.shr", low.thread(), b.const((32 * warps).bit_length() - 1)), to="i32")
-    unit = b.op("arith.cast", b.op("target.shfl", number, b.const(0, "i32"), mode="idx"), to="i64")
+    unit = warp_uniform(low, b.op("arith.shr", low.thread(), b.const((32 * warps).bit_length() - 1)))
     low_bits = grid[0].bit_length() - 1
     return b.op("arith.and", unit, b.const(grid[0] - 1)), b.op("arith.shr", unit, b.const(low_bits))
 
