@@ -62,6 +62,23 @@ def uses(region: Region) -> Counter[Value]:
     return counts
 
 
+def makers_of(func: Func) -> dict[Value, Op]:
+    """The operation that gives each value, at any depth; arguments of regions have none."""
+    return {result: op for op in func.walk() for result in op.results}
+
+
+def users_of(func: Func) -> dict[Value, list[Op]]:
+    """The operations that take each value, at any depth, once per use: as an operand, or as what their region yields.
+
+    A value that only the function itself yields has none.
+    """
+    found: dict[Value, list[Op]] = {}
+    for op in func.walk():
+        for value in (*op.operands, *(v for region in op.regions for v in region.yields)):
+            found.setdefault(value, []).append(op)
+    return found
+
+
 def captured(region: Region) -> list[Value]:
     """Values of the outside that a region uses, in order of first use."""
     defined: set[Value] = set(region.args)

@@ -8,16 +8,8 @@ import pytest
 import tessera as ts
 import tessera_runtime
 from tessera.pytree import flatten
+from tests.models.control_programs import collatz, nested, recur
 from tests.native.called import Called
-
-
-@ts.function
-def recur(w: ts.Tensor["D", "D", ts.f32], h: ts.Tensor["B", "D", ts.f32], x: ts.Tensor["T", "B", "D", ts.f32]):
-    def step(state, row):
-        state = ts.tanh(state @ w + row)
-        return state, {"square": state * state, "first": row[0]}
-
-    return ts.scan(step, h, x)
 
 
 @ts.function
@@ -31,32 +23,7 @@ def choose(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
     return ts.cond(big, lambda a: (a * y, ts.max(a)), lambda a: (ts.exp(a), ts.sum(y)), x)
 
 
-@ts.function
-def collatz(n: ts.Tensor["N", ts.i64]):
-    def step(state):
-        count, m = state
-        odd = (m % 2) == 1
-        return count + 1, ts.where(m == 1, m, ts.where(odd, 3 * m + 1, m // 2))
-
-    return ts.while_loop(lambda s: ts.any(s[1] != 1), step, (0, n))
-
-
-@ts.function
-def nested(x: ts.Tensor["T", "N", ts.f32], limit: ts.Tensor[ts.f32]):
-    def step(state, row):
-        a, b, i = state
-
-        def double():
-            return ts.while_loop(lambda v: ts.sum(v) < limit, lambda v: v * 2.0, row)
-
-        row = ts.cond(ts.sum(row) > 0, double, lambda: row - a)
-        return (b, a + row, i + 1), (row, i)
-
-    zero = ts.zeros(x.shape[1])
-    return ts.scan(step, (zero, zero + 1.0, 0), x)
-
-
-ENTRIES = {f.name: f for f in (recur, backwards, choose, collatz, nested)}
+ENTRIES = {f.name: f for f in (backwards, choose, *map(ts.function, (recur, collatz, nested)))}
 
 
 @pytest.fixture(scope="module")

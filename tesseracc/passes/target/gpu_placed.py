@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from tesseracc.ir.rewrite import makers_of, users_of
 from tesseracc.ir.types import BufType, TileType
 from tesseracc.ir.value import Func, Op, Region, Value
 from tesseracc.passes.target.gpu_buffers import Block, Swizzle
@@ -44,21 +45,16 @@ class Located:
 
 def placed_operands(kernel: Func) -> dict[Value, Placed]:
     """Every operand of a product that lies in swizzled shared memory when the product is made."""
-    ops = list(kernel.walk())
-    makers = {result: op for op in ops for result in op.results}
-    users: dict[Value, list[Op]] = {}
-    for op in ops:
-        for value in (*op.operands, *(v for r in op.regions for v in r.yields)):
-            users.setdefault(value, []).append(op)
+    made, used = makers_of(kernel), users_of(kernel)
     found: dict[Value, Placed] = {}
     for region in _regions(kernel.body):
         index = {op: number for number, op in enumerate(region.ops)}
         for number, op in enumerate(region.ops):
             for value in (op["a"], op["b"]) if op.name == "tile.mma" else ():
-                placed = _placed(value, makers, users)
+                placed = _placed(value, made, used)
                 if placed is None:
                     continue
-                read = _source(value, makers)
+                read = _source(value, made)
                 if read in index and not any(_writes(o, placed.buf) for o in region.ops[index[read] : number]):
                     found[value] = placed
     return found

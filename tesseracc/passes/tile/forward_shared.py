@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
-from tesseracc.ir.rewrite import map_funcs, remove_dead
+from tesseracc.ir.rewrite import makers_of, map_funcs, remove_dead, users_of
 from tesseracc.ir.types import BufType, TileType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
@@ -26,18 +26,13 @@ _ELEMENTS = frozenset({"tile.load", "tile.store", "tile.map"})
 
 def forward(kernel: Func) -> Func:
     """One kernel."""
-    makers = {result: op for op in kernel.walk() for result in op.results}
-    users: dict[Value, list[Op]] = {}
-    for op in kernel.walk():
-        for value in op.operands:
-            users.setdefault(value, []).append(op)
     buffers = {
         op.result
         for op in kernel.walk()
         if op.name == "tile.alloc" and isinstance(op.result.type, BufType) and op.result.type.space == "shared"
     }
     chosen: set[Value] = set()
-    _find(kernel.body, buffers, makers, users, chosen)
+    _find(kernel.body, buffers, makers_of(kernel), users_of(kernel), chosen)
     if not chosen:
         return kernel
     body = remove_dead(_Forwarding(chosen).region(kernel.body))
