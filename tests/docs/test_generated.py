@@ -27,7 +27,7 @@ def test_document(name: str, generate: Callable[[], str], bless: bool) -> None:
 def raised() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in SOURCES:
-        if path.name != "catalogue.py" and "catalogue" not in path.parts:
+        if "catalogue" not in path.parts:
             for code in CODE.findall(path.read_text()):
                 found.setdefault(code, set()).add(path.name)
     return found

@@ -1,0 +1,16 @@
+"""What the catalogue says of one code."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Entry"]
+
+
+class Entry(NamedTuple):
+    """One code: a short title, the exit code it leads to, and what it means and how to put it right."""
+
+    code: str
+    title: str
+    exit_code: int
+    explanation: str
