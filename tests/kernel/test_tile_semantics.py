@@ -280,6 +280,14 @@ def test_batch_of_a_product() -> None:
     np.testing.assert_array_equal(run(K.row_block, x), x * np.float32(3))
 
 
+def test_a_block_is_an_operand_of_two_products() -> None:
+    q, k = (normal(size, 32, dtype=ml_dtypes.bfloat16) for size in (30, 40))
+    o = np.zeros((30, 32), np.float32)
+    run(K.one_block_in_two_products, q, k, o)
+    scores = wide(q) @ wide(k).T
+    assert np.all(np.abs(o - scores @ wide(k)) <= 1.01 * 2.0**-8 * (np.abs(scores) @ np.abs(wide(k))))
+
+
 @pytest.mark.parametrize("offsets", [(0, 0), (5, 0), (0, 9), (2**30, 0), (0, 2**30)], ids=str)
 def test_causal_mask(offsets: tuple[int, int]) -> None:
     q, kv = offsets

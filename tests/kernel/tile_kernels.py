@@ -389,3 +389,16 @@ def product_of(a, b, c):
         C[m : m + 16, n : n + 16] = ts.tile.mma(A[m : m + 16, 0:16] * 2, B[0:16, n : n + 16]) - plain
 
     return product
+
+
+@ts.kernel
+def one_block_in_two_products(
+    q: ts.Tensor["S", 32, ts.bf16], k: ts.Tensor["T", 32, ts.bf16], o: ts.Tensor["S", 32, ts.f32]
+):
+    """The block of k is a right operand as it is and transposed."""
+    for i in ts.tile.range(0, S, 16):
+        total = ts.tile.zeros((16, 32))
+        for j in range(0, T, 16):
+            block = k[j : j + 16, :]
+            total += ts.tile.mma(ts.tile.cast(ts.tile.mma(q[i : i + 16, :], block.T), ts.bf16), block)
+        o[i : i + 16, :] = total

@@ -173,7 +173,8 @@ def copy_tile(k: Kernel, source: Tile, target: Tile) -> None:
 
         k.loop(0, source.count, lanes, (), body)
         return
-    write_tile(k, target, [Affine(size) for size in source.shape], lambda at: read_tile(k, source, at), bounded=False)
+    sizes = [Affine(size) for size in source.shape]
+    write_tile(k, target, sizes, lambda at: read_tile(k, source, at), source.dtype, bounded=False)
 
 
 # -- going over a tile -------------------------------------------------------------------------------------------------
@@ -274,13 +275,15 @@ def walk(
     k.width, k.mask = saved
 
 
-def write_tile(k: Kernel, tile: Tile, extents: Sequence[Rep], value: Callable[[Place], Rep], *, bounded: bool) -> None:
-    """Fills a tile below the extents; unless it is only looked at there, with zeros elsewhere."""
+def write_tile(
+    k: Kernel, tile: Tile, extents: Sequence[Rep], value: Callable[[Place], Rep], dtype: str, *, bounded: bool
+) -> None:
+    """Fills a tile below the extents with values of `dtype`; unless it is only looked at there, with zeros elsewhere."""
     if not bounded:
         fill_zero(k, tile)
 
     def visit(place: Place) -> None:
-        put_tile(k, tile, place, value(place), tile.dtype)
+        put_tile(k, tile, place, value(place), dtype)
 
     walk(k, tile.shape, limits_of(k, tile.shape, extents), tile.panel or chunk_width(k), visit)
 
@@ -314,7 +317,7 @@ def lower_zeros(k: Kernel, op: Op) -> Rep:
         fill_zero(k, tile)
     else:
         zero = k.b.const(_zero(type_.dtype), ScalarType(type_.dtype))
-        write_tile(k, tile, [k.env[v] for v in bounds], lambda place: k.wrap_scalar(zero), bounded=True)
+        write_tile(k, tile, [k.env[v] for v in bounds], lambda place: k.wrap_scalar(zero), type_.dtype, bounded=True)
     return tile
 
 
