@@ -278,7 +278,7 @@ def walk(
 def write_tile(
     k: Kernel, tile: Tile, extents: Sequence[Rep], value: Callable[[Place], Rep], dtype: str, *, bounded: bool
 ) -> None:
-    """Fills a tile below the extents with values of `dtype`; unless it is only looked at there, with zeros elsewhere."""
+    """Fills a tile below the extents with values of `dtype`; with zeros elsewhere, unless nobody looks there."""
     if not bounded:
         fill_zero(k, tile)
 
