@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 from tessera.arrays import Array
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError, did_you_mean
-from tessera.shapes import Dim, Expr
+from tessera.shapes import Dim
 from tessera.types import TensorType
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def one_by_one(op: Operator, xs: tuple[Tensor, ...], batched: tuple[bool, ...], 
 def _substituted(value: Any, env: Mapping[str, Dim]) -> Any:
     if isinstance(value, tuple):
         return tuple(_substituted(v, env) for v in value)
-    return value.substitute(env) if isinstance(value, Expr) else value
+    return value.substitute(env) if hasattr(value, "substitute") else value
 
 
 REGISTRY: dict[str, type[Operator]] = {}

@@ -8,11 +8,12 @@ runs the record on any tensors, through `execute`: eagerly, traced, or under a d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from tessera.arrays import Array
 from tessera.errors import SourceError, Span
 from tessera.interpreters import Interpreter, execute, interpret
 from tessera.numerics import Policy
@@ -22,7 +23,7 @@ from tessera.shapes import Dim
 from tessera.tensor import EagerTensor, Tensor, as_tensor
 from tessera.types import TensorType
 
-__all__ = ["Program", "Recorded", "Step", "record"]
+__all__ = ["Program", "Recorded", "Recorder", "Step", "record", "typed"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Program:
             values += found if isinstance(found, (tuple, list)) else (found,)
         return [values[i] for i in self.results]
 
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The results in NumPy."""
+        return [x.numpy() for x in self.replay(*map(EagerTensor, arrays))]
+
     def substitute(self, env: Mapping[str, Dim]) -> Program:
         """The program with the symbols of `env` replaced."""
         params = tuple(t.substitute(env) for t in self.params)
@@ -73,7 +78,7 @@ class _Symbolic(Tensor):
     __slots__ = ("_interpreter", "_policies", "_type", "number", "value")
 
     def __init__(
-        self, type_: TensorType, interpreter: _Recorder, number: int, policies: tuple[Policy, ...] = (),
+        self, type_: TensorType, interpreter: Recorder, number: int, policies: tuple[Policy, ...] = (),
         value: _Symbolic | None = None,
     ) -> None:
         self._type, self._interpreter, self.number, self._policies = type_, interpreter, number, policies
@@ -95,7 +100,9 @@ class _Symbolic(Tensor):
         return self._interpreter
 
 
-class _Recorder(Interpreter):
+class Recorder(Interpreter):
+    """Writes down the operators that a function applies."""
+
     dynamic = True
     located = True
 
@@ -138,6 +145,22 @@ class Recorded:
     captured: tuple[Tensor, ...]
     tree: Tree
 
+    def placed(self, params: Sequence[TensorType], own: int, arguments: int) -> Program:
+        """The program with more parameters: its captured ones begin at `own`, its arguments at `arguments`."""
+        program, count = self.program, len(self.captured)
+        extra = len(params) - len(program.params)
+
+        def at(i: int) -> int:
+            return own + i if i < count else arguments + i - count if i < len(program.params) else i + extra
+
+        steps = tuple(replace(s, inputs=tuple(map(at, s.inputs))) for s in program.steps)
+        return Program(tuple(params), steps, tuple(map(at, program.results)))
+
+
+def typed(tensors: Sequence[Tensor]) -> list[TensorType]:
+    """The types with the policies that the values carry, which hold in what is recorded of them."""
+    return [x.type.with_dtype(x.dtype) for x in tensors]
+
 
 def record(function: Callable[..., Any], *types: TensorType) -> Recorded:
     """Record `function`, which takes tensors and gives a tree of tensors and numbers.
@@ -145,7 +168,7 @@ def record(function: Callable[..., Any], *types: TensorType) -> Recorded:
     The policies of the types are those of the arguments; the program's types are without. Raises what the function
     raises on values without elements: E308 for Python control flow on one, for example.
     """
-    recorder = _Recorder([t.with_dtype(t.dtype.base) for t in types])
+    recorder = Recorder([t.with_dtype(t.dtype.base) for t in types])
     arguments = [x.with_policies(t.dtype.policies) for x, t in zip(recorder.arguments, types, strict=True)]
     with interpret(recorder):
         leaves, tree = flatten(function(*arguments))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from tessera.derivatives.batching import Vmap, vmap
 from tessera.derivatives.forward import Forward
-from tessera.derivatives.reverse import Tape, segments, vjp
+from tessera.derivatives.reverse import Tape, segments
+from tessera.derivatives.ruled import recorded_call, transposed
 from tessera.derivatives.wrapped import is_float, zeros_of
 from tessera.errors import SourceError
 from tessera.interpreters import interpreters, owner
 from tessera.operator import Cotangents
+from tessera.programs import Recorder
 from tessera.pytree import Tree, flatten, leaf_count, unflatten
 from tessera.tensor import Tensor, as_tensor
 
@@ -91,6 +94,8 @@ def _fitting(custom: _Custom, value: Any, like: Tensor, what: str) -> Tensor | N
 
 
 class _VjpCall(_Call):
+    reverse = True
+
     def run(self, primals: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
         assert isinstance(self.custom, custom_vjp)
         made = self.custom.forward(*self.arguments(primals))
@@ -115,10 +120,8 @@ class _VjpCall(_Call):
             found = self.pull(primals, outs, saved, cts)
             return tuple(zeros_of(primals[i].type) if found[i] is None else found[i] for i in floats)
 
-        _, transposed = vjp(pulled, *(zeros_of(out.type) for out in outs))
-        given = (tangents[i] for i in floats)
-        return tuple(transposed(tuple(zeros_of(primals[i].type) if t is None else t
-                                      for i, t in zip(floats, given, strict=True))))
+        moved = [zeros_of(primals[i].type) if (t := tangents[i]) is None else t for i in floats]
+        return tuple(transposed(pulled, [out.type for out in outs], moved))
 
     def batched(self) -> _VjpCall:
         """The call for a batch, all of whose tensors have a leading axis."""
@@ -130,6 +133,8 @@ class _VjpCall(_Call):
 
 
 class _JvpCall(_Call):
+    reverse = False
+
     def run(self, primals: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Any]:
         return self.results(self.custom.python(*self.arguments(primals))), None
 
@@ -160,8 +165,7 @@ class _JvpCall(_Call):
             found = self.push(primals, outs, saved, tuple(given))
             return tuple(zeros_of(out.type) if t is None else t for t, out in zip(found, outs, strict=True))
 
-        _, transposed = vjp(pushed, *(zeros_of(primals[i].type) for i in floats))
-        found = dict(zip(floats, transposed(cts), strict=True))
+        found = dict(zip(floats, transposed(pushed, [primals[i].type for i in floats], cts), strict=True))
         return tuple(found.get(i) for i in range(len(primals)))
 
     def batched(self) -> _JvpCall:
@@ -191,6 +195,10 @@ class _Custom:
         return _carried_out(call, tuple(t for t in tensors if t is not None))
 
 
+#: functions whose calls are being recorded
+_UNDERWAY: ContextVar[frozenset[_Custom]] = ContextVar("_UNDERWAY", default=frozenset())
+
+
 def _is_tensor(x: Any) -> bool:
     return isinstance(x, Tensor) or (hasattr(x, "dtype") and hasattr(x, "shape")) or isinstance(x, float)
 
@@ -200,6 +208,13 @@ def _carried_out(call: _VjpCall | _JvpCall, tensors: tuple[Tensor, ...]) -> Any:
     top = owner(tensors)
     if isinstance(top, (Tape, Forward)):
         return call.put(top.step(call, tensors))
+    if isinstance(top, Recorder) and call.custom not in _UNDERWAY.get():
+        # A rule may call its own function; there it is what it computes.
+        token = _UNDERWAY.set(_UNDERWAY.get() | {call.custom})
+        try:
+            return call.put(recorded_call(call, tensors))
+        finally:
+            _UNDERWAY.reset(token)
     if isinstance(top, Vmap):
         lifted = call.batched()
         return _rewrapped(top, _carried_out(lifted, tuple(top.full(x) for x in tensors)))

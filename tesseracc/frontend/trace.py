@@ -31,7 +31,7 @@ from tessera.tensor import EagerTensor, Tensor
 from tesseracc.frontend.limits import check_limits
 from tesseracc.frontend.user_errors import user_code
 from tesseracc.ir.builder import Builder
-from tesseracc.ir.control import emit_operator
+from tesseracc.ir.control import emit_results
 from tesseracc.ir.dialects.graph import attrs_of, from_lang, to_lang
 from tesseracc.ir.rewrite import remove_dead
 from tesseracc.ir.value import Func, Loc, Module, Value
@@ -90,7 +90,7 @@ class Tracer(Interpreter):
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
         self.b.loc = self.location(loc)
         try:
-            results = emit_operator(self.b, op, [self.value(x) for x in args]).results
+            results = emit_results(self.b, op, [self.value(x) for x in args])
         except SourceError as error:
             # the compiler's own frames stand between the operator and the user's line
             calls = tuple(call for call in user_calls() if not call.span.file.startswith(_PACKAGE))

@@ -34,11 +34,22 @@ def emit_operator(b: Builder, operator: Operator, values: Sequence[Value]) -> Op
     return b.emit(f"graph.{operator.name}", *segments, types=types, regions=regions, **attrs)
 
 
+def emit_results(b: Builder, operator: Operator, values: Sequence[Value]) -> tuple[Value, ...]:
+    """The results of an operator on values. A call with a derivative of its own is what it computes: in a graph all
+    derivatives have been taken."""
+    from tessera.derivatives.ruled import Ruled
+
+    if isinstance(operator, Ruled):
+        found = operator.run.replay(*values, step=lambda op, *xs: emit_results(b, op, xs))  # type: ignore[arg-type]
+        return tuple(found[: operator.results])
+    return emit_operator(b, operator, values).results
+
+
 def region_of(program: Program, b: Builder) -> Region:
     """The closed region of a program."""
     inner = Builder(b.loc)
     args = [Value(from_lang(t)) for t in program.params]
-    yields = program.replay(*args, step=lambda op, *xs: emit_operator(inner, op, xs).results)  # type: ignore[arg-type]
+    yields = program.replay(*args, step=lambda op, *xs: emit_results(inner, op, xs))  # type: ignore[arg-type]
     return inner.region(args, yields)
 
 
