@@ -163,7 +163,59 @@ def _tensor_copy(w: Writer, op: Op) -> None:
     _assembly(w, text, [], [*args, _shared_address(w, op["barrier"])], memory=True)
 
 
+# -- tensor memory (tcgen05), of one CTA -------------------------------------------------------------------------------
+
+
+def _tensor_alloc(w: Writer, op: Op) -> None:
+    text = f"tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [$0], {op.attrs['columns']};"
+    _assembly(w, text, [], [_shared_address(w, op["ptr"])], memory=True)
+
+
+def _tensor_free(w: Writer, op: Op) -> None:
+    text = f"tcgen05.dealloc.cta_group::1.sync.aligned.b32 $0, {op.attrs['columns']};"
+    _assembly(w, text, [], [_value(w, op["address"])], memory=True)
+
+
+def _tensor_mma(w: Writer, op: Op) -> None:
+    text = (
+        "{ .reg .pred p; setp.ne.b32 p, $4, 0; "
+        f"{op.attrs['instruction']} [$0], $1, $2, $3, p; }}"
+    )  # fmt: skip
+    to, a, b, add = (_value(w, op[name]) for name in ("to", "a", "b", "add"))
+    _assembly(w, text, [], [to, a, b, ("r", f"i32 {op.attrs['descriptor']}"), add], memory=True)
+
+
+def _tensor_commit(w: Writer, op: Op) -> None:
+    text = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [$0];"
+    _assembly(w, text, [], [_shared_address(w, op["ptr"])], memory=True)
+
+
+def _tensor_load(w: Writer, op: Op) -> list[str]:
+    count, form = len(op.results), f"{op.attrs['shape']}.x{op.attrs['repeat']}"
+    text = f"tcgen05.ld.sync.aligned.{form}.b32 {_list(0, count)}, [${count}];"
+    return _assembly(w, text, op.results, [_value(w, op["address"])], memory=True)
+
+
+def _tensor_wait_loads(w: Writer, op: Op) -> list[str]:
+    """The loaded registers pass through, so that nothing that uses them moves in front of it."""
+    args = [(str(i), w.typed(v)) for i, v in enumerate(op.group("values"))]
+    return _assembly(w, "tcgen05.wait::ld.sync.aligned;", op.results, args, memory=True)
+
+
+def _tensor_fence(w: Writer, op: Op) -> None:
+    side = "before_thread_sync" if op.attrs["before"] else "after_thread_sync"
+    _assembly(w, f"tcgen05.fence::{side};", [], [], memory=True)
+
+
 PTX: dict[str, Handler] = {
+    "target.tensor_alloc": _tensor_alloc,
+    "target.tensor_commit": _tensor_commit,
+    "target.tensor_fence": _tensor_fence,
+    "target.tensor_free": _tensor_free,
+    "target.tensor_load": _tensor_load,
+    "target.tensor_mma": _tensor_mma,
+    "target.tensor_relinquish": _plain("tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;"),
+    "target.tensor_wait_loads": _tensor_wait_loads,
     "target.elect": _elect,
     "target.mbarrier_arrive": _mbarrier_arrive,
     "target.mbarrier_init": _mbarrier_init,

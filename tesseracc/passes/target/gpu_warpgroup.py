@@ -7,6 +7,7 @@ behind the last one, so results are values only behind the wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tesseracc.ir.types import BufType, ScalarType, TileType, bits_of, kind_of, size_of
@@ -101,10 +102,16 @@ def unit_layout(choice: Choice, operand: str, shape: tuple[int, int], grid: tupl
 # -- the product -------------------------------------------------------------------------------------------------------
 
 
-class _Operand:
-    """An operand in shared memory: the descriptor of each block for the group of warps that asks."""
+class Operand:
+    """An operand in shared memory: the descriptor of each block for the group of warps that asks.
 
-    def __init__(self, low: Lowering, choice: Choice, side: str, value: Value, unit: Value, units: int) -> None:
+    `form` gives the bits of a descriptor for the instruction.
+    """
+
+    def __init__(
+        self, low: Lowering, choice: Choice, side: str, value: Value, unit: Value, units: int,
+        form: Callable[[Descriptor], int] = Descriptor.wgmma,
+    ) -> None:  # fmt: skip
         held, placed = low.env[value], low.layouts.placed[value]
         found = descriptor_of(choice, side, placed)
         assert isinstance(held, Located) and found is not None
@@ -114,7 +121,7 @@ class _Operand:
         address = b.op("target.shared_address", held.block.memory.address(low, at))
         # an address has 18 bits, of which the lowest 4 are 0; arithmetic stays in the lower half of a descriptor
         word = b.op("arith.and", b.op("arith.cast", address, to="i32"), b.const(0x3FFFF, "i32"))
-        bits = found.wgmma()
+        bits = form(found)
         self.high = (bits >> 32) - (1 << 32 if bits >> 63 else 0) << 32
         own = b.op("arith.or", b.op("arith.shr", word, b.const(4, "i32")), b.const(bits & 0xFFFFFFFF, "i32"))
         columns = [column[0] >> 4 for column in found.start.vectors("rows")[: units.bit_length() - 1]]
@@ -161,13 +168,13 @@ def warpgroup_product(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spr
     b, row, grid = low.b, choice.row, low.layouts.grids[op.result]
     (m, n), depth = pair(acc.shape), pair(op["a"].type.shape)[1]  # type: ignore[union-attr]
     unit_m, unit_n = _unit(low, row.warps, grid)
-    left: _Operand | _Fragments
+    left: Operand | _Fragments
     if op["a"] in low.layouts.placed:
-        left = _Operand(low, choice, "a", op["a"], unit_m, grid[0])
+        left = Operand(low, choice, "a", op["a"], unit_m, grid[0])
     else:
         left = _Fragments(low, choice, op["a"], grid)
     low.before_read()
-    right = _Operand(low, choice, "b", op["b"], unit_n, grid[1])
+    right = Operand(low, choice, "b", op["b"], unit_n, grid[1])
     form = _Form(choice, acc.dtype, left.turned, right.turned)
     found = list(acc.as_elements(b))
     places, fragment = by_place(acc.layout), choice.layout("c")

@@ -1,0 +1,195 @@
+"""Products in tensor memory (tcgen05): one thread issues them, the group loads the sums when a loop is over.
+
+    all:       a warp allocates columns; mbarriers
+    issuer:    for k: wait until full[s]; issue the products of slot s; their end is an arrival at empty[s]
+               the end of all products is an arrival at done
+    the group: wait until done; load the sums, each warp the lanes of its window; add what there was before the loop
+
+The first product of a sum overwrites what is in its columns. A loop without iterations issues nothing, and nothing is
+loaded behind it. Columns are given back when all warps have loaded; no two sums have a column in common.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tesseracc.ir.types import I32, I64, ScalarType, TileType
+from tesseracc.ir.value import Op, Value
+from tesseracc.layout.descriptor import Descriptor, instruction_descriptor
+from tesseracc.layout.select import Choice
+from tesseracc.layout.tiling import tile_product
+from tesseracc.passes.target.gpu_fragments import pair
+from tesseracc.passes.target.gpu_reduce import warp_uniform
+from tesseracc.passes.target.gpu_ring import advance, slot_of, wide
+from tesseracc.passes.target.gpu_spread import Spread, registers
+from tesseracc.passes.target.gpu_tensor_sums import WINDOWS, Sum, columns_of, load_layout
+from tesseracc.passes.target.gpu_warpgroup import Operand
+
+if TYPE_CHECKING:
+    from tesseracc.passes.target.gpu_roles import Ring
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+MOST_LOADED = 64  # registers of a thread by one load
+LANE_SHIFT = 16  # of an address
+
+
+class TensorMemory:
+    """The tensor memory of one kernel."""
+
+    def __init__(self, low: Lowering) -> None:
+        self.sums = low.layouts.sums
+        self.columns = columns_of(self.sums)
+        self.done: dict[Op, Value] = {}
+        self.base: Value | None = None
+
+    # -- columns -----------------------------------------------------------------------------------------------------
+
+    def allocate(self, low: Lowering, warp: Value) -> Value:
+        """Columns and mbarriers, before a barrier of all threads. Gives where their address will be."""
+        b = low.b
+        place = b.op("target.shared", offset=low.shared.take(4))
+        self.done = {pipeline: b.op("target.shared", offset=low.shared.take(8)) for pipeline in self.sums}
+
+        def start(inner: Lowering) -> list[Value]:
+            inner.b.emit("target.tensor_alloc", place, columns=self.columns)
+            inner.b.emit("target.tensor_relinquish")
+            return []
+
+        low.branch(b.op("arith.cmp", warp, b.const(0), pred="eq"), start, lambda _: [], [])
+        return place
+
+    def initialise(self, low: Lowering) -> None:
+        """The mbarriers, by one thread."""
+        for done in self.done.values():
+            low.b.emit("target.mbarrier_init", done, count=1)
+
+    def publish(self, low: Lowering, place: Value) -> None:
+        """Behind the barrier: what all threads know."""
+        self.base = low.b.op("target.load", place, types=I32, align=4)
+
+    def free(self, low: Lowering, warp: Value) -> None:
+        """When all loads are over."""
+        assert self.base is not None
+        base = self.base
+        low.b.emit("target.tensor_fence", before=True)
+        low.barrier()
+
+        def end(inner: Lowering) -> list[Value]:
+            inner.b.emit("target.tensor_fence", before=False)
+            inner.b.emit("target.tensor_free", base, columns=self.columns)
+            return []
+
+        low.branch(low.b.op("arith.cmp", warp, low.b.const(0), pred="eq"), end, lambda _: [], [])
+
+    def _at(self, low: Lowering, lane: int, column: int) -> Value:
+        assert self.base is not None
+        start = lane << LANE_SHIFT | column
+        return low.b.op("arith.add", self.base, low.b.const(start, "i32")) if start else self.base
+
+    # -- the issuer --------------------------------------------------------------------------------------------------
+
+    def issue_all(self, low: Lowering, rings: dict[Op, Ring]) -> None:
+        """The products of all pipelines, by one lane."""
+
+        def work(inner: Lowering) -> list[Value]:
+            for pipeline, sums in self.sums.items():
+                for op in inner.roles.copies_of(pipeline):
+                    inner.op(op)
+                self._issue(inner, pipeline, sums, rings[pipeline])
+            return []
+
+        low.branch(low.b.op("target.elect"), work, lambda _: [], [])
+
+    def _issue(self, low: Lowering, op: Op, sums: tuple[Sum, ...], ring: Ring) -> None:
+        lo, hi, step = (low.get(v) for v in op.operands[:3])
+
+        def body(inner: Lowering, args: list[Value]) -> list[Value]:
+            k, at, phase, add = args
+            b, slot = inner.b, wide(inner.b, at)
+            b.emit("target.mbarrier_wait", slot_of(inner, ring.full, slot), phase)
+            self.products(inner, op, sums, k, slot, add)
+            b.emit("target.tensor_commit", slot_of(inner, ring.empty, slot))
+            return [*advance(b, at, phase, ring.stages), b.const(1, "i32")]
+
+        region = low.nested([I64, I32, I32, I32], body)
+        zeros = [low.b.const(0, "i32")] * 3
+        low.b.emit("scf.for", lo, hi, step, zeros, types=[I32] * 3, regions=[region])
+        low.b.emit("target.tensor_commit", self.done[op])
+
+    def products(self, low: Lowering, op: Op, sums: tuple[Sum, ...], k: Value, slot: Value, add: Value) -> None:
+        """Those of one iteration; `add` is 0 in the first."""
+        use = op.regions[1]
+        low.bind(use.args[:2], [k, slot])
+        issued = {product: (part, choice) for part in sums for product, choice in zip(part.products, part.choices)}
+        for inside in use.ops:
+            if inside not in issued:
+                low.op(inside)
+                continue
+            part, choice = issued[inside]
+            self._product(low, inside, part, choice, add if inside is part.products[0] else low.b.const(1, "i32"))
+
+    def _product(self, low: Lowering, op: Op, part: Sum, choice: Choice, add: Value) -> None:
+        row, zero = choice.row, low.b.const(0)
+        (m, n), depth = pair(op.result.type.shape), pair(op["a"].type.shape)[1]  # type: ignore[union-attr]
+        left, right = (
+            Operand(low, choice, side, op[side], zero, 1, form=Descriptor.tcgen05) for side in "ab"
+        )
+        kind, word = instruction_descriptor(choice, left.found.major, right.found.major)
+        instruction = f"tcgen05.mma.cta_group::1.kind::{kind}"
+        for i in range(m // row.m):
+            for j in range(n // choice.n):
+                lane, column = part.place.at(dim0=i * row.m, dim1=j * choice.n)
+                to = self._at(low, lane, part.column + column)
+                more = add
+                for k in range(depth // row.k):
+                    a, b = left.block(i, k), right.block(j, k)
+                    low.b.emit("target.tensor_mma", to, a, b, more, instruction=instruction, descriptor=word)
+                    more = low.b.const(1, "i32")
+
+    # -- the group ---------------------------------------------------------------------------------------------------
+
+    def collect(self, low: Lowering, op: Op) -> None:
+        """The results of a pipeline, in registers."""
+        b = low.b
+        lo, hi = (low.get(v) for v in op.operands[:2])
+        b.emit("target.mbarrier_wait", self.done[op], b.const(0, "i32"))
+        b.emit("target.tensor_fence", before=False)
+        inits = low.flat_like(op.group("inits"), op.results)
+
+        def some(inner: Lowering) -> list[Value]:
+            found = [value for part in self.sums[op] for value in self._loaded(inner, op, part)]
+            return [_plus(inner, init, value) for init, value in zip(inits, found, strict=True)]
+
+        found = low.branch(b.op("arith.cmp", lo, hi, pred="lt"), some, lambda _: inits, low.flat_types(op.results))
+        low.bind(op.results, found)
+
+    def _loaded(self, low: Lowering, op: Op, part: Sum) -> list[Value]:
+        """A sum in the layout that its class has."""
+        b, type_ = low.b, op.results[part.number].type
+        assert isinstance(type_, TileType)
+        layout = load_layout(part.place, part.shape, low.warps)
+        assert layout is not None
+        warp = b.op("arith.cast", warp_uniform(low, b.op("arith.shr", low.thread(), b.const(5))), to="i32")
+        window = b.op("arith.and", warp, b.const(WINDOWS - 1, "i32"))
+        own = part.columns // (low.warps // WINDOWS)
+        first = b.op("arith.shl", window, b.const(LANE_SHIFT + 5, "i32"))
+        if low.warps > WINDOWS:
+            unit = b.op("arith.shr", warp, b.const(WINDOWS.bit_length() - 1, "i32"))
+            first = b.op("arith.add", first, b.op("arith.mul", unit, b.const(own, "i32")))
+        first = b.op("arith.add", self._at(low, 0, part.column), first)
+        count = registers(layout)
+        size = min(count, MOST_LOADED)
+        per = LOADS[part.shape]
+        loaded: list[Value] = []
+        for start in range(0, count, size):
+            at = b.op("arith.add", first, b.const(start * own // count, "i32")) if start else first
+            types = [ScalarType(type_.dtype)] * size
+            loaded += b.emit("target.tensor_load", at, types=types, shape=part.shape, repeat=size // per).results
+        types = [v.type for v in loaded]
+        ready = b.emit("target.tensor_wait_loads", loaded, types=types).results
+        value = Spread(layout, type_.shape, type_.dtype, elements=list(ready))
+        return low.converted(value, low.layouts.of(op.results[part.number])).as_elements(b)
+
+
+def _plus(low: Lowering, init: Value, value: Value) -> Value:
+    return value if low.known_zero(init) else low.b.op("arith.add", init, value)
