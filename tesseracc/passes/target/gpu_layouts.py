@@ -26,6 +26,7 @@ from tesseracc.passes.target.gpu_convert import folded_layout, project
 from tesseracc.passes.target.gpu_matrix import accumulator_layout, choose, operand_layout, warp_grid
 from tesseracc.passes.target.gpu_placed import Placed, placed_operands
 from tesseracc.passes.target.gpu_spread import padded
+from tesseracc.passes.target.gpu_tensor_sums import Sum, load_layout, sums_in_tensor_memory
 from tesseracc.passes.target.gpu_warpgroup import choose_for_warpgroups, unit_grid, unit_layout
 
 #: values without memory or inputs: made in whatever layout they are needed
@@ -36,13 +37,14 @@ class Layouts:
     """The layouts of one kernel. `choices` and `grids` say by which instruction and warp grid a product is made."""
 
     def __init__(self, kernel: Func, arch: Arch, warps: int, lanes: int) -> None:
-        self.arch, self.warps, self.lanes = arch, warps, lanes
+        self.kernel, self.arch, self.warps, self.lanes = kernel, arch, warps, lanes
         self.parent: dict[Value, Value] = {}
         self.members: dict[Value, list[Value]] = {}
         self.settled: dict[Value, LinearLayout] = {}
         self.choices: dict[Value, Choice] = {}
         self.grids: dict[Value, tuple[int, int]] = {}
         self.placed: dict[Value, Placed] = {}  # operands that stay in shared memory
+        self.sums: dict[Op, tuple[Sum, ...]] = {}  # pipelines whose sums are in tensor memory
         self.ops = list(kernel.walk())
         self.makers: dict[Value, Op] = {r: op for op in self.ops for r in op.results}
         for op in self.ops:
@@ -118,7 +120,10 @@ class Layouts:
         """Gives products to groups of warps. An operand stays in place if all products that it has read it there."""
         products = [op for op in self.ops if op.name == "tile.mma"]
         while True:
+            self.sums = sums_in_tensor_memory(self.kernel, self.arch, self.warps, placed)
             chosen = {op.result: self._by_warpgroups(op, placed) for op in products}
+            for part in self._all_sums():
+                chosen |= {op.result: choice for op, choice in zip(part.products, part.choices, strict=True)}
             loaded = {op[side] for op in products for side in "ab" if chosen[op.result] is None}
             if not loaded & placed.keys():
                 break
@@ -130,6 +135,9 @@ class Layouts:
                 self.stays.add(op["a"])
         self.choices = {value: choice for value, choice in chosen.items() if choice is not None}
 
+    def _all_sums(self) -> list[Sum]:
+        return [part for sums in self.sums.values() for part in sums]
+
     def _by_warpgroups(self, op: Op, placed: dict[Value, Placed]) -> Choice | None:
         a, b, acc = (op[name].type for name in ("a", "b", "acc"))
         assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
@@ -139,7 +147,12 @@ class Layouts:
 
     def _accumulators(self) -> None:
         folded = self._folded_rows()
-        products = [op for op in self.ops if op.name == "tile.mma"]
+        loaded = {op.result: load_layout(part.place, part.shape, self.warps)
+                  for part in self._all_sums() for op in part.products}  # fmt: skip
+        for value, layout in loaded.items():
+            assert layout is not None
+            self.settled.setdefault(self._root(value), layout)
+        products = [op for op in self.ops if op.name == "tile.mma" and op.result not in loaded]
         # products whose rows meet (one's result is another's operand, or scaled by a fold) keep rows in one warp
         rows_only = any(self._root(op.result) in folded for op in products)
         for op in products:

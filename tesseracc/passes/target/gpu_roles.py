@@ -68,8 +68,8 @@ class Roles:
     def lower(self, body: Region) -> None:
         """The whole kernel."""
         low, b = self.low, self.low.b
-        self._barriers()
         warp = warp_uniform(low, b.op("arith.shr", low.thread(), b.const(5)))
+        self._barriers(warp)
         is_consumer = b.op("arith.cmp", warp, b.const(low.warps), pred="lt")
         counts = consumer_registers(low.group)
 
@@ -77,6 +77,8 @@ class Roles:
             if counts:
                 inner.b.emit("target.set_registers", count=counts, more=True)
             inner.ops(body)
+            if inner.tensor:
+                inner.tensor.free(inner, warp)
             return []
 
         def producers(inner: Lowering) -> list[Value]:
@@ -84,6 +86,11 @@ class Roles:
                 inner.b.emit("target.set_registers", count=PRODUCER_REGISTERS, more=False)
             first = inner.b.op("arith.cmp", warp, inner.b.const(low.warps), pred="eq")
             inner.branch(first, lambda deep: self._alone(deep), lambda _: [], [])
+            if inner.tensor:
+                tensor, kept = inner.tensor, dict(inner.env)
+                second = inner.b.op("arith.cmp", warp, inner.b.const(low.warps + 1), pred="eq")
+                inner.branch(second, lambda deep: tensor.issue_all(deep, self.rings), lambda _: [], [])
+                inner.env = kept
             return []
 
         kept = dict(low.env)
@@ -92,7 +99,7 @@ class Roles:
         consuming = low.nested([], lambda inner, _: consumers(inner))
         low.b.emit("scf.if", is_consumer, types=[], regions=[consuming, producing])
 
-    def _barriers(self) -> None:
+    def _barriers(self, warp: Value) -> None:
         low, b = self.low, self.low.b
         for pipeline in pipelines(low.kernel):
             stages = pipeline.attrs["stages"]
@@ -103,18 +110,28 @@ class Roles:
                     low.op(op)
                     self.memory[op.result] = low.get(op.result)
 
+        def readers(pipeline: Op) -> int:
+            """Who says that a slot is free: each warp of the consumers, or who issues products in tensor memory."""
+            return 1 if pipeline in low.layouts.sums else low.warps
+
+        place = low.tensor.allocate(low, warp) if low.tensor else None
+
         def start(inner: Lowering) -> list[Value]:
-            for ring in self.rings.values():
+            for pipeline, ring in self.rings.items():
                 for slot in range(ring.stages):
                     at = inner.b.const(slot)
                     inner.b.emit("target.mbarrier_init", _slot(inner, ring.full, at), count=1)
-                    inner.b.emit("target.mbarrier_init", _slot(inner, ring.empty, at), count=low.warps)
+                    inner.b.emit("target.mbarrier_init", _slot(inner, ring.empty, at), count=readers(pipeline))
+            if inner.tensor:
+                inner.tensor.initialise(inner)
             inner.b.emit("target.mbarrier_ready")
             return []
 
         first = b.op("arith.cmp", low.thread(), b.const(0), pred="eq")
         low.branch(first, start, lambda _: [], [])
         b.emit("target.barrier")
+        if low.tensor and place is not None:
+            low.tensor.publish(low, place)
 
     # -- producer ----------------------------------------------------------------------------------------------------
 
@@ -174,6 +191,9 @@ class Roles:
 
     def consume(self, low: Lowering, op: Op) -> None:
         """The pipeline's second region, for slots that the producer fills."""
+        if low.tensor and op in low.tensor.sums:
+            low.tensor.collect(low, op)
+            return
         ring, use = self.rings[op], op.regions[1]
         lo, hi, step = (low.get(v) for v in op.operands[:3])
         types = low.flat_types(op.results)

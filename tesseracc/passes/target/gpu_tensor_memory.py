@@ -13,20 +13,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tesseracc.analysis.tensor_copies import producer_ops
+from tesseracc.ir.dialects.target_tensor_memory import LOADS
 from tesseracc.ir.types import I32, I64, ScalarType, TileType
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.descriptor import Descriptor, instruction_descriptor
 from tesseracc.layout.select import Choice
-from tesseracc.layout.tiling import tile_product
 from tesseracc.passes.target.gpu_fragments import pair
 from tesseracc.passes.target.gpu_reduce import warp_uniform
-from tesseracc.passes.target.gpu_ring import advance, slot_of, wide
+from tesseracc.passes.target.gpu_roles import Ring, _advance, _slot, _wide
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_tensor_sums import WINDOWS, Sum, columns_of, load_layout
 from tesseracc.passes.target.gpu_warpgroup import Operand
 
 if TYPE_CHECKING:
-    from tesseracc.passes.target.gpu_roles import Ring
     from tesseracc.passes.target.lower_gpu import Lowering
 
 MOST_LOADED = 64  # registers of a thread by one load
@@ -88,28 +88,29 @@ class TensorMemory:
 
     # -- the issuer --------------------------------------------------------------------------------------------------
 
-    def issue_all(self, low: Lowering, rings: dict[Op, Ring]) -> None:
+    def issue_all(self, low: Lowering, rings: dict[Op, Ring]) -> list[Value]:
         """The products of all pipelines, by one lane."""
 
         def work(inner: Lowering) -> list[Value]:
             for pipeline, sums in self.sums.items():
-                for op in inner.roles.copies_of(pipeline):
+                for op in producer_ops(inner.kernel, pipeline) or ():
                     inner.op(op)
                 self._issue(inner, pipeline, sums, rings[pipeline])
             return []
 
         low.branch(low.b.op("target.elect"), work, lambda _: [], [])
+        return []
 
     def _issue(self, low: Lowering, op: Op, sums: tuple[Sum, ...], ring: Ring) -> None:
         lo, hi, step = (low.get(v) for v in op.operands[:3])
 
         def body(inner: Lowering, args: list[Value]) -> list[Value]:
             k, at, phase, add = args
-            b, slot = inner.b, wide(inner.b, at)
-            b.emit("target.mbarrier_wait", slot_of(inner, ring.full, slot), phase)
+            b, slot = inner.b, _wide(inner.b, at)
+            b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
             self.products(inner, op, sums, k, slot, add)
-            b.emit("target.tensor_commit", slot_of(inner, ring.empty, slot))
-            return [*advance(b, at, phase, ring.stages), b.const(1, "i32")]
+            b.emit("target.tensor_commit", _slot(inner, ring.empty, slot))
+            return [*_advance(b, at, phase, ring.stages), b.const(1, "i32")]
 
         region = low.nested([I64, I32, I32, I32], body)
         zeros = [low.b.const(0, "i32")] * 3
@@ -154,13 +155,21 @@ class TensorMemory:
         lo, hi = (low.get(v) for v in op.operands[:2])
         b.emit("target.mbarrier_wait", self.done[op], b.const(0, "i32"))
         b.emit("target.tensor_fence", before=False)
-        inits = low.flat_like(op.group("inits"), op.results)
+        inits = [low.flat_like([init], [result]) for init, result in zip(op.group("inits"), op.results, strict=True)]
 
         def some(inner: Lowering) -> list[Value]:
-            found = [value for part in self.sums[op] for value in self._loaded(inner, op, part)]
-            return [_plus(inner, init, value) for init, value in zip(inits, found, strict=True)]
+            found: list[Value] = []
+            for part in self.sums[op]:
+                loaded, given = self._loaded(inner, op, part), inits[part.number]
+                if not _is_zero(inner, op.group("inits")[part.number]):
+                    loaded = [inner.b.op("arith.add", old, value) for old, value in zip(given, loaded, strict=True)]
+                found += loaded
+            return found
 
-        found = low.branch(b.op("arith.cmp", lo, hi, pred="lt"), some, lambda _: inits, low.flat_types(op.results))
+        def none(inner: Lowering) -> list[Value]:
+            return [value for given in inits for value in given]
+
+        found = low.branch(b.op("arith.cmp", lo, hi, pred="lt"), some, none, low.flat_types(op.results))
         low.bind(op.results, found)
 
     def _loaded(self, low: Lowering, op: Op, part: Sum) -> list[Value]:
@@ -191,5 +200,9 @@ class TensorMemory:
         return low.converted(value, low.layouts.of(op.results[part.number])).as_elements(b)
 
 
-def _plus(low: Lowering, init: Value, value: Value) -> Value:
-    return value if low.known_zero(init) else low.b.op("arith.add", init, value)
+def _is_zero(low: Lowering, value: Value) -> bool:
+    """Whether a tile is known to be 0."""
+    op = low.layouts.makers.get(value)
+    if op is not None and op.name == "tile.full":
+        op = low.layouts.makers.get(op["a"])
+    return op is not None and (op.name == "tile.zeros" or (op.name == "arith.constant" and op.attrs["value"] == 0))

@@ -88,7 +88,7 @@ def load_layout(place: LinearLayout, shape: str, warps: int) -> LinearLayout | N
 def sums_in_tensor_memory(kernel: Func, arch: Arch, warps: int, placed: dict[Value, Placed]) -> dict[Op, tuple[Sum, ...]]:
     """The sums of every pipeline whose products a single thread can issue."""
     found: dict[Op, tuple[Sum, ...]] = {}
-    if not warps or warps % WINDOWS or not any(row.op == "tcgen05" for row in arch.mma):
+    if not kernel.attrs.get("tensor_copies") or not warps or warps % WINDOWS or not any(row.op == "tcgen05" for row in arch.mma):
         return found
     column = 0
     for pipeline in pipelines(kernel):

@@ -35,6 +35,7 @@ from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_roles import CONSUMER_BARRIER, Roles
 from tesseracc.passes.target.gpu_spread import Free, Spread
+from tesseracc.passes.target.gpu_tensor_memory import TensorMemory
 from tesseracc.passes.target.interface import interface
 
 
@@ -57,6 +58,7 @@ class Lowering(Flow):
         self.layouts = Layouts(kernel, arch, self.warps, self.lanes)
         self.numbers: dict[Value, int] = {}  # values that are known
         self.roles: Roles | None = None
+        self.tensor = TensorMemory(self) if self.layouts.sums else None
         ops = list(kernel.walk())
         self.loaded = {op["buf"] for op in ops if op.name == "tile.load"}
         products = {v for op in ops if op.name == "tile.mma" for v in (op["a"], op["b"])}
