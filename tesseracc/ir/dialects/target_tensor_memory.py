@@ -74,7 +74,9 @@ define(
     verify=_load,
     doc="A warp loads its lanes of columns from an address on. Nobody may touch the results before the wait (GPU).",
 )
-define("target.tensor_wait_loads", "values*", effect="sync", doc="The values, when the warp's loads are finished (GPU).")
+define(
+    "target.tensor_wait_loads", "values*", effect="sync", doc="The values, when the warp's loads are finished (GPU)."
+)
 define(
     "target.tensor_fence",
     attrs="before:bool",

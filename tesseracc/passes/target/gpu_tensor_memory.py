@@ -132,9 +132,7 @@ class TensorMemory:
     def _product(self, low: Lowering, op: Op, part: Sum, choice: Choice, add: Value) -> None:
         row, zero = choice.row, low.b.const(0)
         (m, n), depth = pair(op.result.type.shape), pair(op["a"].type.shape)[1]  # type: ignore[union-attr]
-        left, right = (
-            Operand(low, choice, side, op[side], zero, 1, form=Descriptor.tcgen05) for side in "ab"
-        )
+        left, right = (Operand(low, choice, side, op[side], zero, 1, form=Descriptor.tcgen05) for side in "ab")
         kind, word = instruction_descriptor(choice, left.found.major, right.found.major)
         instruction = f"tcgen05.mma.cta_group::1.kind::{kind}"
         for i in range(m // row.m):
@@ -194,8 +192,7 @@ class TensorMemory:
             at = b.op("arith.add", first, b.const(start * own // count, "i32")) if start else first
             types = [ScalarType(type_.dtype)] * size
             loaded += b.emit("target.tensor_load", at, types=types, shape=part.shape, repeat=size // per).results
-        types = [v.type for v in loaded]
-        ready = b.emit("target.tensor_wait_loads", loaded, types=types).results
+        ready = b.emit("target.tensor_wait_loads", loaded, types=[v.type for v in loaded]).results
         value = Spread(layout, type_.shape, type_.dtype, elements=list(ready))
         return low.converted(value, low.layouts.of(op.results[part.number])).as_elements(b)
 

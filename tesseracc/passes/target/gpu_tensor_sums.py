@@ -85,10 +85,12 @@ def load_layout(place: LinearLayout, shape: str, warps: int) -> LinearLayout | N
 # -- choosing ----------------------------------------------------------------------------------------------------------
 
 
-def sums_in_tensor_memory(kernel: Func, arch: Arch, warps: int, placed: dict[Value, Placed]) -> dict[Op, tuple[Sum, ...]]:
+def sums_in_tensor_memory(
+    kernel: Func, arch: Arch, warps: int, placed: dict[Value, Placed]
+) -> dict[Op, tuple[Sum, ...]]:
     """The sums of every pipeline whose products a single thread can issue."""
     found: dict[Op, tuple[Sum, ...]] = {}
-    if not kernel.attrs.get("tensor_copies") or not warps or warps % WINDOWS or not any(row.op == "tcgen05" for row in arch.mma):
+    if not kernel.attrs.get("tensor_copies") or not warps or warps % WINDOWS:
         return found
     column = 0
     for pipeline in pipelines(kernel):
@@ -145,7 +147,7 @@ def _choice(op: Op, arch: Arch, warps: int, placed: dict[Value, Placed]) -> Choi
         layout = load_layout(place, load_shape(place), warps)
         if layout is None or registers(layout) > MOST_REGISTERS:
             continue
-        found = [p and descriptor_of(choice, side, p) for side, p in zip("ab", where, strict=True)]
+        found = [descriptor_of(choice, side, p) if p else None for side, p in zip("ab", where, strict=True)]
         if all(d is not None and d.major in choice.row.majors for d in found):
             return choice
     return None

@@ -1,0 +1,66 @@
+"""Products on Blackwell: sums in tensor memory, issued by one thread; on the emulator, and what the assembler makes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tesseracc.codegen.image import Image
+from tesseracc.ir.value import Module
+from tests.passes.target.test_gpu_tiles import built, check_product, operands
+from tests.passes.target.test_hopper import machine_code
+from tests.passes.target.test_lower_gpu import attempt, versions
+
+#: m, n, k of a block, and lanes of the group: half of the unit's rows, all of them, columns for two groups of warps
+SIZES = {"half": (64, 64, 64, 128), "whole": (128, 64, 32, 128), "two groups": (128, 128, 64, 256)}
+
+
+def product(name: str, dtype: str, **options: Any) -> tuple[Module, Image]:
+    m, n, k, group = SIZES[name]
+    return built("sm_100", "gemm", m=m, n=n, k=k, dtype=dtype, group=group, **options)
+
+
+PAIRS = [("half", "f16", (False, True)), ("whole", "bf16", (False, False)), ("two groups", "bf16", (True, False))]
+TRANS = [(False, False), (True, False), (False, True), (True, True)]
+GRID = [(name, dtype, trans) for name in SIZES for dtype in ("f16", "bf16") for trans in TRANS]
+
+
+def sampled(sample: list[Any], grid: list[Any]) -> list[Any]:
+    """The sample, and the rest of the grid as slow tests."""
+    return [*sample, *(pytest.param(*case, marks=pytest.mark.slow) for case in grid if case not in sample)]
+
+
+@pytest.mark.parametrize(("name", "dtype", "trans"), sampled(PAIRS, GRID))
+def test_product(name: str, dtype: str, trans: tuple[bool, bool]) -> None:
+    module, image = product(name, dtype, trans_a=trans[0], trans_b=trans[1])
+    kernel = module.funcs[0]
+    fast = versions(image, kernel)[0]
+    block_m, block_n, block_k, _ = SIZES[name]
+    # one block; several with more k than the ring has slots, twice around, and ragged; less than a block
+    for seed, (m, n, k) in enumerate(((block_m, block_n, block_k), (136, 72, 9 * block_k + 8), (8, 16, 8))):
+        a, b = operands(m, n, k, dtype)
+        given = [x.T.copy() if t else x for x, t in zip((a, b), trans, strict=True)]
+        args = [*given, np.full((m, n), np.nan, np.float32)]
+        found = attempt(kernel, image, args, {"M": m, "N": n, "K": k}, seed=seed)
+        assert found is not None and found[0] == fast.name
+        assert not found[1].findings, [f.render() for f in found[1].findings]
+        check_product(args[2], a, b)
+        blocks, steps = -(-m // block_m) * -(-n // block_n), -(-k // block_k) * block_k // 16
+        assert sum(found[1].counters.mma.values()) == blocks * steps and found[1].counters.bank_conflicts == 0
+
+
+def test_a_whole_kernel() -> None:
+    """128 x 256 x 64: nothing but products, tensor copies and waits in the loops, which one thread runs."""
+    module, image = built("sm_100", "gemm", m=128, n=256, k=64, dtype="bf16", group=256)
+    fast, code = versions(image, module.funcs[0])[0], image.kernels[0]
+    assert code.name == fast.name and code.spill_stores == code.spill_loads == code.stack == 0
+    assert image.findings == () and fast.attrs["group"] == 384
+    lines = machine_code(image, fast.name)
+    text = "\n".join(lines)
+    loop = [i for i, line in enumerate(lines) if "UTCHMMA" in line]
+    assert len(loop) == 4 and all(b - a <= 4 for a, b in zip(loop, loop[1:], strict=False))
+    assert text.count("UTMALDG") == 5 and text.count("USETMAXREG") == 2 and text.count("LDTM") == 2
+    assert not re.search(r"\b(LDL|STL|LDGSTS|LDSM|HMMA)\b", text)
