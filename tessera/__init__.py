@@ -54,7 +54,7 @@ from tessera.dtypes import bool_ as bool  # noqa: F401
 from tessera.errors import SourceError as SourceError
 from tessera.errors import Span as Span
 from tessera.errors import TesseraError as TesseraError
-from tessera.exchange import from_dlpack as from_dlpack
+from tessera.files import load as load
 from tessera.numerics import accum as accum
 from tessera.numerics import compute as compute
 from tessera.numerics import loss_scale as loss_scale
@@ -71,7 +71,7 @@ from tessera.stored import PrecisionPolicy as PrecisionPolicy
 from tessera.stored import precision_policy as precision_policy
 from tessera.tensor import Tensor as Tensor
 from tessera.tensor import array as array
-from tessera.tensor import load as load
+from tessera.tensor import from_dlpack as from_dlpack
 from tessera.tensor import tensor as tensor
 from tessera.types import Region as Region
 from tessera.types import TensorType as TensorType

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tessera.errors import SourceError
@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 __all__ = ["Arithmetic", "operators"]
 
 
-class _Operators:
-    """The functions of tessera.ops, looked up when used: they are built on this module."""
+class Operators:
+    """The functions of tessera.ops by name, for what those are built on: tensors, derivatives, policies."""
 
-    def __getattr__(self, name: str) -> Callable[..., Tensor]:
-        from tessera import ops
+    def provide(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Make functions known; tessera.ops does so when it is imported, with all of its own."""
+        vars(self).update(functions)
 
-        function: Callable[..., Tensor] = getattr(ops, name)
-        return function
+    if TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
 
 
-operators = _Operators()
+operators = Operators()
 
 
 class Arithmetic:

@@ -3,12 +3,13 @@
 Pointwise    one output element from the elements at the same place of the broadcast operands
 Reduction    an associative operation over axes
 View         an output element is one input element (or zero)
-Composed     defined by other operators; derivatives follow from the composition unless given
+
+Those that are defined by other operators are in tessera.composed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,13 +19,13 @@ from tessera.arrays import Array, convert, dtype_of
 from tessera.dtypes import DType, f32, i64, promote, u64
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
-from tessera.interpreters import execute
-from tessera.operator import Case, Cotangents, Operator, Types
+from tessera.interpreters import apply, execute
+from tessera.operator import Case, Cotangents, Operator
 from tessera.shapes import Dim, known_equal
 from tessera.tensor import Tensor, operators
 from tessera.types import TensorType
 
-__all__ = ["Composed", "Partial", "Pointwise", "Reduction", "View", "aligned", "broadcast_dims", "check_axes",
+__all__ = ["Partial", "Pointwise", "Reduction", "View", "aligned", "broadcast_dims", "check_axes",
            "floating", "repeated", "unbroadcast"]
 
 T = TensorType.parse
@@ -318,39 +319,5 @@ class View(Operator):
         return reads[0](*indices, where=where) if where is not None else reads[0](*indices)
 
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
-        from tessera.interpreters import apply
-
         result: Tensor | None = None if tangents[0] is None else apply(self, tangents[0])
         return result
-
-
-# Composed -------------------------------------------------------------------------------------------------------------
-
-
-class Composed(Operator):
-    """Defined by `compose`. `vjp` and `jvp` differentiate the composition."""
-
-    rounds = True
-    accumulates = True
-
-    def infer(self, *ins: TensorType) -> Types:
-        raise self.missing("infer")
-
-    def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
-        from tessera import derivatives
-
-        _, pullback = derivatives.vjp(self.compose, *primals)
-        return tuple(pullback(cts[0] if len(cts) == 1 else cts))
-
-    def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Any:
-        from tessera import derivatives
-
-        return derivatives.jvp(self.compose, primals, tangents)[1]
-
-    def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
-        from tessera import derivatives
-
-        return derivatives.vmap(self.compose, tuple(0 if own else None for own in batched))(*xs)
-
-
-Rule = Callable[..., Any]

@@ -13,11 +13,15 @@ from tessera.tensor import EagerTensor
 from tessera_runtime.core import safetensors
 from tessera_runtime.core.dtypes import dtype_of
 
-__all__ = ["load_file"]
+__all__ = ["load"]
 
 
-def load_file(path: str | os.PathLike[str]) -> Any:
-    """See `tessera.tensor.load`. A relative path starts at the calling file's folder, else at the working one."""
+def load(path: str | os.PathLike[str]) -> Any:
+    """The tensor in a `.npy` file, or a dict of the tensors in a `.safetensors` or `.npz` file, by name.
+
+    A relative path starts at the calling file's folder, else at the working one. Raises TesseraError E802 when the file
+    cannot be read, E640 or E712 when it is malformed.
+    """
     file = Path(path)
     caller = user_span()
     if not file.is_absolute() and caller is not None and (Path(caller.file).parent / file).exists():

@@ -19,6 +19,8 @@ import numpy as np
 from tessera.arrays import dtype_of
 from tessera.errors import SourceError, Span, origin, user_span
 from tessera.operator import Operator
+from tessera.policies import under
+from tessera.tensor import EagerTensor
 from tessera.types import TensorType
 from tessera_runtime.core import recording
 
@@ -87,8 +89,6 @@ def apply(op: Operator, *xs: Tensor) -> Tensor:
 def execute(op: Operator, *xs: Tensor) -> Any:
     """Execute any operator: a Tensor, or a tuple of them for several results. Policies of the operands are obeyed."""
     if any(x.policies for x in xs):
-        from tessera.policies import under
-
         return under(op, xs, perform)
     return perform(op, *xs)
 
@@ -139,8 +139,6 @@ def _recorded(op: Operator, xs: tuple[Tensor, ...]) -> Any:
 
 
 def _numpy(op: Operator, xs: tuple[Tensor, ...]) -> Any:
-    from tessera.tensor import EagerTensor
-
     types = op.infer(*(x.type for x in xs))
     with np.errstate(all="ignore"):
         results = op.ref(*(x._data for x in xs))  # type: ignore[attr-defined]

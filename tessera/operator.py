@@ -83,9 +83,8 @@ class Operator:
 
     def batch(self, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
         """The results for a batch of `size`, in axis 0 of each: of the operands that are `batched` (one at least) it is
-        axis 0 too, the others are one for all. Without a rule the operator runs once per example; `size` is then a
-        number."""
-        return one_by_one(self, xs, batched, size)
+        axis 0 too, the others are one for all. For an operator without the rule ts.vmap runs it once per example."""
+        raise self.missing("batch")
 
     def element(
         self, e: Elements, ins: tuple[TensorType, ...], idx: tuple[Index, ...], *reads: Read, out: int = 0,
@@ -131,20 +130,6 @@ class Operator:
         return f"{self.name}{{{shown}}}" if shown else self.name
 
 
-def one_by_one(op: Operator, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
-    """`batch` for an operator without a rule: every example by itself, the results stacked."""
-    from tessera.interpreters import execute
-    from tessera.tensor import operators
-
-    if not isinstance(size, int) or size < 1:
-        raise SourceError("E310", f"operator {op.name} has no rule `batch`, and the batch has {size} examples",
-                          help="one by one works for a known size; else add the rule to the operator's class")
-    examples = [execute(op, *(x[i] if own else x for x, own in zip(xs, batched, strict=True))) for i in range(size)]
-    if not isinstance(examples[0], tuple):
-        return operators.stack(examples)
-    return tuple(operators.stack(parts) for parts in zip(*examples, strict=True))
-
-
 def _substituted(value: Any, env: Mapping[str, Dim]) -> Any:
     if isinstance(value, tuple):
         return tuple(_substituted(v, env) for v in value)
@@ -167,8 +152,6 @@ def register(cls: _O) -> _O:
 
 def registry() -> dict[str, type[Operator]]:
     """All operators by name, sorted."""
-    import tessera.ops  # noqa: F401  (registers the built-in ones)
-
     return {name: REGISTRY[name] for name in sorted(REGISTRY)}
 
 

@@ -103,14 +103,12 @@ def rounding_key(key: Tensor) -> Iterator[None]:
 
 def _to_either(x: Tensor, dtype: DType) -> Tensor:
     """x rounded to one of its two neighbours by bits of its own."""
-    from tessera import random
-
     key = None
     if _KEYS.entries:
         base, count = _KEYS.entries[-1]
         _KEYS.entries[-1][1] = count + 1
-        key = random.fold_in(base, count)
-    words = random.bits(x.shape, key=key)
+        key = operators.fold_in(base, count)
+    words = operators.random_bits(x.shape, key=key)
     found: Tensor = operators.cast_by_bits(x.with_policies(()), words, dtype)
     return found
 

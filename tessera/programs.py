@@ -18,6 +18,7 @@ from tessera.errors import SourceError, Span
 from tessera.interpreters import Interpreter, execute, interpret
 from tessera.numerics import Policy
 from tessera.operator import Operator
+from tessera.ops.create import Full
 from tessera.pytree import Tree, flatten
 from tessera.shapes import Dim
 from tessera.tensor import EagerTensor, Tensor, as_tensor
@@ -127,8 +128,6 @@ class Recorder(Interpreter):
             return x.value
         if id(x) not in self.captured:
             if isinstance(x, EagerTensor) and x.ndim == 0:
-                from tessera.ops.create import Full
-
                 made = _Symbolic(x.type, self, 0)
                 self.steps.append((Full((), x.numpy().item(), x.dtype.name), (), (made,)))
             else:

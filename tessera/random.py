@@ -18,7 +18,7 @@ from tessera.ops.create import as_dims
 from tessera.ops.random_bits import DRAWS, FOLDED, SPLIT, InverseNormal, RandomBits
 from tessera.ops.select import cast
 from tessera.shapes import Dim
-from tessera.tensor import EagerTensor, Tensor, TensorLike, as_tensor
+from tessera.tensor import EagerTensor, Tensor, TensorLike, as_tensor, operators
 
 __all__ = ["bits", "fold_in", "key", "rand", "randint", "randn", "seed", "split"]
 
@@ -114,3 +114,6 @@ def randint(low: int, high: int, shape: Any = (), dtype: Any = i32, seed: int | 
     dims = shape if isinstance(shape, (tuple, list)) else (shape,)
     words = cast(bits(dims, key=key, seed=seed), i64)
     return cast((words * (high - low) >> 32) + low, as_dtype(dtype))
+
+
+operators.provide({"random_bits": bits, "fold_in": fold_in})

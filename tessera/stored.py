@@ -22,7 +22,8 @@ from typing import Any
 
 from tessera.dtypes import DType, as_dtype, f32
 from tessera.errors import SourceError, did_you_mean
-from tessera.numerics import Policy, accum, renewed
+from tessera.numerics import Policy, Scale, accum, renewed
+from tessera.quantized import dequantize, quantize, scale_dims
 from tessera.tensor import Tensor, operators
 from tessera.types import TensorSpec
 
@@ -66,9 +67,6 @@ class PrecisionPolicy:
             return self._quantize(x)
         if self.scale is None:
             return operators.cast(x, self.storage)
-        from tessera.numerics import Scale
-        from tessera.quantized import quantize
-
         return quantize(x, self.storage @ Scale(dtype=self.scale.name))
 
     def dequantize(self, elements: Tensor, *scale: Tensor) -> Tensor:
@@ -108,8 +106,6 @@ class StoredSpec:
         if isinstance(self.how, PrecisionPolicy):
             elements = replace(self.spec, dtype=self.how.storage)
             return elements if self.how.scale is None else (elements, TensorSpec((), self.how.scale))
-        from tessera.quantized import scale_dims
-
         how, given = self.how.scaling, self.spec.dims
         assert how is not None and given is not None
         if any(d is None for d in given) and how.block is not None:
@@ -122,8 +118,6 @@ class StoredSpec:
         parts = value if isinstance(value, (tuple, list)) else (value,)
         if isinstance(self.how, PrecisionPolicy):
             return self.how.dequantize(*parts)
-        from tessera.quantized import dequantize
-
         elements, scales = parts
         found = dequantize(elements, scales, self.how)
         travelling = tuple(p for p in self.how.policies if p.kind != "scale")
@@ -131,8 +125,6 @@ class StoredSpec:
 
     def store(self, x: Tensor) -> Any:
         """The parts that a tensor is stored as."""
-        from tessera.quantized import quantize
-
         return quantize(x, self.how)
 
 

@@ -6,7 +6,6 @@ Tensors are immutable values.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
@@ -20,12 +19,14 @@ from tessera.exchange import Exchange
 from tessera.numerics import Policy
 from tessera.shapes import Expr
 from tessera.types import TensorType, tensor_spec
+from tessera_runtime import dlpack
+from tessera_runtime.core.errors import InputError
 from tessera_runtime.core.usage import track
 
 if TYPE_CHECKING:
     from tessera.interpreters import Interpreter
 
-__all__ = ["EagerTensor", "Tensor", "TensorLike", "array", "as_tensor", "load", "operands", "operators",
+__all__ = ["EagerTensor", "Tensor", "TensorLike", "array", "as_tensor", "from_dlpack", "operands", "operators",
            "tensor"]
 
 Scalar = int | float | bool | Expr
@@ -174,9 +175,8 @@ class Tensor(Arithmetic):
         return operators.broadcast_to(self, *shape)
 
     def split(self, sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-        from tessera.ops.parts import split
-
-        return split(self, sections, dim)
+        parts: Any = operators.split(self, sections, dim)
+        return tuple(parts)
 
     def take(self, indices: TensorLike, axis: int = 0) -> Tensor:
         return operators.take(self, indices, axis)
@@ -308,6 +308,21 @@ def tensor(data: Any, dtype: Any = None) -> Tensor:
 array = tensor
 
 
+def from_dlpack(x: Any) -> Tensor:
+    """A tensor over the memory of any object with `__dlpack__` on the CPU, without a copy. SourceError E311.
+
+    Tensors are immutable: do not write to that memory while the tensor is in use.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if not hasattr(x, "__dlpack__"):
+        raise SourceError("E311", f"an object of type {type(x).__name__} has no __dlpack__")
+    try:
+        return EagerTensor(dlpack.from_dlpack(x))
+    except InputError as error:
+        raise SourceError("E311", error.message, help=error.help) from None
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
@@ -341,13 +356,3 @@ def _scalar(value: Scalar, beside: DType | None) -> Tensor:
         raise SourceError("E303", f"the number {number} does not fit {dtype}",
                           help="cast the tensor to a wider type first")
     return operators.full((), value, dtype)
-
-
-def load(path: str | os.PathLike[str]) -> Any:
-    """The tensor in a `.npy` file, or a dict of the tensors in a `.safetensors` or `.npz` file, by name.
-
-    Raises TesseraError E802 when the file cannot be read, E640 or E712 when it is malformed.
-    """
-    from tessera.files import load_file
-
-    return load_file(path)

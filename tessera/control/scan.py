@@ -26,7 +26,7 @@ from tessera.control.base import (
 from tessera.errors import SourceError
 from tessera.interpreters import execute
 from tessera.operator import Cotangents
-from tessera.ops.create import zeros_like
+from tessera.ops.create import as_dims, zeros_like
 from tessera.ops.select import cast
 from tessera.programs import Program, record, typed
 from tessera.pytree import unflatten
@@ -197,8 +197,6 @@ def scan(body: Callable[..., Any], init: Any, rows: Any = None, length: Any = No
 
 def _length(types: Sequence[TensorType], length: Any) -> Dim:
     """The number of steps; E302 where the rows differ, E305 where nothing says."""
-    from tessera.ops.create import as_dims
-
     lengths = list(as_dims("scan", () if length is None else (length,)))
     for t in types:
         if not t.rank:

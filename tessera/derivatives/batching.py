@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tessera.derivatives.wrapped import Wrapped, each, named_like, owned
 from tessera.errors import SourceError, Span
 from tessera.families import check_axes
-from tessera.interpreters import Interpreter, interpret
+from tessera.interpreters import Interpreter, execute, interpret
 from tessera.operator import Operator
 from tessera.pytree import Tree, flatten, leaf_count, unflatten
 from tessera.shapes import Dim, known_equal
@@ -49,7 +50,8 @@ class Vmap(Interpreter):
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
         own = tuple(owned(x, self) for x in args)
         below = tuple(x.primal if isinstance(x, _Batched) and mine else x for x, mine in zip(args, own, strict=True))
-        result = op.batch(below, own, self.size)
+        rule = op.batch if op.has("batch") else partial(_one_by_one, op)
+        result = rule(below, own, self.size)
         made = tuple(_Batched(x, self) for x in each(result))
         return made if isinstance(result, tuple) else made[0]
 
@@ -97,6 +99,17 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> C
         return unflatten(out_tree, made)
 
     return named_like(run, function, typed=False)
+
+
+def _one_by_one(op: Operator, xs: tuple[Tensor, ...], batched: tuple[bool, ...], size: Dim) -> Any:
+    """An operator without the rule `batch`: every example by itself, the results stacked."""
+    if not isinstance(size, int) or size < 1:
+        raise SourceError("E310", f"operator {op.name} has no rule `batch`, and the batch has {size} examples",
+                          help="one by one works for a known size; else add the rule to the operator's class")
+    examples = [execute(op, *(x[i] if own else x for x, own in zip(xs, batched, strict=True))) for i in range(size)]
+    if not isinstance(examples[0], tuple):
+        return operators.stack(examples)
+    return tuple(operators.stack(parts) for parts in zip(*examples, strict=True))
 
 
 def _is_array(x: Any) -> bool:

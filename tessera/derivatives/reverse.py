@@ -14,7 +14,7 @@ from typing import Any
 from tessera.derivatives.wrapped import OperatorStep, Step, Wrapped, is_float, owned, put_back, zeros_of
 from tessera.errors import SourceError, Span
 from tessera.interpreters import Interpreter, apply, interpret
-from tessera.operator import Operator
+from tessera.operator import Operator, lookup
 from tessera.pytree import flatten, unflatten
 from tessera.tensor import Tensor, as_tensor
 from tessera.types import TensorType
@@ -139,10 +139,9 @@ class Tape(Interpreter):
 
     def _replay(self, segment: _Segment, sums: _Sums) -> list[_Record]:
         """The segment's records with their values, computed again from what came from outside."""
-        from tessera.ops.views import Recompute
-
         if not any(segment.first <= node < segment.last for node in sums.nodes()):
             return []
+        recompute: Callable[[int], Operator] = lookup("recompute")
         again: dict[int, Tensor] = {}
         outside: dict[int, Tensor] = {}
         records = []
@@ -154,7 +153,7 @@ class Tape(Interpreter):
                 else:
                     # The mark keeps a compiler from taking this and the first computation for the same one.
                     if id(x) not in outside:
-                        outside[id(x)] = apply(Recompute(segment.number), x)
+                        outside[id(x)] = apply(recompute(segment.number), x)
                     primals.append(outside[id(x)])
             outs, saved = record.step.run(tuple(primals))
             again.update({record.first + i: out for i, out in enumerate(outs)})

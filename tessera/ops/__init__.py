@@ -1,5 +1,6 @@
 """All operators and the functions that apply them. A new operator goes into the file of its family."""
 
+from tessera.arithmetic import operators
 from tessera.ops import (
     activations,
     attention,
@@ -64,3 +65,5 @@ __all__ += select.__all__
 __all__ += subscript.__all__
 __all__ += views.__all__
 __all__ += windows.__all__
+
+operators.provide({name: function for name, function in globals().items() if name in __all__})

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tessera.arrays import Array, convert, dtype_of
+from tessera.composed import Composed
 from tessera.dtypes import f32, f64, i64
 from tessera.errors import SourceError
-from tessera.families import Composed, broadcast_dims, check_arity, check_kind
+from tessera.families import broadcast_dims, check_arity, check_kind
 from tessera.interpreters import apply
 from tessera.operator import Case, register
 from tessera.ops.create import full, iota, stop_gradient

@@ -18,7 +18,7 @@ from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.compare import equal
 from tessera.ops.select import cast
 from tessera.shapes import Dim, Expr, ceildiv, symbol
-from tessera.tensor import Tensor, TensorLike, as_tensor
+from tessera.tensor import Tensor, TensorLike, as_tensor, operators
 from tessera.types import TensorType
 
 __all__ = ["arange", "eye", "full", "full_like", "iota", "one_hot", "ones", "ones_like",
@@ -160,9 +160,7 @@ class StopGradient(Operator):
 def full(shape: Any, value: Any, dtype: Any = None) -> Tensor:
     """A tensor of one value. Without `dtype`: f32 for a float, i64 for an int, bool for a bool."""
     if isinstance(value, Tensor):
-        from tessera.ops.views import broadcast_to
-
-        return broadcast_to(value if dtype is None else cast(value, dtype), *as_dims("full", (shape,)))
+        return operators.broadcast_to(value if dtype is None else cast(value, dtype), *as_dims("full", (shape,)))
     target: DType = as_dtype(dtype) if dtype is not None else (
         bool_ if isinstance(value, bool) else f32 if isinstance(value, float) else i64)
     dims = as_dims("full", (shape,))

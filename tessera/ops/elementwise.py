@@ -16,7 +16,7 @@ from tessera.families import Partial, Pointwise, floating
 from tessera.interpreters import apply
 from tessera.operator import Operator, register
 from tessera.ops.select import cast, where
-from tessera.tensor import Tensor, TensorLike, as_tensor, operands
+from tessera.tensor import Tensor, TensorLike, as_tensor, operands, operators
 from tessera.types import TensorType
 
 __all__ = [
@@ -189,12 +189,10 @@ class Pow(Pointwise):
         return exactly(np.power, *x)
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
-        from tessera.ops.functions import log
-
         x, y = primals
         # The derivative by y is taken as 0 where log x does not exist: x <= 0, where y is not differentiable anyway.
         safe = where(x > 0.0, x, 1.0)
-        return y * pow(x, y - 1.0), out * log(safe)
+        return y * pow(x, y - 1.0), out * operators.log(safe)
 
 
 @register
@@ -381,9 +379,7 @@ def pow(x: TensorLike, y: TensorLike) -> Tensor:
         base = x if x.dtype.kind != "bool" else cast(x, "i64")
         return base if y == 1 else apply(IntPow(y), base)
     if isinstance(y, float) and y == 0.5:
-        from tessera.ops.functions import sqrt
-
-        return sqrt(x)
+        return operators.sqrt(x)
     a, b = operands(x, y)
     if a.dtype.is_int and b.dtype.is_int:
         raise SourceError("E303", f"pow of {a.dtype} needs a constant exponent from -64 to 64",

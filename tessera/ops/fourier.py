@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tessera.arrays import Array, convert, dtype_of
+from tessera.composed import Composed
 from tessera.dtypes import DType, as_dtype, f64, promote
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
-from tessera.families import Composed, broadcast_dims, check_arity, check_kind, unbroadcast
+from tessera.families import broadcast_dims, check_arity, check_kind, unbroadcast
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.create import full, iota, zeros_like

@@ -17,7 +17,7 @@ from tessera.families import check_arity, check_axes, repeated
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.shapes import Dim, known_equal, symbol
-from tessera.tensor import Tensor, TensorLike, as_tensor
+from tessera.tensor import Tensor, TensorLike, as_tensor, operators
 from tessera.types import TensorType
 
 __all__ = ["embedding", "gather", "scatter_add", "take", "take_along"]
@@ -55,8 +55,6 @@ def _moved(x: Tensor, start: int, to: int) -> Tensor:
 
 def _in_example(indices: Tensor, n: Dim, size: Dim) -> Tensor:
     """Indices into an axis of n, batched in axis 0, as indices into the axis (example, place) of size * n."""
-    from tessera.tensor import operators
-
     i = indices.astype("i64")
     i = operators.where(i < 0, i + n, i)
     example = operators.iota(size).reshape(size, *(1,) * (indices.ndim - 1))

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from tessera.arrays import Array, convert, dtype_of
-from tessera.dtypes import DType, f64
+from tessera.composed import Composed
+from tessera.dtypes import DType, f64, promote
 from tessera.errors import SourceError
-from tessera.families import Composed, check_arity, check_axes, check_kind
+from tessera.families import broadcast_dims, check_arity, check_axes, check_kind
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, register
-from tessera.ops.create import full, one_hot
+from tessera.ops.create import full, one_hot, stop_gradient
+from tessera.ops.elementwise import abs
 from tessera.ops.functions import exp, log, rsqrt
-from tessera.ops.indexing import take_along
+from tessera.ops.indexing import TakeAlong, take_along
 from tessera.ops.reduce import Axis, Mean, axes_of, max, mean, sum
-from tessera.ops.select import cast
+from tessera.ops.select import cast, where
 from tessera.shapes import Dim, known_equal, product
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 from tessera.types import TensorType
@@ -135,10 +137,6 @@ class LogSumExp(Composed):
         return convert(total if self.keepdims else np.squeeze(total, self.axes), dtype_of(ins[0]))
 
     def compose(self, *xs: Tensor) -> Tensor:
-        from tessera.ops.create import stop_gradient
-        from tessera.ops.elementwise import abs
-        from tessera.ops.select import where
-
         x = cast(xs[0], xs[0].dtype.wide)
         top = stop_gradient(max(x, self.axes, True))
         top = where(abs(top) < float("inf"), top, 0.0)
@@ -235,8 +233,6 @@ class RmsNorm(_Norm):
 
 def loss_type(*dtypes: DType) -> DType:
     """Losses of narrow types are given in f32: they are sums that the next step scales."""
-    from tessera.dtypes import promote
-
     return promote(*dtypes).wide
 
 
@@ -264,8 +260,6 @@ class CrossEntropy(Composed):
         return TensorType((), loss_type(logits.dtype))
 
     def ref(self, *ins: Array) -> Array:
-        from tessera.ops.indexing import TakeAlong
-
         logits = _precise(ins[0])
         top = np.max(logits, -1, keepdims=True, initial=-np.inf)
         total = np.log(np.sum(np.exp(logits - top), -1)) + top[..., 0]
@@ -294,8 +288,6 @@ class CrossEntropy(Composed):
 
 
 def _from_zero(indices: Tensor, size: Any) -> Tensor:
-    from tessera.ops.select import where
-
     i = cast(indices, "i64")
     return where(i < 0, i + full((), size, "i64"), i)
 
@@ -308,8 +300,6 @@ class Mse(Composed):
     name = "mse"
 
     def infer(self, *ins: TensorType) -> TensorType:
-        from tessera.families import broadcast_dims
-
         check_arity(self.name, ins, 2)
         check_kind(self.name, "float", *ins)
         broadcast_dims(self.name, *ins)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from tessera.arrays import Array, convert, dtype_of
+from tessera.dtypes import promote
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
 from tessera.families import View, check_axes, repeated
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
-from tessera.ops.create import as_dims
+from tessera.ops.create import as_dims, zeros_like
 from tessera.ops.select import cast
 from tessera.ops.views import expand_dims, one_operand
 from tessera.shapes import Dim, known_equal, symbol
@@ -265,8 +266,6 @@ class Concat(Operator):
         return tuple(result)
 
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
-        from tessera.ops.create import zeros_like
-
         if all(t is None for t in tangents):
             return None
         return apply(self, *(zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=True)))
@@ -324,8 +323,6 @@ def split(x: TensorLike, sections: Any, dim: int = 0, axis: int | None = None) -
 
 def concat(xs: Sequence[TensorLike], axis: int = 0, *, dim: int | None = None) -> Tensor:
     """The tensors one after the other along `axis`, in their common element type."""
-    from tessera.dtypes import promote
-
     if isinstance(xs, Tensor) or not len(xs):
         raise SourceError("E311", "concat needs a list of tensors")
     values = operands(*xs)

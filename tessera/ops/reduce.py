@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tessera.arrays import Array, convert, dtype_of, widen
+from tessera.composed import Composed
 from tessera.dtypes import DType, bool_, f64, i64
 from tessera.elements import Element, Elements, Index, Read
 from tessera.errors import SourceError
-from tessera.families import Composed, Reduction, check_arity, check_axes, check_kind, floating, integer_sum
+from tessera.families import Reduction, check_arity, check_axes, check_kind, floating, integer_sum
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.compare import equal

@@ -17,10 +17,13 @@ from tessera.arrays import Array
 from tessera.dtypes import DType, as_dtype, f32, f64, u32
 from tessera.elements import Element, Elements
 from tessera.errors import SourceError
-from tessera.families import Partial, Pointwise
+from tessera.families import Partial, Pointwise, unbroadcast
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
-from tessera.tensor import Tensor, TensorLike, as_tensor
+from tessera.ops.elementwise import add, mul
+from tessera.ops.functions import floor, round
+from tessera.ops.select import Cast, cast
+from tessera.tensor import Tensor, TensorLike, as_tensor, operators
 from tessera.types import TensorType
 from tessera_runtime.core import codecs
 
@@ -113,8 +116,6 @@ class _Cast(Pointwise):
         return (1, None)[:len(primals)]
 
     def vjp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], cts: tuple[Tensor, ...]) -> Cotangents:
-        from tessera.families import unbroadcast
-
         return (unbroadcast(cts[0], primals[0].type), None)[:len(primals)]
 
 
@@ -208,11 +209,6 @@ class RoundMantissa(Pointwise):
 
 def rounded_to(x: Tensor, target: DType, rounding: str, key: TensorLike | None) -> Tensor:
     """`ts.cast` with a rounding; ints go through f32. E305 for an unknown one, E303 for a type it does not reach."""
-    from tessera import random
-    from tessera.ops.elementwise import add, mul
-    from tessera.ops.functions import floor, round
-    from tessera.ops.select import Cast, cast
-
     if rounding not in codecs.ROUNDINGS:
         raise SourceError("E305", f"there is no rounding {rounding!r}",
                           help=f"roundings are {', '.join(codecs.ROUNDINGS)}")
@@ -226,7 +222,7 @@ def rounded_to(x: Tensor, target: DType, rounding: str, key: TensorLike | None) 
         return cast_toward_zero(x, target)
     if rounding == "nearest":
         return apply(Cast(target.name), round(x))
-    words = random.bits(x.shape, key=key)
+    words = operators.random_bits(x.shape, key=key)
     if target.is_float:
         return cast_by_bits(x, words, target)
     return cast(floor(add(cast(x, f64), mul(cast(words, f64), 2.0**-32))), target)
@@ -248,3 +244,6 @@ def cast_by_bits(x: TensorLike, bits: TensorLike, dtype: Any) -> Tensor:
 def round_mantissa(x: TensorLike, bits: int) -> Tensor:
     """An f32 tensor rounded to `bits` bits of mantissa: 10 is tf32."""
     return apply(RoundMantissa(bits), as_tensor(x))
+
+
+operators.provide({"rounded_to": rounded_to})

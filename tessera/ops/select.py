@@ -16,7 +16,7 @@ from tessera.families import Partial, Pointwise, unbroadcast
 from tessera.interpreters import apply
 from tessera.numerics import renewed
 from tessera.operator import Case, Cotangents, Operator, register
-from tessera.tensor import Tensor, TensorLike, as_tensor, operands
+from tessera.tensor import Tensor, TensorLike, as_tensor, operands, operators
 from tessera.types import TensorType
 
 __all__ = ["cast", "isnan", "where"]
@@ -72,13 +72,12 @@ class Where(Pointwise):
         )
 
     def jvp(self, primals: tuple[Tensor, ...], outs: tuple[Tensor, ...], tangents: Cotangents) -> Tensor | None:
-        from tessera.ops.views import broadcast_to
-
         if tangents[1] is None and tangents[2] is None:
             return None
         zero = _full(0.0, outs[0])
         x, y = (zero if t is None else t for t in tangents[1:])
-        return broadcast_to(cast(where(primals[0], x, y), outs[0].dtype), *outs[0].shape)
+        found: Tensor = operators.broadcast_to(cast(where(primals[0], x, y), outs[0].dtype), *outs[0].shape)
+        return found
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
@@ -176,9 +175,7 @@ def cast(x: TensorLike, dtype: Any, rounding: str | None = None, key: TensorLike
     if value.dtype.base == target.base:
         return value
     if rounding is not None and (value.dtype.is_float or target.is_float):
-        from tessera.ops.rounding import rounded_to
-
-        return rounded_to(value, target, rounding, key)
+        return operators.rounded_to(value, target, rounding, key)
     return apply(Cast(target.name), value)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tessera.errors import SourceError
 from tessera.interpreters import apply
+from tessera.ops.indexing import take
 from tessera.ops.parts import Flip, Slice
 from tessera.ops.views import ExpandDims, Squeeze
 from tessera.shapes import Dim, Expr, dim_max, dim_min
@@ -72,8 +73,6 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     if dropped:
         result = apply(Squeeze(tuple(dropped)), result)
     if taken is not None:
-        from tessera.ops.indexing import take
-
         if taken[1].dtype.kind == "bool":
             raise SourceError("E303", "a bool tensor cannot be an index: its values would decide the size",
                               help="use ts.where")

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tesseracc.layout.linear import LinearLayout
-from tesseracc.layout.text import format_layout, parse_layout
+from tesseracc.layout.text import parse_layout
 
-__all__ = ["LinearLayout", "format_layout", "parse_layout"]
+__all__ = ["LinearLayout", "parse_layout"]

@@ -199,9 +199,17 @@ class LinearLayout:
             yield {name: (flat >> shift_of(self.ins, name)) & ((1 << bits) - 1) for name, bits in self.ins}
 
     def __str__(self) -> str:
-        from tesseracc.layout.text import format_layout  # the text form is a module of its own
-
-        return format_layout(self)
+        """The text form; `tesseracc.layout.text.parse_layout` gives the layout back."""
+        vectors = {name: [list(vector) for vector in self.vectors(name)] for name, _ in self.ins}
+        text = ", ".join(f"{name}={rows}".replace(", ", ",") for name, rows in vectors.items())
+        names = tuple(name for name, _ in self.outs)
+        spanned = [self.coordinate(column) for column in self.columns]
+        ending = ""
+        if names != axis_names(len(names)):
+            ending = " -> (" + ", ".join(f"{name}={1 << bits}" for name, bits in self.outs) + ")"
+        elif not spanned or self.shape != tuple(1 << max(map(int.bit_length, axis)) for axis in zip(*spanned)):
+            ending = f" -> {list(self.shape)}"
+        return f"#layout<{text}{ending}>"
 
     def __repr__(self) -> str:
         return str(self)

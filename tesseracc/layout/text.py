@@ -1,4 +1,4 @@
-"""The text form of layouts, for IR attributes and the command line.
+"""Reads the text form of layouts, as in IR attributes and on the command line; `str(layout)` writes it.
 
     #layout<register=[[0,1],[8,0]], lane=[[0,2],[0,4],[1,0],[2,0],[4,0]], warp=[]>
     #layout<offset=[[0,1],[0,2]] -> [4, 4]>            sizes that the vectors alone do not tell
@@ -13,34 +13,13 @@ from functools import lru_cache
 from typing import NoReturn
 
 from tessera_runtime.core.errors import TesseraError
-from tesseracc.layout.dims import axis_names
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.names import named
 
-__all__ = ["format_layout", "parse_layout"]
+__all__ = ["parse_layout"]
 
 _TOKEN = re.compile(r"\s*(?:(->)|([A-Za-z_]\w*)|(\d+)|([][(),=<>]))")
 _BITS = 62  # flat coordinates fit the integers of NumPy
-
-
-def format_layout(layout: LinearLayout) -> str:
-    """The text form; `parse_layout` gives the layout back."""
-    parts = []
-    for name, _ in layout.ins:
-        vectors = ",".join("[" + ",".join(map(str, vector)) + "]" for vector in layout.vectors(name))
-        parts.append(f"{name}=[{vectors}]")
-    names = tuple(name for name, _ in layout.outs)
-    ending = ""
-    if names != axis_names(len(names)):
-        ending = " -> (" + ", ".join(f"{name}={1 << bits}" for name, bits in layout.outs) + ")"
-    elif not layout.columns or _smallest(layout) != layout.shape:
-        ending = " -> [" + ", ".join(map(str, layout.shape)) + "]"
-    return f"#layout<{', '.join(parts)}{ending}>"
-
-
-def _smallest(layout: LinearLayout) -> tuple[int, ...]:
-    vectors = [layout.coordinate(column) for column in layout.columns]
-    return tuple(1 << max(v[axis].bit_length() for v in vectors) for axis in range(len(layout.outs)))
 
 
 @lru_cache(maxsize=1024)

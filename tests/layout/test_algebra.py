@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera_runtime.core.errors import TesseraError
-from tesseracc.layout import LinearLayout, format_layout, gf2, parse_layout
+from tesseracc.layout import LinearLayout, gf2, parse_layout
 from tesseracc.layout import build as b
 from tesseracc.layout.names import EXAMPLES, named
 from tests.layout.strategies import layouts, register_layouts
@@ -164,9 +164,9 @@ def test_concatenation(left: LinearLayout, right: LinearLayout) -> None:
 @FEW
 @given(layouts(ins=("register", "lane", "warp"), outs=("dim0", "dim1")))
 def test_text_round_trip(layout: LinearLayout) -> None:
-    text = format_layout(layout)
+    text = str(layout)
     assert parse_layout(text) == layout and str(layout) == text
-    assert format_layout(parse_layout(text.replace(", ", " ,  "))) == text
+    assert str(parse_layout(text.replace(", ", " ,  "))) == text
     other = layout.rename(ins={"lane": "offset"}, outs={"dim0": "row", "dim1": "column"})
     assert parse_layout(str(other)) == other
     assert pickle.loads(pickle.dumps(layout)) == layout and hash(parse_layout(text)) == hash(layout)
@@ -175,7 +175,7 @@ def test_text_round_trip(layout: LinearLayout) -> None:
 def test_names_and_text() -> None:
     for name in EXAMPLES:
         layout = parse_layout("#" + name)
-        assert named(name) == layout == parse_layout(format_layout(layout))
+        assert named(name) == layout == parse_layout(str(layout))
     small = "#layout<register=[[0,1]], lane=[[0,2],[0,4],[1,0],[2,0],[4,0]], warp=[]>"
     assert str(parse_layout("#mma.m8n8k4.c")) == small
     assert parse_layout("#layout<register=[[0,1],[8,0]]>").shape == (16, 2)
