@@ -58,13 +58,14 @@ def staging(write: LinearLayout, read: LinearLayout, bits: int) -> LinearLayout:
 def swizzle_for(shape: Sequence[int], patterns: Sequence[Pattern], bits: int) -> LinearLayout:
     """The shared layout (offset to coordinates) of a tile with the fewest wavefronts over all patterns.
 
-    Tried are vectors that all patterns share, and those of each one; of equal wavefronts fewer instructions win, then
-    the first.
+    Tried are vectors that all patterns share, and those of each one, whole and in part (lanes or warps that touch the
+    inside of a wide vector leave only narrower ones); of equal wavefronts fewer instructions win, then the first.
     """
     width = sum(log2(size) for size in shape)
     limit = log2(128 // bits)
-    choices = [_shared_vectors(patterns)[:limit], *(_tidy(p.registers)[:limit] for p in patterns), []]
-    layouts = [_layout(shape, _columns(low, patterns, bits, width)) for low in choices]
+    whole = [_shared_vectors(patterns), *(_tidy(p.registers) for p in patterns)]
+    choices = dict.fromkeys(tuple(vectors[:count]) for count in range(limit, -1, -1) for vectors in whole)
+    layouts = [_layout(shape, _columns(list(low), patterns, bits, width)) for low in choices]
     return min(layouts, key=lambda layout: _total(patterns, layout, bits))
 
 

@@ -178,6 +178,13 @@ def test_staging_is_free_of_conflicts(data: Any, bits: int, unit: bool) -> None:
     assert sum(shared_access(layout, memory, bits).total for layout in (write, read)) <= sum(plain)
 
 
+def test_staging_takes_part_of_a_vector_where_warps_touch_its_inside() -> None:
+    inner = "register=[[0,1],[0,2],[0,4],[0,8]], lane=[[0,16],[0,32],[1,0],[2,0],[4,0]]"
+    write, read = (parse_layout(f"#layout<{inner}, warp=[[8,0],{warp}]>") for warp in ("[16,0]", "[17,40]"))
+    accesses = [shared_access(layout, staging(write, read, 8), 8) for layout in (write, read)]
+    assert [(access.bytes, access.conflicts) for access in accesses] == [(8, 0), (8, 0)]
+
+
 def test_staging_of_known_pairs() -> None:
     rows, columns = b.coalesced((64, 64), 32, 4), b.coalesced((64, 64), 32, 4, (0, 1))
     memory = staging(rows, columns, 32)
