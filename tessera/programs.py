@@ -17,8 +17,7 @@ from tessera.arrays import Array
 from tessera.errors import SourceError, Span
 from tessera.interpreters import Interpreter, execute, interpret
 from tessera.numerics import Policy
-from tessera.operator import Operator
-from tessera.ops.create import Full
+from tessera.operator import Operator, lookup
 from tessera.pytree import Tree, flatten
 from tessera.shapes import Dim
 from tessera.tensor import EagerTensor, Tensor, as_tensor
@@ -129,7 +128,8 @@ class Recorder(Interpreter):
         if id(x) not in self.captured:
             if isinstance(x, EagerTensor) and x.ndim == 0:
                 made = _Symbolic(x.type, self, 0)
-                self.steps.append((Full((), x.numpy().item(), x.dtype.name), (), (made,)))
+                number: Operator = lookup("full")((), x.numpy().item(), x.dtype.name)  # type: ignore[call-arg]
+                self.steps.append((number, (), (made,)))
             else:
                 made = _Symbolic(x.type, self, -1)
             self.captured[id(x)] = (x, made)
