@@ -59,48 +59,64 @@ def tensor_copy(op: Op, params: tuple[Value, ...]) -> TensorCopy | None:
     return TensorCopy(op, params.index(op["src"]), tuple(box), span, starts)
 
 
-def pipelines(kernel: Func) -> list[Op]:
-    """The pipelines of a kernel that are not inside of other control flow."""
-    return [op for op in kernel.body.ops if op.name == "tile.pipeline"]
+def pipelines(region: Region) -> list[Op]:
+    """The pipelines of a region and of the loops in it, in order; not those in other control flow."""
+    found: list[Op] = []
+    for op in region.ops:
+        if op.name == "tile.pipeline":
+            found.append(op)
+        elif op.name == "scf.for":
+            found += pipelines(op.regions[0])
+    return found
 
 
 def tensor_copies(kernel: Func) -> list[TensorCopy] | None:
     """The copies of all pipelines, if every one is a tensor copy and runs whatever else the kernel does; else None."""
     found: list[TensorCopy] = []
-    tops = pipelines(kernel)
-    if not tops or sum(op.name == "tile.pipeline" for op in kernel.walk()) != len(tops):
+    known = pipelines(kernel.body)
+    if not known or sum(op.name == "tile.pipeline" for op in kernel.walk()) != len(known):
         return None
-    for pipeline in tops:
+    for pipeline in known:
         for op in pipeline.regions[0].ops:
             if op.name == "tile.copy_async":
                 copy = tensor_copy(op, kernel.params)
                 if copy is None:
                     return None
                 found.append(copy)
-        if producer_ops(kernel, pipeline) is None:
-            return None
-    return found
+    return found if producer_ops(kernel) is not None else None
 
 
-def producer_ops(kernel: Func, pipeline: Op) -> list[Op] | None:
-    """What computes the bounds and places of a pipeline's copies, in order; None if that takes more than arithmetic."""
-    makers = {result: op for op in kernel.body.ops for result in op.results}
+def producer_ops(kernel: Func) -> set[Op] | None:
+    """What computes the bounds and places of all copies, and the bounds of loops around their pipelines; None if that
+    takes more than arithmetic on parameters, sizes, indices of the block and indices of those loops."""
+    makers = {result: op for op in kernel.walk() for result in op.results}
     needed: set[Op] = set()
-    params = set(kernel.params)
+    known = set(kernel.params)
 
     def visit(value: Value) -> bool:
-        if value in params:
+        if value in known:
             return True
         op = makers.get(value)
         if op is None or op.regions or (op.defn.effect != "pure" and op.name != "tile.alloc"):
             return False
-        needed.add(op)
+        if op.name != "tile.alloc":
+            needed.add(op)
         return all(visit(v) for v in op.operands)
 
-    wanted = [*pipeline.operands[:3], *_outside(pipeline.regions[0])]
-    if not all(visit(value) for value in wanted):
-        return None
-    return [op for op in kernel.body.ops if op in needed and op.name != "tile.alloc"]
+    def cover(region: Region) -> bool:
+        for op in region.ops:
+            if op.name == "tile.pipeline":
+                wanted = [*op.operands[:3], *_outside(op.regions[0])]
+            elif op.name == "scf.for" and pipelines(op.regions[0]):
+                known.add(op.regions[0].args[0])
+                wanted = list(op.operands[:3])
+            else:
+                continue
+            if not all(visit(value) for value in wanted) or (op.name == "scf.for" and not cover(op.regions[0])):
+                return False
+        return True
+
+    return needed if cover(kernel.body) else None
 
 
 def _outside(region: Region) -> Iterator[Value]:

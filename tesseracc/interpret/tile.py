@@ -34,8 +34,10 @@ def _where(op: Op) -> str:
 class _Group(TileValues):
     """One group of one kernel."""
 
-    def __init__(self, kernel: Func, symbols: Mapping[str, int], group_ids: tuple[int, ...], epochs: list[int]) -> None:
+    def __init__(self, kernel: Func, symbols: Mapping[str, int], group_ids: tuple[int, ...], epochs: list[int],
+                 grid: Sequence[int]) -> None:  # fmt: skip
         self.kernel = kernel
+        self.grid = grid
         self.symbols = symbols
         self.group_ids = group_ids
         self.size = int(kernel.attrs["group"])
@@ -107,6 +109,9 @@ class _Group(TileValues):
 
     def do_tile_group_id(self, op: Op) -> Any:
         return np.int64(self.group_ids[op.attrs["axis"]])
+
+    def do_tile_group_count(self, op: Op) -> Any:
+        return np.int64(self.grid[op.attrs["axis"]])
 
     def do_tile_local_id(self, op: Op) -> Any:
         return np.arange(self.size, dtype=np.int64)
@@ -377,7 +382,7 @@ def run_kernel(kernel: Func, args: Sequence[Memory | Array], symbols: Mapping[st
         for y in range(grid[1]):
             for x in range(grid[0]):
                 with np.errstate(all="ignore"):
-                    _Group(kernel, bound, (x, y, z), epochs).run(kernel.body, args)
+                    _Group(kernel, bound, (x, y, z), epochs, grid).run(kernel.body, args)
 
 
 def run(module: Module, name: str, inputs: Sequence[Any]) -> list[Array]:

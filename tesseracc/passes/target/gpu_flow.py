@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from tesseracc.ir.builder import Builder
@@ -17,6 +18,7 @@ from tesseracc.passes.target.gpu_spread import Free, Spread, registers
 if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
     from tesseracc.passes.target.gpu_layouts import Layouts
+    from tesseracc.passes.target.gpu_roles import Roles
     from tesseracc.passes.target.lower_gpu import Lowering
 
 Held = Value | Spread | Free | Located
@@ -29,6 +31,7 @@ class Flow:
     arch: Arch
     env: dict[Value, Held]
     layouts: Layouts
+    roles: Roles | None
     shared: Shared
     state: State
     varying: int
@@ -139,32 +142,42 @@ class Flow:
     def around(self, inside: Sequence[Region], build: Callable[[], list[Region]]) -> list[Region]:
         """The regions of a loop. At its head holds what was before, and what the end of an iteration leaves behind.
 
-        The latter is found by building the regions once in vain, from the worst that can be.
+        That is the least state which an iteration does not add to: regions are built until there is no more to add.
         """
-        before = self.state
-        taken = self.shared.copy()
+        before, taken = self.state, self.shared.copy()
         ops = (inner for region in inside for op in region.ops for inner in op.walk())
         starts = self.arch.has("cp_async") and any(op.name == "tile.copy_async" for op in ops)
-        self.state = State(True, True, not self.varying, before.copies or starts)
-        build()
-        self.shared = taken
-        self.state = before.joined(self.state)
-        regions = build()
+        head = replace(before, copies=before.copies or starts)
+        while True:
+            self.state = head
+            regions = build()
+            after = head.joined(self.state)
+            if after == head:
+                break
+            head, self.shared = after, taken.copy()
         self.state = self.state.joined(before)
         return regions
 
     def do_scf_for(self, op: Op) -> None:
-        types = self.flat_types(op.results)
         index = ScalarType(element(op.operands[0].type))
-        inits = self.flat_like(op.group("inits"), op.results)
+        rings = self.roles.within(op) if self.roles else []
+        places = self.roles.places(rings) if self.roles else []
+        types = [*self.flat_types(op.results), *(v.type for v in places)]
+        inits = [*self.flat_like(op.group("inits"), op.results), *places]
+        own = 1 + len(inits) - len(places)
 
-        def build() -> list[Region]:
-            body = op.regions[0]
-            return [self.nested([index, *types], lambda low, args: low.region(body, args, op.results))]
+        def step(low: Lowering, args: list[Value]) -> list[Value]:
+            if low.roles:
+                low.roles.place(rings, args[own:])
+            found = low.region(op.regions[0], args[:own], op.results)
+            return [*found, *(low.roles.places(rings) if low.roles else [])]
 
-        regions = self.around(op.regions, build)
+        regions = self.around(op.regions, lambda: [self.nested([index, *types], step)])
         bounds = [self.get(v) for v in op.operands[:3]]
-        self.bind(op.results, self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results)
+        results = self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results
+        self.bind(op.results, results)
+        if self.roles:
+            self.roles.place(rings, results[own - 1 :])
 
     def do_tile_for(self, op: Op) -> None:
         self.alone(op, self.do_scf_for)

@@ -11,6 +11,7 @@ consumers, whose barriers count them alone. The producer needs few registers and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ class Roles:
             self.maps.setdefault((copy.param, copy.span, copy.box), Value(PtrType("map"), f"map{len(self.maps)}"))
         self.rings: dict[Op, Ring] = {}
         self.memory: dict[Value, Value] = {}  # what both roles know by one address
+        self.position: dict[Op, list[Value]] = {}  # of each pipeline, for the role that is lowered: next slot and phase
         self.threads = low.group + PRODUCERS
 
     def lower(self, body: Region) -> None:
@@ -76,6 +78,7 @@ class Roles:
         def consumers(inner: Lowering) -> list[Value]:
             if counts:
                 inner.b.emit("target.set_registers", count=counts, more=True)
+            self._start()
             inner.ops(body)
             if inner.tensor:
                 inner.tensor.free(inner, warp)
@@ -101,7 +104,7 @@ class Roles:
 
     def _barriers(self, warp: Value) -> None:
         low, b = self.low, self.low.b
-        for pipeline in pipelines(low.kernel):
+        for pipeline in pipelines(low.kernel.body):
             stages = pipeline.attrs["stages"]
             full, empty = (b.op("target.shared", offset=low.shared.take(8 * stages)) for _ in range(2))
             self.rings[pipeline] = Ring(full, empty, stages)
@@ -138,15 +141,59 @@ class Roles:
     def _alone(self, low: Lowering) -> list[Value]:
         """One lane does it all."""
 
-        def copy(inner: Lowering) -> list[Value]:
-            for pipeline in pipelines(inner.kernel):
-                for op in producer_ops(inner.kernel, pipeline) or ():
+        needed = producer_ops(low.kernel) or set()
+
+        def follow(inner: Lowering, region: Region) -> None:
+            for op in region.ops:
+                if op in needed:
                     inner.op(op)
-                self._produce(inner, pipeline)
+                elif op.name == "tile.pipeline":
+                    self._produce(inner, op)
+                elif op.name == "scf.for" and pipelines(op.regions[0]):
+                    loop(inner, op)
+
+        def loop(inner: Lowering, op: Op) -> None:
+            body, rings = op.regions[0], pipelines(op.regions[0])
+
+            def step(deep: Lowering, args: list[Value]) -> list[Value]:
+                deep.bind(body.args[:1], args[:1])
+                self.place(rings, args[1:])
+                follow(deep, body)
+                return self.places(rings)
+
+            places = self.places(rings)
+            types = [v.type for v in places]
+            region = inner.nested([I64, *types], step)
+            bounds = [inner.get(v) for v in op.operands[:3]]
+            self.place(rings, inner.b.emit("scf.for", *bounds, places, types=types, regions=[region]).results)
+
+        def copy(inner: Lowering) -> list[Value]:
+            self._start()
+            follow(inner, inner.kernel.body)
             return []
 
         low.branch(low.b.op("target.elect"), copy, lambda _: [], [])
         return []
+
+    # -- where a role is in the rings ---------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Both roles begin with the first slot of every ring; loops around pipelines carry where they are."""
+        zero = self.low.b.const(0, "i32")
+        self.position = {pipeline: [zero, zero] for pipeline in self.rings}
+
+    def within(self, op: Op) -> list[Op]:
+        """The pipelines of a loop's body."""
+        return pipelines(op.regions[0])
+
+    def places(self, rings: Sequence[Op]) -> list[Value]:
+        """Slot and phase of each ring."""
+        return [value for ring in rings for value in self.position[ring]]
+
+    def place(self, rings: Sequence[Op], values: Sequence[Value]) -> None:
+        """The inverse of `places`."""
+        for number, ring in enumerate(rings):
+            self.position[ring] = list(values[2 * number : 2 * number + 2])
 
     def _produce(self, low: Lowering, op: Op) -> None:
         ring, fill = self.rings[op], op.regions[0]
@@ -170,8 +217,8 @@ class Roles:
             return _advance(b, at, phase, ring.stages)
 
         region = low.nested([I64, I32, I32], body)
-        zeros = [low.b.const(0, "i32")] * 2
-        low.b.emit("scf.for", lo, hi, step, zeros, types=[I32, I32], regions=[region])
+        loop = low.b.emit("scf.for", lo, hi, step, self.places([op]), types=[I32, I32], regions=[region])
+        self.place([op], loop.results)
 
     def _copy(self, low: Lowering, copy: TensorCopy, full: Value) -> None:
         op, b = copy.op, low.b
@@ -225,7 +272,9 @@ class Roles:
         ahead = b.op("arith.sub", b.op("arith.add", b.op("arith.sub", hi, lo), step), b.const(1))
         count = b.op("arith.cast", b.op("arith.max", b.op("arith.floordiv", ahead, step), b.const(0)), to="i32")
         types = [I32, I32, *types]
-        loop = b.emit("scf.for", zero, count, b.const(1, "i32"), [zero, zero, *inits], types=types, regions=regions)
+        inits = [*self.places([op]), *inits]
+        loop = b.emit("scf.for", zero, count, b.const(1, "i32"), inits, types=types, regions=regions)
+        self.place([op], loop.results)
         low.bind(op.results, loop.results[2:])
 
 

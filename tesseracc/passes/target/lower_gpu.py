@@ -185,6 +185,9 @@ class Lowering(Flow):
     def do_tile_group_id(self, op: Op) -> Value:
         return self.sreg("ctaid." + "xyz"[op.attrs["axis"]])
 
+    def do_tile_group_count(self, op: Op) -> Value:
+        return self.sreg("nctaid." + "xyz"[op.attrs["axis"]])
+
     def do_tile_local_id(self, op: Op) -> Value:
         return self.thread()
 

@@ -141,14 +141,13 @@ def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: di
 
 
 def attempt(
-    kernel: Func, image: Image, args: list[Any], symbols: dict[str, int], *, ptx: str = "", **options: Any
-) -> tuple[str, Report] | None:
-    """A launch of a kernel, of another text if one is given, whatever comes of it; None for an empty grid."""
-    grid = [evaluate_dim(d, symbols) for d in kernel.attrs["grid"]]
-    grid += [1] * (3 - len(grid))
-    if 0 in grid:
-        return None
-    x, y, z = grid
+    kernel: Func, image: Image, args: list[Any], symbols: dict[str, int], *, ptx: str = "", blocks: int = 0,
+    **options: Any,
+) -> tuple[str, Report] | None:  # fmt: skip
+    """A launch of a kernel, of another text if one is given, whatever comes of it; None for an empty grid.
+
+    `blocks` are launched of a kernel that loops over its work, if it would have more.
+    """
     memory = GlobalMemory()
     addresses = {i: memory.alloc(a.nbytes) for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.ndim}
     for i, address in addresses.items():
@@ -161,6 +160,13 @@ def attempt(
             continue
         chosen = version
         break
+    grid = [evaluate_dim(d, symbols) for d in chosen.attrs["grid"]]
+    if 0 in grid:
+        return None
+    if blocks:
+        assert "nctaid" in text_of(ptx or image.ptx, chosen.name)
+        grid[0] = min(grid[0], blocks)
+    x, y, z = *grid, *[1] * (3 - len(grid))
     given = [np.int64(addresses[i]) if i in addresses else a for i, a in enumerate(args)]
     values = [*given, *(np.int64(symbols[s]) for s in kernel.attrs["symbols"]), *maps]
     shared = int(chosen.attrs.get("dynamic_shared", 0))
@@ -171,6 +177,11 @@ def attempt(
     for i, address in addresses.items():
         args[i].reshape(-1).view(np.uint8)[:] = np.frombuffer(memory.read(address, args[i].nbytes), np.uint8)
     return chosen.name, report
+
+
+def text_of(ptx: str, name: str) -> str:
+    """The text of one kernel."""
+    return next(part for part in ptx.split(".entry ")[1:] if part.startswith(f"{name}("))
 
 
 def tensor_map(args: list[Any], addresses: dict[int, int], entry: tuple[int, int, tuple[int, ...]]) -> bytes:
