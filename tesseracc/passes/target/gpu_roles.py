@@ -11,7 +11,7 @@ consumers, whose barriers count them alone. The producer needs few registers and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,7 @@ class Roles:
             if inner.tensor:
                 tensor, kept = inner.tensor, dict(inner.env)
                 second = inner.b.op("arith.cmp", warp, inner.b.const(low.warps + 1), pred="eq")
-                inner.branch(second, lambda deep: tensor.issue_all(deep, self.rings), lambda _: [], [])
+                inner.branch(second, lambda deep: tensor.issue_all(deep, self), lambda _: [], [])
                 inner.env = kept
             return []
 
@@ -141,14 +141,23 @@ class Roles:
     def _alone(self, low: Lowering) -> list[Value]:
         """One lane does it all."""
 
+        def copy(inner: Lowering) -> list[Value]:
+            self.follow(inner, self._produce)
+            return []
+
+        low.branch(low.b.op("target.elect"), copy, lambda _: [], [])
+        return []
+
+    def follow(self, low: Lowering, act: Callable[[Lowering, Op], None]) -> None:
+        """Does what a role does at each pipeline, with the loops around pipelines and what places and bounds need."""
         needed = producer_ops(low.kernel) or set()
 
-        def follow(inner: Lowering, region: Region) -> None:
+        def visit(inner: Lowering, region: Region) -> None:
             for op in region.ops:
                 if op in needed:
                     inner.op(op)
                 elif op.name == "tile.pipeline":
-                    self._produce(inner, op)
+                    act(inner, op)
                 elif op.name == "scf.for" and pipelines(op.regions[0]):
                     loop(inner, op)
 
@@ -158,7 +167,7 @@ class Roles:
             def step(deep: Lowering, args: list[Value]) -> list[Value]:
                 deep.bind(body.args[:1], args[:1])
                 self.place(rings, args[1:])
-                follow(deep, body)
+                visit(deep, body)
                 return self.places(rings)
 
             places = self.places(rings)
@@ -167,33 +176,29 @@ class Roles:
             bounds = [inner.get(v) for v in op.operands[:3]]
             self.place(rings, inner.b.emit("scf.for", *bounds, places, types=types, regions=[region]).results)
 
-        def copy(inner: Lowering) -> list[Value]:
-            self._start()
-            follow(inner, inner.kernel.body)
-            return []
-
-        low.branch(low.b.op("target.elect"), copy, lambda _: [], [])
-        return []
+        self._start()
+        visit(low, low.kernel.body)
 
     # -- where a role is in the rings ---------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Both roles begin with the first slot of every ring; loops around pipelines carry where they are."""
+        """Every role begins with the first slot of every ring, and with the first use of the sums of every pipeline
+        (whose parity is the third number); loops around pipelines carry where it is."""
         zero = self.low.b.const(0, "i32")
-        self.position = {pipeline: [zero, zero] for pipeline in self.rings}
+        self.position = {pipeline: [zero, zero, zero] for pipeline in self.rings}
 
     def within(self, op: Op) -> list[Op]:
         """The pipelines of a loop's body."""
         return pipelines(op.regions[0])
 
     def places(self, rings: Sequence[Op]) -> list[Value]:
-        """Slot and phase of each ring."""
+        """Slot, phase and parity of each pipeline."""
         return [value for ring in rings for value in self.position[ring]]
 
     def place(self, rings: Sequence[Op], values: Sequence[Value]) -> None:
         """The inverse of `places`."""
         for number, ring in enumerate(rings):
-            self.position[ring] = list(values[2 * number : 2 * number + 2])
+            self.position[ring] = list(values[3 * number : 3 * number + 3])
 
     def _produce(self, low: Lowering, op: Op) -> None:
         ring, fill = self.rings[op], op.regions[0]
@@ -217,8 +222,8 @@ class Roles:
             return _advance(b, at, phase, ring.stages)
 
         region = low.nested([I64, I32, I32], body)
-        loop = low.b.emit("scf.for", lo, hi, step, self.places([op]), types=[I32, I32], regions=[region])
-        self.place([op], loop.results)
+        loop = low.b.emit("scf.for", lo, hi, step, self.position[op][:2], types=[I32, I32], regions=[region])
+        self.position[op][:2] = loop.results
 
     def _copy(self, low: Lowering, copy: TensorCopy, full: Value) -> None:
         op, b = copy.op, low.b
@@ -239,7 +244,7 @@ class Roles:
     def consume(self, low: Lowering, op: Op) -> None:
         """The pipeline's second region, for slots that the producer fills."""
         if low.tensor and op in low.tensor.sums:
-            low.tensor.collect(low, op)
+            low.tensor.collect(low, op, self.position[op])
             return
         ring, use = self.rings[op], op.regions[1]
         lo, hi, step = (low.get(v) for v in op.operands[:3])
@@ -254,14 +259,7 @@ class Roles:
             b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
             following = _advance(b, at, phase, ring.stages)
             found = inner.region(use, [k, slot, *carried], op.results)
-            b.emit("target.warp_barrier")  # every lane has read
-            lane = b.op("arith.and", inner.thread(), b.const(31))
-
-            def arrive(deep: Lowering) -> list[Value]:
-                deep.b.emit("target.mbarrier_arrive", _slot(deep, ring.empty, slot))
-                return []
-
-            inner.branch(b.op("arith.cmp", lane, b.const(0), pred="eq"), arrive, lambda _: [], [])
+            arrive_warps(inner, _slot(inner, ring.empty, slot))
             return [*following, *found]
 
         before = low.state
@@ -272,10 +270,22 @@ class Roles:
         ahead = b.op("arith.sub", b.op("arith.add", b.op("arith.sub", hi, lo), step), b.const(1))
         count = b.op("arith.cast", b.op("arith.max", b.op("arith.floordiv", ahead, step), b.const(0)), to="i32")
         types = [I32, I32, *types]
-        inits = [*self.places([op]), *inits]
+        inits = [*self.position[op][:2], *inits]
         loop = b.emit("scf.for", zero, count, b.const(1, "i32"), inits, types=types, regions=regions)
-        self.place([op], loop.results)
+        self.position[op][:2] = loop.results[:2]
         low.bind(op.results, loop.results[2:])
+
+
+def arrive_warps(low: Lowering, barrier: Value) -> None:
+    """Every warp of the consumers arrives when all its lanes have read."""
+    low.b.emit("target.warp_barrier")
+    lane = low.b.op("arith.and", low.thread(), low.b.const(31))
+
+    def arrive(inner: Lowering) -> list[Value]:
+        inner.b.emit("target.mbarrier_arrive", barrier)
+        return []
+
+    low.branch(low.b.op("arith.cmp", lane, low.b.const(0), pred="eq"), arrive, lambda _: [], [])
 
 
 def _slot(low: Lowering, first: Value, slot: Value) -> Value:

@@ -6,14 +6,14 @@
     the group: wait until done; load the sums, each warp the lanes of its window; add what there was before the loop
 
 The first product of a sum overwrites what is in its columns. A loop without iterations issues nothing, and nothing is
-loaded behind it. Columns are given back when all warps have loaded; no two sums have a column in common.
+loaded behind it. Columns are given back when all warps have loaded; no two sums have a column in common. In a loop the
+issuer waits until the group has loaded the sums of the iteration before.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tesseracc.analysis.tensor_copies import producer_ops
 from tesseracc.ir.dialects.target_tensor_memory import LOADS
 from tesseracc.ir.types import I32, I64, ScalarType, TileType
 from tesseracc.ir.value import Op, Value
@@ -21,12 +21,13 @@ from tesseracc.layout.descriptor import Descriptor, instruction_descriptor
 from tesseracc.layout.select import Choice
 from tesseracc.passes.target.gpu_fragments import pair
 from tesseracc.passes.target.gpu_reduce import warp_uniform
-from tesseracc.passes.target.gpu_roles import Ring, _advance, _slot, _wide
+from tesseracc.passes.target.gpu_roles import _advance, _slot, _wide, arrive_warps
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_tensor_sums import WINDOWS, Sum, columns_of, load_layout
 from tesseracc.passes.target.gpu_warpgroup import Operand
 
 if TYPE_CHECKING:
+    from tesseracc.passes.target.gpu_roles import Roles
     from tesseracc.passes.target.lower_gpu import Lowering
 
 MOST_LOADED = 64  # registers of a thread by one load
@@ -40,6 +41,7 @@ class TensorMemory:
         self.sums = low.layouts.sums
         self.columns = columns_of(self.sums)
         self.done: dict[Op, Value] = {}
+        self.loaded: dict[Op, Value] = {}  # of pipelines in loops
         self.base: Value | None = None
 
     # -- columns -----------------------------------------------------------------------------------------------------
@@ -49,6 +51,8 @@ class TensorMemory:
         b = low.b
         place = b.op("target.shared", offset=low.shared.take(4))
         self.done = {pipeline: b.op("target.shared", offset=low.shared.take(8)) for pipeline in self.sums}
+        again = [pipeline for pipeline in self.sums if pipeline not in low.kernel.body.ops]
+        self.loaded = {pipeline: b.op("target.shared", offset=low.shared.take(8)) for pipeline in again}
 
         def start(inner: Lowering) -> list[Value]:
             inner.b.emit("target.tensor_alloc", place, columns=self.columns)
@@ -62,6 +66,8 @@ class TensorMemory:
         """The mbarriers, by one thread."""
         for done in self.done.values():
             low.b.emit("target.mbarrier_init", done, count=1)
+        for loaded in self.loaded.values():
+            low.b.emit("target.mbarrier_init", loaded, count=low.warps)
 
     def publish(self, low: Lowering, place: Value) -> None:
         """Behind the barrier: what all threads know."""
@@ -88,21 +94,27 @@ class TensorMemory:
 
     # -- the issuer --------------------------------------------------------------------------------------------------
 
-    def issue_all(self, low: Lowering, rings: dict[Op, Ring]) -> list[Value]:
+    def issue_all(self, low: Lowering, roles: Roles) -> list[Value]:
         """The products of all pipelines, by one lane."""
 
+        def act(inner: Lowering, op: Op) -> None:
+            if op in self.sums:
+                self._issue(inner, op, self.sums[op], roles)
+
         def work(inner: Lowering) -> list[Value]:
-            for pipeline, sums in self.sums.items():
-                for op in producer_ops(inner.kernel, pipeline) or ():
-                    inner.op(op)
-                self._issue(inner, pipeline, sums, rings[pipeline])
+            roles.follow(inner, act)
             return []
 
         low.branch(low.b.op("target.elect"), work, lambda _: [], [])
         return []
 
-    def _issue(self, low: Lowering, op: Op, sums: tuple[Sum, ...], ring: Ring) -> None:
+    def _issue(self, low: Lowering, op: Op, sums: tuple[Sum, ...], roles: Roles) -> None:
+        ring, position = roles.rings[op], roles.position[op]
         lo, hi, step = (low.get(v) for v in op.operands[:3])
+        if op in self.loaded:
+            other = low.b.op("arith.xor", position[2], low.b.const(1, "i32"))
+            low.b.emit("target.mbarrier_wait", self.loaded[op], other)
+            low.b.emit("target.tensor_fence", before=False)
 
         def body(inner: Lowering, args: list[Value]) -> list[Value]:
             k, at, phase, add = args
@@ -113,9 +125,10 @@ class TensorMemory:
             return [*_advance(b, at, phase, ring.stages), b.const(1, "i32")]
 
         region = low.nested([I64, I32, I32, I32], body)
-        zeros = [low.b.const(0, "i32")] * 3
-        low.b.emit("scf.for", lo, hi, step, zeros, types=[I32] * 3, regions=[region])
+        inits = [*position[:2], low.b.const(0, "i32")]
+        loop = low.b.emit("scf.for", lo, hi, step, inits, types=[I32] * 3, regions=[region])
         low.b.emit("target.tensor_commit", self.done[op])
+        position[:] = [*loop.results[:2], low.b.op("arith.xor", position[2], low.b.const(1, "i32"))]
 
     def products(self, low: Lowering, op: Op, sums: tuple[Sum, ...], k: Value, slot: Value, add: Value) -> None:
         """Those of one iteration; `add` is 0 in the first."""
@@ -147,11 +160,11 @@ class TensorMemory:
 
     # -- the group ---------------------------------------------------------------------------------------------------
 
-    def collect(self, low: Lowering, op: Op) -> None:
+    def collect(self, low: Lowering, op: Op, position: list[Value]) -> None:
         """The results of a pipeline, in registers."""
         b = low.b
         lo, hi = (low.get(v) for v in op.operands[:2])
-        b.emit("target.mbarrier_wait", self.done[op], b.const(0, "i32"))
+        b.emit("target.mbarrier_wait", self.done[op], position[2])
         b.emit("target.tensor_fence", before=False)
         inits = [low.flat_like([init], [result]) for init, result in zip(op.group("inits"), op.results, strict=True)]
 
@@ -169,6 +182,10 @@ class TensorMemory:
 
         found = low.branch(b.op("arith.cmp", lo, hi, pred="lt"), some, none, low.flat_types(op.results))
         low.bind(op.results, found)
+        position[2] = b.op("arith.xor", position[2], b.const(1, "i32"))
+        if op in self.loaded:
+            b.emit("target.tensor_fence", before=True)
+            arrive_warps(low, self.loaded[op])
 
     def _loaded(self, low: Lowering, op: Op, part: Sum) -> list[Value]:
         """A sum in the layout that its class has."""

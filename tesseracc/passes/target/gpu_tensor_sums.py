@@ -93,7 +93,7 @@ def sums_in_tensor_memory(
     if not kernel.attrs.get("tensor_copies") or not warps or warps % WINDOWS:
         return found
     column = 0
-    for pipeline in pipelines(kernel):
+    for pipeline in pipelines(kernel.body):
         sums = _sums(pipeline, arch, warps, placed, column)
         if sums and sums[-1].end() <= COLUMNS:
             found[pipeline] = sums

@@ -11,7 +11,7 @@ import pytest
 from tesseracc.codegen.image import Image, listing
 from tesseracc.ir.value import Module
 from tests.passes.target.test_gpu_tiles import built, check_product, operands
-from tests.passes.target.test_lower_gpu import run, versions
+from tests.passes.target.test_lower_gpu import attempt, run, versions
 
 SIZES = {"small": (64, 64, 64, 128), "two groups": (128, 64, 32, 256), "wide": (64, 256, 64, 256)}
 
@@ -42,6 +42,24 @@ def test_product(name: str, dtype: str, trans: tuple[bool, bool]) -> None:
             blocks = -(-m // SIZES[name][0]) * -(-n // SIZES[name][1]), -(-k // SIZES[name][2])
             tile = SIZES[name][2] * (SIZES[name][0] + SIZES[name][1]) * 2
             assert sum(counters.async_bytes.values()) == blocks[0] * blocks[1] * tile
+
+
+@pytest.mark.parametrize("arch,m", [("sm_90", 64), ("sm_100", 128)])
+def test_blocks_that_take_several_tiles(arch: str, m: int) -> None:
+    """However many blocks there are, and in whatever order they run: the same bits, and nothing read twice."""
+    module, image = built(arch, "gemm", m=m, n=64, k=32, dtype="bf16")
+    kernel, sizes = module.funcs[0], {"M": 3 * m + 8, "N": 136, "K": 168}  # 4 x 3 tiles of 6 steps each
+    a, b = operands(*sizes.values(), "bf16")
+    results = []
+    for seed, blocks in enumerate((0, 5, 1)):
+        args = [a, b, np.full((sizes["M"], sizes["N"]), np.nan, np.float32)]
+        found = attempt(kernel, image, args, sizes, blocks=blocks, seed=seed)
+        assert found is not None and found[0].endswith("__tensor") and not found[1].findings, seed
+        assert sum(found[1].counters.async_bytes.values()) == 12 * 6 * (m + 64) * 32 * 2
+        results.append(args[2])
+    check_product(results[0], a, b)
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
 
 
 def test_a_whole_hopper_kernel() -> None:
