@@ -49,6 +49,7 @@ def compile(
     path = _path(output_path, entry.name)
     notes: list[Note] = []
     loaded = Loaded(_module(entry, wanted, notes, targets), _files(entry), notes)
+    recipe = recipe.for_program(loaded.module)
     provenance = loaded.provenance(recipe)
     if wanted.static:  # no option spells Python values: the recipe says that it is not whole
         extra = tuple(f"--static={name}={value!r}"[:4096] for name, value in wanted.static.items())
@@ -56,7 +57,7 @@ def compile(
             provenance.compiler, provenance.llvm, provenance.assembler, provenance.options + extra,
             provenance.source_sha256,
         )  # fmt: skip
-    data = Build(loaded.module, targets, provenance=provenance, embed_tests=embed_tests).bundle()
+    data = Build(loaded.module, recipe.targets, provenance=provenance, embed_tests=embed_tests).bundle()
     _make_folder(path)
     write_bytes(path, data)
     return str(path)

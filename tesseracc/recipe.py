@@ -16,6 +16,7 @@ from tessera_runtime.core.errors import BundleError, UsageError
 from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
 from tesseracc.ir.pipeline import Note
+from tesseracc.ir.types import PtrType, element
 from tesseracc.ir.value import Module
 from tesseracc.numerics import DEFAULT, PROFILES
 
@@ -41,6 +42,16 @@ class Recipe:
     def targets(self) -> tuple[Arch, ...]:
         """The targets, each once."""
         return resolve(self.archs)
+
+    def for_program(self, module: Module) -> Recipe:
+        """The recipe with the targets that it means for this program, by name."""
+        dtypes = {
+            element(value.type)
+            for func in module.funcs
+            for value in (*func.params, *(result for op in func.walk() for result in op.results))
+            if not isinstance(value.type, PtrType)
+        }
+        return self.keeping([arch.name for arch in resolve(self.archs, dtypes)])
 
     def options(self, inputs: Mapping[str, str]) -> tuple[str, ...]:
         """The text of `provenance.options`; `inputs` are digests of files by name."""

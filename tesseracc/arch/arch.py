@@ -9,7 +9,7 @@ otherwise compare model numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -140,6 +140,7 @@ class Arch:
     description: str
     aliases: tuple[str, ...]
     default: bool  # a CPU level that `--arch cpu` includes
+    default_for: tuple[str, ...]  # or only for programs that have elements of one of these types
     preference: int  # among images that a machine can run, the highest is taken
     lanes: int  # threads that execute one instruction: the warp; 1 for a CPU
     group: int  # logical lanes of a group unless the kernel says otherwise
@@ -160,6 +161,10 @@ class Arch:
         if feature not in _features():
             raise ValueError(f"no feature is called {feature!r}; see arch/_features.yaml")
         return feature in self.features
+
+    def tile_product(self, a: str, b: str, acc: str) -> MmaRow | None:
+        """The instruction on a CPU's tile registers that multiplies these element types, if there is one."""
+        return next((row for row in self.mma if row.op == "amx" and (row.a, row.b, row.acc) == (a, b, acc)), None)
 
     def memory(self, name: str) -> Memory:
         """The memory of that name."""
@@ -186,19 +191,22 @@ def load(name: str) -> Arch:
     raise _unknown(name, [*names(), *known, "cpu"])
 
 
-def resolve(wanted: Sequence[str]) -> tuple[Arch, ...]:
-    """The targets that a list of `--arch` values means: `cpu` is the default CPU levels; repeats are dropped."""
+def resolve(wanted: Sequence[str], dtypes: Collection[str] = ()) -> tuple[Arch, ...]:
+    """The targets that a list of `--arch` values means for a program with elements of `dtypes`: `cpu` is the default
+    CPU levels; repeats are dropped."""
     found: dict[str, Arch] = {}
     for name in wanted:
-        for arch in map(load, default_cpu_levels()) if name == "cpu" else (load(name),):
+        for arch in map(load, default_cpu_levels(frozenset(dtypes))) if name == "cpu" else (load(name),):
             found.setdefault(arch.name, arch)
     return tuple(found.values())
 
 
 @cache
-def default_cpu_levels() -> tuple[str, ...]:
-    """The CPU levels that a bundle holds unless told otherwise, least preferred first within each machine."""
-    levels = [arch for arch in map(load, names()) if arch.kind == "cpu" and arch.default]
+def default_cpu_levels(dtypes: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """The CPU levels that a bundle of a program with elements of `dtypes` holds unless told otherwise, least preferred
+    first within each machine."""
+    levels = [arch for arch in map(load, names()) if arch.kind == "cpu"]
+    levels = [arch for arch in levels if arch.default or not dtypes.isdisjoint(arch.default_for)]
     levels.sort(key=lambda arch: (arch.toolchain.machine != "x86-64", arch.toolchain.machine, arch.preference))
     return tuple(arch.name for arch in levels)
 
@@ -332,6 +340,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Arch:
         description=top.take("description", str),
         aliases=top.strings("aliases"),
         default=top.take("default", bool, False),
+        default_for=top.strings("default_for"),
         preference=top.take("preference", int),
         lanes=top.take("lanes", int),
         group=top.take("group", int),

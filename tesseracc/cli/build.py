@@ -179,6 +179,8 @@ def _run(options: Options) -> dict[str, Any]:
     progress = _progress(options.quiet)
     progress("front end")
     loaded = load_recipe(options.file, recipe, options.constants)
+    recipe = recipe.for_program(loaded.module)
+    targets = recipe.targets
     if not options.quiet or options.as_json:
         for remark in loaded.remarks:
             click.echo(f"note: {remark}", err=True)

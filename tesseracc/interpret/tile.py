@@ -385,8 +385,14 @@ def run_kernel(kernel: Func, args: Sequence[Memory | Array], symbols: Mapping[st
                     _Group(kernel, bound, (x, y, z), epochs, grid).run(kernel.body, args)
 
 
-def run(module: Module, name: str, inputs: Sequence[Any]) -> list[Array]:
-    """Runs a `tile.program`. Inputs are arrays or scalars; arrays that it writes are changed in place."""
+def run(
+    module: Module,
+    name: str,
+    inputs: Sequence[Any],
+    kernels: Callable[[Func, Sequence[Memory | Array], Mapping[str, int]], None] = run_kernel,
+) -> list[Array]:
+    """Runs a `tile.program`. Inputs are arrays or scalars; arrays that it writes are changed in place. `kernels` runs
+    one of its kernels."""
     program = module.func(name)
     values: dict[Value, Any] = {}
     declared: list[tuple[Dim, ...]] = []
@@ -403,7 +409,7 @@ def run(module: Module, name: str, inputs: Sequence[Any]) -> list[Array]:
     def launch(op: Op, args: Sequence[Any]) -> None:
         kernel = module.func(op.attrs["kernel"])
         bound = _kernel_symbols(kernel, op, symbols)
-        run_kernel(kernel, [_fresh_shadow(a) if isinstance(a, Memory) else a for a in args], bound)
+        kernels(kernel, [_fresh_shadow(a) if isinstance(a, Memory) else a for a in args], bound)
 
     Steps(module.constants, values, symbols, launch).run(program.body)
     return [values[v].array for v in program.body.yields]

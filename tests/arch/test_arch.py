@@ -17,6 +17,7 @@ CHIPS = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120
 def test_every_chip_and_level_is_there() -> None:
     assert set(CHIPS) <= set(names())
     assert default_cpu_levels() == ("x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64")
+    assert set(default_cpu_levels(frozenset({"bf16", "f32"}))) - set(default_cpu_levels()) == {"x86-64-v4-bf16"}
     assert {"ptx_75", "ptx_80", "x86-64-v4-amx"} <= set(names())
 
 

@@ -13,7 +13,7 @@ import pytest
 from tessera_runtime.bundle import BundleFile
 from tesseracc.bundle.edit import changed, payloads
 from tesseracc.bundle.write import seal
-from tesseracc.recipe import Recipe, imported
+from tesseracc.recipe import Recipe, imported, load_recipe
 from tests.cli.run import Runner
 from tests.cli.samples import HELPER, MODEL, build, write_model
 
@@ -158,3 +158,16 @@ def test_imports_that_count(tmp_path: Path) -> None:
     assert next(iter(found)) == "m.py" and list(found)[1:] == sorted(list(found)[1:])
     assert set(files) - set(found) == {"unused.py", "p/unused.py"}
     assert all(found[name] == files[name].encode() for name in found)
+
+
+def test_targets_of_a_program(tmp_path: Path) -> None:
+    """`cpu` means one level more for a program with bf16; the recipe that is recorded names it."""
+    for dtype, more in (("bf16", {"x86-64-v4-bf16"}), ("f32", set())):
+        source = tmp_path / f"{dtype}.py"
+        source.write_text(
+            f'import tessera as ts\n\n@ts.function\ndef f(x: ts.Tensor["N", ts.{dtype}]):\n    return x + x\n'
+        )
+        recipe = Recipe(("cpu", "sm_90"))
+        found = recipe.for_program(load_recipe(str(source), recipe).module)
+        assert set(found.archs) - {arch.name for arch in recipe.targets} == more
+        assert Recipe.parse(found.options({}))[0] == found

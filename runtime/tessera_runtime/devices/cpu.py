@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tessera_runtime.bundle import BundleFile
 
-__all__ = ["CpuDevice", "cpu_features", "machine"]
+__all__ = ["CpuDevice", "amx_permission", "cpu_features", "machine"]
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 _AMX = {"amx_tile", "amx_bf16", "amx_int8"}
@@ -60,7 +60,7 @@ def cpu_features() -> frozenset[str]:
 
 
 @cache
-def _amx_permission() -> bool:
+def amx_permission() -> bool:
     """Ask Linux for the AMX tile state, once, before threads use it: arch_prctl(ARCH_REQ_XCOMP_PERM, 18)."""
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_long)
@@ -90,7 +90,7 @@ class CpuDevice:
             return [target.machine]
         features = cpu_features() if self._features is None else self._features
         missing = [feature for feature in target.requires if feature not in features]
-        if not missing and self._features is None and _AMX & set(target.requires) and not _amx_permission():
+        if not missing and self._features is None and _AMX & set(target.requires) and not amx_permission():
             return ["permission to use amx_tile"]
         return missing
 

@@ -29,6 +29,7 @@ class _Lowering:
         self.emitter = emitter
         self.b = emitter.b
         self.domain: tuple[Dim, ...] = group.attrs["domain"]
+        tuning = tuning.for_product(*(element(v.type) for v in (found.a, found.b, found.reduce.result)))
         self.step = tuning.step_m
         sizes = (tuning.tile_m, self.m_size), (tuning.tile_n, self.n_size), (tuning.tile_k, self.k_size)
         self.tile = tuple(fit(tile, size) for tile, size in sizes)

@@ -40,9 +40,11 @@ class _Lowering:
         self.b = emitter.b
         self.domain: tuple[Dim, ...] = found.group.attrs["domain"]
         self.args = found.group.regions[0].args
+        score = found.score[found.maximum]
         self.m_size, self.n_size = (product(self.domain[axis] for axis in axes) for axes in (found.m, found.n))
         self.t_size: Dim = found.maximum.attrs["sizes"][0]
-        self.d_size: Dim = found.score[found.maximum].attrs["sizes"][0]
+        self.d_size: Dim = score.attrs["sizes"][0]
+        tuning = tuning.for_product(*(element(v.type) for v in (found.a, found.b, score.result)))
         self.step = tuning.step_m
         self.height, self.width = fit(tuning.tile_m // 2, self.m_size), fit(tuning.tile_n // 2, self.n_size)
         self.block = fit(tuning.stream, self.t_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.types import size_of
@@ -15,7 +15,9 @@ class Tuning:
     keep: bytes of a row's values that a group may keep from one loop to the next; turn: side of the tiles in which
     operands that lie along another axis are turned; strip: columns whose results a group holds while it reduces them,
     rows: how many rows it then takes at a time; stream: columns of a block of weights that are made where they are
-    used. 0: the target does not."""
+    used. 0: the target does not. `arch` is the target."""
+
+    arch: Arch
 
     lanes: int
     chunk: int
@@ -29,7 +31,19 @@ class Tuning:
     rows: int
     stream: int
 
+    def for_product(self, a: str, b: str, acc: str) -> Tuning:
+        """The same for a product of these types: where it runs on tile registers, whole blocks of them, and as many
+        bytes of the operands along k as else of sums."""
+        unit = self.arch.tile_product(a, b, acc)
+        if unit is None:
+            return self
+        step = REGISTERS_DOWN * unit.m
+        tile_k = self.tile_k * size_of(acc) // size_of(b)
+        return replace(self, step_m=step, tile_m=self.tile_m // step * step, tile_k=tile_k)
 
+
+#: tile registers of a CPU that a block of sums has along m
+REGISTERS_DOWN = 2
 #: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain
 VECTORS_PER_VALUE = 4
 #: side of the tiles in which a CPU turns operands: a few cache lines per row; the best of 8 .. 256 on every CPU level
@@ -55,9 +69,10 @@ def micro_rows(arch: Arch) -> int:
 def tuning_for(arch: Arch, dtype: str) -> Tuning:
     """The numbers for kernels that compute mostly with `dtype` (a name)."""
     if arch.kind == "cuda":
-        return Tuning(arch.group, 4 * arch.group, 64, 64, 16, 0, 0, 0, 0, 0, 0)
+        return Tuning(arch, arch.group, 4 * arch.group, 64, 64, 16, 0, 0, 0, 0, 0, 0)
     native, l2, step = arch.vector_bits // (8 * size_of(dtype)), arch.memory("l2").bytes, micro_rows(arch)
     tile_k = max(64, l2 // B_PART // (TILE_N * size_of(dtype)) // 64 * 64)
     return Tuning(
-        VECTORS_PER_VALUE * native, 2048, STEPS * step, TILE_N, tile_k, step, l2 // KEEP_PART, TURN, STRIP, ROWS, STREAM
-    )
+        arch, VECTORS_PER_VALUE * native, 2048, STEPS * step, TILE_N, tile_k, step, l2 // KEEP_PART, TURN, STRIP, ROWS,
+        STREAM,
+    )  # fmt: skip

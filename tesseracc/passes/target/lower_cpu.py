@@ -78,6 +78,9 @@ def lower_kernel(func: Func, arch: Arch) -> Func:
     _group_loop(k, [k.dim(size) for size in grid], begin, end, one_group)
     if k.bypasses:
         k.b.emit("target.fence")
+    if k.uses_tile_registers:
+        k.prologue.emit("target.amx_config")
+        k.b.emit("target.amx_release")
     body = Region((args, begin, end, k.scratch), (*k.prologue.ops, *k.b.ops))
     attrs = {**interface(func), "group": group, "scratch": k.scratch_bytes, "shared": 0, "symbol": func.name}
     return Func("target.func", func.name, remove_dead(body), attrs, func.loc)

@@ -7,7 +7,7 @@ from functools import partial
 
 from tesseracc.ir.types import element
 from tesseracc.ir.value import Op, Region
-from tesseracc.passes.target.lower_cpu_pairs import PAIR, fill_pairs, pairs_by_columns
+from tesseracc.passes.target.lower_cpu_grouped import fill_grouped, groups_by_columns
 from tesseracc.passes.target.lower_cpu_prefetch import ROWS_AHEAD, touching
 from tesseracc.passes.target.lower_cpu_tiles import (
     Place,
@@ -73,11 +73,12 @@ def lower_map(k: Kernel, op: Op, lower: Callable[[Kernel, Region], list[Rep]]) -
 
     limits = limits_of(k, shape, extents)
     if len(targets) == 1 and targets[0].group > 1:
-        fill = partial(fill_pairs, k, targets[0], value=lambda place: elements(place)[0])
+        fill = partial(fill_grouped, k, targets[0], value=lambda place: elements(place)[0])
         start: Int = 0
         if favours_columns(k, op, targets[0], lower):
-            start, columns = whole(k, limits[0], PAIR * native(k, "f32")), whole(k, limits[1], width)
-            pairs_by_columns(k, op, targets[0], start, columns, lower)
+            square = targets[0].group * native(k, "f32")
+            start, columns = whole(k, limits[0], square), whole(k, limits[1], width)
+            groups_by_columns(k, op, targets[0], start, columns, lower)
             fill([start, limits[1]], first=(0, columns))
         fill(limits, first=(start, 0))
     elif len(targets) == 1 and favours_columns(k, op, targets[0], lower):

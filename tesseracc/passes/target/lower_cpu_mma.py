@@ -6,7 +6,7 @@ block has two vectors and as many rows as the register file holds; a right opera
 consecutive memory, and a panel stays in the nearest cache for all main blocks. The rows left over go by blocks of 4
 and of 1 with more vectors, for only enough independent sums hide the latency of an fma. The rows of a are read as they
 lie. Where the machine multiplies pairs of narrow elements along k, a step takes two: a pair of a is broadcast, and b
-has its rows in pairs.
+has its rows in pairs. Where it has tile registers, they take the product (lower_cpu_amx).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 from tesseracc.ir.types import ScalarType, VecType, kind_of, size_of
 from tesseracc.ir.value import Op, Value
-from tesseracc.passes.target.lower_cpu_pairs import fill_pairs
+from tesseracc.passes.target.lower_cpu_amx import multiply
+from tesseracc.passes.target.lower_cpu_grouped import fill_grouped
 from tesseracc.passes.target.lower_cpu_tiles import (
     PANEL_VECTORS,
     copy_tile,
     element_offset,
+    matrix_tile,
     new_tile,
     operand_form,
     read_tile,
@@ -120,13 +122,17 @@ class _Product:
 
 def lower_mma(k: Kernel, op: Op) -> Rep:
     acc = tile_of(k, op["acc"])
-    dtype, group = operand_form(k, op)
-    a, b = _operand(k, op["a"], dtype), _operand(k, op["b"], dtype, group)
+    m, n, depth = _limits(k, op)
+    a = _operand(k, op["a"], operand_form(k, op, "a"), (m, depth))
+    b = _operand(k, op["b"], operand_form(k, op, "b"), (depth, n))
     target = acc
     if not uses_of(k).last_in_place(op["acc"], op):
         target = new_tile(k, acc.shape, acc.dtype)
         copy_tile(k, acc, target)
-    m, n, depth = _limits(k, op, (*acc.shape, a.shape[1]))
+    instruction = matrix_tile(k, op)
+    if instruction is not None:
+        multiply(k, instruction, (a, b, target), (m, n, depth))
+        return target
     product = _Product(k, a, b, target, depth)
     done: Int = 0
     for rows in dict.fromkeys((block_rows(k), min(4, block_rows(k)), 1)):
@@ -136,7 +142,9 @@ def lower_mma(k: Kernel, op: Op) -> Rep:
     return target
 
 
-def _limits(k: Kernel, op: Op, shape: tuple[int, ...]) -> list[Int]:
+def _limits(k: Kernel, op: Op) -> list[Int]:
+    """How far the product goes along m, n and k."""
+    shape = (*tile_of(k, op["acc"]).shape, tile_of(k, op["a"]).shape[1])
     extents = op.group("extents")
     if not extents:
         return list(shape)
@@ -148,14 +156,14 @@ def _limits(k: Kernel, op: Op, shape: tuple[int, ...]) -> list[Int]:
     return found
 
 
-def _operand(k: Kernel, value: Value, dtype: str, group: int = 1) -> Tile:
+def _operand(k: Kernel, value: Value, form: tuple[str, int], limits: tuple[Int, Int]) -> Tile:
     """An operand in the form that the product takes; a map that feeds only products has written it so."""
-    tile = tile_of(k, value)
+    tile, (dtype, group) = tile_of(k, value), form
     if (tile.dtype, tile.group) == (dtype, group):
         return tile
     found = new_tile(k, tile.shape, dtype, panels=group > 1, group=group)
     if group > 1:
-        fill_pairs(k, found, list(tile.shape), lambda at: read_tile(k, tile, at))
+        fill_grouped(k, found, limits, lambda at: read_tile(k, tile, at))
     else:
         copy_tile(k, tile, found)
     return found

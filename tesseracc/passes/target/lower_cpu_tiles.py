@@ -3,7 +3,8 @@
 A tile lies in scratch memory, row-major with rows padded to whole vectors, or in panels of as many columns as the
 matrix micro-kernel takes at once: panel p holds columns p * panel .. of all rows, row after row. Right operands of
 `tile.mma` are written in panels by the map that makes them, so nothing is packed a second time. Where an instruction
-multiplies groups of elements along k, a panel has the rows of a group side by side, column by column (lower_cpu_pairs).
+multiplies groups of elements along k, a panel has the rows of a group side by side, column by column
+(lower_cpu_grouped).
 
 Outside its extents a tile is 0, but that is written only where an observer may look there: when every use of the tile
 is bounded by the same extents (`bounds_of`), nobody does. Columns up to the next whole vector are always written.
@@ -11,15 +12,18 @@ is bounded by the same extents (`bounds_of`), nobody does. Columns up to the nex
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from tesseracc.arch.arch import MmaRow
 from tesseracc.ir.types import ScalarType, TileType, VecType, element, kind_of, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Int, Kernel, Range, Rep, Tile, Vec, native
 
 PANEL_VECTORS = 2  # native vectors in a panel's row
+GROUP_BYTES = 4  # elements along k that an instruction multiplies at a time: as many as a word holds
 Use = tuple[Op, str, int]
 
 
@@ -84,7 +88,9 @@ class TileUses:
     def operand_of(self, k: Kernel, value: Value) -> tuple[str, str, int] | None:
         """(`a` or `b`, and the form of that operand) when all uses of a tile are that operand of `tile.mma`."""
         found = {
-            (segment, *operand_form(k, op)) for op, segment, _ in self.uses.get(value, []) if op.name == "tile.mma"
+            (segment, *operand_form(k, op, segment))
+            for op, segment, _ in self.uses.get(value, [])
+            if op.name == "tile.mma"
         }
         all_mma = all(op.name == "tile.mma" for op, _, _ in self.uses.get(value, []))
         if len(found) != 1 or not all_mma:
@@ -93,11 +99,23 @@ class TileUses:
         return side if side[0] in "ab" else None
 
 
-def operand_form(k: Kernel, op: Op) -> tuple[str, int]:
-    """How a product takes its operands: their element type, and how many along k it multiplies at a time."""
+def operand_form(k: Kernel, op: Op, side: str) -> tuple[str, int]:
+    """How a product takes an operand: its element type, and how many along k it multiplies at a time."""
     a, b, acc = (element(op[name].type) for name in ("a", "b", "acc"))
-    pairs = (a, b, acc) == ("bf16", "bf16", "f32") and k.arch.has("bf16_dot") and not k.arch.has("amx_bf16")
-    return ("bf16", 2) if pairs else (acc, 1)
+    pairs = (a, b, acc) == ("bf16", "bf16", "f32") and k.arch.has("bf16_dot")
+    if not pairs and matrix_tile(k, op) is None:
+        return acc, 1
+    return (b, GROUP_BYTES // size_of(b)) if side == "b" else (a, 1)
+
+
+def matrix_tile(k: Kernel, op: Op) -> MmaRow | None:
+    """The instruction on tile registers that multiplies what this product does, if the machine has one."""
+    return k.arch.tile_product(*(element(op[name].type) for name in ("a", "b", "acc")))
+
+
+def _rows_at_once(k: Kernel, dtype: str, panels: bool) -> int:
+    """Rows that an instruction on tile registers reads at a time, those beyond a tile's end too."""
+    return max((row.k if panels else row.m for row in k.arch.mma if not panels or row.b == dtype), default=1)
 
 
 def uses_of(k: Kernel) -> TileUses:
@@ -117,8 +135,9 @@ def chunk_width(k: Kernel) -> int:
 
 
 def row_stride(k: Kernel, columns: int, dtype: str) -> int:
-    """Elements from row to row: whole chunks, and an odd number of cache lines, to spread a column over the sets."""
-    width = chunk_width(k)
+    """Elements from row to row: whole chunks and vectors, and an odd number of cache lines, to spread a column over
+    the sets."""
+    width = max(chunk_width(k), native(k, dtype))
     padded = -(-columns // width) * width
     line = k.arch.cache_line // size_of(dtype)
     return padded + line if padded >= 2 * line and (padded // line) % 2 == 0 else padded
@@ -126,20 +145,22 @@ def row_stride(k: Kernel, columns: int, dtype: str) -> int:
 
 def new_tile(k: Kernel, shape: tuple[int, ...], dtype: str, *, panels: bool = False, group: int = 1) -> Tile:
     """Fresh scratch memory for a tile."""
+    unit = _rows_at_once(k, dtype, panels)
+    rows = -(-math.prod(shape[:-1]) // unit) * unit
     panel = PANEL_VECTORS * native(k, dtype) // group if panels else 0
-    row = shape[0] * panel if panels else row_stride(k, shape[-1], dtype)
-    tile = Tile(k.scratch, shape, dtype, row, panel, group)
+    row = -(-shape[-1] // panel) * panel if panels else row_stride(k, shape[-1], dtype)
+    tile = Tile(k.scratch, shape, dtype, rows, row, panel, group)
     return replace(tile, ptr=k.reserve(tile.count * size_of(dtype)))
 
 
 def element_offset(k: Kernel, tile: Tile, row: Int, column: Int) -> Int:
     """Where element (row, column) lies; in panels, for a column that starts a panel."""
-    if tile.panel:  # (column / panel) * (rows + 1) * panel; the row starts a group
-        return k.add(k.mul(column, tile.shape[0] + 1), k.mul(row, tile.panel))
+    if tile.panel:  # (column / panel) * panel_rows * panel; the row starts a group
+        return k.add(k.mul(column, tile.panel_rows), k.mul(row, tile.panel))
     return k.add(k.mul(row, tile.row), column)
 
 
-def _zero(dtype: str) -> int | float | bool:
+def zero_of(dtype: str) -> int | float | bool:
     return 0.0 if kind_of(dtype) == "f" else False if dtype == "bool" else 0
 
 
@@ -147,7 +168,7 @@ def fill_zero(k: Kernel, tile: Tile) -> None:
     """Zeros everywhere, padding included."""
     lanes = native(k, tile.dtype)
     saved, k.width = k.width, lanes
-    zero = k.constant(_zero(tile.dtype), tile.dtype)
+    zero = k.constant(zero_of(tile.dtype), tile.dtype)
     k.width = saved
 
     def body(i: Value, _: list[Value]) -> list[Value]:
@@ -205,7 +226,7 @@ def put_tile(k: Kernel, tile: Tile, place: Place, rep: Rep, dtype: str) -> None:
     leading, column = place
     value = k.vector(rep, dtype)
     if k.mask != ALL:
-        value = k.b.op("arith.select", k.vector(k.mask, "bool"), value, k.constant(_zero(dtype), dtype))
+        value = k.b.op("arith.select", k.vector(k.mask, "bool"), value, k.constant(zero_of(dtype), dtype))
     if dtype != tile.dtype:
         value = k.b.op("arith.cast", value, to=tile.dtype)
     ptr = k.offset(tile.ptr, element_offset(k, tile, _row(tile, k, leading), column), tile.dtype)
@@ -316,7 +337,7 @@ def lower_zeros(k: Kernel, op: Op) -> Rep:
     if bounds is None or any(v not in k.env for v in bounds):
         fill_zero(k, tile)
     else:
-        zero = k.b.const(_zero(type_.dtype), ScalarType(type_.dtype))
+        zero = k.b.const(zero_of(type_.dtype), ScalarType(type_.dtype))
         write_tile(k, tile, [k.env[v] for v in bounds], lambda place: k.wrap_scalar(zero), type_.dtype, bounded=True)
     return tile
 

@@ -83,7 +83,7 @@ def _corner(k: Kernel, tile: Tile, row: Int, column: Value) -> Int:
     if not tile.panel:
         return k.add(k.mul(row, tile.row), column)
     inside = k.b.op("arith.mod", column, k.value(tile.panel))
-    panel = k.mul(k.sub(column, inside), tile.shape[0] + 1)
+    panel = k.mul(k.sub(column, inside), tile.panel_rows)
     return k.add(k.add(panel, k.mul(row, tile.panel)), inside)
 
 

@@ -72,18 +72,20 @@ class Tile:
     ptr: Value
     shape: tuple[int, ...]
     dtype: str
-    row: int
+    rows: int  # that there is memory for, over all leading axes
+    row: int  # from row to row; in panels: that of one row of all panels
     panel: int  # columns of a panel; 0: row-major
     group: int = 1  # rows of which a panel holds a column's elements side by side
 
     @property
     def count(self) -> int:
         """Elements that the tile takes, padding included."""
-        rows = 1
-        for size in self.shape[:-1]:
-            rows *= size
-        # a panel has one row more than it needs: else all panels would begin in the same cache set
-        return -(-self.shape[-1] // self.panel) * self.panel * (rows + 1) if self.panel else rows * self.row
+        return (self.panel_rows if self.panel else self.rows) * self.row
+
+    @property
+    def panel_rows(self) -> int:
+        """Rows of a panel: a group more than it needs, else all panels would begin in the same cache set."""
+        return self.rows + self.group
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Kernel:
         self.touches = False  # whether loads only ask for their cache lines
         self.gathers = 0  # scattered loads so far
         self.bypasses = False  # whether some store bypasses the caches
+        self.uses_tile_registers = False
         self.tile_uses: object = None  # the analysis of lower_cpu_tiles, made when first asked for
 
     # -- scalars ---------------------------------------------------------------------------------------------------

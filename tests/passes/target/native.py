@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 from llvmlite import binding as llvm
 
+from tessera_runtime.devices.cpu import amx_permission
 from tesseracc.arch.arch import Arch, load
 from tesseracc.codegen.host import compile_cpu
 from tesseracc.codegen.llvm import llvm_text
 from tesseracc.codegen.pool import Request, compile_many
 from tesseracc.interpret.binding import evaluate_dim
+from tesseracc.interpret.target import Memory, bits, run_kernel
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
 from tesseracc.ir.value import Func, Module
-from tesseracc.passes.target import expand_fma, lower_cpu  # noqa: F401 - registers the passes
+from tesseracc.passes.target import expand_fma, expand_narrow, lower_cpu  # noqa: F401 - registers the passes
 
 _FLAGS = {
     "x86-64-v2": {"sse4.2", "popcnt"},
     "x86-64-v3": {"avx2", "fma", "bmi2", "f16c"},
     "x86-64-v4": {"avx512f", "avx512vl", "avx512bw", "avx512dq"},
     "x86-64-v4-bf16": {"avx512bf16", "clzero"},
+    "x86-64-v4-amx": {"amx-tile", "amx-bf16", "amx-int8"},
     "aarch64": {"neon"},
 }
 
@@ -32,6 +35,8 @@ _FLAGS = {
 def levels(*more: str) -> tuple[str, ...]:
     """The CPU levels that this machine runs: those that bundles hold by default, and of `more`."""
     host = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    if "amx-tile" in host and not amx_permission():
+        host.remove("amx-tile")
     return tuple(name for name, need in _FLAGS.items() if need <= host and (load(name).default or name in more))
 
 
@@ -70,8 +75,7 @@ def _slot(arg: Any) -> int:
     if isinstance(arg, np.ndarray):
         assert arg.flags.c_contiguous
         return int(arg.ctypes.data)
-    raw = np.asarray(arg).tobytes().ljust(8, b"\0")
-    return int(np.frombuffer(raw, np.int64)[0])
+    return bits(arg)
 
 
 @cache
@@ -95,3 +99,20 @@ def assembly(ir: str, arch: Arch, opt: int = 1) -> str:
     """The object as text."""
     tool = arch.toolchain
     return compile_many([Request(ir, tool.triple, tool.cpu, tool.features, "assembly", opt)])[0].data.decode()
+
+
+class Interpreted:
+    """The same kernels, run by the interpreter of Target IR: on any machine, for any CPU level."""
+
+    def __init__(self, text: str | Module, level: str, passes: str = "tile-to-cpu") -> None:
+        module = parse_module(text) if isinstance(text, str) else text
+        self.kernels: dict[str, Func] = {f.name: f for f in module.of_kind("tile.kernel")}
+        self.module = run_pipeline(parse_pipeline(passes), module, Context(load(level)))
+
+    def __call__(self, kernel: str, args: list[Any], symbols: dict[str, int]) -> None:
+        """Runs the whole grid. Arrays are changed in place."""
+        func, memory = self.kernels[kernel], Memory()
+        slots = [memory.add(arg) if isinstance(arg, np.ndarray) else bits(arg) for arg in args]
+        slots += [symbols[name] for name in func.attrs["symbols"]]
+        total = int(np.prod([evaluate_dim(size, symbols) for size in func.attrs["grid"]]))
+        run_kernel(self.module.func(kernel), memory, slots, 0, total)
