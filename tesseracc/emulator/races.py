@@ -26,6 +26,7 @@ from tesseracc.emulator.types import Array
 
 if TYPE_CHECKING:
     from tesseracc.emulator.ptx import Instruction
+    from tesseracc.emulator.tensor_fences import TensorFences
 
 __all__ = ["RaceDetector", "Shadow"]
 
@@ -123,6 +124,7 @@ class RaceDetector:
         clusters = warps // warps_per_cluster
         self.known = np.zeros((clusters, warps_per_cluster, warps_per_cluster), np.int64)
         self.known_inits: Array | None = None  # the same, of what fence.mbarrier_init orders
+        self.tensor_fences: TensorFences | None = None  # where fences around accesses to tensor memory are demanded
         # Launch-wide: up to which clock each warp has released at gpu scope; whether each CTA has acquired.
         self.released, self.acquired = released, acquired
 
@@ -141,10 +143,11 @@ class RaceDetector:
     def release(self, warps: Array) -> Array:
         """Publish: the snapshot, after which later accesses of `warps` belong to a new clock."""
         rows = self.snapshot(warps)
-        self._tick(warps)
+        self.step(warps)
         return rows
 
-    def _tick(self, warps: Array) -> None:
+    def step(self, warps: Array) -> None:
+        """Later accesses of `warps` belong to a new clock."""
         self.clock[warps] += 1
         clock = np.minimum(self.clock[warps], int(_CLOCK_MASK)).astype(np.uint64)
         self.stamp[warps] = self.threads[warps] | (clock << _CLOCK)[:, None]
@@ -191,7 +194,7 @@ class RaceDetector:
         if warps_per_group == self.warps_per_cluster:  # nobody else reaches their shared memory
             self.clock[:] = self.clock.max()
             self.floor, self.epoch = np.uint64(self.clock[0]) << _CLOCK, self.epoch + 1
-        self._tick(warps)
+        self.step(warps)
         self.warp_sync[:] = self.clock - 1
         joint = rows.reshape(-1, warps_per_group, rows.shape[1]).max(axis=1)
         self.acquire(warps, np.repeat(joint, warps_per_group, axis=0))
@@ -199,7 +202,7 @@ class RaceDetector:
     def sync_warps(self, warps: Array) -> None:
         """bar.warp.sync by whole warps."""
         self.warp_sync[warps] = self.clock[warps]
-        self._tick(warps)
+        self.step(warps)
 
     def fence(self, warps: Array) -> None:
         """A fence of gpu scope: releases what the warps know to other clusters, and acquires what those released."""
@@ -295,6 +298,9 @@ class RaceDetector:
         fresh = np.concatenate([_FIRST, np.flatnonzero((old[1:] != old[:-1]) | (mine[1:] != mine[:-1])) + 1])
         old, mine, times = old[fresh], mine[fresh], np.diff(fresh, append=len(old))
         unordered = ~self.ordered(old, mine)
+        if space == "tensor" and self.tensor_fences is not None:
+            clocks = (old >> _CLOCK & _CLOCK_MASK).astype(np.int64)
+            unordered |= ~self.tensor_fences.ordered(_warp(old) - self.first_warp, clocks, mine >> 5)
         if not unordered.any():
             return
         first = int(np.flatnonzero(unordered)[0])

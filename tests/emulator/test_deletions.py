@@ -26,7 +26,8 @@ SEEDS = range(3)
 #: instructions that order something, and how one is taken out: a wait goes on at once
 SYNCHRONISING = re.compile(
     r"^\s*(@!?%\w+ )?(bar(rier)?\.|cp\.async\.(commit|wait|bulk\.(commit|wait))|mbarrier\.(init|arrive|expect_tx)"
-    r"|fence\.|wgmma\.(fence|commit|wait)|membar)|mbarrier\.try_wait|mbarrier\.test_wait"
+    r"|fence\.|wgmma\.(fence|commit|wait)|tcgen05\.(alloc|dealloc|commit|fence|wait)|membar)"
+    r"|mbarrier\.try_wait|mbarrier\.test_wait"
 )
 WAIT = re.compile(r"mbarrier\.(try|test)_wait\S* +(%\w+),.*")
 

@@ -395,6 +395,25 @@ def test_two_warps_on_one_column() -> None:
     assert any(code == "E955" and words.startswith("tcgen05") and other for code, words, other in found), found
 
 
+def fenced(lines: str) -> str:
+    """With the fences that a barrier needs around it."""
+    return lines.replace(
+        "bar.sync 0;\n@%first tcgen05.relin",
+        "tcgen05.fence::before_thread_sync;\nbar.sync 0;\ntcgen05.fence::after_thread_sync;\n@%first tcgen05.relin",
+    )
+
+
+@pytest.mark.parametrize("missing", ["", "tcgen05.fence::before_thread_sync;\n", "tcgen05.fence::after_thread_sync;\n"])
+def test_fences_around_a_barrier_are_needed_where_a_launch_says_so(missing: str) -> None:
+    """What all warps have loaded is freed by one of them."""
+    text = (HEAD + STORE + WAITED + LOAD + fenced(TAIL)).replace(missing, "")
+    for demanded in (False, True):
+        out = np.zeros((128, 4), np.uint32)
+        report = launch(parse_ptx(text), "k", (1,), (128,), [np.zeros(1, np.uint32), out, 4], tensor_fences=demanded)
+        found = {(f.code, "dealloc" in text.split("\n")[f.ptx_line - 1]) for f in report.findings}
+        assert found == ({("E955", True)} if demanded and missing else set())
+
+
 def test_columns_that_are_never_freed() -> None:
     assert [(c, "alloc" in line) for c, line in faulty("", tail="\nret;\n}\n")] == [("E960", True)]
 

@@ -1,7 +1,7 @@
 """tcgen05: tensor memory of sm_100a: alloc, dealloc, ld, st, wait, commit, fence (PTX ISA 9.7.16).
 
-Fences before and after thread synchronisation do nothing here: what the barriers and mbarriers between them order is
-what the race detector knows.
+Fences around thread synchronisation do nothing unless a launch demands them: what barriers and mbarriers order is what
+the race detector knows.
 """
 
 from __future__ import annotations
@@ -224,10 +224,17 @@ def wait(i: Instruction, d: Decoder) -> Step:
 
 @instruction("tcgen05.fence", _SECTION + ": tcgen05.fence", "::before_thread_sync ::after_thread_sync")
 def fence(i: Instruction, d: Decoder) -> Step:
-    """Nothing: what barriers and mbarriers order is what the race detector knows."""
+    """What the race detector knows of barriers holds for tensor memory where fences are, if they are demanded."""
     if i.mods[0] not in ("fence::before_thread_sync", "fence::after_thread_sync"):
         raise ValueError(i.mods[0])
-    return lambda w: None
+    before = i.mods[0] == "fence::before_thread_sync"
+
+    def run(w: Wave) -> None:
+        fences = w.launch.races.tensor_fences
+        if fences is not None:
+            (fences.before if before else fences.after)(np.unique(w.lanes >> 5))
+
+    return run
 
 
 @instruction("tcgen05.commit", _SECTION + ": tcgen05.commit", ".mbarrier::arrive::one .multicast::cluster .b64")
@@ -250,6 +257,8 @@ def commit(i: Instruction, d: Decoder) -> Step:
                 step = launch.shared_stride // 8
                 ranks = [r for r in range(launch.cluster_size) if int(masks[k]) >> r & 1]
                 targets = [int(index[k]) + (first + r - cta) * step for r in ranks]
+            if launch.races.tensor_fences is not None:
+                launch.races.tensor_fences.before(np.array([lane >> 5]))
             known = launch.races.release(np.array([lane >> 5]))[0] if launch.detect else None
             for target in targets if known is not None else ():
                 engine.mbarriers.learn(target, known)

@@ -23,10 +23,12 @@ CASES = {
     "sm_80": ("sm_80", {"m": 32, "n": 64, "k": 32, "group": 64}),
     "sm_90": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
     "sm_90 without tensor copies": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
+    "sm_100": ("sm_100", {"m": 128, "n": 64, "k": 32, "group": 128}),
 }
 #: survivors: case, words of the line, how many such lines, and why the kernel is right without them
 REDUNDANT: list[tuple[str, str, int, str]] = [
     ("sm_90", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
+    ("sm_100", "fence.mbarrier_init", 1, "as on sm_90"),
     ("sm_90", "bar.warp.sync", 1, "wgmma has read the slot when its wait is over; loads by lanes need it"),
 ]
 
@@ -36,7 +38,8 @@ def outcome(kernel: Func, image: Image, lines: list[str], sizes: dict[str, int],
     a, b = operands(sizes["M"], sizes["N"], sizes["K"], "bf16")
     args = [a, b, np.full((sizes["M"], sizes["N"]), np.nan, np.float32)]
     try:
-        found = attempt(kernel, image, args, sizes, ptx="\n".join(lines), seed=seed, max_steps=STEPS, blocks=blocks)
+        found = attempt(kernel, image, args, sizes, ptx="\n".join(lines), seed=seed, max_steps=STEPS, blocks=blocks,
+                        tensor_fences=True)  # fmt: skip
     except EmulatorError as error:
         return error.code
     assert found is not None
@@ -52,10 +55,10 @@ def test_everything_that_orders_is_needed(case: str) -> None:
     module, image = built(arch, "gemm", dtype="bf16", **options)
     kernel = module.funcs[0]
     sizes = SIZES if "without" not in case else {**SIZES, "N": 70}
-    blocks = int(case == "sm_90")  # one does all tiles in turn
+    blocks = int(case in ("sm_90", "sm_100"))  # one does all tiles in turn
     lines = image.ptx.split("\n")
     assert outcome(kernel, image, lines, sizes, 0, blocks) is None
-    name = "gemm__tensor" if case == "sm_90" else "gemm"
+    name = "gemm__tensor" if case in ("sm_90", "sm_100") else "gemm"
     start = next(i for i, line in enumerate(lines) if ".entry" in line and f"{name}(" in line)
     end = next((i for i in range(start + 1, len(lines)) if ".entry" in lines[i]), len(lines))
     numbers = [i for i in range(start, end) if SYNCHRONISING.search(lines[i])]
