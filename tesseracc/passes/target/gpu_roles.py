@@ -279,6 +279,11 @@ class Roles:
 def arrive_warps(low: Lowering, barrier: Value) -> None:
     """Every warp of the consumers arrives when all its lanes have read."""
     low.b.emit("target.warp_barrier")
+    arrive_once(low, barrier)
+
+
+def arrive_once(low: Lowering, barrier: Value) -> None:
+    """One lane of every warp arrives."""
     lane = low.b.op("arith.and", low.thread(), low.b.const(31))
 
     def arrive(inner: Lowering) -> list[Value]:

@@ -21,7 +21,7 @@ from tesseracc.layout.descriptor import Descriptor, instruction_descriptor
 from tesseracc.layout.select import Choice
 from tesseracc.passes.target.gpu_fragments import pair
 from tesseracc.passes.target.gpu_reduce import warp_uniform
-from tesseracc.passes.target.gpu_roles import _advance, _slot, _wide, arrive_warps
+from tesseracc.passes.target.gpu_roles import _advance, _slot, _wide, arrive_once
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_tensor_sums import WINDOWS, Sum, columns_of, load_layout
 from tesseracc.passes.target.gpu_warpgroup import Operand
@@ -77,7 +77,6 @@ class TensorMemory:
         """When all loads are over."""
         assert self.base is not None
         base = self.base
-        low.b.emit("target.tensor_fence", before=True)
         low.barrier()
 
         def end(inner: Lowering) -> list[Value]:
@@ -183,9 +182,9 @@ class TensorMemory:
         found = low.branch(b.op("arith.cmp", lo, hi, pred="lt"), some, none, low.flat_types(op.results))
         low.bind(op.results, found)
         position[2] = b.op("arith.xor", position[2], b.const(1, "i32"))
+        b.emit("target.tensor_fence", before=True)
         if op in self.loaded:
-            b.emit("target.tensor_fence", before=True)
-            arrive_warps(low, self.loaded[op])
+            arrive_once(low, self.loaded[op])  # a warp loads, and waits for it, as one
 
     def _loaded(self, low: Lowering, op: Op, part: Sum) -> list[Value]:
         """A sum in the layout that its class has."""

@@ -222,8 +222,13 @@ class Lowering(Flow):
             return self.b.op("target.shared", offset=self.shared.take(size, alignment))
         return self.b.op("target.alloca", bytes=size, align=16)
 
+    def stored_operands(self) -> bool:
+        """Whether products read in place what threads write, and not copy engines alone."""
+        filled = self.roles.memory if self.roles else {}
+        return any(placed.buf not in filled for placed in self.layouts.placed.values())
+
     def barrier(self) -> None:
-        if self.layouts.placed and (self.state.written or self.state.copies):
+        if self.stored_operands() and (self.state.written or self.state.copies):
             self.b.emit("target.fence_async")  # products read what was written behind the caches' back
         if self.roles:
             self.b.emit("target.barrier", id=CONSUMER_BARRIER, threads=self.group)
