@@ -87,9 +87,10 @@ class BundleFunction:
             return self._call(given, args, kwargs)
         finally:
             where, thread = self._bundle.device.name, threading.get_ident()
-            measure = getattr(self._bundle.device, "bandwidth", None)
-            if measure is not None:
-                recorder.bandwidths.setdefault(where, measure)
+            for attribute, known in (("bandwidth", recorder.bandwidths), ("clock", recorder.clocks)):
+                measure = getattr(self._bundle.device, attribute, None)
+                if measure is not None:
+                    known.setdefault(where, measure)
             recorder.add(recording.Span("call", self.name, start, time.perf_counter_ns(), where, thread, self.name))
 
     def _call(self, given: Mapping[str, NDArray[Any]] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

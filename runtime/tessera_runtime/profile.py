@@ -1,8 +1,10 @@
 """Profiles: what ran while one was taken, as a Chrome trace and as a table with the distance from the roofline.
 
-The roof is memory's: a kernel cannot be faster than a copy of as many bytes as it must move, and that copy is measured
-on the device, with all its threads. `roofline` is the copy's time over the kernel's. It says nothing of arithmetic: a
-product of matrices may be far below the roof and still as fast as its units allow.
+There are two roofs. A kernel cannot be faster than a copy of as many bytes as it must move, and that copy is measured
+on the device, with all its threads. Nor can it be faster than its floating-point operations at the rate of the units
+that do them: the bundle has both (specs/bundle.md, `flops`), the device its clock. `roofline` is the larger of the two
+times over the kernel's, and `bound` says which it is: memory or arithmetic. Kernels that do not say how many operations
+they do have the roof of memory alone.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _SMALLEST, _LARGEST = 16, 28  # log2 of the bytes of the copies that are measure
 class Row(NamedTuple):
     """One step of one function, or one eager operator, over all its runs. Times in seconds, of one run.
 
-    `roofline` is None where no bandwidth is known or nothing is moved.
+    `flops` is None where some run does not know; `roofline` and `bound` are None where no roof is known.
     """
 
     name: str
@@ -39,7 +41,10 @@ class Row(NamedTuple):
     p95: float
     bytes: int
     bytes_per_second: float
+    flops: int | None
+    flops_per_second: float | None
     roofline: float | None
+    bound: str | None
 
 
 class Profile:
@@ -48,6 +53,7 @@ class Profile:
     def __init__(self) -> None:
         self._recorder = recording.Recorder()
         self._measured: dict[tuple[str, int], float] = {}
+        self._clocks: dict[str, float | None] = {}
 
     @property
     def spans(self) -> tuple[recording.Span, ...]:
@@ -67,12 +73,25 @@ class Profile:
         first = spans[0]
         times = sorted((span.stop - span.start) * 1e-9 for span in spans)
         total, moved = sum(times), sum(span.bytes for span in spans)
-        bound = sum(self._copy_time(span) for span in spans)
+        known = [span.flops for span in spans if span.flops is not None]
+        flops = sum(known) if len(known) == len(spans) else None
+        roofs = {
+            "memory": sum(self._copy_time(span) for span in spans),
+            "arithmetic": sum(self._arithmetic_time(span) for span in spans),
+        }
+        bound = max(roofs, key=lambda name: roofs[name])
+        roof = roofs[bound] / total if total and roofs[bound] else None
         return Row(
             first.name, first.function, first.step, first.file, first.line, first.device, len(spans), total,
             statistics.median(times), times[int(0.95 * (len(times) - 1) + 0.5)], moved,
-            moved / total if total else 0.0, bound / total if total and bound else None,
+            moved / total if total else 0.0, flops, flops / total if flops is not None and total else None,
+            roof, bound if roof is not None else None,
         )  # fmt: skip
+
+    def _achieved(self, span: recording.Span) -> dict[str, Any]:
+        """Operations and roofline of one run, for the trace."""
+        row = self._row([span])
+        return {"flops": row.flops, "roofline": row.roofline, "bound": row.bound}
 
     def _copy_time(self, span: recording.Span) -> float:
         """Seconds of a copy of as many bytes; 0 where that is not known."""
@@ -85,13 +104,24 @@ class Profile:
             self._measured[key] = measure(1 << size)
         return span.bytes / self._measured[key]
 
+    def _arithmetic_time(self, span: recording.Span) -> float:
+        """Seconds that all units take for the operations at least; 0 where that is not known."""
+        if not span.cycles:
+            return 0.0
+        if span.device not in self._clocks:
+            measure = self._recorder.clocks.get(span.device)
+            self._clocks[span.device] = None if measure is None else measure()
+        clock = self._clocks[span.device]
+        return span.cycles / clock if clock else 0.0
+
     def total(self) -> float:
         """Seconds in calls of compiled functions and in eager operators; calls at the same time count each."""
         return sum(span.stop - span.start for span in self._recorder.spans if span.kind in ("call", "operator")) * 1e-9
 
     def table(self) -> str:
         """The rows as text."""
-        titles = ("kernel", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s", "roofline")
+        titles = ("kernel", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s", "GFLOP/s",
+                  "roofline", "bound")
         everything = self.total()
         lines = [titles]
         for row in self.rows():
@@ -99,7 +129,9 @@ class Profile:
                 row.name, f"{row.file}:{row.line}" if row.file else "-", str(row.calls), f"{row.total * 1e3:.3f}",
                 f"{row.p50 * 1e6:.1f}", f"{row.p95 * 1e6:.1f}",
                 f"{row.total / everything:.1%}" if everything else "-", f"{row.bytes / 1e6:.3f}",
-                f"{row.bytes_per_second / 1e9:.2f}", "-" if row.roofline is None else f"{row.roofline:.1%}",
+                f"{row.bytes_per_second / 1e9:.2f}",
+                "-" if row.flops_per_second is None else f"{row.flops_per_second / 1e9:.2f}",
+                "-" if row.roofline is None else f"{row.roofline:.1%}", row.bound or "-",
             ))  # fmt: skip
         widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
         text = [
@@ -123,6 +155,8 @@ class Profile:
                 "function": span.function, "step": span.step, "bytes": span.bytes, "grid": list(span.grid),
                 "source": f"{span.file}:{span.line}" if span.file else "",
             }  # fmt: skip
+            if span.kind != "call":
+                details |= self._achieved(span)
             events.append({
                 "ph": "X", "name": span.name, "cat": span.kind, "pid": devices[span.device],
                 "tid": threads[span.thread], "ts": (span.start - origin) / 1e3, "dur": (span.stop - span.start) / 1e3,

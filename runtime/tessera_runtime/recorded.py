@@ -6,11 +6,13 @@ import threading
 from collections.abc import Sequence
 
 from tessera_runtime.control import CopyStep, LaunchStep
+from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.core.manifest import Kernel
 from tessera_runtime.core.recording import Span
+from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.plan import Instance
 
-__all__ = ["span", "traffic"]
+__all__ = ["arithmetic", "span", "traffic"]
 
 
 def traffic(instance: Instance, kernel: Kernel, step: LaunchStep) -> int:
@@ -25,6 +27,22 @@ def traffic(instance: Instance, kernel: Kernel, step: LaunchStep) -> int:
     return sum(instance.nbytes[index] for index in (*read, *written))
 
 
+def arithmetic(kernel: Kernel, step: LaunchStep) -> tuple[int | None, float]:
+    """The floating-point operations of a launch, and the cycles that they take at least of all units together.
+
+    Different units work at the same time. (None, 0) where the kernel does not say, or they are beyond 64 bits.
+    """
+    values = [value for kind, value in step.args if kind == "dim"]
+    env = {name: value for name, value in zip(kernel.symbols, values, strict=False) if isinstance(value, int)}
+    try:
+        counts = [f.count if isinstance(f.count, int) else evaluate(f.count, env) for f in kernel.flops]
+    except TesseraError:
+        return None, 0.0
+    if not counts or min(counts) < 0:
+        return None, 0.0
+    return sum(counts), max(count / f.rate for count, f in zip(counts, kernel.flops, strict=True))
+
+
 def span(
     instance: Instance, kernels: Sequence[Kernel], number: int, step: LaunchStep | CopyStep, start: int, stop: int,
     device: str,
@@ -36,4 +54,7 @@ def span(
     kernel = kernels[step.kernel]
     file, line = (kernel.source.file, kernel.source.line) if kernel.source is not None else ("", 0)
     moved = traffic(instance, kernel, step)
-    return Span("launch", kernel.name, start, stop, device, thread, function, number, moved, file, line, step.grid)
+    return Span(
+        "launch", kernel.name, start, stop, device, thread, function, number, moved, file, line, step.grid,
+        *arithmetic(kernel, step),
+    )  # fmt: skip

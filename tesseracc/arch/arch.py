@@ -9,6 +9,7 @@ otherwise compare model numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -104,9 +105,20 @@ class Throughput:
 
     board: str
     units: int  # multiprocessors or cores that the rates cover
+    clock_ghz: float  # the board's highest
     dram_gbytes_per_s: float
     tflops: Mapping[str, float]  # by element type; matrix units where the type has them, as `mma.f32` style keys say
     efficiency: Mapping[str, float]  # the part of `mma.` rates that an instruction can reach; 1 where not given
+
+    def per_cycle(self, key: str) -> int:
+        """Operations per cycle of one unit, for a key of `tflops`; else of the element type, else of f32.
+
+        Hardware does a power of two of them. Published rates are rounded, those of matrix units at a lower clock.
+        """
+        kind = key.removeprefix("mma.")
+        names = (key, "mma.fp8" if key.startswith("mma.fp8") else key, kind, "f32")
+        rate = next(self.tflops[name] for name in names if name in self.tflops)
+        return 1 << max(0, round(math.log2(rate * 1e3 / (self.units * self.clock_ghz))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +422,7 @@ def _throughput(fields: _Fields) -> Throughput:
     result = Throughput(
         board=fields.take("board", str),
         units=fields.take("units", int),
+        clock_ghz=fields.take("clock_ghz", float),
         dram_gbytes_per_s=fields.take("dram_gbytes_per_s", float),
         tflops=MappingProxyType(rates),
         efficiency=MappingProxyType({key: float(value) for key, value in fields.take("efficiency", dict, {}).items()}),

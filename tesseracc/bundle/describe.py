@@ -96,6 +96,8 @@ def _target(file: BundleFile, target: M.Target) -> Json:
                 "scratch_bytes": kernel.scratch_bytes,
                 "code_bytes": len(code.get(kernel.symbol, b"")),
                 "params": [_param(p) for p in kernel.params],
+                "maps": [{"param": m.param, "box": list(m.box), "span": m.span} for m in kernel.maps],
+                "flops": [{"count": dim_text(f.count), "rate": f.rate} for f in kernel.flops],
                 "source": f"{kernel.source.file}:{kernel.source.line}" if kernel.source else None,
             }
         )

@@ -234,6 +234,7 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
                 symbol,
                 _params(kernel, launches.get(kernel.name)),
                 maps=tuple(M.TensorMap(param, box, span) for param, span, box in kernel.attrs.get("maps", ())),
+                flops=tuple(M.Flops(encode_dim(count), rate) for count, rate in kernel.attrs.get("flops", ())),
                 symbols=tuple(kernel.attrs["symbols"]),
                 grid=_grid(kernel, {}),
                 dynamic_shared=int(kernel.attrs.get("dynamic_shared", 0)),

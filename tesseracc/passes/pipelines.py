@@ -33,6 +33,7 @@ from tesseracc.passes.target import expand_narrow as _expand_narrow
 from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
 from tesseracc.passes.tile import carry_blocks as _carry_blocks
+from tesseracc.passes.tile import count_flops as _count_flops
 from tesseracc.passes.tile import forward_shared as _forward_shared
 from tesseracc.passes.tile import join_variants as _join_variants
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
@@ -50,6 +51,7 @@ _PASSES = (
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles,
     _pipeline_loads, _place_groups, _tiles_to_maps, _version_copies, _carry_blocks,
+    _count_flops,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -71,8 +73,10 @@ SCHEDULE: tuple[Step, ...] = parse_pipeline(
 )
 
 # What streams is one group before strategies are chosen, and says itself how it runs. The strategy of others is
-# recorded before the target is known to matter; the lowering reads the target's sizes.
-TILE: tuple[Step, ...] = parse_pipeline("stream-weights,choose-strategy,schedule-to-tile,update-in-place,join-variants")
+# recorded before the target is known to matter; the lowering reads the target's sizes. What kernels do is counted last.
+TILE: tuple[Step, ...] = parse_pipeline(
+    "stream-weights,choose-strategy,schedule-to-tile,update-in-place,join-variants,count-flops"
+)
 
 # Products and sums contract before functions become polynomials, whose steps are chosen for where they round; functions
 # become polynomials before narrow types become integers (their arguments are f32 and f64); what both leave

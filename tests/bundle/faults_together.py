@@ -94,6 +94,10 @@ def together() -> list[Fault]:
         *(manifest_fault(rule, name, "E623", path, new) for rule, name, path, new in changes),
         *(Fault("F7", name, "E623", lambda change=change: build(_maps(change), rehash=False))
           for name, change in _map_faults()),
+        Fault("M3", "flops-rate", "E621", lambda: build(flops(rate=0), rehash=False)),
+        Fault("M5", "flops", "E624", lambda: build(flops(count=["N", "mul"]), rehash=False)),
+        Fault("F7", "flops-in-plan-1", "E623", lambda: build(flops(1), rehash=False)),
+        Fault("F14", "flops", "E623", lambda: build(_heavy(counts=True), rehash=False)),
         Fault("F2", "kernel-symbols", "E623", lambda: build(_two_dims(), rehash=False)),
         Fault("F10", "copy-between-types", "E623", lambda: build(_other_type(), rehash=False)),
         *(Fault(rule, name, "E623", lambda steps=steps: build(_controlled(steps), rehash=False))
@@ -123,6 +127,15 @@ def _maps(change: Json) -> Json:
     return value
 
 
+def flops(version: int = 2, **change: Any) -> Json:
+    """A kernel that says how many operations it does."""
+    value = document()
+    value["versions"]["plan"] = version
+    kernel = value["targets"][0]["kernels"][0]
+    kernel["flops"] = [{"count": ["N", 8, "mul"], "rate": 32, **change}, {"count": 3, "rate": 8}]
+    return value
+
+
 def _two_dims() -> Json:
     value = document()
     kernel = value["targets"][0]["kernels"][0]
@@ -141,15 +154,18 @@ def _other_type() -> Json:
     return value
 
 
-def _heavy() -> Json:
-    """2050 launches of a kernel whose shapes take 8192 items: four thousand times what the text would suggest."""
+def _heavy(counts: bool = False) -> Json:
+    """2050 launches of a kernel whose shapes take 8192 items: four thousand times what the text would suggest. Or half
+    of that, and a count of operations that makes it too much."""
     value = document()
     target = value["targets"][1]
-    heavy = ["N", *[1, "mul"] * 255]
+    heavy: Json = ["N", *[1, "mul"] * 255]
+    more: Json = {"flops": [{"count": heavy, "rate": 32}]} if counts else {}
+    value["versions"]["plan"] = 2
     target["kernels"].append(
         {**target["kernels"][0], "name": "heavy", "grid": None,
-         "params": [{"kind": "buffer", "dtype": "f32", "access": "readwrite", "shape": [heavy] * 32},
-                    {"kind": "dim", "dtype": "i64", "access": "read", "shape": None}]})  # fmt: skip
+         "params": [{"kind": "buffer", "dtype": "f32", "access": "readwrite", "shape": [heavy] * (32 - counts)},
+                    {"kind": "dim", "dtype": "i64", "access": "read", "shape": None}], **more})  # fmt: skip
     plan = target["plans"][0]
     args = [{**NOTHING, "buffer": 3}, {**NOTHING, "dim": ["N"]}]
     step = {"op": "launch", "kernel": 1, "grid": [1, 1, 1], "args": args, "dynamic_shared": 0}

@@ -199,6 +199,8 @@ def _target(t: Any, functions: Any, constants: Any, version: int) -> None:
         for p in k["params"]:
             need(p["shape"] is None or p["kind"] == "buffer")
             _expressions(p["shape"] or [], k["symbols"])
+        need(version > 1 or not k.get("flops"))
+        _expressions([item["count"] for item in k.get("flops", [])], k["symbols"])
         for entry in k.get("maps", []):
             need(version > 1 and not cpu and entry["param"] < len(k["params"]) and entry["span"] in (32, 64, 128))
             p = k["params"][entry["param"]]
@@ -287,6 +289,7 @@ class _Run:
         k = self.kernels[step["kernel"]]
         _expressions([*step["grid"], step["dynamic_shared"]], self.symbols)
         dims = [*(k["grid"] or []), k["dynamic_shared"], *(d for p in k["params"] for d in p["shape"] or [])]
+        dims += [item["count"] for item in k.get("flops", [])]
         self.work += sum(len(d) if isinstance(d, list) else 1 for d in dims)
         need(len(step["args"]) == len(k["params"]))
         passed: list[int] = []

@@ -50,7 +50,8 @@ class FakeDriver:
 
     def attribute(self, device: Any, name: str) -> int:
         return {"COMPUTE_CAPABILITY_MAJOR": self.capability[0], "COMPUTE_CAPABILITY_MINOR": self.capability[1],
-                "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": 232448}[name]  # fmt: skip
+                "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": 232448, "MULTIPROCESSOR_COUNT": 132,
+                "CLOCK_RATE": 1_980_000}[name]  # fmt: skip
 
     def retain_context(self, device: Any) -> str:
         self.note("retain_context", device)

@@ -10,10 +10,21 @@ import pytest
 import tessera as ts
 import tessera_runtime
 from tessera_runtime.cli import main
+from tessera_runtime.control import LaunchStep
 from tessera_runtime.core import recording
+from tessera_runtime.core.manifest import Flops
 from tessera_runtime.devices.cpu import CpuDevice
+from tessera_runtime.devices.cuda import CudaDevice
 from tessera_runtime.profile import profile
-from tests.runtime.support import bundle_bytes
+from tessera_runtime.recorded import arithmetic
+from tesseracc.bundle.edit import changed
+from tests.runtime.fake_gpu import FakeDriver
+from tests.runtime.support import bundle_bytes, kernels
+
+
+@ts.function
+def product(a: ts.Tensor["M", "K", ts.f32], b: ts.Tensor["K", "N", ts.f32]):
+    return a @ b
 
 
 @ts.function
@@ -121,13 +132,63 @@ def test_bandwidth_grows_no_wings() -> None:
     assert rate / 5 < device.bandwidth(size) < rate * 5
 
 
+def test_the_tighter_of_two_roofs() -> None:
+    """A launch of 3 microseconds: what it does would take all units 2 of them, and a copy of its bytes 1, or 2.5."""
+    for bandwidth, bound, roof in ((1e9, "arithmetic", 2 / 3), (4e8, "memory", 2.5 / 3)):
+        with profile() as found:
+            recorder = recording.active()
+            assert recorder is not None
+            recorder.bandwidths["d"], recorder.clocks["d"] = (lambda size, b=bandwidth: b), lambda: 2e9
+            span = recording.Span("launch", "k", 0, 3000, "d", 0, "f", 0, 1000, flops=128_000, cycles=4000.0)
+            recorder.add(span)
+            recorder.add(span)
+        (row,) = found.rows()
+        assert (row.bound, row.flops) == (bound, 256_000) and row.roofline == pytest.approx(roof)
+        assert row.flops_per_second == pytest.approx(128_000 / 3e-6)
+        event = found.chrome_trace()["traceEvents"][-1]["args"]
+        assert (event["flops"], event["bound"]) == (128_000, bound) and event["roofline"] == pytest.approx(roof)
+    with profile() as found:
+        recorder.clocks.clear()
+        found._recorder.add(span._replace(flops=None, cycles=0.0))
+    (row,) = found.rows()
+    assert (row.flops, row.flops_per_second, row.roofline, row.bound) == (None, None, None, None)
+
+
+def test_a_product_of_matrices_is_bound_by_arithmetic() -> None:
+    rng = np.random.default_rng(5)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((800, 800), (800, 800)))
+    compiled = ts.jit(product)
+    compiled(a, b)
+    with ts.profiler.profile() as found:
+        compiled(a, b)
+    (row,) = found.rows()
+    assert row.flops == 2 * 800**3 and row.bound == "arithmetic"
+    assert row.roofline is not None and 0.01 < row.roofline < 1.5
+
+
+def test_counts_beyond_64_bits_are_not_known() -> None:
+    kernel = changed(kernels()[0], symbols=("N",), flops=(Flops(("N", "N", "mul"), 8), Flops(6, 2)))
+    step = LaunchStep(0, (1, 1, 1), 1, (("dim", 1 << 20),), 0)
+    assert arithmetic(kernel, step) == ((1 << 40) + 6, float(1 << 37))
+    assert arithmetic(kernel, step._replace(args=(("dim", 1 << 40),))) == (None, 0.0)
+    assert arithmetic(changed(kernel, flops=()), step) == (None, 0.0)
+
+
+def test_the_clock_is_that_of_a_cpu() -> None:
+    one = CpuDevice(1).clock()
+    assert one is not None and 0.5e9 < one < 8e9
+    assert CpuDevice(1, machine_name="vax").clock() is None
+    assert CudaDevice(FakeDriver()).clock() == 132 * 1.98e9
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, trace = tmp_path / "m.tsb", tmp_path / "t.json"
     path.write_bytes(bundle_bytes())
     arguments = [str(path), "--function=chain", "--input=randn:4x5xf32", f"--profile={trace}"]
     assert main([*arguments, "--benchmark=4"]) == 0
     out = capsys.readouterr().out.splitlines()
-    titles = ["kernel", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s", "roofline"]
+    titles = ["kernel", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s",
+              "GFLOP/s", "roofline", "bound"]  # fmt: skip
     assert out[0].split() == " ".join(titles).split()
     assert {line.split()[0] for line in out[1:4]} == {"reverse", "add_row", "copy"} and out[4] == f"trace: {trace}"
     assert sum(event["ph"] == "X" for event in json.loads(trace.read_text())["traceEvents"]) == 16

@@ -129,6 +129,8 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
         raise bad(where, "has steps that plans of version 1 do not have")
     if (manifest.versions.plan == 1 or target.kind == "cpu") and any(kernel.maps for kernel in target.kernels):
         raise bad(where, "has tensor maps, which plans of version 1 and CPUs do not have")
+    if manifest.versions.plan == 1 and any(kernel.flops for kernel in target.kernels):
+        raise bad(where, "has counts of operations, which plans of version 1 do not have")
     weights = [_weight(kernel) for kernel in target.kernels]
     for plan in target.plans:
         at = f"{where}, plan {plan.function}"
@@ -139,9 +141,9 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
 
 
 def _weight(kernel: m.Kernel) -> int:
-    """How many items of expressions are evaluated to hold one launch against a kernel's declaration."""
+    """How many items of expressions are evaluated for one launch of a kernel, against its declaration or to profile."""
     dims = [*(kernel.grid or ()), kernel.dynamic_shared or 0]
-    dims += [dim for param in kernel.params for dim in param.shape or ()]
+    dims += [dim for param in kernel.params for dim in param.shape or ()] + [item.count for item in kernel.flops]
     return sum(1 if isinstance(dim, int) else len(dim) for dim in dims)
 
 
@@ -152,6 +154,7 @@ def _check_kernel(where: str, kernel: m.Kernel) -> None:
     if len(kernel.symbols) not in (0, dims) or not all(is_symbol(name) for name in kernel.symbols):
         raise bad(where, f"has {len(kernel.symbols)} symbols for {dims} extents")
     dims_fit((*(kernel.grid or ()), kernel.dynamic_shared or 0), kernel.symbols, f"{where}, grid or shared memory")
+    dims_fit([item.count for item in kernel.flops], kernel.symbols, f"{where}, operations")
     for slot, param in enumerate(kernel.params):
         if param.shape is not None:
             if param.kind != "buffer":

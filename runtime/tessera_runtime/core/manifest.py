@@ -56,6 +56,7 @@ __all__ = [
     "Copy",
     "Dim",
     "Entry",
+    "Flops",
     "Function",
     "Guard",
     "Input",
@@ -85,7 +86,7 @@ __all__ = [
 ]
 
 CONTAINER_VERSION = 1
-PLAN_VERSION = 2  # 1 has launches and copies only; it is written where that is all there is
+PLAN_VERSION = 2  # 1 has launches and copies only; it is written where nothing else is needed
 KERNEL_ABI_VERSION = 1
 
 MAX_MANIFEST = 64 << 20
@@ -195,6 +196,17 @@ class TensorMap(Record):
 
 
 @record
+class Flops(Record):
+    """Floating-point operations of one launch of a kernel, by units that each do at most `rate` of them per cycle.
+
+    A unit is a multiprocessor's or a core's. `count` is over the kernel's symbols. For profiles, never for results.
+    """
+
+    count: Dim = field(Extent())
+    rate: int = field(Integer(1, 1 << 20))
+
+
+@record
 class Source(Record):
     """Where a kernel comes from: a file's base name and a line."""
 
@@ -223,6 +235,7 @@ class Kernel(Record):
     spill_bytes: int = field(Integer(0, 1 << 20), default=0)
     source: Source | None = field(Nullable(Nested(Source)), default=None)
     maps: tuple[TensorMap, ...] = field(Array(Nested(TensorMap), 64), default=(), sparse=True)
+    flops: tuple[Flops, ...] = field(Array(Nested(Flops), 16), default=(), sparse=True)
 
 
 @record

@@ -17,7 +17,9 @@ class Span(NamedTuple):
     """Something that ran from `start` to `stop` on `device`, as the host's thread `thread` asked for.
 
     `kind` is call (a whole call of a function), launch, copy, or operator (eager execution). `bytes` is the least
-    traffic: each buffer read once and written once. `step` counts the steps of `function` that run, -1 without one.
+    traffic: each buffer read once and written once. `flops` are floating-point operations, None where that is not
+    known, and `cycles` what they take at least, of all units together: one unit with nothing else to do takes so many.
+    `step` counts the steps of `function` that run, -1 without one.
     """
 
     kind: str
@@ -32,14 +34,18 @@ class Span(NamedTuple):
     file: str = ""
     line: int = 0
     grid: tuple[int, ...] = ()
+    flops: int | None = None
+    cycles: float = 0.0
 
 
 class Recorder:
-    """A list of spans; any thread may append. `bandwidths` measures, by device, the bytes per second of a copy."""
+    """A list of spans; any thread may append. By device, `bandwidths` measures the bytes per second of a copy, `clocks`
+    the cycles per second of all units together, None where that is not known."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.bandwidths: dict[str, Callable[[int], float]] = {}
+        self.clocks: dict[str, Callable[[], float | None]] = {}
 
     def add(self, span: Span) -> None:
         """Note a span."""

@@ -19,6 +19,7 @@ from tessera_runtime.control import CopyStep, LaunchStep, walk
 from tessera_runtime.core import recording
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
+from tessera_runtime.devices.clock import cycles_per_second
 from tessera_runtime.devices.elf import LoadedImage, check_description
 from tessera_runtime.devices.threads import Pool, available_threads
 from tessera_runtime.memory import ALIGN, ArenaPool
@@ -133,6 +134,11 @@ class CpuDevice:
             self._pool.run(move, -(-half // grain))
             best, rounds = min(best, time.perf_counter() - start), rounds + 1
         return 2 * half / best
+
+    def clock(self) -> float | None:
+        """Cycles per second of the cores that its threads can have, together: measured on one. None: not known."""
+        cycles = cycles_per_second(self._machine)
+        return None if cycles is None else cycles * min(self.threads, available_threads())
 
 
 class CpuProgram:

@@ -138,3 +138,10 @@ class CudaDevice:
             for event in events:
                 self.driver.free_event(event)
         return 2 * half / best
+
+    def clock(self) -> float:
+        """Cycles per second of all multiprocessors together, at the highest clock that the driver names."""
+        units, kilohertz = (
+            self.driver.attribute(self._device, name) for name in ("MULTIPROCESSOR_COUNT", "CLOCK_RATE")
+        )
+        return units * kilohertz * 1e3

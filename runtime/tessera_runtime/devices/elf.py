@@ -17,7 +17,7 @@ from tessera_runtime.core.errors import BundleError, DeviceError
 from tessera_runtime.core.manifest import Kernel
 from tessera_runtime.core.schema import canonical
 
-__all__ = ["LoadedImage", "check_description", "describe", "read_symbols"]
+__all__ = ["Executable", "LoadedImage", "check_description", "describe", "read_symbols"]
 
 MACHINES = {"x86-64": 62, "aarch64": 183}
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -121,21 +121,20 @@ def check_description(image: bytes, kernels: Sequence[Kernel]) -> None:
         raise BundleError("E633", "the manifest describes the kernels of a code image otherwise than the image")
 
 
-class LoadedImage:
-    """An image in executable memory. The memory lives as long as this object."""
+class Executable:
+    """Machine code at `base`, readable and executable. The memory lives as long as this object; E908."""
 
-    def __init__(self, image: bytes, machine: str) -> None:
-        self.symbols: Mapping[str, int] = read_symbols(image, machine)
+    def __init__(self, code: bytes, machine: str) -> None:
         try:
-            self._memory = mmap.mmap(-1, len(image), prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            self._memory = mmap.mmap(-1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE)
         except (OSError, ValueError) as error:
-            raise DeviceError("E908", f"no memory for a code image of {len(image)} bytes") from error
-        self._memory[:] = image
+            raise DeviceError("E908", f"no memory for a code image of {len(code)} bytes") from error
+        self._memory[:] = code
         anchor = ctypes.c_char.from_buffer(self._memory)
         self.base = ctypes.addressof(anchor)
         self._anchor = anchor  # keeps the mapping exported, so that it cannot be closed or resized
         libc = ctypes.CDLL(None, use_errno=True)
-        pages = -(-len(image) // mmap.PAGESIZE) * mmap.PAGESIZE
+        pages = -(-len(code) // mmap.PAGESIZE) * mmap.PAGESIZE
         protect = libc.mprotect
         protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         if protect(self.base, pages, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
@@ -145,7 +144,16 @@ class LoadedImage:
                 help="allow it for this process, or use another device",
             )
         if machine == "aarch64":
-            _flush_instruction_cache(libc, self.base, len(image))
+            _flush_instruction_cache(libc, self.base, len(code))
+
+
+class LoadedImage:
+    """An image in executable memory. The memory lives as long as this object."""
+
+    def __init__(self, image: bytes, machine: str) -> None:
+        self.symbols: Mapping[str, int] = read_symbols(image, machine)
+        self._code = Executable(image, machine)
+        self.base = self._code.base
 
     def address(self, symbol: str) -> int:
         """The address of an exported function; E631."""

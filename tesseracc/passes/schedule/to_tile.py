@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from tessera.shapes import Dim, symbols_of
+from tesseracc.analysis.flops import counted, of_group
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import captured
@@ -81,7 +82,8 @@ def lower_group(group: Op, name: str, context: Context) -> tuple[Func, list[Valu
         "group": emitter.lanes,
         "symbols": _symbols([p.type for p in (*params, *outs)], body, grid),
     }
-    return Func("tile.kernel", name, body, attrs, group.loc), reads
+    kernel = Func("tile.kernel", name, body, attrs, group.loc)
+    return counted(kernel, of_group(group, kernel), context.need_arch()), reads
 
 
 def _returned_views(body: Region) -> dict[Value, Value]:

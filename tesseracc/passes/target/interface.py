@@ -4,6 +4,7 @@
     access   per parameter: read, write, readwrite, or value (a scalar)
     dtypes   per parameter: its element type
     symbols  sizes that follow the parameters as i64 arguments
+    flops    floating-point operations and the rate of their unit, pairs (tesseracc.analysis.flops)
 """
 
 from __future__ import annotations
@@ -19,4 +20,5 @@ def interface(kernel: Func) -> dict[str, Attr]:
         "dtypes": tuple(element(p.type) for p in kernel.params),
         "grid": kernel.attrs["grid"],
         "symbols": kernel.attrs["symbols"],
+        "flops": kernel.attrs.get("flops", ()),
     }
