@@ -111,8 +111,8 @@ class Throughput:
     efficiency: Mapping[str, float]  # the part of `mma.` rates that an instruction can reach; 1 where not given
 
     def per_cycle(self, key: str) -> int:
-        """Operations per cycle of one unit, for a key of `tflops`, else of the element type, else of f32: a power of two,
-        for published rates are rounded, and those of matrix units at a lower clock."""
+        """Operations per cycle of one unit, for a key of `tflops`, else of the element type, else of f32: a power of
+        two, for published rates are rounded, and those of matrix units at a lower clock."""
         kind = key.removeprefix("mma.")
         names = (key, "mma.fp8" if key.startswith("mma.fp8") else key, kind, "f32")
         rate = next(self.tflops[name] for name in names if name in self.tflops)
