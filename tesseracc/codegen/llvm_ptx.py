@@ -94,13 +94,13 @@ def _shared_number(w: Writer, op: Op) -> str:
 
 
 def _wgmma(w: Writer, op: Op) -> list[str]:
-    """The accumulators are read and written: inputs are tied to the outputs by number."""
+    """The accumulators are read and written: inputs are tied to the outputs by number. Without them there is no sum."""
     acc, a = op.group("acc"), op.group("a")
-    count = len(acc)
+    count = len(op.results)
     left = _list(count, len(a)) if len(a) > 1 else f"${count}"
     flags = "".join(f", {flag}" for flag in op.attrs["flags"])
     text = (
-        "{ .reg .pred p; setp.eq.b32 p, 0, 0; "
+        f"{{ .reg .pred p; setp.{'eq' if acc else 'ne'}.b32 p, 0, 0; "
         f"{op.attrs['instruction']} {_list(0, count)}, {left}, ${count + len(a)}, p{flags}; }}"
     )
     args = [_value(w, v) for v in (*a, op["b"])] + [(str(i), w.typed(v)) for i, v in enumerate(acc)]

@@ -166,7 +166,8 @@ define(
     "a* b acc*",
     "instruction:str flags:tuple",
     effect="sync",
-    doc="acc + a b by four warps, as PTX spells it: `a` is a descriptor or words, `b` a descriptor (GPU).",
+    doc="acc + a b by four warps, as PTX spells it: `a` is a descriptor or words, `b` a descriptor; without acc: a b "
+    "(GPU).",
 )
 define("target.wgmma_commit", effect="sync", doc="Closes the group of wgmma since the last one (GPU).")
 define(

@@ -185,11 +185,10 @@ def warpgroup_product(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spr
         sums: list[list[Value]] = []
         b.emit("target.wgmma_fence")
         for i, j in blocks:
-            start = [low.zero(acc.dtype)] * len(own[i, j]) if row.full_k else [found[r] for r in own[i, j]]
-            total = pack(b, start, acc.dtype)
+            total = [] if row.full_k else pack(b, [found[r] for r in own[i, j]], acc.dtype)
             for k in range(k0 // row.k, (k0 + step) // row.k):
                 a = left.words_of(i, k) if isinstance(left, _Fragments) else [left.block(i * grid[0], k)]
-                total = form.emit(low, a, right.block(j * grid[1], k), total)
+                total = form.emit(low, a, right.block(j * grid[1], k), total, len(own[i, j]))
             sums.append(total)
         b.emit("target.wgmma_commit")
         flat = [value for total in sums for value in total]
@@ -223,7 +222,8 @@ class _Form:
             flags += [b_turned] if a_turned is None else [a_turned, b_turned]
         self.flags = tuple(flags)
 
-    def emit(self, low: Lowering, a: list[Value], b: Value, acc: list[Value]) -> list[Value]:
-        types = [ScalarType(self.kind)] * len(acc)
+    def emit(self, low: Lowering, a: list[Value], b: Value, acc: list[Value], count: int) -> list[Value]:
+        """acc + a b; without an accumulator a b, in `count` words."""
+        types = [ScalarType(self.kind)] * (len(acc) or count)
         found = low.b.emit("target.wgmma", a, b, acc, types=types, instruction=self.instruction, flags=self.flags)
         return list(found.results)

@@ -188,8 +188,8 @@ def tensor_map(args: list[Any], addresses: dict[int, int], entry: tuple[int, int
     """The map of a row-major tensor. ValueError where the hardware has none."""
     param, span, box = entry
     array = args[param]
-    kind = {"float8_e4m3fn": "u8", "float8_e5m2": "u8", "int8": "u8", "bfloat16": "bf16", "float16": "f16"}
-    name = kind.get(array.dtype.name, "f32")
+    kind = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+    name = kind[array.dtype.name] if array.itemsize > 1 else "u8"
     strides = array.strides[:-1][::-1]
     return TensorMap(name, addresses[param], array.shape[::-1], strides, box[::-1], swizzle=span).encode()
 
