@@ -21,7 +21,10 @@ SPANS = (32, 64, 128)  # bytes of a swizzled row
 
 @dataclass(frozen=True, slots=True)
 class TensorCopy:
-    """A copy of a block by boxes, one after the other in the slot. `box` has an extent per axis of the buffer."""
+    """A copy of a block by boxes, one after the other in the slot. `box` has an extent per axis of the buffer.
+
+    Of the boxes of a copy that several blocks of a cluster share, each block brings an equal part.
+    """
 
     op: Op
     param: int
@@ -51,8 +54,13 @@ def tensor_copy(op: Op, params: tuple[Value, ...]) -> TensorCopy | None:
     if tuple(dst.dims[1:]) != tuple(shape) or span not in SPANS or columns * size % span or rows % 8:
         return None
     height = min(rows, MOST)
+    blocks = op.attrs["blocks"]
     if rows % height:
         return None
+    if columns * size // span * (rows // height) % blocks:
+        height //= blocks
+        if height % 8:  # rows of the swizzle's pattern
+            return None
     box = [1] * rank
     box[axes[0]], box[axes[1]] = height, span // size
     starts = tuple((r, c) for c in range(0, columns, span // size) for r in range(0, rows, height))

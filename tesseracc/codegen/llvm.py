@@ -95,6 +95,8 @@ def _attributes(func: Func, arch: Arch, nvptx: bool) -> str:
         for key, name in (("min_blocks", "nvvm.minctasm"), ("max_registers", "nvvm.maxnreg")):
             if func.attrs.get(key):
                 words.append(f'"{name}"="{func.attrs[key]}"')
+        if func.attrs.get("cluster"):
+            words.append(f'"nvvm.cluster_dim"="{func.attrs["cluster"][0]},1,1"')
     else:
         bits = arch.vector_bits
         words += [f'"min-legal-vector-width"="{bits}"', f'"prefer-vector-width"="{bits}"']

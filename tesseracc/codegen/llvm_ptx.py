@@ -130,6 +130,11 @@ def _set_registers(w: Writer, op: Op) -> None:
     _assembly(w, f"setmaxnreg.{way}.sync.aligned.u32 {op.attrs['count']};", [], [], memory=True)
 
 
+def _cluster_barrier(w: Writer, op: Op) -> None:
+    _assembly(w, "barrier.cluster.arrive.release;", [], [], memory=True)
+    _assembly(w, "barrier.cluster.wait.acquire;", [], [], memory=True)
+
+
 def _mbarrier_init(w: Writer, op: Op) -> None:
     text = f"mbarrier.init.shared::cta.b64 [$0], {op.attrs['count']};"
     _assembly(w, text, [], [_shared_address(w, op["ptr"])], memory=True)
@@ -137,6 +142,14 @@ def _mbarrier_init(w: Writer, op: Op) -> None:
 
 def _mbarrier_arrive(w: Writer, op: Op) -> None:
     count = op.attrs["bytes"]
+    rank = op.optional("rank")
+    if rank is not None:
+        kind, address = _shared_address(w, op["ptr"])
+        operands = f"{address}, {w.typed(rank)}"
+        there = w.let(f'call i32 asm "mapa.shared::cluster.u32 $0, $1, $2;", "=r,{kind},r"({operands})')
+        text = "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [$0];"
+        _assembly(w, text, [], [("r", f"i32 {there}")], memory=True)
+        return
     text = f"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], {count};" if count else (
         "mbarrier.arrive.shared::cta.b64 _, [$0];"
     )  # fmt: skip
@@ -145,22 +158,30 @@ def _mbarrier_arrive(w: Writer, op: Op) -> None:
 
 def _mbarrier_wait(w: Writer, op: Op) -> None:
     again = "WAIT_${:uid}"  # a label of its own wherever the statement is copied to
+    scope = ".acquire.cluster" if op.attrs["cluster"] else ""
     text = (
-        f"{{ .reg .pred p; {again}: mbarrier.try_wait.parity.shared::cta.b64 p, [$0], $1; "
+        f"{{ .reg .pred p; {again}: mbarrier.try_wait.parity{scope}.shared::cta.b64 p, [$0], $1; "
         f"@!p bra {again}; }}"
     )
     _assembly(w, text, [], [_shared_address(w, op["ptr"]), _value(w, op["parity"])], memory=True)
 
 
 def _tensor_copy(w: Writer, op: Op) -> None:
-    at = op.group("at")
+    at, blocks = op.group("at"), op.attrs["blocks"]
+    form, mask = (".multicast::cluster", f", ${3 + len(at)}") if blocks > 1 else ("", "")
     text = (
-        f"cp.async.bulk.tensor.{len(at)}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-        f"[$0], [$1, {_list(2, len(at))}], [${2 + len(at)}];"
+        f"cp.async.bulk.tensor.{len(at)}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{form} "
+        f"[$0], [$1, {_list(2, len(at))}], [${2 + len(at)}]{mask};"
     )
     address = w.let(f"ptrtoint {w.typed(op['map'])} to i64")
     args = [_shared_address(w, op["dst"]), ("l", f"i64 {address}"), *(_value(w, v) for v in at)]
-    _assembly(w, text, [], [*args, _shared_address(w, op["barrier"])], memory=True)
+    args.append(_shared_address(w, op["barrier"]))
+    _assembly(w, text, [], [*args, *([_mask(blocks)] if mask else [])], memory=True)
+
+
+def _mask(blocks: int) -> tuple[str, str]:
+    """All blocks of a cluster."""
+    return "h", f"i16 {(1 << blocks) - 1}"
 
 
 # -- tensor memory (tcgen05), of one CTA -------------------------------------------------------------------------------
@@ -186,8 +207,10 @@ def _tensor_mma(w: Writer, op: Op) -> None:
 
 
 def _tensor_commit(w: Writer, op: Op) -> None:
-    text = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [$0];"
-    _assembly(w, text, [], [_shared_address(w, op["ptr"])], memory=True)
+    blocks = op.attrs["blocks"]
+    form, mask = (".multicast::cluster", ", $1") if blocks > 1 else ("", "")
+    text = f"tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster{form}.b64 [$0]{mask};"
+    _assembly(w, text, [], [_shared_address(w, op["ptr"]), *([_mask(blocks)] if mask else [])], memory=True)
 
 
 def _tensor_load(w: Writer, op: Op) -> list[str]:
@@ -216,6 +239,7 @@ PTX: dict[str, Handler] = {
     "target.tensor_mma": _tensor_mma,
     "target.tensor_relinquish": _plain("tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;"),
     "target.tensor_wait_loads": _tensor_wait_loads,
+    "target.cluster_barrier": _cluster_barrier,
     "target.elect": _elect,
     "target.mbarrier_arrive": _mbarrier_arrive,
     "target.mbarrier_init": _mbarrier_init,

@@ -191,17 +191,29 @@ define(
 define("target.mbarrier_ready", effect="sync", doc="Initialised mbarriers before copy engines use them (GPU).")
 define(
     "target.mbarrier_arrive",
-    "ptr",
+    "ptr rank?",
     "bytes:int=0",
     effect="sync",
-    doc="Arrives; with `bytes`, so many must also be written by copies before the phase completes (GPU).",
+    doc=(
+        "Arrives; with `bytes`, so many must also be written by copies before the phase completes; with `rank` (i32) "
+        "at the mbarrier of that block of the cluster (GPU)."
+    ),
 )
 define(
-    "target.mbarrier_wait", "ptr parity", effect="sync", doc="Until the phase of this parity (i32) is complete (GPU)."
+    "target.mbarrier_wait",
+    "ptr parity",
+    "cluster:bool=false",
+    effect="sync",
+    doc="Until the phase of this parity (i32) is complete, by arrivals of other blocks too if `cluster` (GPU).",
 )
 define(
     "target.tensor_copy",
     "dst map at* barrier",
+    "blocks:int=1",
     effect="write",
-    doc="Starts a copy of a box of a tensor; `at` (i32) is its first element, innermost axis first (GPU).",
+    doc=(
+        "Starts a copy of a box of a tensor; `at` (i32) is its first element, innermost axis first; to the same place "
+        "in so many `blocks` of the cluster (GPU)."
+    ),
 )
+define("target.cluster_barrier", effect="sync", doc="Barrier of all threads of the cluster (GPU).")

@@ -63,8 +63,9 @@ define(
 define(
     "target.tensor_commit",
     "ptr",
+    "blocks:int=1",
     effect="sync",
-    doc="An arrival at an mbarrier when all products that this thread has issued are finished (GPU).",
+    doc="An arrival at an mbarrier, of so many blocks of the cluster, when this thread's products are finished (GPU).",
 )
 define(
     "target.tensor_load",

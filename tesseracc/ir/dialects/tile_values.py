@@ -170,10 +170,13 @@ define(
 define(
     "tile.copy_async",
     "src dst src_at* dst_at*",
-    "shape:tuple src_axes:tuple dst_axes:tuple",
+    "shape:tuple src_axes:tuple dst_axes:tuple blocks:int=1",
     effect="write",
     verify=_check_copy,
-    doc="Starts a copy of a block from global to shared memory; elements outside of the source become 0.",
+    doc=(
+        "Starts a copy of a block from global to shared memory; elements outside of the source become 0. So many "
+        "`blocks` of a cluster copy the same: each may bring a part to all."
+    ),
 )
 define("tile.commit", effect="sync", doc="Closes the group of the copies started since the last commit.")
 define("tile.wait", attrs="pending:int", effect="sync", doc="Goes on when at most `pending` groups of copies remain.")

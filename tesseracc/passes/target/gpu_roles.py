@@ -41,6 +41,7 @@ class Ring:
     full: Value
     empty: Value
     stages: int
+    blocks: int  # that share copies: each waits until all have read a slot
 
 
 def consumer_registers(consumers: int) -> int:
@@ -66,6 +67,7 @@ class Roles:
         self.memory: dict[Value, Value] = {}  # what both roles know by one address
         self.position: dict[Op, list[Value]] = {}  # of each pipeline, for the role that is lowered: next slot and phase
         self.threads = low.group + PRODUCERS
+        self.cluster = int(low.kernel.attrs.get("cluster", (1, 0))[0])
 
     def lower(self, body: Region) -> None:
         """The whole kernel."""
@@ -101,13 +103,16 @@ class Roles:
         low.env = kept
         consuming = low.nested([], lambda inner, _: consumers(inner))
         low.b.emit("scf.if", is_consumer, types=[], regions=[consuming, producing])
+        if self.cluster > 1:
+            low.b.emit("target.cluster_barrier")  # others write to this block's memory until they are done
 
     def _barriers(self, warp: Value) -> None:
         low, b = self.low, self.low.b
         for pipeline in pipelines(low.kernel.body):
             stages = pipeline.attrs["stages"]
             full, empty = (b.op("target.shared", offset=low.shared.take(8 * stages)) for _ in range(2))
-            self.rings[pipeline] = Ring(full, empty, stages)
+            copies = (op for op in pipeline.regions[0].ops if op.name == "tile.copy_async")
+            self.rings[pipeline] = Ring(full, empty, stages, max(op.attrs["blocks"] for op in copies))
             for op in low.kernel.body.ops:
                 if op.name == "tile.alloc" and op.result in pipeline.group("rings"):
                     low.op(op)
@@ -115,7 +120,7 @@ class Roles:
 
         def readers(pipeline: Op) -> int:
             """Who says that a slot is free: each warp of the consumers, or who issues products in tensor memory."""
-            return 1 if pipeline in low.layouts.sums else low.warps
+            return self.rings[pipeline].blocks * (1 if pipeline in low.layouts.sums else low.warps)
 
         place = low.tensor.allocate(low, warp) if low.tensor else None
 
@@ -132,7 +137,7 @@ class Roles:
 
         first = b.op("arith.cmp", low.thread(), b.const(0), pred="eq")
         low.branch(first, start, lambda _: [], [])
-        b.emit("target.barrier")
+        b.emit("target.cluster_barrier" if self.cluster > 1 else "target.barrier")
         if low.tensor and place is not None:
             low.tensor.publish(low, place)
 
@@ -212,7 +217,7 @@ class Roles:
             inner.bind(fill.args, [k, slot])
             full = _slot(inner, ring.full, slot)
             other = b.op("arith.xor", phase, b.const(1, "i32"))
-            b.emit("target.mbarrier_wait", _slot(inner, ring.empty, slot), other)
+            b.emit("target.mbarrier_wait", _slot(inner, ring.empty, slot), other, cluster=ring.blocks > 1)
             b.emit("target.mbarrier_arrive", full, bytes=size)
             for inside in fill.ops:
                 if inside.name == "tile.copy_async":
@@ -231,13 +236,26 @@ class Roles:
         slot = low.get(op.group("dst_at")[0])
         places = [low.get(v) for v in op.group("src_at")]
         row_axis, column_axis = op.attrs["src_axes"]
-        for row, column in copy.starts:
+        blocks = op.attrs["blocks"]
+        part = len(copy.starts) // blocks
+        for first, second in zip(copy.starts[:part], copy.starts[part:] or copy.starts, strict=False):
+            row, column = (self._by_rank(low, one, two) for one, two in zip(first, second, strict=True))
             at = list(places)
-            at[row_axis] = b.op("arith.add", at[row_axis], b.const(row)) if row else at[row_axis]
-            at[column_axis] = b.op("arith.add", at[column_axis], b.const(column)) if column else at[column_axis]
+            at[row_axis] = b.op("arith.add", at[row_axis], row) if row else at[row_axis]
+            at[column_axis] = b.op("arith.add", at[column_axis], column) if column else at[column_axis]
             words = [b.op("arith.cast", v, to="i32") for v in reversed(at)]
-            target = ring.address(low, [slot, b.const(row), b.const(column)])
-            b.emit("target.tensor_copy", target, self.maps[copy.param, copy.span, copy.box], words, full)
+            target = ring.address(low, [slot, row or b.const(0), column or b.const(0)])
+            map_ = self.maps[copy.param, copy.span, copy.box]
+            b.emit("target.tensor_copy", target, map_, words, full, blocks=blocks)
+
+    def _by_rank(self, low: Lowering, first: int, second: int) -> Value | None:
+        """A number of this block's part: those of the blocks of a cluster are at equal distances; None: 0."""
+        b, found = low.b, low.b.const(first) if first else None
+        if first == second or self.cluster == 1:
+            return found
+        rank = b.op("arith.and", low.sreg("ctaid.x"), b.const(self.cluster - 1))
+        own = b.op("arith.mul", rank, b.const(second - first))
+        return b.op("arith.add", own, found) if found else own
 
     # -- consumers ---------------------------------------------------------------------------------------------------
 
@@ -259,7 +277,7 @@ class Roles:
             b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
             following = _advance(b, at, phase, ring.stages)
             found = inner.region(use, [k, slot, *carried], op.results)
-            arrive_warps(inner, _slot(inner, ring.empty, slot))
+            arrive_warps(inner, _slot(inner, ring.empty, slot), ring.blocks)
             return [*following, *found]
 
         before = low.state
@@ -276,8 +294,8 @@ class Roles:
         low.bind(op.results, loop.results[2:])
 
 
-def arrive_warps(low: Lowering, barrier: Value) -> None:
-    """Every warp of the consumers arrives when all its lanes have read."""
+def arrive_warps(low: Lowering, barrier: Value, blocks: int = 1) -> None:
+    """Every warp of the consumers arrives when all its lanes have read: at the barriers of so many blocks."""
     low.b.emit("target.warp_barrier")
     arrive_once(low, barrier)
 
@@ -287,10 +305,11 @@ def arrive_once(low: Lowering, barrier: Value) -> None:
     lane = low.b.op("arith.and", low.thread(), low.b.const(31))
 
     def arrive(inner: Lowering) -> list[Value]:
-        inner.b.emit("target.mbarrier_arrive", barrier)
+        rank = inner.b.op("arith.cast", lane, to="i32") if blocks > 1 else None
+        inner.b.emit("target.mbarrier_arrive", barrier, rank)
         return []
 
-    low.branch(low.b.op("arith.cmp", lane, low.b.const(0), pred="eq"), arrive, lambda _: [], [])
+    low.branch(low.b.op("arith.cmp", lane, low.b.const(blocks), pred="lt"), arrive, lambda _: [], [])
 
 
 def _slot(low: Lowering, first: Value, slot: Value) -> Value:

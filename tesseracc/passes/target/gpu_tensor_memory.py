@@ -120,7 +120,7 @@ class TensorMemory:
             b, slot = inner.b, _wide(inner.b, at)
             b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
             self.products(inner, op, sums, k, slot, add)
-            b.emit("target.tensor_commit", _slot(inner, ring.empty, slot))
+            b.emit("target.tensor_commit", _slot(inner, ring.empty, slot), blocks=ring.blocks)
             return [*_advance(b, at, phase, ring.stages), b.const(1, "i32")]
 
         region = low.nested([I64, I32, I32, I32], body)

@@ -93,6 +93,8 @@ class Lowering(Flow):
         own: dict[str, Attr] = {"group": threads, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
         if self.roles:
             own["maps"] = tuple(self.roles.maps)
+        if "cluster" in self.kernel.attrs:
+            own["cluster"] = self.kernel.attrs["cluster"]
         if shared > limits.shared_static:
             own |= {"shared": 0, "dynamic_shared": shared}
         if self.layouts.choices:

@@ -16,7 +16,7 @@ from tessera.shapes import Dim
 from tesseracc.analysis.tensor_copies import distances, tensor_copies
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
-from tesseracc.ir.rewrite import map_ops
+from tesseracc.ir.rewrite import map_funcs, map_ops
 from tesseracc.ir.value import Func, Module, Op, Region
 
 FEATURES = ("tma", "mbarrier_tx", "elect")
@@ -51,16 +51,16 @@ def run(module: Module, context: Context) -> Module:
         version = _tensor(func, f"{func.name}__tensor")
         versions[func.name] = (version, off)
         funcs += [version, func]
-    if not versions:
-        return module.with_(funcs=tuple(funcs))
-    return module.with_(funcs=tuple(_launches(f, versions) if f.kind == "tile.program" else f for f in funcs))
+    return launch_versions(module.with_(funcs=tuple(funcs)), versions)
 
 
 def _tensor(kernel: Func, name: str) -> Func:
     return replace(kernel, name=name, attrs={**kernel.attrs, "tensor_copies": True})
 
 
-def _launches(program: Func, versions: dict[str, tuple[Func, Dim]]) -> Func:
+def launch_versions(module: Module, versions: dict[str, tuple[Func, Dim]]) -> Module:
+    """The module with launches of a version where the size that stands beside it is 0, and of the kernel elsewhere."""
+
     def visit(op: Op) -> list[Op] | None:
         found = versions.get(str(op.attrs["kernel"])) if op.name == "tile.launch" else None
         if found is None:
@@ -71,4 +71,6 @@ def _launches(program: Func, versions: dict[str, tuple[Func, Dim]]) -> Func:
         b.emit("tile.when", types=[], regions=[Region((), (fast,)), Region((), (op,))], bind=(), unless=off)
         return b.ops
 
-    return replace(program, body=map_ops(program.body, visit))
+    return module.with_(funcs=map_funcs(
+        module.funcs, "tile.program", lambda program: replace(program, body=map_ops(program.body, visit))
+    )) if versions else module  # fmt: skip

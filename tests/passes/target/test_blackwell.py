@@ -45,7 +45,7 @@ def test_product(name: str, dtype: str, trans: tuple[bool, bool]) -> None:
         given = [x.T.copy() if t else x for x, t in zip((a, b), trans, strict=True)]
         args = [*given, np.full((m, n), np.nan, np.float32)]
         found = attempt(kernel, image, args, {"M": m, "N": n, "K": k}, seed=seed)
-        assert found is not None and found[0] == fast.name
+        assert found is not None and found[0] in (fast.name, "gemm__tensor")
         assert not found[1].findings, [f.render() for f in found[1].findings]
         check_product(args[2], a, b)
         blocks, steps = -(-m // block_m) * -(-n // block_n), -(-k // block_k) * block_k // 16

@@ -14,6 +14,7 @@ from tests.passes.target.test_gpu_tiles import built, check_product, operands
 from tests.passes.target.test_lower_gpu import attempt, run, versions
 
 SIZES = {"small": (64, 64, 64, 128), "two groups": (128, 64, 32, 256), "wide": (64, 256, 64, 256)}
+TURNED = [(True, False), (False, True), (True, True)]
 
 
 def product(name: str, dtype: str, **options: Any) -> tuple[Module, Image]:
@@ -26,8 +27,9 @@ def product(name: str, dtype: str, **options: Any) -> tuple[Module, Image]:
 def test_product(name: str, dtype: str, trans: tuple[bool, bool]) -> None:
     module, image = product(name, dtype, trans_a=trans[0], trans_b=trans[1])
     kernel = module.funcs[0]
-    fast, general = versions(image, kernel)
-    assert fast.attrs["group"] == general.attrs["group"] + 128 and len(fast.attrs["maps"]) == 2
+    *fast, general = versions(image, kernel)
+    assert [f.name for f in fast] == ["gemm__cluster", "gemm__tensor"]
+    assert all(f.attrs["group"] == general.attrs["group"] + 128 and len(f.attrs["maps"]) == 2 for f in fast)
     # sizes of tensor copies: one block, several blocks with more k than the ring has slots, less; then others
     for m, n, k, tensor in ((64, 64, 64, True), (136, 72, 456, True), (8, 16, 8, True), (70, 65, 33, False)):
         a, b = operands(m, n, k, dtype)
@@ -36,7 +38,7 @@ def test_product(name: str, dtype: str, trans: tuple[bool, bool]) -> None:
         ran, counters = run(module, kernel, image, args, {"M": m, "N": n, "K": k})
         a, b = (x.T if t else x for x, t in zip((a, b), trans, strict=True))
         check_product(args[2], a, b)
-        assert ran == (fast if tensor else general).name
+        assert (ran != general.name) == tensor
         if tensor:
             assert counters.bank_conflicts == 0
             blocks = -(-m // SIZES[name][0]) * -(-n // SIZES[name][1]), -(-k // SIZES[name][2])
@@ -54,7 +56,7 @@ def test_blocks_that_take_several_tiles(arch: str, m: int) -> None:
     for seed, blocks in enumerate((0, 5, 1)):
         args = [a, b, np.full((sizes["M"], sizes["N"]), np.nan, np.float32)]
         found = attempt(kernel, image, args, sizes, blocks=blocks, seed=seed)
-        assert found is not None and found[0].endswith("__tensor") and not found[1].findings, seed
+        assert found is not None and found[0] != "gemm" and not found[1].findings, seed
         assert sum(found[1].counters.async_bytes.values()) == 12 * 6 * (m + 64) * 32 * 2
         results.append(args[2])
     check_product(results[0], a, b)
@@ -62,18 +64,45 @@ def test_blocks_that_take_several_tiles(arch: str, m: int) -> None:
     np.testing.assert_array_equal(results[2], results[0])
 
 
+@pytest.mark.parametrize("arch", ["sm_90", pytest.param("sm_100", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trans", [(False, False), *(pytest.param(t, marks=pytest.mark.slow) for t in TURNED)])
+def test_pairs_share_what_both_read(arch: str, trans: tuple[bool, bool]) -> None:
+    """Neighbours along n multiply the same rows of a: half the bytes of a are read, and nothing else changes."""
+    m, n, k = 64 if arch == "sm_90" else 128, 64, 64
+    module, image = built(arch, "gemm", m=m, n=n, k=k, dtype="bf16", trans_a=trans[0], trans_b=trans[1])
+    kernel, sizes = module.funcs[0], {"M": m + 8, "N": 256, "K": 264}  # 2 x 4 tiles of 5 steps
+    a, b = operands(*sizes.values(), "bf16")
+    given = [x.T.copy() if t else x for x, t in zip((a, b), trans, strict=True)]
+    results, read = [], []
+    for seed, (version, blocks) in enumerate((("tensor", 0), ("cluster", 1), ("cluster", 3))):
+        args = [*given, np.full((sizes["M"], sizes["N"]), np.nan, np.float32)]
+        found = attempt(kernel, image, args, sizes, seed=seed, blocks=blocks, version=f"gemm__{version}")
+        assert found is not None and found[0] == f"gemm__{version}"
+        assert not found[1].findings, [f.render() for f in found[1].findings]
+        assert found[1].counters.bank_conflicts == 0
+        results.append(args[2])
+        read.append(found[1].counters.bytes_read["global"])
+    check_product(results[0], a, b)
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+    of_a, of_b = (m + 8) * 264 * 2 * 4, 264 * 256 * 2 * 2  # each element for every tile that needs it
+    assert read == [of_a + of_b, *[of_a // 2 + of_b] * 2]
+
+
 def test_a_whole_hopper_kernel() -> None:
     """128 x 256 x 64 with two groups of consumers: what the best hand-written loops are made of, and nothing else."""
     module, image = built("sm_90", "gemm", m=128, n=256, k=64, dtype="bf16", group=256)
-    (fast, _), (code, *_) = versions(image, module.funcs[0]), image.kernels
-    assert code.name == fast.name and code.spill_stores == code.spill_loads == code.stack == 0
-    assert image.findings == () and fast.attrs["group"] == 384
-    lines = machine_code(image, fast.name)
-    loop = [i for i, line in enumerate(lines) if "HGMMA" in line]
-    assert len(loop) == 4 and all(b - a <= 9 for a, b in zip(loop, loop[1:], strict=False))
-    text = "\n".join(lines)
-    assert text.count("UTMALDG") == 5 and text.count("USETMAXREG") == 2
-    assert not re.search(r"\b(LDL|STL|LDGSTS|LDSM)\b", text)
+    assert image.findings == ()
+    # a block of a pair brings half of b's four boxes, for both
+    for fast, code, copies, shared in zip(versions(image, module.funcs[0]), image.kernels, (3, 5), (2, 0), strict=False):
+        assert code.name == fast.name and code.spill_stores == code.spill_loads == code.stack == 0
+        assert fast.attrs["group"] == 384
+        lines = machine_code(image, fast.name)
+        loop = [i for i, line in enumerate(lines) if "HGMMA" in line]
+        assert len(loop) == 4 and all(b - a <= 9 for a, b in zip(loop, loop[1:], strict=False))
+        text = "\n".join(lines)
+        assert text.count("UTMALDG") == copies and text.count("MULTICAST") == shared
+        assert text.count("USETMAXREG") == 2
+        assert not re.search(r"\b(LDL|STL|LDGSTS|LDSM)\b", text)
 
 
 @pytest.mark.parametrize("arch", ["ptx_75", "ptx_80"])

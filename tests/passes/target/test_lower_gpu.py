@@ -122,8 +122,8 @@ def compiled(module: Module, name: str) -> Image:
 
 
 def versions(image: Image, kernel: Func) -> list[Func]:
-    """The functions that a kernel became: one that relies on tensor copies, if there is one, and the general one."""
-    names = (f"{kernel.name}__tensor", kernel.name)
+    """The functions that a kernel became: for clusters, with tensor copies, if there are any, and the general one."""
+    names = (f"{kernel.name}__cluster", f"{kernel.name}__tensor", kernel.name)
     return [f for f in _targets[image.ptx].of_kind("target.func") if f.name in names]
 
 
@@ -142,30 +142,33 @@ def run(module: Module, kernel: Func, image: Image, args: list[Any], symbols: di
 
 def attempt(
     kernel: Func, image: Image, args: list[Any], symbols: dict[str, int], *, ptx: str = "", blocks: int = 0,
-    **options: Any,
+    version: str = "", **options: Any,
 ) -> tuple[str, Report] | None:  # fmt: skip
     """A launch of a kernel, of another text if one is given, whatever comes of it; None for an empty grid.
 
-    `blocks` are launched of a kernel that loops over its work, if it would have more.
+    `blocks` are launched of a kernel that loops over its work, if it would have more (pairs of them, where it is made
+    for pairs); `version` is the one that runs, if not the best for the sizes.
     """
     memory = GlobalMemory()
     addresses = {i: memory.alloc(a.nbytes) for i, a in enumerate(args) if isinstance(a, np.ndarray) and a.ndim}
     for i, address in addresses.items():
         memory.write(address, args[i])
     chosen, maps = versions(image, kernel)[-1], []
-    for version in versions(image, kernel):
+    for found in versions(image, kernel):
+        if version not in ("", found.name) or (found.attrs.get("cluster") and not takes_pairs(kernel, found, symbols)):
+            continue
         try:
-            maps = [tensor_map(args, addresses, m) for m in version.attrs.get("maps", ())]
+            maps = [tensor_map(args, addresses, m) for m in found.attrs.get("maps", ())]
         except ValueError:
             continue
-        chosen = version
+        chosen = found
         break
     grid = [evaluate_dim(d, symbols) for d in chosen.attrs["grid"]]
     if 0 in grid:
         return None
     if blocks:
         assert "nctaid" in text_of(ptx or image.ptx, chosen.name)
-        grid[0] = min(grid[0], blocks)
+        grid[0] = min(grid[0], blocks * chosen.attrs.get("cluster", (1,))[0])
     x, y, z = *grid, *[1] * (3 - len(grid))
     given = [np.int64(addresses[i]) if i in addresses else a for i, a in enumerate(args)]
     values = [*given, *(np.int64(symbols[s]) for s in kernel.attrs["symbols"]), *maps]
@@ -177,6 +180,12 @@ def attempt(
     for i, address in addresses.items():
         args[i].reshape(-1).view(np.uint8)[:] = np.frombuffer(memory.read(address, args[i].nbytes), np.uint8)
     return chosen.name, report
+
+
+def takes_pairs(kernel: Func, version: Func, symbols: dict[str, int]) -> bool:
+    """Whether the launch has an even number of blocks along the axis that pairs are made along."""
+    blocks, axis = version.attrs["cluster"]
+    return evaluate_dim(kernel.attrs["grid"][axis], symbols) % blocks == 0
 
 
 def text_of(ptx: str, name: str) -> str:

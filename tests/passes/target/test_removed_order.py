@@ -22,24 +22,29 @@ STEPS = 40_000
 CASES = {
     "sm_80": ("sm_80", {"m": 32, "n": 64, "k": 32, "group": 64}),
     "sm_90": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
+    "sm_90 in pairs": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
     "sm_90 without tensor copies": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
     "sm_100": ("sm_100", {"m": 128, "n": 64, "k": 32, "group": 128}),
 }
+#: versions other than the general one
+VERSIONS = {"sm_90": "gemm__tensor", "sm_90 in pairs": "gemm__cluster", "sm_100": "gemm__tensor"}
 #: survivors: case, words of the line, how many such lines, and why the kernel is right without them
 REDUNDANT: list[tuple[str, str, int, str]] = [
     ("sm_90", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
     ("sm_100", "fence.mbarrier_init", 1, "as on sm_90"),
     ("sm_90", "bar.warp.sync", 1, "wgmma has read the slot when its wait is over; loads by lanes need it"),
+    ("sm_90 in pairs", "fence.mbarrier_init", 1, "so does the barrier of the cluster"),
+    ("sm_90 in pairs", "bar.warp.sync", 1, "as without pairs"),
 ]
 
 
-def outcome(kernel: Func, image: Image, lines: list[str], sizes: dict[str, int], seed: int, blocks: int) -> str | None:
+def outcome(kernel: Func, image: Image, lines: list[str], sizes: dict[str, int], seed: int, blocks: int, version: str = "") -> str | None:
     """How a kernel shows that it is wrong; None: it does not."""
     a, b = operands(sizes["M"], sizes["N"], sizes["K"], "bf16")
     args = [a, b, np.full((sizes["M"], sizes["N"]), np.nan, np.float32)]
     try:
         found = attempt(kernel, image, args, sizes, ptx="\n".join(lines), seed=seed, max_steps=STEPS, blocks=blocks,
-                        tensor_fences=True)  # fmt: skip
+                        version=version, tensor_fences=True)  # fmt: skip
     except EmulatorError as error:
         return error.code
     assert found is not None
@@ -49,23 +54,25 @@ def outcome(kernel: Func, image: Image, lines: list[str], sizes: dict[str, int],
     return None if np.allclose(args[2], want, rtol=1e-4, atol=1e-3) else "value"
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if "pairs" in case else case for case in CASES]
+)
 def test_everything_that_orders_is_needed(case: str) -> None:
     arch, options = CASES[case]
     module, image = built(arch, "gemm", dtype="bf16", **options)
     kernel = module.funcs[0]
-    sizes = SIZES if "without" not in case else {**SIZES, "N": 70}
-    blocks = int(case in ("sm_90", "sm_100"))  # one does all tiles in turn
+    sizes = {**SIZES, "N": {"sm_90 in pairs": 256, "sm_90 without tensor copies": 70}.get(case, SIZES["N"])}
+    blocks = int(case in VERSIONS)  # one, or one pair, does all tiles in turn
     lines = image.ptx.split("\n")
     assert outcome(kernel, image, lines, sizes, 0, blocks) is None
-    name = "gemm__tensor" if case in ("sm_90", "sm_100") else "gemm"
+    name = VERSIONS.get(case, "gemm")
     start = next(i for i, line in enumerate(lines) if ".entry" in line and f"{name}(" in line)
     end = next((i for i in range(start + 1, len(lines)) if ".entry" in lines[i]), len(lines))
     numbers = [i for i in range(start, end) if SYNCHRONISING.search(lines[i])]
     survivors = []
     for number in numbers:
         changed = [*lines[:number], without(lines[number]), *lines[number + 1 :]]
-        if all(outcome(kernel, image, changed, sizes, seed, blocks) is None for seed in range(3)):
+        if all(outcome(kernel, image, changed, sizes, seed, blocks, name) is None for seed in range(3)):
             survivors.append(lines[number].strip())
     for other, words, count, _ in REDUNDANT:
         if other == case:
