@@ -297,11 +297,11 @@ class Roles:
 def arrive_warps(low: Lowering, barrier: Value, blocks: int = 1) -> None:
     """Every warp of the consumers arrives when all its lanes have read: at the barriers of so many blocks."""
     low.b.emit("target.warp_barrier")
-    arrive_once(low, barrier)
+    arrive_once(low, barrier, blocks)
 
 
-def arrive_once(low: Lowering, barrier: Value) -> None:
-    """One lane of every warp arrives."""
+def arrive_once(low: Lowering, barrier: Value, blocks: int = 1) -> None:
+    """One lane of every warp arrives, for each block."""
     lane = low.b.op("arith.and", low.thread(), low.b.const(31))
 
     def arrive(inner: Lowering) -> list[Value]:

@@ -62,5 +62,6 @@ def test_a_whole_kernel() -> None:
     text = "\n".join(lines)
     loop = [i for i, line in enumerate(lines) if "UTCHMMA" in line]
     assert len(loop) == 4 and all(b - a <= 9 for a, b in zip(loop, loop[1:], strict=False))
-    assert text.count("UTMALDG") == 5 and text.count("USETMAXREG") == 2 and text.count("LDTM") == 2
+    assert text.count("UTMALDG") == 3 and text.count("MULTICAST") >= 2 and text.count("USETMAXREG") == 2
+    assert text.count("LDTM") == 2
     assert not re.search(r"\b(LDL|STL|LDGSTS|LDSM|HMMA)\b", text)

@@ -93,7 +93,8 @@ def test_a_whole_hopper_kernel() -> None:
     module, image = built("sm_90", "gemm", m=128, n=256, k=64, dtype="bf16", group=256)
     assert image.findings == ()
     # a block of a pair brings half of b's four boxes, for both
-    for fast, code, copies, shared in zip(versions(image, module.funcs[0]), image.kernels, (3, 5), (2, 0), strict=False):
+    cases = zip(versions(image, module.funcs[0]), image.kernels, (3, 5), (2, 0), strict=False)
+    for fast, code, copies, shared in cases:
         assert code.name == fast.name and code.spill_stores == code.spill_loads == code.stack == 0
         assert fast.attrs["group"] == 384
         lines = machine_code(image, fast.name)

@@ -38,7 +38,9 @@ REDUNDANT: list[tuple[str, str, int, str]] = [
 ]
 
 
-def outcome(kernel: Func, image: Image, lines: list[str], sizes: dict[str, int], seed: int, blocks: int, version: str = "") -> str | None:
+def outcome(
+    kernel: Func, image: Image, lines: list[str], sizes: dict[str, int], seed: int, blocks: int, version: str = ""
+) -> str | None:
     """How a kernel shows that it is wrong; None: it does not."""
     a, b = operands(sizes["M"], sizes["N"], sizes["K"], "bf16")
     args = [a, b, np.full((sizes["M"], sizes["N"]), np.nan, np.float32)]
