@@ -4,6 +4,7 @@
 process dies or hangs, an exception has no code, a mutant with its old digests gives other results, one with another
 content digest is taken although a signature is required, or the second reader disagrees. Cases whose machine code is
 another than the original's are loaded, not run: code is not confined (specs/security.md), and only the signature tells.
+So are loops that data decides: a plan with another one may run for ever, between whose steps a caller can interrupt it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import copy
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,9 +34,10 @@ from tessera_runtime.cli import parser
 from tessera_runtime.core.catalogue import CATALOGUE
 from tessera_runtime.core.dtypes import np_dtype
 from tessera_runtime.core.errors import TesseraError
-from tessera_runtime.core.manifest import Function, Target
+from tessera_runtime.core.manifest import Function, Loop, Target
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.run import Runner
+from tests.bundle import everything
 from tests.bundle.base import KEYS, SEEDS, signed_base
 from tests.bundle.mutate import Mutant, mutant
 from tests.bundle.second_reader import read
@@ -42,18 +45,8 @@ from tests.bundle.second_reader import read
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "bundle" / "golden" / "v1" / "golden.tsb"
 SAMPLES = ("fused_elementwise.py", "row_normalise.py", "moving_average.py", "attention.py", "seeds/saxpy.py")
-CONTROL = """
-import tessera as ts
-
-@ts.function
-def walk(h: ts.Tensor["B", "D", ts.f32], x: ts.Tensor["T", "B", "D", ts.f32]):
-    def step(state, row):
-        state = ts.cond(ts.sum(row) > 0, lambda s: s * 0.5 + row, lambda s: s - row, state)
-        return state, {"square": state * state, "first": row[0]}
-
-    return ts.scan(step, h, x, reverse=True)
-"""
-SECONDS = 20  # for one case
+SECONDS = 20  # of processor time for one case
+LOOP = 4  # seconds after which a call is said not to end
 MEMORY = 3 << 30  # of address space
 FENCE = 4096  # bytes beside every array
 EVERY = 8  # one case in so many is shown to the second reader too
@@ -63,7 +56,7 @@ FAILURES = ("crash", "hang", "no code", "other results", "readers disagree", "un
 def arguments(function: Function) -> dict[str, Any]:
     """Fixed arguments of a function: every symbol a small size of its own."""
     rng = np.random.default_rng(sum(function.name.encode()))
-    env = {symbol.name: 5 + 2 * index for index, symbol in enumerate(function.symbols)}
+    env = {symbol.name: 6 + 2 * index for index, symbol in enumerate(function.symbols)}
     found: dict[str, Any] = {}
     for item in function.inputs:
         if item.kind == "scalar":
@@ -139,17 +132,30 @@ def _bare_run(bundle: Bundle) -> None:
         f"{function.signature} {function.function.doc}".encode()
 
 
+class _Endless(Exception):
+    """A call takes too long."""
+
+
+def _interrupt(*_: object) -> None:
+    raise _Endless
+
+
 class Subject:
     """A bundle, its fixed calls, and what they give."""
 
     def __init__(self, path: Path) -> None:
         self.data = path.read_bytes()
-        file = BundleFile(self.data, require_signature=KEYS[0])
+        self.folder = path.parent
+        self.beside = {file.name: file.read_bytes() for file in path.parent.glob("*.safetensors")}
+        self.scratch = Path(tempfile.mkdtemp())
+        file = BundleFile(self.data, require_signature=KEYS[0], weights=self.folder)
         self.digest, self.manifest = file.digest, file.manifest
         self.calls = {f.name: arguments(f) for f in self.manifest.functions}
         self.runs = path.name != "base.tsb"  # whose code does nothing
+        steps = (step for target in self.manifest.targets for plan in target.plans for step in plan.steps)
+        self.loops = any(isinstance(step, Loop) for step in steps)
         if self.runs:
-            bundle = load(self.data, threads=1)
+            bundle = load(self.data, threads=1, weights=self.folder)
             self.shapes = _shapes(bundle, self.calls)
             self.expected = _results(bundle, self.calls, self.shapes)
             self.targets = {target.name: self._code(bundle.file, target) for target in self.manifest.targets}
@@ -160,38 +166,58 @@ class Subject:
 
     def outcome(self, case: Mutant, compare_readers: bool) -> str:
         """What became of a mutant, in a word or two."""
-        said = self._load(case)
-        if not said.startswith("E") and self._trusted(case.data):
+        folder = self._weights(case)
+        said = self._load(case, folder)
+        if not said.startswith("E") and self._trusted(case.data, folder):
             return "trusted"
-        if compare_readers and (read(case.data) == "ok") != (said.startswith("ran") or said == "loaded"):
-            return "readers disagree"
+        if compare_readers:
+            beside = {**self.beside, **case.beside}
+            if (read(case.data, beside=beside) == "ok") != (said.startswith("ran") or said == "loaded"):
+                return "readers disagree"
         return said
 
-    def _trusted(self, data: bytes) -> bool:
+    def _weights(self, case: Mutant) -> Path:
+        """The folder with the weights of a mutant."""
+        if not case.beside:
+            return self.folder
+        for path in self.scratch.iterdir():
+            path.unlink()
+        for name, data in {**self.beside, **case.beside}.items():
+            (self.scratch / name).write_bytes(data)
+        return self.scratch
+
+    def _trusted(self, data: bytes, folder: Path) -> bool:
         """Whether a reader that requires the signature of the original takes another content for it."""
         try:
-            return BundleFile(data, require_signature=KEYS[0]).digest != self.digest
+            return BundleFile(data, require_signature=KEYS[0], weights=folder).digest != self.digest
         except TesseraError as error:
             if error.code not in ("E651", "E652"):
                 raise RuntimeError(f"no signature, but {error.code}") from error
             return False
 
-    def _load(self, case: Mutant) -> str:
+    def _load(self, case: Mutant, folder: Path) -> str:
         try:
-            file = BundleFile(case.data, verify_weights=True)
+            file = BundleFile(case.data, verify_weights=True, weights=folder)
             audit(file)
         except TesseraError as error:
             return error.code if error.code in CATALOGUE and error.exit_code == 5 else "unknown code"
         if not self.runs:
             return "loaded"
         try:
-            bundle = load(case.data, threads=1)
+            bundle = load(case.data, threads=1, weights=folder)
         except TesseraError:
             return "loaded"  # for another machine
         if self._code(bundle.file, bundle.target) != self.targets.get(bundle.target.name):
             return "loaded"
-        found = _results(bundle, self.calls, self.shapes)
-        _bare_run(bundle)
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.alarm(LOOP)
+        try:
+            found = _results(bundle, self.calls, self.shapes)
+            _bare_run(bundle)
+        except _Endless:
+            return "other results" if case.kind == "raw" or not self.loops else "ran, another digest: does not end"
+        finally:
+            signal.alarm(0)
         if found == self.expected:
             return "ran, same results"
         if case.kind == "raw":
@@ -212,14 +238,15 @@ def work(path: Path, seed: int, start: int, stop: int) -> None:
     faulthandler.disable()
     for number in range(start, stop):
         print(number, end=" ", flush=True)
-        case = mutant(subject.data, seed, number)
-        signal.alarm(SECONDS)
+        case = mutant(subject.data, seed, number, str(subject.folder))
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             said = subject.outcome(case, number % EVERY < 2)
         except Exception as error:
             said = f"no code: {type(error).__name__}: {str(error)[:100]!r}"
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(f"{case.kind}: {said}", flush=True)
+    shutil.rmtree(subject.scratch)
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
@@ -241,7 +268,7 @@ def run(path: Path, seed: int, start: int, stop: int) -> tuple[Counter[str], lis
             last = int(word)
             if not said:
                 said = "raw: " if last % 2 == 0 else "inside: "
-                said += "hang" if done.returncode == -signal.SIGALRM else f"crash ({done.returncode})"
+                said += "hang" if done.returncode == -signal.SIGPROF else f"crash ({done.returncode})"
             counts[said] += 1
             if any(failure in said for failure in FAILURES):
                 failures.append(f"{path.name} seed {seed} case {last}: {said}")
@@ -254,6 +281,7 @@ def run(path: Path, seed: int, start: int, stop: int) -> tuple[Counter[str], lis
 def subjects(folder: Path) -> list[Path]:
     """The bundles under attack, signed, written to a folder."""
     from tesseracc.arch.arch import resolve
+    from tesseracc.bundle.detach import write_detached
     from tesseracc.bundle.sign import attach, make
     from tesseracc.driver import Build, front
     from tesseracc.frontend import source
@@ -265,11 +293,12 @@ def subjects(folder: Path) -> list[Path]:
         file = BundleFile(Build(module, resolve(("x86-64-v2", "x86-64-v3"))).bundle())
         signed = attach(file, [make(file.digest, seed) for seed in SEEDS])
         (folder / f"{Path(name).stem}.tsb").write_bytes(b"".join(signed))
-    (folder / "control.py").write_text(CONTROL)
-    module = front(source.load(str(folder / "control.py")).entries)
-    (folder / "control.py").unlink()
-    file = BundleFile(Build(module, resolve(("x86-64-v2", "x86-64-v3"))).bundle())
-    (folder / "control.tsb").write_bytes(b"".join(attach(file, [make(file.digest, seed) for seed in SEEDS])))
+    whole = folder / "everything.tsb"
+    command = ["build", str(everything.__file__), *everything.OPTIONS, "-o", str(whole)]
+    subprocess.run([sys.executable, "-m", "tesseracc", *command], cwd=ROOT, check=True, capture_output=True)
+    file = BundleFile(whole)
+    whole.write_bytes(b"".join(attach(file, [make(file.digest, seed) for seed in SEEDS])))
+    write_detached(folder / "thin.tsb", BundleFile(whole))
     return sorted(path for path in folder.iterdir() if path.suffix == ".tsb")
 
 

@@ -7,10 +7,11 @@ together again with every digest, checksum, size and place right, so that parser
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -27,10 +28,14 @@ VALUES: list[Json] = [0, 1, 2, 3, -1, 7, 64, 1 << 20, 1 << 62, 1 << 70, "", "x",
 
 
 class Mutant(NamedTuple):
-    """`kind`: raw, or what was changed inside: plan, manifest, text, weights, tests, image, signatures, entries."""
+    """`kind`: raw, or what was changed inside: plan, manifest, text, weights, tests, image, signatures, entries.
+
+    `beside`: the files with the weights of a detached bundle, if they are not the original's.
+    """
 
     kind: str
     data: bytes
+    beside: Mapping[str, bytes] = {}
 
 
 class Opened(NamedTuple):
@@ -41,25 +46,59 @@ class Opened(NamedTuple):
     files: dict[str, bytes]
     kinds: dict[str, str]
     signed: bytes
+    detached: bool
 
 
 @cache
-def opened(data: bytes) -> Opened:
-    file = BundleFile(data)
+def opened(data: bytes, folder: str | None) -> Opened:
+    file = BundleFile(data, weights=folder)
     files = {entry.name: bytes(file.raw(entry.name)) for entry in file.manifest.entries}
     kinds = {entry.name: entry.kind for entry in file.manifest.entries}
     signed = b"".join(signature.key + signature.value for signature in file.signatures)
-    return Opened(data, bytes(file.raw("manifest.json")), files, kinds, signed)
+    return Opened(data, bytes(file.raw("manifest.json")), files, kinds, signed, file.header.detached)
 
 
-def mutant(data: bytes, seed: int, number: int) -> Mutant:
-    """The mutant of that number."""
+def mutant(data: bytes, seed: int, number: int, folder: str | None = None) -> Mutant:
+    """The mutant of that number; `folder` is where the weights of a detached bundle lie."""
     rng = random.Random(f"{seed}/{number}")
+    whole = opened(data, folder)
     if number % 2 == 0:
-        return Mutant("raw", _raw(data, rng))
-    whole = opened(data)
+        return _beside(whole, rng, False) if whole.detached and rng.random() < 0.1 else Mutant("raw", _raw(data, rng))
     kind, change = rng.choices(_INSIDE, _WEIGHTS)[0]
+    if kind == "weights" and whole.detached:
+        return _beside(whole, rng, True)
     return Mutant(kind, change(whole, rng))
+
+
+def _beside(whole: Opened, rng: Rng, rehash: bool) -> Mutant:
+    """A file of weights beside the bundle changed; with `rehash` under its new name, which the manifest gives."""
+    value = json.loads(whole.text)
+    entry = rng.choice([entry for entry in value["entries"] if entry["kind"] == "weights"])
+    old = whole.files[entry["name"]]
+    if not rehash:
+        new = old
+        while new == old:
+            new = rng.choice((flip, overwrite, splice, cut))(old, rng)
+        return Mutant("raw", whole.data, {_file_of(entry): new})
+    head = old[: rng.choice((64, 512, len(old)))]
+    new = (rng.choice((flip, overwrite, overwrite, splice, cut))(head, rng) + old[len(head) :]) or b"\0"
+    step = range(0, len(new), 4 << 20)  # the format's chunks
+    entry["size"], entry["sha256"] = len(new), [hashlib.sha256(new[i : i + (4 << 20)]).hexdigest() for i in step]
+    data = _put(whole, value, whole.files, targets=_targets(value, ()))
+    return Mutant("weights", data, {_file_of(entry): new})
+
+
+def _file_of(entry: Json) -> str:
+    """The name of the file that holds an entry of weights (X8)."""
+    return hashlib.sha256(bytes.fromhex("".join(entry["sha256"]))).hexdigest() + ".safetensors"
+
+
+def _put(whole: Opened, value: Json | bytes, files: dict[str, bytes], **options: Any) -> bytes:
+    """A bundle with right digests and places, without its weights if the original has none."""
+    if whole.detached:
+        files = {name: data for name, data in files.items() if whole.kinds.get(name) != "weights"}
+        options["detached"] = True
+    return build(value, files, **{"signed": whole.signed, **options})
 
 
 # --- bytes of the file ------------------------------------------------------------------------------------------------
@@ -237,9 +276,9 @@ def _build(whole: Opened, value: Json, files: dict[str, bytes]) -> bytes:
         names = [entry["name"] for entry in value["entries"]]
         if all(isinstance(n, str) and n.isascii() and 0 < len(n) < 300 for n in names) and len(names) == len(files):
             files = dict(zip(names, files.values(), strict=True))
-        data = build(value, files, signed=whole.signed, targets=targets, rehash=False)
+        data = _put(whole, value, files, targets=targets, rehash=False)
     except (TypeError, KeyError, ValueError, AttributeError, struct.error):
-        data = build(spell(value), whole.files, signed=whole.signed, targets=targets)
+        data = _put(whole, spell(value), whole.files, targets=targets)
     return data
 
 
@@ -284,13 +323,13 @@ def _extent(value: Json, old: Json, rng: Rng) -> Json:
 
 
 def _control(step: Json, buffers: int, rng: Rng) -> None:
-    """A branch, repeat, loop or a copy of rows, changed in one place."""
+    """A branch, when, repeat, loop or a copy of rows, changed in one place."""
     key = rng.choice([name for name in step if name != "op"])
     if key in ("on", "src", "dst"):
         step[key] = rng.randrange(buffers)
     elif key == "reverse":
         step[key] = not step[key]
-    elif key == "count":
+    elif key in ("count", "unless"):
         old = step[key] if isinstance(step[key], list) else [1]
         step[key] = rng.choice((0, 1, 2, 3, 7, 1 << 20, [*old, 1, "add"]))
     else:  # the length of a block
@@ -357,7 +396,7 @@ def _text(whole: Opened, rng: Rng) -> bytes:
         lambda: text[: text.rindex(b"}")] + b',"zz":' + b"[" * 20 + b"]" * 20 + b"}",
         lambda: rng.choice((b"", b"null", b"[]", b"{}", b"0", b'""', b"[" * 200_000, b'{"a":' * 90_000)),
     ]
-    return build(rng.choice(tricks)(), whole.files, signed=whole.signed, targets=_targets(json.loads(text), ()))
+    return _put(whole, rng.choice(tricks)(), whole.files, targets=_targets(json.loads(text), ()))
 
 
 def _bytes_of(kind: str) -> Callable[[Opened, Rng], bytes]:
@@ -376,7 +415,7 @@ def _bytes_of(kind: str) -> Callable[[Opened, Rng], bytes]:
 
 def _replaced(whole: Opened, files: dict[str, bytes]) -> bytes:
     value = json.loads(whole.text)
-    return build(value, files, signed=whole.signed, targets=_targets(value, ()))
+    return _put(whole, value, files, targets=_targets(value, ()))
 
 
 def _entries(whole: Opened, rng: Rng) -> bytes:
@@ -397,7 +436,7 @@ def _signed(whole: Opened, rng: Rng) -> bytes:
     signed = whole.signed or signatures(whole.text)
     new = rng.choice((flip, overwrite, splice))(signed, rng)
     new = new.ljust(-(-len(new) // 96) * 96, b"\0")[: 96 * 64]
-    return build(whole.text, whole.files, signed=new, targets=_targets(json.loads(whole.text), ()))
+    return _put(whole, whole.text, whole.files, signed=new, targets=_targets(json.loads(whole.text), ()))
 
 
 _INSIDE = [("plan", _plan), ("manifest", _manifest), ("text", _text), ("weights", _bytes_of("weights")),
