@@ -14,7 +14,7 @@ from tesseracc.analysis.tensor_copies import pipelines
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.dialects.target_tensor_memory import COLUMNS
 from tesseracc.ir.rewrite import uses
-from tesseracc.ir.types import TileType, size_of
+from tesseracc.ir.types import TileType, element, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
 from tesseracc.layout.fragments import TMEM_SHAPES, next_power, tmem_load
 from tesseracc.layout.linear import LinearLayout
@@ -101,15 +101,39 @@ def sums_in_tensor_memory(
     return found
 
 
-def _sums(pipeline: Op, arch: Arch, warps: int, placed: dict[Value, Placed], column: int) -> tuple[Sum, ...]:
-    body = pipeline.regions[1]
+def left_to_others(kernel: Func, arch: Arch, sums: dict[Op, tuple[Sum, ...]]) -> Iterator[tuple[Op, str]]:
+    """Products whose types have a unit that adds in tensor memory, and why they are made by other instructions."""
+    issued = {op for parts in sums.values() for part in parts for op in part.products}
+    rows = {(row.a, row.b, row.acc) for row in arch.mma if row.c_layout.startswith("tmem")}
+    inside = {op: pipeline for pipeline in pipelines(kernel.body) for op in pipeline.regions[1].ops}
+    for op in kernel.walk():
+        if op.name != "tile.mma" or op in issued:
+            continue
+        types = [element(op[name].type) for name in ("a", "b", "acc")]
+        if (types[0], types[1], types[2]) not in rows:
+            continue
+        if not kernel.attrs.get("tensor_copies") or op not in inside:
+            yield op, "their operands do not come by tensor copies"
+        elif not _only_adds(inside[op].regions[1]):
+            yield op, "the loop uses sums between products"
+        else:
+            yield op, "no instruction fits their shape and where their operands lie"
+
+
+def _only_adds(body: Region) -> bool:
+    """Whether a loop does nothing with what it carries but add products."""
     chains = list(_chains(body))
     products = [op for op in body.ops if op.name == "tile.mma"]
     others = [op for op in body.ops if op.name != "tile.mma"]
-    if sum(map(len, chains)) != len(products) or not all(chains) or any(op.name not in _OPERANDS for op in others):
+    return sum(map(len, chains)) == len(products) and all(chains) and all(op.name in _OPERANDS for op in others)
+
+
+def _sums(pipeline: Op, arch: Arch, warps: int, placed: dict[Value, Placed], column: int) -> tuple[Sum, ...]:
+    body = pipeline.regions[1]
+    if not _only_adds(body):
         return ()
     found: list[Sum] = []
-    for number, chain in enumerate(chains):
+    for number, chain in enumerate(_chains(body)):
         choices = [_choice(op, arch, warps, placed) for op in chain]
         m, n = pair(chain[0].result.type.shape)  # type: ignore[union-attr]
         places = [tile_product(c, (m, n, c.row.k), (1, 1)).c for c in choices if c is not None]

@@ -36,6 +36,7 @@ from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_roles import CONSUMER_BARRIER, Roles
 from tesseracc.passes.target.gpu_spread import Free, Spread
 from tesseracc.passes.target.gpu_tensor_memory import TensorMemory
+from tesseracc.passes.target.gpu_tensor_sums import left_to_others
 from tesseracc.passes.target.interface import interface
 
 
@@ -334,5 +335,14 @@ _TILES: dict[str, Callable[[Lowering, Op], Held | None]] = {
 def run(module: Module, context: Context) -> Module:
     """Lowers every kernel to one function per thread."""
     arch = context.need_arch()
-    funcs = [Lowering(f, arch).run() if f.kind == "tile.kernel" else f for f in module.funcs]
+    names = {f.name for f in module.funcs}
+    funcs = []
+    for f in module.funcs:
+        if f.kind == "tile.kernel":
+            low = Lowering(f, arch)
+            if f"{f.name}__tensor" not in names:  # the version for other sizes has the same loops
+                for op, why in left_to_others(f, arch, low.layouts.sums):
+                    context.note(f"products not in tensor memory: {why}", op.loc)
+            f = low.run()
+        funcs.append(f)
     return module.with_(funcs=tuple(funcs))

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tesseracc.arch.arch import load
 from tesseracc.codegen.image import Image
+from tesseracc.ir.pipeline import Context, run_pipeline
 from tesseracc.ir.value import Module
+from tesseracc.passes import pipelines
 from tests.passes.target.test_gpu_tiles import built, check_product, operands
 from tests.passes.target.test_hopper import machine_code
 from tests.passes.target.test_lower_gpu import attempt, versions
+from tests.passes.tile import kernels
 
 #: m, n, k of a block, and lanes of the group: half of the unit's rows, all of them, columns for two groups of warps
 SIZES = {"half": (64, 64, 64, 128), "whole": (128, 64, 32, 128), "two groups": (128, 128, 64, 256)}
@@ -65,3 +69,20 @@ def test_a_whole_kernel() -> None:
     assert text.count("UTMALDG") == 3 and text.count("MULTICAST") >= 2 and text.count("USETMAXREG") == 2
     assert text.count("LDTM") == 2
     assert not re.search(r"\b(LDL|STL|LDGSTS|LDSM|HMMA)\b", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("attention", {"rows": 64, "columns": 64, "dtype": "bf16"}, "the loop uses sums between products"),
+        ("gemm", {"m": 128, "n": 64, "k": 32, "dtype": "bf16"}, None),
+        ("gemm", {"m": 32, "n": 64, "k": 32, "dtype": "bf16"}, "no instruction fits"),
+        ("gemm", {"m": 64, "n": 64, "k": 32, "dtype": "bf16", "group": 64}, "do not come by tensor copies"),
+    ],
+)
+def test_a_note_says_why_products_are_not_in_tensor_memory(name: str, options: dict[str, Any], why: str | None) -> None:
+    context = Context(load("sm_100"))
+    run_pipeline(pipelines.TARGET["cuda"], getattr(kernels, name)(**options), context)
+    found = [note.message for note in context.notes if "tensor memory" in note.message]
+    assert len(found) > 0 if why else not found
+    assert all(why in text for text in found if why)
