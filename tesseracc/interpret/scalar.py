@@ -267,9 +267,10 @@ def fma(a: Array, b: Array, c: Array, dtype: str) -> Array:
         safe = np.ones(found.shape, bool)
         for v in size:
             safe &= (v < 1e150) & ((v > 1e-120) | (v == 0))
-        safe &= (x != 0) & (y != 0)
+        exact = (x == 0) | (y == 0)  # a product without rounding
+        found = np.where(exact, x * y + z, found)
+        safe |= exact
         if not safe.all():
-            found = found.copy()
             for at in zip(*np.nonzero(~safe), strict=True) if found.ndim else [()]:
                 found[at] = _exact_fma(float(x[at]), float(y[at]), float(z[at]))
         return found

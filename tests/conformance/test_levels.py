@@ -69,24 +69,21 @@ def as_function(index: int, case: Case) -> Func:
 
 @dataclass(frozen=True)
 class Levels:
-    """The module of all cases at every level, and its bundle for this machine."""
+    """The module of all cases at every level, and its bundle on this machine and on an emulated GPU."""
 
     graph: Module
     build: Build
     native: Any
+    emulated: Any
 
 
 @cache
 def levels() -> Levels:
     module = verify(Module(tuple(as_function(i, case) for i, case in enumerate(CASES))))
-    build = Build(module, [host_level()])
-    return Levels(module, build, load_bundle(build.bundle(), threads=1))
-
-
-@cache
-def emulated() -> Any:
-    """The bundle of the same module for a GPU, on the emulator, which reports races and stray accesses as errors."""
-    return load_bundle(Build(levels().graph, [load("sm_90")]).bundle(), device=EmulatorDevice("", None))
+    build = Build(module, [host_level(), load("sm_90")])
+    bundle = build.bundle()
+    # the emulator reports races and stray accesses as errors
+    return Levels(module, build, load_bundle(bundle, device="cpu", threads=1), load_bundle(bundle, device=EmulatorDevice()))
 
 
 def arguments(case: Case, env: dict[str, int], types: tuple[TensorType, ...], rng: np.random.Generator) -> list[Array]:
@@ -120,7 +117,7 @@ def test_level_equals_ref(index: int, level: str) -> None:
             arch = host_level() if level == "tile cpu" else load("sm_90")
             results = tile.run(found.build.tile(arch), name, args)
         else:
-            bundle = found.native if level == "native" else emulated()
+            bundle = found.native if level == "native" else found.emulated
             results = list(each(bundle[name](*args)))
         tried += 1
         for got, want in zip(results, expected, strict=True):

@@ -175,3 +175,14 @@ def test_identities() -> None:
         x = np.array([3, 7, 100], np.dtype({"f32": "float32", "i32": "int32", "u8": "uint8"}[dtype]))
         for kind in ("add", "mul", "max", "min"):
             assert np.array_equal(scalar.binary(kind, scalar.identity(kind, dtype), x, dtype), x)
+
+
+def test_fma_f64_with_a_zero_factor() -> None:
+    """Where a product has nothing to round, a * b + c is the fma, with the signs of zeros, infinities and NaN."""
+    values = np.array([0.0, -0.0, 1.5, -1e300, 1e-310, np.inf, -np.inf, np.nan])
+    a, b, c = (x.ravel() for x in np.meshgrid([0.0, -0.0], values, values))
+    with np.errstate(all="ignore"):
+        want = a * b + c
+    for got in (scalar.fma(a, b, c, "f64"), scalar.fma(b, a, c, "f64")):
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(np.signbit(got[got == 0]), np.signbit(want[want == 0]))

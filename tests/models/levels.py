@@ -22,22 +22,31 @@ Array = np.ndarray[Any, Any]
 
 
 class Compiled:
-    """Functions as one module; each level and each bundle is made once."""
+    """Functions as one module for this CPU and some GPUs; each level and the bundle are made once."""
 
-    def __init__(self, *functions: Callable[..., Any]) -> None:
+    def __init__(self, *functions: Callable[..., Any], gpus: Sequence[str] = ("sm_90",)) -> None:
         entries = {f.__name__: ts.function(f) for f in functions}
         self.entries: Mapping[str, Function] = entries
         self.module = front(entries)
-        self.build = Build(self.module, [host_level()])
-        self.gpu = Build(self.module, [load("sm_90")])
+        self.gpus = tuple(gpus)
+        self.build = Build(self.module, [host_level(), *map(load, gpus)])
+
+    @cached_property
+    def bundle(self) -> bytes:
+        return self.build.bundle()
 
     @cached_property
     def native(self) -> Any:
-        return load_bundle(self.build.bundle(), threads=2)
+        return self.on_threads(2)
+
+    def on_threads(self, threads: int) -> Any:
+        """The bundle on this CPU."""
+        return load_bundle(self.bundle, device="cpu", threads=threads)
 
     @cached_property
-    def emulated(self) -> Any:
-        return load_bundle(self.gpu.bundle(), device=EmulatorDevice())
+    def emulated(self) -> Mapping[str, Any]:
+        """The bundle on each GPU, emulated, by its name."""
+        return {gpu: load_bundle(self.bundle, device=EmulatorDevice(gpu)) for gpu in self.gpus}
 
     def results(self, name: str, args: Sequence[Any], *, interpreted: bool = True) -> dict[str, list[Array]]:
         """The results of a function by level."""
@@ -46,10 +55,11 @@ class Compiled:
         if interpreted:
             found["graph"] = graph.run(self.build.graph, name, leaves)
             found["schedule"] = schedule.run(self.build.schedule, name, leaves)
-            found["tile cpu"] = tile.run(self.build.tile(host_level()), name, leaves)
-            found["tile cuda"] = tile.run(self.gpu.tile(load("sm_90")), name, leaves)
+            for arch in self.build.archs[:2]:
+                found[f"tile {arch.kind}"] = tile.run(self.build.tile(arch), name, leaves)
         found["native"] = each(self.native[name](*leaves))
-        found["emulated"] = each(self.emulated[name](*leaves))
+        for gpu, bundle in self.emulated.items():
+            found[f"emulated {gpu}"] = each(bundle[name](*leaves))
         return found
 
     def check(self, name: str, args: Sequence[Any], want: Any, tolerance: float = 2e-5, **options: Any) -> None:

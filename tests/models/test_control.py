@@ -192,11 +192,9 @@ def test_text_reads_back_at_every_level() -> None:
 
 
 def test_same_bits_on_one_and_two_threads() -> None:
-    from tessera_runtime import load as load_bundle
-
     rng = np.random.default_rng(1)
     args = normal(rng, 40, 40), normal(rng, 30, 40), normal(rng, 3, 30, 40)
-    one = load_bundle(compiled().build.bundle(), threads=1)["recur_gradients"](*args)
+    one = compiled().on_threads(1)["recur_gradients"](*args)
     for a, b in zip(one, compiled().native["recur_gradients"](*args), strict=True):
         assert a.tobytes() == b.tobytes()
 
