@@ -198,14 +198,28 @@ def test_pool_covers_every_group_once_and_passes_errors_on() -> None:
                 assert 0 <= slot < threads
                 seen[begin:end] += 1
 
-            pool.run(work, count)
-            assert (seen == 1).all()
+            for known in (0.0, 1e-9, 1.0):  # seconds of a group: not known, not worth a thread, worth it at once
+                seen[:] = 0
+                assert pool.run(work, count, known) > 0
+                assert (seen == 1).all()
 
         def fail(begin: int, end: int, slot: int) -> None:
             raise ValueError("no")
 
         with pytest.raises(ValueError, match="no"):
             pool.run(fail, 10)
+
+
+def test_pool_shares_the_first_range_too_when_groups_are_known_to_take_long() -> None:
+    pool, slots = Pool(2), set()
+    both = threading.Barrier(2, timeout=20)
+
+    def work(begin: int, end: int, slot: int) -> None:
+        slots.add(slot)
+        both.wait()  # each of the two ranges waits for the other one
+
+    pool.run(work, 2, 1.0)
+    assert slots == {0, 1}
 
 
 def test_pool_finishes_when_a_later_range_fails() -> None:

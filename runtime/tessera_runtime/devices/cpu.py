@@ -150,6 +150,7 @@ class CpuProgram:
         self._kernels = [_KERNEL(self._image.address(kernel.symbol)) for kernel in target.kernels]
         check_description(code, target.kernels)
         self._scratch = [-(-kernel.scratch_bytes // ALIGN) * ALIGN for kernel in target.kernels]
+        self._seconds = [0.0] * len(self._kernels)  # of a group, as last measured: for the pool alone
         self._pool = pool
         self._arenas = ArenaPool()
         self._file = file
@@ -217,7 +218,9 @@ class CpuProgram:
         if self._pool.threads == 1 or groups == 1:
             function(args, 0, groups, scratch)
             return
-        self._pool.run(lambda begin, end, slot: function(args, begin, end, scratch + slot * stride), groups)
+        self._seconds[kernel] = self._pool.run(
+            lambda begin, end, slot: function(args, begin, end, scratch + slot * stride), groups, self._seconds[kernel]
+        )
 
 
 _MASK = (1 << 64) - 1

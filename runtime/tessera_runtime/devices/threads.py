@@ -81,30 +81,36 @@ class Pool:
             self._process = os.getpid()
             return self._queue
 
-    def run(self, work: Work, count: int) -> None:
+    def run(self, work: Work, count: int, group_seconds: float = 0.0) -> float:
         """Call `work(begin, end, slot)` for ranges that cover 0..count; `slot` < threads tells participants apart.
 
-        Groups are independent, so no result depends on how they are shared out. The caller runs the first range
-        alone and from its time decides whether the others are worth waking anybody.
+        Groups are independent, so no result depends on how they are shared out. `group_seconds` is what a group is
+        known to take, as an earlier call returned it; where nothing is known (0) the caller runs the first range alone
+        and from its time decides whether the others are worth waking anybody.
         """
-        if self.threads == 1 or count == 1:
-            work(0, count, 0)
-            return
+        start, begin = perf_counter(), 0
         chunk = -(-count // _CHUNKS)
-        before = perf_counter()
-        work(0, chunk, 0)
-        if (perf_counter() - before) * (count - chunk) < _WORTH * chunk:
-            if chunk < count:
-                work(chunk, count, 0)
-            return
+        if self.threads == 1 or count <= 1:
+            chunk = count
+        if chunk == count or 0 < group_seconds * count < _WORTH:
+            work(0, count, 0)
+            return (perf_counter() - start) / max(count, 1)
+        if not group_seconds:
+            work(0, chunk, 0)
+            group_seconds, begin = (perf_counter() - start) / chunk, chunk
+            if group_seconds * (count - begin) < _WORTH:
+                work(begin, count, 0)
+                return group_seconds
         queue = self._started()
-        job = _Job(work, chunk, count, chunk)
-        for _ in range(min(self.threads, -(-(count - chunk) // chunk)) - 1):
+        job = _Job(work, begin, count, chunk)
+        helpers = min(self.threads, -(-(count - begin) // chunk)) - 1
+        for _ in range(helpers):
             queue.put(job)
         job.participate()
         job.done.wait()
         if job.error is not None:
             raise job.error
+        return group_seconds if begin else (perf_counter() - start) * (helpers + 1) / count
 
 
 def _serve(queue: SimpleQueue[_Job]) -> None:

@@ -10,20 +10,25 @@ results of a strip of columns in its own memory and takes a few rows at a time:
 
 so rows are read in order and in long pieces. Each column still takes its terms in order of k: the bits are those of the
 serial loop in each lane.
+
+A product with few rows is such a reduction for each of them; all take what was read while it is near (`few_rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tessera.shapes import Dim, ceildiv, product
-from tesseracc.analysis.access import accesses
+from tesseracc.analysis.access import Contraction, accesses
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.rewrite import captured
-from tesseracc.ir.types import BufType, LanesType, element
+from tesseracc.ir.types import BufType, LanesType, element, kind_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.schedule.elements import Emitter, Env, delinearize, identity
 from tesseracc.passes.schedule.tuning import Tuning
+
+#: first column, columns, and rows
+Strip = tuple[Value, Value, Value]
 
 
 def column_reduction(group: Op) -> Op | None:
@@ -41,7 +46,7 @@ def column_reduction(group: Op) -> Op | None:
 
 
 class _Columns:
-    """`at` is the group's point except for its last axis; `first` and `count` are the strip."""
+    """`first` and `count` are the strip; `buf` holds the results of one or more points (all axes but the last)."""
 
     def __init__(self, group: Op, reduce: Op, emitter: Emitter, buf: Value, first: Value, count: Value) -> None:
         self.group = group
@@ -57,15 +62,19 @@ class _Columns:
                 self.before.insert(0, op)
                 needed |= set(op.operands)
 
-    def over_strip(self, b: Builder, point: Sequence[Value], body: str, ks: Sequence[Value] = ()) -> None:
-        """A loop over the strip's columns with the lanes: `body` is the method that emits one step."""
+    def over_strip(
+        self, b: Builder, point: Sequence[Value], body: str, ks: Sequence[Value] = (), place: Value | None = None
+    ) -> None:
+        """A loop over the strip's columns with the lanes: `body` is the method that emits one step. Results of the
+        point lie in `buf` from `place` on."""
 
         def step(inner: Builder, index: Value, _: list[Value]) -> Sequence[Value]:
             inner.loc = b.loc
             inside = self.emitter.in_lanes(inner)
             column = inner.op("arith.add", inside.splat(self.first), index)
             env: Env = dict(zip(self.group.regions[0].args, [*point, column], strict=True))
-            getattr(self, body)(inside, env, index, ks)
+            at = index if place is None else inner.op("arith.add", inside.splat(place), index)
+            getattr(self, body)(inside, env, at, ks)
             return ()
 
         lanes = b.const(self.emitter.lanes)
@@ -103,20 +112,76 @@ def lower_columns(group: Op, reduce: Op, emitter: Emitter, tuning: Tuning) -> tu
     count = b.op("arith.min", b.op("arith.sub", emitter.dim(inner), first), b.const(tuning.strip))
     buf = b.op("tile.alloc", types=BufType((tuning.strip,), element(reduce.result.type), "shared"))
     columns = _Columns(group, reduce, emitter, buf, first, count)
-    size, rows = emitter.dim(reduce.attrs["sizes"][0]), b.const(tuning.rows)
-    whole = b.op("arith.mul", b.op("arith.floordiv", size, rows), rows)
+    columns.over_strip(b, point, "clear")
+    _by_rows(columns, b, tuning.rows, lambda inner, ks: columns.over_strip(inner, point, "accumulate", ks))
+    columns.over_strip(b, point, "finish")
+    return (product(outer) * strips,)
 
-    def by_rows(count: int) -> Callable[[Builder, Value, list[Value]], Sequence[Value]]:
+
+def _by_rows(columns: _Columns, b: Builder, rows: int, take: Callable[[Builder, Sequence[Value]], None]) -> None:
+    """Goes over k, `rows` at a time and then one by one."""
+    size = columns.emitter.at(b).dim(columns.reduce.attrs["sizes"][0])
+
+    def by(count: int) -> Callable[[Builder, Value, list[Value]], Sequence[Value]]:
         def body(inner: Builder, k0: Value, _: list[Value]) -> Sequence[Value]:
             inner.loc = b.loc
-            ks = [inner.op("arith.add", k0, inner.const(at)) if at else k0 for at in range(count)]
-            columns.over_strip(inner, point, "accumulate", ks)
+            take(inner, [inner.op("arith.add", k0, inner.const(at)) if at else k0 for at in range(count)])
             return ()
 
         return body
 
-    columns.over_strip(b, point, "clear")
-    b.for_(b.const(0), whole, rows, (), by_rows(tuning.rows), hint="k0")
-    b.for_(whole, size, b.const(1), (), by_rows(1), hint="k0")
-    columns.over_strip(b, point, "finish")
-    return (product(outer) * strips,)
+    whole = b.op("arith.mul", b.op("arith.floordiv", size, b.const(rows)), b.const(rows))
+    b.for_(b.const(0), whole, b.const(rows), (), by(rows), hint="k0")
+    b.for_(whole, size, b.const(1), (), by(1), hint="k0")
+
+
+class _Product(_Columns):
+    """The terms are products, which are added as `tile.mma` does: by fma."""
+
+    found: Contraction
+
+    def accumulate(self, inside: Emitter, env: Env, index: Value, ks: Sequence[Value]) -> None:
+        found, b = self.found, inside.b
+        dtype = element(found.reduce.result.type)
+        total = b.op("tile.load", self.buf, [index], None)
+        for k in ks:
+            factors = []
+            for value in (found.a, found.b):
+                here: Env = {**env, found.k: k}
+                for op in found.operand_ops(value):
+                    inside.op(op, here)
+                factor = inside.splat(here[value])
+                factors.append(factor if element(value.type) == dtype else b.op("arith.cast", factor, to=dtype))
+            if kind_of(dtype) == "f":
+                total = b.op("arith.fma", *factors, total)
+            else:
+                total = b.op("arith.add", total, b.op("arith.mul", *factors))
+        b.emit("tile.store", total, self.buf, [index], None)
+
+
+def few_rows(
+    found: Contraction, emitter: Emitter, tuning: Tuning, batch: Mapping[int, Value], strip: Strip
+) -> None:
+    """A product at one point of its batch (by axis), at up to `tuning.few` rows, and at a strip of columns: terms of a
+    few k are taken by one row after the other."""
+    b, group = emitter.b, found.group
+    (first, count, rows), width = strip, tuning.strip
+    buf = b.op("tile.alloc", types=BufType((tuning.few * width,), element(found.reduce.result.type), "shared"))
+    columns = _Product(group, found.reduce, emitter, buf, first, count)
+    columns.found = found
+
+    def each(body: str) -> Callable[[Builder, Sequence[Value]], None]:
+        def take(outside: Builder, ks: Sequence[Value]) -> None:
+            def row(inner: Builder, i: Value, _: list[Value]) -> Sequence[Value]:
+                inner.loc = b.loc
+                point = [i if at in found.m else batch[at] for at in range(len(group.regions[0].args) - 1)]
+                columns.over_strip(inner, point, body, ks, inner.op("arith.mul", i, inner.const(width)))
+                return ()
+
+            outside.for_(outside.const(0), rows, outside.const(1), (), row)
+
+        return take
+
+    each("clear")(b, ())
+    _by_rows(columns, b, tuning.rows, each("accumulate"))
+    each("finish")(b, ())

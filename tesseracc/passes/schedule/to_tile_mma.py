@@ -5,6 +5,8 @@
         for k0 in 0, tile_k, ..: acc = mma(map A elements, map B elements, acc)
         map acc: epilogue and stores
 
+Where there may be few rows, the same groups can do without tiles: which it is, the group asks when it runs.
+
 The element expressions of A and B (casts, scalings, transposed or gathered reads) are evaluated where the operand tiles
 are filled, so a fused prologue costs nothing extra in the product. They keep their element type: the product widens.
 """
@@ -13,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tessera.shapes import Dim, ceildiv, product
+from tessera.shapes import Dim, ceildiv, dim_max, product
 from tesseracc.analysis.access import Contraction, is_contraction
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import LanesType, TileType, element
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.schedule.elements import Emitter, Env, delinearize
+from tesseracc.passes.schedule.to_tile_columns import column_reduction, few_rows
 from tesseracc.passes.schedule.tuning import Tuning
 
 
@@ -30,6 +33,7 @@ class _Lowering:
         self.b = emitter.b
         self.domain: tuple[Dim, ...] = group.attrs["domain"]
         tuning = tuning.for_product(*(element(v.type) for v in (found.a, found.b, found.reduce.result)))
+        self.tuning = tuning
         self.step = tuning.step_m
         sizes = (tuning.tile_m, self.m_size), (tuning.tile_n, self.n_size), (tuning.tile_k, self.k_size)
         self.tile = tuple(fit(tile, size) for tile, size in sizes)
@@ -56,19 +60,51 @@ class _Lowering:
 
     def run(self) -> tuple[Dim, ...]:
         b, emitter = self.b, self.emitter
-        tile_m, tile_n, tile_k = self.tile
+        (tile_m, tile_n, _), tuning = self.tile, self.tuning
         m, n, k = (emitter.dim(size) for size in (self.m_size, self.n_size, self.k_size))
-        blocks_m, blocks_n = ceildiv(self.m_size, tile_m), ceildiv(self.n_size, tile_n)
+        few = self._few()
+        # the columns of a group: longer pieces of rows where nothing is packed
+        width = tile_n + (tuning.strip - tile_n) * few
+        blocks_m, blocks_n = ceildiv(self.m_size, tile_m), ceildiv(self.n_size, width)
         batch = [self.domain[axis] for axis in self.found.batch]
         sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
         *batch_point, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
         height = even_height(emitter, self.m_size, tile_m, self.step)
         m0 = b.op("arith.mul", block_m, height)
-        n0 = b.op("arith.mul", block_n, b.const(tile_n))
+        n0 = b.op("arith.mul", block_n, emitter.dim(width))
         extent_m, extent_n = b.op("arith.sub", m, m0), b.op("arith.sub", n, n0)
         if self.step:
             extent_m = b.op("arith.min", extent_m, height)
         point: dict[int, Value] = dict(zip(self.found.batch, batch_point, strict=True))
+
+        def by_rows(inner: Builder) -> Sequence[Value]:
+            strip = (n0, inner.op("arith.min", extent_n, inner.const(tuning.strip)), m)
+            few_rows(self.found, emitter.at(inner), tuning, point, strip)
+            return ()
+
+        def tiled(inner: Builder) -> Sequence[Value]:
+            self._tiled(inner, k, (extent_m, extent_n), (m0, n0), point)
+            return ()
+
+        if isinstance(few, int):
+            (by_rows if few else tiled)(b)
+        else:
+            b.if_(b.op("arith.cmp", m, b.const(tuning.few), pred="le"), by_rows, tiled)
+        return (product(batch) * blocks_m * blocks_n,)
+
+    def _few(self) -> Dim:
+        """1 where there are so few rows that they are taken without packing the right operand, else 0."""
+        one_axis = len(self.found.m) == len(self.found.n) == 1
+        if not self.tuning.few or not one_axis or column_reduction(self.group) is not self.found.reduce:
+            return 0
+        return dim_max(0, 1 - self.m_size // (self.tuning.few + 1))
+
+    def _tiled(
+        self, b: Builder, k: Value, extents: tuple[Value, Value], origin: tuple[Value, Value], point: dict[int, Value]
+    ) -> None:
+        """Steps of matrix products of packed operands, then the epilogue."""
+        tile_m, tile_n, tile_k = self.tile
+        (extent_m, extent_n), (m0, n0) = extents, origin
         acc_type = TileType((tile_m, tile_n), element(self.found.reduce.result.type))
 
         def step(inner: Builder, k0: Value, carried: list[Value]) -> Sequence[Value]:
@@ -81,8 +117,7 @@ class _Lowering:
 
         zeros = b.op("tile.zeros", types=acc_type)
         (acc,) = b.for_(b.const(0), k, b.const(tile_k), [zeros], step, hint="k0")
-        self._epilogue(acc, (extent_m, extent_n), (m0, n0), point)
-        return (product(batch) * blocks_m * blocks_n,)
+        self._epilogue(b, acc, extents, origin, point)
 
     def _operand(
         self,
@@ -129,7 +164,7 @@ class _Lowering:
         return b.emit("tile.map", list(extents), list(tiles), types=types, regions=[region], shape=shape).results
 
     def _epilogue(
-        self, acc: Value, extents: tuple[Value, Value], origin: tuple[Value, Value], point: dict[int, Value]
+        self, b: Builder, acc: Value, extents: tuple[Value, Value], origin: tuple[Value, Value], point: dict[int, Value]
     ) -> None:
         args = self.group.regions[0].args
 
@@ -146,7 +181,7 @@ class _Lowering:
                     inside.op(op, env)
             return ()
 
-        self._map(self.b, extents, [acc], (self.tile[0], self.tile[1]), body, [])
+        self._map(b, extents, [acc], (self.tile[0], self.tile[1]), body, [])
 
 
 def even_height(emitter: Emitter, size: Dim, tile: int, step: int) -> Value:

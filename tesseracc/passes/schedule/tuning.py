@@ -14,8 +14,8 @@ class Tuning:
     each takes as many steps of step_m rows as the others;
     keep: bytes of a row's values that a group may keep from one loop to the next; turn: side of the tiles in which
     operands that lie along another axis are turned; strip: columns whose results a group holds while it reduces them,
-    rows: how many rows it then takes at a time; stream: columns of a block of weights that are made where they are
-    used. 0: the target does not. `arch` is the target."""
+    rows: how many rows it then takes at a time; few: rows of a product that do without packed operands; stream:
+    columns of a block of weights that are made where they are used. 0: the target does not. `arch` is the target."""
 
     arch: Arch
 
@@ -29,6 +29,7 @@ class Tuning:
     turn: int
     strip: int
     rows: int
+    few: int
     stream: int
 
     def for_product(self, a: str, b: str, acc: str) -> Tuning:
@@ -57,6 +58,8 @@ B_PART, KEEP_PART = 4, 8
 STRIP = 2048
 #: rows that are added to a strip at a time: the results then move from and to the nearest cache once for so many
 ROWS = 4
+#: rows of a product up to which bringing the right operand into place takes longer than the product without
+FEW = 4
 #: columns of a block of streamed weights: with the rows of a tile, what the second level cache holds beside operands
 STREAM = 256
 
@@ -69,10 +72,10 @@ def micro_rows(arch: Arch) -> int:
 def tuning_for(arch: Arch, dtype: str) -> Tuning:
     """The numbers for kernels that compute mostly with `dtype` (a name)."""
     if arch.kind == "cuda":
-        return Tuning(arch, arch.group, 4 * arch.group, 64, 64, 16, 0, 0, 0, 0, 0, 0)
+        return Tuning(arch, arch.group, 4 * arch.group, 64, 64, 16, 0, 0, 0, 0, 0, 0, 0)
     native, l2, step = arch.vector_bits // (8 * size_of(dtype)), arch.memory("l2").bytes, micro_rows(arch)
     tile_k = max(64, l2 // B_PART // (TILE_N * size_of(dtype)) // 64 * 64)
     return Tuning(
         arch, VECTORS_PER_VALUE * native, 2048, STEPS * step, TILE_N, tile_k, step, l2 // KEEP_PART, TURN, STRIP, ROWS,
-        STREAM,
+        FEW, STREAM,
     )  # fmt: skip
