@@ -1,36 +1,56 @@
-"""Every family for every type on every kind of target: what test_kernels draws pairwise, whole."""
+"""Every kernel, for every type, at every level and on a GPU of each family: MATRIX.md is what came out.
+
+`--bless` writes the rows of the cases that run. Without it a case must have its row, of as many calls.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.kernels import test_kernels as family
+from tests.kernels.matrix import ARCHS, CASES, measured
 
-ARCHS = ("sm_70", "sm_75", "sm_80", "sm_89", "sm_90", "sm_100", "sm_120")
-ROWS = (family.test_softmax, family.test_rms_norm, family.test_cross_entropy, family.test_sums, family.test_extrema)
+TABLE = Path(__file__).parent / "MATRIX.md"
+LEVELS = ("NumPy", "interpreter", "native", *ARCHS)
+HEAD = f"""\
+# Kernels by levels, targets and types
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.parametrize("arch", ARCHS),
-    pytest.mark.parametrize("dtype", ("bf16", "f16", "f32")),
-]
+The worst error of each kernel of tessera.kernels and of samples/seeds, in units of its bound (tests/kernels/cases.py),
+over calls of all kinds of shapes: no elements, one, ragged blocks, several blocks. A number above 1 is a failure; 0 is
+exact, or an error far below the bound. Native code is that of the machine that ran the tests; GPUs are emulated from
+their PTX. `pytest -m slow tests/kernels/test_matrix.py --bless -n 0` writes the table.
 
-
-@pytest.mark.parametrize("trans", [(False, False), (True, False), (False, True), (True, True)], ids=str)
-def test_matmul(dtype: str, arch: str, trans: tuple[bool, bool]) -> None:
-    family.test_matmul(dtype, arch, *trans, batched=trans[0] == trans[1])
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (17, 256), (9, 600)], ids=str)
-def test_rows(dtype: str, arch: str, shape: tuple[int, int]) -> None:
-    for test in ROWS:
-        test(dtype, arch, shape)
-    for offset in (0, 30):
-        family.test_layer_norm(dtype, arch, shape, offset)
-    family.test_transpose(dtype, arch)
+| kernel | type | calls | {" | ".join(LEVELS)} |
+|---|---|---|{"---|" * len(LEVELS)}
+"""
 
 
-@pytest.mark.parametrize("causal", (False, True))
-@pytest.mark.parametrize("shape", [(1, 2, 1, 70, 130, 32), (1, 4, 2, 66, 66, 64)], ids=str)
-def test_flash_attention(dtype: str, arch: str, shape: tuple[int, ...], causal: bool) -> None:
-    family.test_flash_attention((dtype, arch, *shape, causal))
+def rows() -> dict[str, str]:
+    """The table's rows by case."""
+    lines = TABLE.read_text().splitlines() if TABLE.exists() else []
+    cells = [(line.split(" | "), line) for line in lines if line.startswith("| ") and not line.startswith("| kernel")]
+    return {f"{found[0].removeprefix('| ')}-{found[1]}": line for found, line in cells}
+
+
+def write(name: str, row: str) -> None:
+    found = rows() | {name: row}
+    TABLE.write_text(HEAD + "".join(found[case] + "\n" for case in CASES if case in found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_matrix(name: str, bless: bool) -> None:
+    case = CASES[name]
+    found = measured(case, ARCHS)
+    assert max(found.values()) <= 1, found
+    first = f"| {case.name} | {case.dtype} | {len(case.calls)} |"
+    if bless:
+        write(name, f"{first} {' | '.join(f'{found[level]:.2g}' for level in LEVELS)} |")
+    assert rows()[name].startswith(first)
+
+
+def test_the_table_is_whole() -> None:
+    assert TABLE.read_text().startswith(HEAD) and list(rows()) == list(CASES)
+    numbers = [float(cell) for row in rows().values() for cell in row.split(" | ")[3:-1]]
+    assert max(numbers) <= 1 and len(numbers) == len(CASES) * (len(LEVELS) - 1)
