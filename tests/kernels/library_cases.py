@@ -14,6 +14,7 @@ from tests.kernels.cases import RESULT, UNITS, Call, Case, U, empty, normal, row
 
 FLOATS = ("bf16", "f16", "f32")
 MATRICES = ((0, 5, 3), (5, 0, 7), (1, 1, 1), (70, 300, 65), (72, 272, 64))  # rows, depth, columns
+SMALL = ((0, 5, 3), (1, 1, 1), (20, 70, 33))
 #: rows and columns, and how far the elements are from 0
 ROWS = ((0, 5, 0), (1, 1, 0), (17, 256, 0), (9, 600, 0), (3, 700, 30))
 FAR = (3, 300, -200)  # exp of such elements is 0
@@ -39,10 +40,10 @@ def products() -> Iterator[Case]:
     others = [("fp8_e4m3", "f32"), ("i8", "i32"), ("f64", "f64"), ("bf16", "f32")]
     every += [(dtype, out, (False, t)) for dtype, out in others for t in (False, True)]
     for dtype, out, trans in every:
-        batched = trans == (True, True)
+        batched, shapes = trans == (True, True), SMALL if dtype == "f64" else MATRICES
         kernel = partial(K.matmul.of, dtype, trans_a=trans[0], trans_b=trans[1], batched=batched, out=getattr(ts, out))
         name = "matmul_" + "".join("t" if t else "n" for t in trans) + ("_batched" if batched else "")
-        calls = tuple(partial(product, dtype, out, trans, (2,) if batched else (), shape) for shape in MATRICES)
+        calls = tuple(partial(product, dtype, out, trans, (2,) if batched else (), shape) for shape in shapes)
         yield Case(name + (f"_to_{out}" if out != dtype else ""), dtype, lambda k=kernel: k().definition, calls)
 
 

@@ -113,7 +113,7 @@ class Roles:
             full, empty = (b.op("target.shared", offset=low.shared.take(8 * stages)) for _ in range(2))
             copies = (op for op in pipeline.regions[0].ops if op.name == "tile.copy_async")
             self.rings[pipeline] = Ring(full, empty, stages, max(op.attrs["blocks"] for op in copies))
-            for op in low.kernel.body.ops:
+            for op in low.kernel.walk():
                 if op.name == "tile.alloc" and op.result in pipeline.group("rings"):
                     low.op(op)
                     self.memory[op.result] = low.get(op.result)

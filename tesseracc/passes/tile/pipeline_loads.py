@@ -28,7 +28,7 @@ from tesseracc.layout.select import choose_mma
 
 #: slots beyond this no longer help: the copies of a slot take about as long as two products of one
 MOST_STAGES = 4
-#: bytes of shared memory left for what the lowering needs
+#: bytes of shared memory left for what the lowering needs, at least
 RESERVE = 32 << 10
 _ON_THE_WAY = frozenset({"tile.transpose", "arith.cast"})
 _WRITERS = frozenset({"tile.write", "tile.store", "tile.copy_async"})
@@ -37,7 +37,7 @@ _WRITERS = frozenset({"tile.write", "tile.store", "tile.copy_async"})
 def pipelined(kernel: Func, arch: Arch) -> Func:
     """One kernel."""
     taken = sum(_bytes(op.result) for op in kernel.walk() if op.name == "tile.alloc")
-    room = arch.limits.shared_per_block - RESERVE - taken
+    room = arch.limits.shared_per_block - taken
     return replace(kernel, body=remove_dead(map_ops(kernel.body, lambda op: _loop(op, room, arch))))
 
 
@@ -54,8 +54,11 @@ def _loop(op: Op, room: int, arch: Arch) -> list[Op] | None:
         return None
     body = op.regions[0]
     makers = {result: inner for inner in body.ops for result in inner.results}
-    loads = [load for load in _loads(body, arch) if _slice(load, body, makers) is not None]
-    size = sum(_tile_bytes(load) for load in loads)
+    wanted = _operands(body, arch)
+    loads = [load for load in _loads(body, wanted) if _slice(load, body, makers) is not None]
+    size = sum(_tile_bytes(load.result) for load in loads)
+    own = set(makers) | set(body.args)  # the other operands lie in shared memory all the time
+    room -= max(RESERVE, sum(_tile_bytes(value) for value in wanted if value not in own))
     stages = min(MOST_STAGES, room // size) if size else 0
     if stages < 2:
         return None
@@ -69,13 +72,18 @@ def _loop(op: Op, room: int, arch: Arch) -> list[Op] | None:
     return [*b.ops[:-1], replace(made, results=op.results)]
 
 
-def _loads(body: Region, arch: Arch) -> list[Op]:
-    """Reads of global memory that products of the body on matrix units use, in program order."""
-    written = {inner.operands[1] for op in body.ops for inner in op.walk() if inner.name in _WRITERS}
+def _operands(body: Region, arch: Arch) -> set[Value]:
+    """What products of the body on matrix units take, and what that is made of by casts and transposition."""
     wanted: set[Value] = {v for op in body.ops if _on_matrix_units(op, arch) for v in (op["a"], op["b"])}
     for op in reversed(body.ops):
         if op.name in _ON_THE_WAY and op.result in wanted:
             wanted.add(op.operands[0])
+    return wanted
+
+
+def _loads(body: Region, wanted: set[Value]) -> list[Op]:
+    """Reads of global memory that are operands, in program order."""
+    written = {inner.operands[1] for op in body.ops for inner in op.walk() if inner.name in _WRITERS}
     return [op for op in body.ops if op.name == "tile.read" and op.result in wanted and _is_matrix(op, written)]
 
 
@@ -94,8 +102,8 @@ def _is_matrix(op: Op, written: set[Value]) -> bool:
     return buf.space == "global" and op["buf"] not in written and len(type_.shape) == 2
 
 
-def _tile_bytes(load: Op) -> int:
-    type_ = load.result.type
+def _tile_bytes(tile: Value) -> int:
+    type_ = tile.type
     assert isinstance(type_, TileType)
     return prod(type_.shape) * size_of(type_.dtype)
 
