@@ -1,7 +1,8 @@
 """The NVIDIA driver from compiled code: finding its library and its calls, one module for the process, in LLVM IR.
 
 What a library keeps between calls is one writable block of 64-bit words, zero at first. A lock guards its making; a
-call that finds it made takes no lock. Nothing is kept of an attempt that fails, so the next call tries again.
+call that finds it made takes no lock. Nothing is kept of an attempt that fails but which device was asked for, so the
+next call tries again.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _NOW = 2  # RTLD_NOW
 class Words:
     """The numbers of the block's words."""
 
-    LOCK, READY, TARGET, LIBRARY, DEVICE, CONTEXT, MODULE, CONSTANTS, FIRST = range(9)
+    LOCK, ORDINAL, READY, TARGET, LIBRARY, DEVICE, CONTEXT, MODULE, CONSTANTS, FIRST = range(10)
     FUNCTIONS = FIRST + len(CALLS) + 1
 
 
@@ -184,7 +185,8 @@ def _find(codes: Sequence[Code], library: str, texts: _Texts) -> str:
         _unless(body, body.value(f"icmp ne ptr {found}, null"), no)
         body.line(f"store ptr {found}, ptr {word(Words.FIRST + place)}, align 8")
     _zero(body, call(body, "cuInit", "i32 0"), no)
-    _zero(body, call(body, "cuDeviceGet", f"ptr {number}, i32 0"), no)
+    ordinal = body.value(f"load i32, ptr {word(Words.ORDINAL)}, align 8")
+    _zero(body, call(body, "cuDeviceGet", f"ptr {number}, i32 {ordinal}"), no)
     device = body.value(f"load i32, ptr {number}, align 4")
     body.line(f"store i32 {device}, ptr {word(Words.DEVICE)}, align 8")
     _zero(body, call(body, "cuDeviceGetAttribute", f"ptr {number}, i32 {_MAJOR}, i32 {device}"), no)

@@ -56,6 +56,10 @@ def gpu_text(
         parts += [shape_text(entry, output) for output in own_outputs(entry.function)]
     parts.append(f"define void @{prefix}_close() nounwind {{\n  call void @tessera.release()\n  ret void\n}}\n")
     parts.append(
+        f"define void @{prefix}_device(i32 %number) nounwind {{\n  call void @tessera.release()\n"
+        f"  store i32 %number, ptr {word(Words.ORDINAL)}, align 8\n  ret void\n}}\n"
+    )
+    parts.append(
         f"define i32 @{prefix}_supported() nounwind {{\n  %code = call i32 @tessera.open()\n"
         "  %good = icmp eq i32 %code, 0\n  %one = zext i1 %good to i32\n  ret i32 %one\n}\n"
     )

@@ -40,7 +40,7 @@ def gpu_library(
     prefix = prefix_of(stem)
     records = [plan.target(module, image)[0] for module, _, image in targets]
     entries = [entries_of(prefix, record, tile) for record, (_, tile, _) in zip(records, targets, strict=True)]
-    names = exports(prefix, entries[0], ("close",))
+    names = exports(prefix, entries[0], ("close", "device"))
     tiles = [tile for _, tile, _ in targets]
     held = {name: array for tile in tiles for name, array in tile.constants.items()}
     arrays = {name: held[name] for name in sorted(plan.constants_used(tiles))}

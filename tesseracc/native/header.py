@@ -86,6 +86,8 @@ def header(
     if gpu:
         lines += ["/* Give back what calls keep: module, constants. Not while one runs; another begins anew. */"]
         lines += [f"void {prefix}_close(void);"]
+        lines += ["/* Which GPU calls use from now on, by the driver's number; 0 at first. Closes, as above. */"]
+        lines += [f"void {prefix}_device(int number);"]
     for entry in entries:
         function = entry.function
         lines += ["", f"/* {signature(function)}"]

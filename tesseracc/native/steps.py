@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tessera_runtime import control
+from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.manifest import Branch, Copy, Kernel, Launch, Loop, Put, Repeat, Step, Take, When
 from tessera_runtime.plan import lifetimes
 from tesseracc.native.sizes import Body, Number
@@ -95,6 +96,28 @@ class Steps:
         for slot, arg in enumerate(step.args):
             if arg.dim is not None:
                 self._dims[number, slot] = body.dim(arg.dim)
+        self._hold(number, step)
+
+    def _hold(self, number: int, step: Launch) -> None:
+        """Hold a launch against its kernel's declaration (P1 of specs/bundle.md). Sizes that are the same expressions,
+        as the compiler's are, need no code."""
+        body, kernel = self.body, self.kernels[step.kernel]
+        grid = [body.extent(dim) for dim in step.grid]
+        dims = [self._dims[number, slot] for slot, arg in enumerate(step.args) if arg.dim is not None]
+        outer, body.symbols = body.symbols, dict(zip(kernel.symbols, dims, strict=False))
+        declared = grid if kernel.grid is None else [body.extent(dim) for dim in kernel.grid]
+        needed = {
+            slot: body.nbytes(param.shape, DTYPES[param.dtype].itemsize)
+            for slot, param in enumerate(kernel.params)
+            if param.shape is not None
+        }
+        body.symbols = outer
+        for given, own in zip(grid, declared, strict=True):
+            self._same(given, own)
+        for slot, nbytes in needed.items():
+            buffer = step.args[slot].buffer
+            assert buffer is not None, "the manifest was checked"
+            self._same(self.nbytes[buffer], nbytes)
 
     def _check_when(self, number: int, at: int, step: When, count: Number) -> int:
         """Sizes of the block that is not run may be wrong: it is for other ones. Gives where the blocks end."""

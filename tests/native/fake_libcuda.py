@@ -47,7 +47,7 @@ class FakeCuda:
         self.images: list[bytes] = []
         self.slots: dict[str, str] = {}  # of each kernel: i, p or f by parameter, for reading what a launch gives
         self.memory: dict[int, Any] = {}
-        self.contexts = self.modules = self.depth = 0
+        self.contexts = self.modules = self.depth = self.ordinal = 0
         self.names: dict[int, str] = {}
         self.library = ctypes.CDLL(str(path))
         self.library.table.restype = ctypes.c_void_p
@@ -75,10 +75,11 @@ class FakeCuda:
         assert flags == 0
 
     def cuDeviceGet(self, device: int, ordinal: int) -> None:
+        self.ordinal = ordinal
         ctypes.c_int32.from_address(device).value = 40 + ordinal
 
     def cuDeviceGetAttribute(self, value: int, attribute: int, device: int) -> None:
-        assert device == 40
+        assert device in (40, 41)
         ctypes.c_int32.from_address(value).value = self.capability[attribute - 75]
 
     def cuDevicePrimaryCtxRetain(self, context: int, device: int) -> None:
@@ -86,7 +87,7 @@ class FakeCuda:
         ctypes.c_uint64.from_address(context).value = 0xC0DE
 
     def cuDevicePrimaryCtxRelease(self, device: int) -> None:
-        assert device == 40
+        assert device == 40 + self.ordinal
         self.contexts -= 1
 
     def cuCtxPushCurrent(self, context: int) -> None:

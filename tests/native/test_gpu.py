@@ -51,7 +51,19 @@ def halve(x: ts.Tensor["N", ts.f32]):
     return ts.while_loop(lambda v: ts.sum(v) > 1.0, lambda v: v * 0.5, x)
 
 
-ENTRIES = {f.name: f for f in (saxpy, network, product, quarters, halve)}
+@ts.function
+def walk(h: ts.Tensor["B", ts.f32], x: ts.Tensor["T", "B", ts.f32]):
+    """Rows from the last one on: read, and written to a result and to a temporary."""
+
+    def step(state, row):
+        state = ts.cond(ts.sum(row) > 0, lambda s: s * 0.5 + row, lambda s: s - row, state)
+        return state, state * state
+
+    last, squares = ts.scan(step, h, x, reverse=True)
+    return last, ts.scan(lambda s, row: (s + row, s), h, squares)[1]
+
+
+ENTRIES = {f.name: f for f in (saxpy, network, product, quarters, halve, walk)}
 
 
 class Quiet(FakeDriver):
@@ -124,6 +136,8 @@ def case(name: str) -> tuple[list[Any], list[Any], list[int]]:
         return inputs, [np.zeros((200, 256), np.float16)], [128, 200, 256]  # K, M, N
     if name == "quarters":
         return [rand(64)], [np.zeros(16, np.float32)], [64]
+    if name == "walk":
+        return [rand(6), rand(4, 6)], [np.zeros(6, np.float32), np.zeros((4, 6), np.float32)], [6, 4]
     return [rand(100)], [np.zeros(100, np.float32)], [100]
 
 
@@ -147,6 +161,8 @@ def test_the_runtimes_launches(made: Made, name: str, capability: tuple[int, int
     made.kinds(fake, number)
     if name == "halve":
         fake.flags, driver.flags = [1, 1, 0], [1, 1, 0]
+    if name == "walk":
+        fake.flags, driver.flags = [1, 0, 0, 1], [1, 0, 0, 1]
     arrays = [a.copy() if isinstance(a, np.ndarray) else a for a in inputs]
     assert made.call(name, [*arrays, *outputs], sizes) == 0
     assert fake.images == [made.targets[number][2].data[:64]]
@@ -171,6 +187,28 @@ def test_the_runtimes_launches(made: Made, name: str, capability: tuple[int, int
     assert fake.depth == 0 and not fake.flags and not driver.flags
     made.c.m_close()
     assert not fake.memory and fake.contexts == fake.modules == 0
+
+
+def test_another_gpu(made: Made) -> None:
+    """The number goes to the driver, stays while failed openings are forgotten, and what was open is given back."""
+    fake = made.fake((9, 0))
+    made.kinds(fake, 1)
+    inputs, outputs, sizes = case("quarters")
+    try:
+        for number in (0, 1, 0):
+            made.c.m_device(number)
+            assert fake.contexts == fake.modules == 0 and not fake.memory
+            fake.fail = {"cuInit": 100}
+            assert made.call("quarters", [*inputs, *outputs], sizes) == 4
+            fake.fail = {}
+            assert made.call("quarters", [*inputs, *outputs], sizes) == 0
+            assert fake.ordinal == number and fake.contexts == 1
+        fake.fail = {"cuDeviceGet": 101}
+        made.c.m_device(7)
+        assert made.call("quarters", [*inputs, *outputs], sizes) == 4
+    finally:
+        fake.fail = {}
+        made.c.m_device(0)
 
 
 def test_maps(made: Made) -> None:

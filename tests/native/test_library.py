@@ -65,6 +65,7 @@ def long_chain(x: ts.Tensor["N", "D", ts.f32]):
     return x
 
 
+COLD = 0.015  # seconds from nothing to the first result
 ENTRIES = {f.name: f for f in (saxpy, scaled, network, halves, quarters, long_chain)}
 
 
@@ -289,13 +290,15 @@ def test_the_example_in_an_empty_root(tmp_path: Path, capsys: pytest.CaptureFixt
     shutil.copy(out / "example", root / "example")
     if os.geteuid() == 0:
         times = []
-        for _ in range(5):
+        for _ in range(40):  # a loaded machine may take several
             start = time.perf_counter()
             # Without /proc the loader cannot tell where the program lies.
             done = subprocess.run(["/example"], check=True, capture_output=True, text=True,
                                   env={"LD_LIBRARY_PATH": "/"}, preexec_fn=lambda: os.chroot(root))  # fmt: skip
             times.append(time.perf_counter() - start)
-        assert done.stdout == "2\n" and min(times) < 0.1
+            if times[-1] < COLD:
+                break
+        assert done.stdout == "2\n" and min(times) < COLD
 
 
 def test_narrow_floats_are_bits(tmp_path: Path) -> None:
