@@ -22,6 +22,7 @@ from tessera_runtime.core.errors import TesseraError, UsageError
 __all__ = [
     "Arch",
     "Capability",
+    "Costs",
     "Limits",
     "Memory",
     "MmaRow",
@@ -100,6 +101,16 @@ class MmaRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Costs:
+    """Issue slots of a warp, for choosing between ways to move data on a GPU."""
+
+    wavefront: int = 0  # of shared memory
+    sector: int = 0  # of global memory that an access touches
+    line: int = 0  # likewise
+    barrier: int = 0  # of the block
+
+
+@dataclass(frozen=True, slots=True)
 class Throughput:
     """Peak dense rates of a reference board, or one core of a reference CPU, published or measured: for cost models."""
 
@@ -162,6 +173,7 @@ class Arch:
     memories: tuple[Memory, ...]
     mma: tuple[MmaRow, ...]
     throughput: Throughput
+    costs: Costs  # of GPUs
     toolchain: Toolchain
     capability: Capability | None  # None for CPU levels
     requires: tuple[str, ...]  # CPU features that a machine must have, as /proc/cpuinfo spells them
@@ -362,6 +374,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Arch:
         memories=tuple(_memory(_Fields(name, "memories: ", item)) for item in top.take("memories", list)),
         mma=tuple(row for row in rows if features.issuperset(row.needs)),
         throughput=_throughput(top.inner("throughput")),
+        costs=_costs(top.inner("costs")) if kind == "cuda" else Costs(),
         toolchain=_toolchain(top.inner("toolchain")),
         capability=_capability(top.inner("capability")) if kind == "cuda" else None,
         requires=top.strings("requires"),
@@ -427,6 +440,12 @@ def _throughput(fields: _Fields) -> Throughput:
     )
     fields.done()
     return result
+
+
+def _costs(fields: _Fields) -> Costs:
+    costs = Costs(**{key: fields.take(key, int) for key in Costs.__dataclass_fields__})
+    fields.done()
+    return costs
 
 
 def _toolchain(fields: _Fields) -> Toolchain:

@@ -71,6 +71,17 @@ def _ldmatrix(w: Writer, op: Op) -> list[str]:
     return _assembly(w, text, op.results, [_shared_address(w, op["ptr"])], memory=True)
 
 
+def _stmatrix(w: Writer, op: Op) -> None:
+    words = op.group("words")
+    trans = ".trans" if op.attrs["trans"] else ""
+    text = f"stmatrix.sync.aligned.m8n8.x{len(words)}{trans}.shared.b16 [$0], {_list(1, len(words))};"
+    _assembly(w, text, [], [_shared_address(w, op["ptr"]), *(_value(w, v) for v in words)], memory=True)
+
+
+def _movmatrix(w: Writer, op: Op) -> list[str]:
+    return _assembly(w, "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", op.results, [_value(w, op["a"])])
+
+
 def _copy_async(w: Writer, op: Op) -> None:
     size = op.attrs["bytes"]
     cache = "cg" if size == 16 else "ca"
@@ -184,6 +195,14 @@ def _mask(blocks: int) -> tuple[str, str]:
     return "h", f"i16 {(1 << blocks) - 1}"
 
 
+def _tensor_store(w: Writer, op: Op) -> None:
+    at = op.group("at")
+    text = f"cp.async.bulk.tensor.{len(at)}d.global.shared::cta.tile.bulk_group [$0, {_list(2, len(at))}], [$1];"
+    address = w.let(f"ptrtoint {w.typed(op['map'])} to i64")
+    args = [("l", f"i64 {address}"), _shared_address(w, op["src"]), *(_value(w, v) for v in at)]
+    _assembly(w, text, [], args, memory=True)
+
+
 # -- tensor memory (tcgen05), of one CTA -------------------------------------------------------------------------------
 
 
@@ -256,7 +275,12 @@ PTX: dict[str, Handler] = {
     "target.wgmma_wait": _wgmma_wait,
     "target.mma": _mma,
     "target.ldmatrix": _ldmatrix,
+    "target.stmatrix": _stmatrix,
+    "target.movmatrix": _movmatrix,
     "target.copy_async": _copy_async,
+    "target.tensor_store": _tensor_store,
+    "target.commit_stores": _plain("cp.async.bulk.commit_group;"),
+    "target.wait_stores": _plain("cp.async.bulk.wait_group.read 0;"),
     "target.commit_copies": _plain("cp.async.commit_group;"),
     "target.wait_copies": _wait,
 }

@@ -152,10 +152,13 @@ def shared_access(registers: LinearLayout, memory: LinearLayout, bits: int, limi
     return best
 
 
-def sectors(places: LinearLayout, bits: int, width: int) -> tuple[int, int]:
-    """(sectors, sectors that the same bytes would fill) of one instruction with vectors of `width` elements."""
-    unit = log2(SECTOR * 8 // bits)
+def sectors(places: LinearLayout, bits: int, width: int, size: int = SECTOR) -> tuple[int, int]:
+    """(sectors, sectors that the same bytes would fill) of one instruction with vectors of `width` elements.
+
+    A sector has `size` bytes.
+    """
+    unit = log2(size * 8 // bits)
     lanes = list(places.bases("lane"))
     inside = [1 << bit for bit in range(log2(width))]
     touched = 1 << rank(column >> unit for column in [*lanes, *inside])
-    return touched, max(1, (bits // 8 << rank([*lanes, *inside])) // SECTOR)
+    return touched, max(1, (bits // 8 << rank([*lanes, *inside])) // size)

@@ -16,19 +16,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from tesseracc.layout.access import SharedAccess, shared_access
 from tesseracc.layout.build import unique_registers
+from tesseracc.layout.exchange import Side, room
 from tesseracc.layout.gf2 import Span, combine
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.matrix_turn import Turns, plan_turns
 from tesseracc.layout.shuffle import Shuffles, plan_shuffles
-from tesseracc.layout.swizzle import staging
 
-__all__ = ["Conversion", "Staging", "convert", "locate"]
+__all__ = ["Conversion", "Means", "Staging", "convert", "locate"]
 
 Kind = Literal["none", "registers", "shuffle", "turn", "shared"]
 
-BARRIER = 30  # the cost of a block barrier in issue slots, for the choice between shuffles and shared memory
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a target has for conversions, and the cost of a block barrier in issue slots."""
+
+    movmatrix: bool = False
+    stmatrix: bool = False
+    ldmatrix: bool = False
+    barrier: int = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +43,9 @@ class Staging:
     """A way through shared memory: `store` all, a barrier of the block, `load` all."""
 
     memory: LinearLayout
-    store: SharedAccess
-    load: SharedAccess
-
-    @property
-    def cost(self) -> int:
-        """Wavefronts of a warp and the barrier."""
-        return self.store.total + self.load.total + BARRIER
+    store: Side
+    load: Side
+    cost: int  # issue slots of a warp, the barrier's included
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +120,8 @@ def _scope(where: LinearLayout) -> Kind:
 
 
 @lru_cache(maxsize=1024)
-def convert(source: LinearLayout, target: LinearLayout, bits: int, movmatrix: bool = False) -> Conversion:
-    """The conversion of a tile with elements of `bits` bits. Of shuffles and shared memory the cheaper one is taken.
-
-    `movmatrix` says that the target has this instruction (all that have ldmatrix do).
-    """
+def convert(source: LinearLayout, target: LinearLayout, bits: int, means: Means = Means()) -> Conversion:
+    """The conversion of a tile with elements of `bits` bits. Of shuffles and shared memory the cheaper one is taken."""
     where = locate(source, target)
     kind = _scope(where)
     registers = where.sublayout(["register"], ["register"]).columns
@@ -134,11 +134,11 @@ def convert(source: LinearLayout, target: LinearLayout, bits: int, movmatrix: bo
     lean_target, _ = unique_registers(target)
     back = locate(lean_target.sublayout(["register"]), target.sublayout(["register"]))
     copies = tuple(back.flat(r) for r in range(target.in_size("register")))
-    memory = staging(lean_source, lean_target, bits)
-    through = Staging(memory, shared_access(lean_source, memory, bits), shared_access(lean_target, memory, bits))
+    memory, store, load = room(lean_source, lean_target, bits, means.stmatrix, means.ldmatrix)
+    through = Staging(memory, store, load, store.slots + load.slots + means.barrier)
     if kind == "shuffle":
         shuffles = plan_shuffles(lean_source, lean_target, locate(lean_source, lean_target), bits)
-        turns = plan_turns(lean_source, lean_target, bits) if movmatrix else None
+        turns = plan_turns(lean_source, lean_target, bits) if means.movmatrix else None
         if turns is not None and turns.cost <= min(shuffles.cost, through.cost):
             return Conversion("turn", copies, sources, turns=turns)
         if shuffles.cost <= through.cost:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tesseracc.layout import LinearLayout, parse_layout
 from tesseracc.layout import build as b
 from tesseracc.layout import fragments as fr
-from tesseracc.layout.convert import Conversion, convert, locate
+from tesseracc.layout.convert import Conversion, Means, convert, locate
 from tesseracc.layout.gf2 import combine
 from tesseracc.layout.reduce import fold_steps, reduction
 from tests.layout.strategies import hold, register_layouts
@@ -56,13 +56,13 @@ def staged(conversion: Conversion, held: Any, source: LinearLayout, target: Line
     into, out_of = (plan.memory.solve(layout) for layout in (source, target))
     for w in range(held.shape[0]):
         for lane in range(32):
-            for group in plan.store.vectors.groups:
+            for group in plan.store.access.vectors.groups:
                 first = into.at(register=group[0], lane=lane, warp=w)[0]
                 memory[first : first + len(group)] = held[w, lane, list(group)]
     out = np.zeros((target.in_size("warp"), 32, target.in_size("register")), held.dtype)
     for w in range(out.shape[0]):
         for lane in range(32):
-            for group in plan.load.vectors.groups:
+            for group in plan.load.access.vectors.groups:
                 first = out_of.at(register=group[0], lane=lane, warp=w)[0]
                 out[w, lane, list(group)] = memory[first : first + len(group)]
     return out
@@ -94,7 +94,7 @@ def execute(conversion: Conversion, held: Any, source: LinearLayout, target: Lin
 
 def check(source: LinearLayout, target: LinearLayout, bits: int, movmatrix: bool = False) -> Conversion:
     tile = np.random.default_rng(3).permutation(1 << source.out_bits)
-    conversion = convert(source, target, bits, movmatrix)
+    conversion = convert(source, target, bits, Means(movmatrix=movmatrix))
     assert np.array_equal(execute(conversion, hold(tile, source), source, target), hold(tile, target))
     return conversion
 

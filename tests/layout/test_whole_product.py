@@ -17,7 +17,7 @@ from tesseracc.layout import LinearLayout
 from tesseracc.layout import build as b
 from tesseracc.layout import fragments as fr
 from tesseracc.layout.access import global_offsets, offsets, vectors
-from tesseracc.layout.convert import convert, locate
+from tesseracc.layout.convert import Means, convert, locate
 from tesseracc.layout.gf2 import combine
 from tesseracc.layout.matrix_load import matrix_move
 from tesseracc.layout.select import choose_mma
@@ -166,7 +166,7 @@ def store(kernel: Kernel, accumulators: LinearLayout, shape: tuple[int, int, int
     held = totals
     found = kernel.registers(target.in_size("register"))
     for layout, access, names, opcode in (
-        (accumulators, plan.store, held, "st.shared"), (target, plan.load, found, "ld.shared"),
+        (accumulators, plan.store.access, held, "st.shared"), (target, plan.load.access, found, "ld.shared"),
     ):  # fmt: skip
         places = offsets(layout, plan.memory)
         kernel.offset(places, 4)
@@ -244,7 +244,7 @@ def test_shuffles(source: LinearLayout, target: LinearLayout, bits: int) -> None
 def test_turns() -> None:
     """movmatrix on the words of a plan."""
     source, target = b.transpose(fr.mma_c(16, 16), (1, 0)), fr.mma_a(16, 16, 16)
-    plan = convert(source, target, 16, True).turns
+    plan = convert(source, target, 16, Means(movmatrix=True)).turns
     assert plan is not None
     tile = np.random.default_rng(4).permutation(256).astype(np.uint16)
     held, want = hold(tile, source)[0], hold(tile, target)[0]

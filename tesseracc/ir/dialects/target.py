@@ -139,6 +139,14 @@ define(
     doc="`count` 8x8 matrices of 16-bit units from shared memory, a word of each to every lane (GPU).",
 )
 define(
+    "target.stmatrix",
+    "ptr words*",
+    "trans:bool=false",
+    effect="write",
+    doc="As many 8x8 matrices of 16-bit units as there are words to shared memory, of each a word by every lane (GPU).",
+)
+define("target.movmatrix", "a", infer=_same, effect="sync", doc="An 8x8 matrix of 16-bit units transposed (GPU).")
+define(
     "target.copy_async",
     "dst src count",
     "bytes:int",
@@ -217,3 +225,11 @@ define(
     ),
 )
 define("target.cluster_barrier", effect="sync", doc="Barrier of all threads of the cluster (GPU).")
+define(
+    "target.tensor_store",
+    "src map at*",
+    effect="write",
+    doc="Starts a copy of a box to a tensor; what lies outside of the tensor is dropped (GPU).",
+)
+define("target.commit_stores", effect="sync", doc="Closes this thread's group of copies to tensors (GPU).")
+define("target.wait_stores", effect="sync", doc="Until this thread's copies to tensors have read their boxes (GPU).")

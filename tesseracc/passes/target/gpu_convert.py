@@ -1,7 +1,7 @@
 """Tiles from one layout to another, folds, broadcasts and transposes of spread tiles.
 
-Where every thread already holds what it needs, a conversion only renumbers registers; others go through shared
-memory. A fold takes the axis' coordinate bits from the highest to the lowest, which is the order that the dialect
+Where every thread already holds what it needs, a conversion only renumbers registers; others move inside of a warp
+(gpu_shuffle.py) or go through shared memory (gpu_staging.py), as layout/convert.py plans. A fold takes the axis' coordinate bits from the highest to the lowest, which is the order that the dialect
 fixes: a bit of the register joins two registers, a bit of the lane is a shuffle, a bit of the warp an exchange
 through shared memory. Afterwards every thread that held an element of a row holds the row's result.
 """
@@ -11,19 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tesseracc.ir.types import ScalarType, TileType, element, size_of
+from tesseracc.ir.types import ScalarType, TileType, bits_of, element, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import transpose, unique_registers
+from tesseracc.layout.convert import Means
+from tesseracc.layout.convert import convert as plan_conversion
 from tesseracc.layout.linear import LinearLayout
-from tesseracc.passes.target.gpu_blocks import read_block, write_block
+from tesseracc.passes.target.gpu_blocks import write_block
 from tesseracc.passes.target.gpu_buffers import Block, Memory, Swizzle
 from tesseracc.passes.target.gpu_fragments import by_place
 from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_reduce import shuffle
+from tesseracc.passes.target.gpu_shuffle import in_warp
 from tesseracc.passes.target.gpu_spread import Places, Spread, padded, registers, thread_columns
+from tesseracc.passes.target.gpu_staging import exchange
 from tesseracc.passes.target.lower_cpu_fold import identity
 
 if TYPE_CHECKING:
+    from tesseracc.arch.arch import Arch
     from tesseracc.passes.target.lower_gpu import Lowering
 
 THREAD = ("lane", "warp")
@@ -43,8 +48,14 @@ def by_registers(source: LinearLayout, target: LinearLayout) -> list[int] | None
     return None if None in found else [r for r in found if r is not None]
 
 
+def means(arch: Arch) -> Means:
+    """What the target has for conversions."""
+    features = {name: arch.has(name) for name in ("movmatrix", "stmatrix", "ldmatrix")}
+    return Means(**features, barrier=arch.costs.barrier)
+
+
 def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
-    """The tile in another layout."""
+    """The tile in another layout: in the thread, else in the warp, else through shared memory (layout/convert.py)."""
     if value.layout == target:
         return value
     plan = by_registers(value.layout, target)
@@ -53,18 +64,18 @@ def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
             return Spread(target, value.shape, value.dtype, words=value.words)
         elements = value.as_elements(low.b)
         return Spread(target, value.shape, value.dtype, elements=[elements[r] for r in plan])
-    memory = stage(low, value, "convert")
-    zero = low.b.const(0)
-    low.before_read()
-    block = Block(memory, (zero,) * len(value.shape), _ints(memory), tuple(range(len(value.shape))))
-    low.note_constant(zero, 0)
-    found = read_block(low, block, target)
-    found.shape = value.shape
-    return found
+    if value.dtype == "bool":
+        moved = convert(low, _cast(low, value, "u8"), target)
+        return _cast(low, moved, "bool")
+    way = plan_conversion(value.layout, target, bits_of(value.dtype), means(low.arch))
+    if low.lanes == low.arch.lanes and way.kind in ("shuffle", "turn"):
+        return in_warp(low, value, target, way)
+    return exchange(low, value, target)
 
 
-def _ints(memory: Memory) -> tuple[int, ...]:
-    return tuple(n for n in memory.dims if isinstance(n, int))
+def _cast(low: Lowering, value: Spread, dtype: str) -> Spread:
+    elements = [low.b.op("arith.cast", element, to=dtype) for element in value.as_elements(low.b)]
+    return Spread(value.layout, value.shape, dtype, elements=elements)
 
 
 def stage(low: Lowering, value: Spread, use: str) -> Memory:
