@@ -42,12 +42,13 @@ def blocked(
 
 def coalesced(
     shape: Sequence[int], bits: int, warps: int, order: Sequence[int] | None = None, vector_bits: int = 128,
-    lanes: int = 32,
+    lanes: int = 32, deep: int = 1,
 ) -> LinearLayout:  # fmt: skip
     """The layout in which a tile is copied from global memory.
 
-    A thread takes `vector_bits` along the fastest axis, or fewer when the tile would not occupy all threads; lanes and
-    then warps follow the tile's memory order.
+    A thread takes `vector_bits` along the fastest axis, or fewer when the tile would not occupy all threads, of `deep`
+    neighbours along the next axis, if there are so many for each thread; lanes and then warps follow the tile's memory
+    order.
     """
     rank = len(shape)
     order = tuple(order) if order is not None else tuple(range(rank))[::-1]
@@ -57,6 +58,9 @@ def coalesced(
     sizes: dict[str, list[int]] = {}
     for place, count in (("register", vector), ("lane", lanes), ("warp", warps)):
         taken = [1] * rank
+        if place == "register" and rank > 1 and total // (lanes * warps) >= vector * deep <= vector * shape[order[1]]:
+            taken[order[1]] = deep
+            left[order[1]] //= deep
         for axis in order if place != "register" else order[:1]:
             taken[axis] = min(count, left[axis])
             count //= taken[axis]

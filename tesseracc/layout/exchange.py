@@ -55,9 +55,8 @@ def room(
     def ways(memory: LinearLayout) -> tuple[LinearLayout, Side, Side]:
         return memory, side(source, memory, bits, stores), side(target, memory, bits, loads)
 
-    return min(
-        (ways(memory) for memory in _memories(source, target, bits, stores, loads)), key=lambda w: w[1].slots + w[2].slots
-    )
+    found = [ways(memory) for memory in _memories(source, target, bits, stores, loads)]
+    return min(found, key=lambda w: (w[1].slots + w[2].slots, w[1].conflicts + w[2].conflicts))
 
 
 def _memories(
@@ -96,7 +95,7 @@ class GlobalAccess:
 
 @lru_cache(maxsize=1024)
 def global_access(registers: LinearLayout, fastest: int, bits: int, limit: int = 128) -> GlobalAccess:
-    """How a warp moves a tile to or from global memory whose axis `fastest` is contiguous, rows in lines of their own."""
+    """How a warp moves a tile to or from global memory with the axis `fastest` contiguous, rows in lines of their own."""
     lean = unique_registers(registers)[0]
     names = [name for name, _ in lean.outs]
     order = [name for axis, name in enumerate(names) if axis != fastest] + [names[fastest]]

@@ -1,4 +1,4 @@
-"""Blocks of buffers as spread tiles, and back: `tile.read`, `tile.write`, `tile.copy_async` on a GPU.
+"""Blocks of buffers as spread tiles, and back, and `tile.copy_async` on a GPU.
 
 Consecutive registers that lie side by side in memory move together, up to 16 bytes. In global memory that needs
 addresses that are multiples of the vector, which a ragged row length may deny. Uniform branches choose between vectors
@@ -12,13 +12,12 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from tesseracc.ir.types import ScalarType, TileType, Type, VecType, bits_of, size_of
+from tesseracc.ir.types import ScalarType, Type, bits_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import coalesced
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_buffers import Block, block_of
 from tesseracc.passes.target.gpu_matrix_load import matrix_load
-from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_spread import (
     Places,
     Spread,
@@ -29,6 +28,7 @@ from tesseracc.passes.target.gpu_spread import (
     registers,
     unpack,
 )
+from tesseracc.passes.target.gpu_staging import load_vector, store_vector
 
 if TYPE_CHECKING:
     from tesseracc.passes.target.lower_gpu import Lowering
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_block(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
-    """The block in a layout; 0 outside of the buffer."""
+def read_block(low: Lowering, block: Block, layout: LinearLayout, known: bool | None = None) -> Spread:
+    """The block in a layout; 0 outside of the buffer. `known`: whether vectors are aligned, if that was asked."""
     dtype = block.memory.dtype
     if block.memory.space == "shared":
         found = matrix_load(low, block, layout)
@@ -88,7 +88,7 @@ def read_block(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
         return pack(inner.b, found, dtype) if words else found
 
     types: list[Type] = [ScalarType(kind)] * (count * step // vector)
-    values = _choose(low, block, layout, vector, none, (fast, checked, slow), types)
+    values = _choose(low, block, layout, vector, none, (fast, checked, slow), types, known)
     return Spread(layout, block.shape, dtype, **{"words" if words else "elements": values})
 
 
@@ -97,7 +97,7 @@ Path = Callable[["Lowering"], list[Value]]
 
 def _choose(
     low: Lowering, block: Block, layout: LinearLayout, vector: int, extra: Sequence[Value | None],
-    paths: tuple[Path, Path, Path], types: Sequence[Type],
+    paths: tuple[Path, Path, Path], types: Sequence[Type], known: bool | None,
 ) -> list[Value]:  # fmt: skip
     """Vectors without checks, checked vectors, or single elements, as a uniform branch finds."""
     fast, checked, slow = paths
@@ -106,26 +106,25 @@ def _choose(
         whole = block.whole(inner, layout, extra)
         return fast(inner) if whole is None else list(inner.branch(whole, fast, checked, types))
 
+    if known is not None:
+        return vectors(low) if known else slow(low)
     aligned = block.aligned(low, vector, extra)
     return vectors(low) if aligned is None else list(low.branch(aligned, vectors, slow, types))
 
 
 def _load(low: Lowering, ptr: Value, dtype: str, vector: int, words: bool) -> list[Value]:
     """`vector` elements, as words or one by one."""
-    b = low.b
     kind, count = ("u32", vector // per_word(dtype)) if words else (dtype, vector)
-    align = vector * size_of(dtype)
-    if count == 1:
-        return [b.op("target.load", ptr, types=ScalarType(kind), align=align)]
-    vec = b.op("target.load", ptr, types=VecType(count, kind), align=align)
-    return [b.op("target.extract", vec, lane=lane) for lane in range(count)]
+    return load_vector(low, ptr, kind, count, vector * size_of(dtype))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def write_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Value | None] = ()) -> None:
-    """Stores a tile; what lies outside of the buffer, or behind a count, is dropped."""
+def write_block(
+    low: Lowering, block: Block, value: Spread, counts: Sequence[Value | None] = (), known: bool | None = None
+) -> None:
+    """Stores a tile; what lies outside of the buffer, or behind a count, is dropped. `known`: see `read_block`."""
     dtype, layout = block.memory.dtype, value.layout
     vector = block.vector(layout)
     words = vector * bits_of(dtype) >= 32 and bits_of(dtype) < 32
@@ -143,7 +142,7 @@ def write_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Val
         for number, register in enumerate(range(0, count, vector)):
             if register in fresh:
                 ptr = block.memory.address(inner, block.indices(inner, places, register))
-                _store(inner, pieces[number * step : (number + 1) * step], ptr, vector * size_of(dtype))
+                store_vector(inner, pieces[number * step : (number + 1) * step], ptr, vector * size_of(dtype))
         return []
 
     def checked(inner: Lowering) -> list[Value]:
@@ -154,7 +153,7 @@ def write_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Val
 
             def store(deep: Lowering, register: int = register, number: int = number) -> list[Value]:
                 ptr = block.memory.address(deep, block.indices(deep, places, register))
-                _store(deep, pieces[number * step : (number + 1) * step], ptr, vector * size_of(dtype))
+                store_vector(deep, pieces[number * step : (number + 1) * step], ptr, vector * size_of(dtype))
                 return []
 
             inner.branch(block.inside(inner, places, register, extra), store, lambda _: [], [])
@@ -174,7 +173,7 @@ def write_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Val
 
     def both(inner: Lowering) -> list[Value]:
         padding = layout.shape != block.shape  # it is not written
-        return _choose(inner, block, layout, vector, extra, (checked if padding else fast, checked, slow), [])
+        return _choose(inner, block, layout, vector, extra, (checked if padding else fast, checked, slow), [], known)
 
     first = places.first_copy()
     if first is None:
@@ -183,44 +182,7 @@ def write_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Val
         low.branch(first, both, lambda _: [], [])
 
 
-def _store(low: Lowering, pieces: Sequence[Value], ptr: Value, align: int) -> None:
-    b = low.b
-    if len(pieces) == 1:
-        b.emit("target.store", pieces[0], ptr, align=align)
-        return
-    type_ = pieces[0].type
-    assert isinstance(type_, ScalarType)
-    vec = b.op("arith.constant", types=VecType(len(pieces), type_.dtype), value=_zero(type_.dtype))
-    for lane, piece in enumerate(pieces):
-        vec = b.op("target.insert", vec, piece, lane=lane)
-    b.emit("target.store", vec, ptr, align=align)
-
-
-def _zero(dtype: str) -> int | float | bool:
-    return False if dtype == "bool" else 0 if dtype[0] in "iu" else 0.0
-
-
 # -- operations --------------------------------------------------------------------------------------------------------
-
-
-def lower_read(low: Lowering, op: Op) -> Spread | Located:
-    type_ = op.result.type
-    assert isinstance(type_, TileType)
-    block = block_of(low, op["buf"], op.group("indices"), type_.shape, op.attrs["axes"])
-    if op.result in low.layouts.stays:
-        return Located(block)
-    if block.memory.space == "shared":
-        low.before_read()
-    return read_block(low, block, low.layouts.of(op.result))
-
-
-def lower_write(low: Lowering, op: Op) -> None:
-    value = low.spread(op["value"])
-    block = block_of(low, op["buf"], op.group("indices"), value.shape, op.attrs["axes"])
-    if block.memory.space == "shared":
-        low.before_write()
-    counts = [low.get(v) for v in op.group("counts")]
-    write_block(low, block, value, counts)
 
 
 def lower_copy(low: Lowering, op: Op) -> None:

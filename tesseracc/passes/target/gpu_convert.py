@@ -1,9 +1,10 @@
 """Tiles from one layout to another, folds, broadcasts and transposes of spread tiles.
 
 Where every thread already holds what it needs, a conversion only renumbers registers; others move inside of a warp
-(gpu_shuffle.py) or go through shared memory (gpu_staging.py), as layout/convert.py plans. A fold takes the axis' coordinate bits from the highest to the lowest, which is the order that the dialect
-fixes: a bit of the register joins two registers, a bit of the lane is a shuffle, a bit of the warp an exchange
-through shared memory. Afterwards every thread that held an element of a row holds the row's result.
+(gpu_shuffle.py) or go through shared memory (gpu_staging.py), as layout/convert.py plans. A fold takes the axis'
+coordinate bits from the highest to the lowest, which is the order that the dialect fixes: a bit of the register joins
+two registers, a bit of the lane is a shuffle, a bit of the warp an exchange through shared memory. Afterwards every
+thread that held an element of a row holds the row's result.
 """
 
 from __future__ import annotations

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from tesseracc.ir.types import BufType
+from tesseracc.ir.value import Func, Op, Value
 
 ALIGNMENT = 16
 BUFFER_ALIGNMENT = 128  # of what vectors, swizzled rows and matrix loads access
@@ -10,26 +14,45 @@ BUFFER_ALIGNMENT = 128  # of what vectors, swizzled rows and matrix loads access
 
 @dataclass(slots=True)
 class Shared:
-    """`size` bytes are taken; a `named` region is shared by all who ask for the same name and size."""
+    """`size` bytes are taken, of which those in `free` (offset to count) are not used any more.
+
+    Regions in `named` are used again and again by all who ask for the same name: {name: [(offset, count)]}.
+    """
 
     size: int = 0
-    named: dict[str, tuple[int, int]] = field(default_factory=dict)
+    named: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    free: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> Shared:
-        return Shared(self.size, dict(self.named))
+        return Shared(self.size, {name: list(regions) for name, regions in self.named.items()}, dict(self.free))
 
     def take(self, count: int, alignment: int = ALIGNMENT) -> int:
-        """The offset of `count` fresh bytes."""
+        """The offset of `count` bytes that nobody uses."""
+        count = -(-count // ALIGNMENT) * ALIGNMENT
+        for start, room in sorted(self.free.items()):
+            offset = -(-start // alignment) * alignment
+            if offset + count <= start + room:
+                del self.free[start]
+                self.release(start, offset - start)
+                self.release(offset + count, start + room - offset - count)
+                return offset
         offset = -(-self.size // alignment) * alignment
-        self.size = offset + -(-count // ALIGNMENT) * ALIGNMENT
+        self.size = offset + count
         return offset
 
-    def scratch(self, name: str, count: int) -> int:
-        """The offset of a region that is used again and again under one name and size."""
-        key = f"{name}:{count}"
-        if key not in self.named:
-            self.named[key] = (self.take(count, BUFFER_ALIGNMENT), count)
-        return self.named[key][0]
+    def release(self, offset: int, count: int) -> None:
+        """Nobody will use these bytes again but who takes them."""
+        if count > 0:
+            self.free[offset] = count
+
+    def scratch(self, name: str, count: int, alignment: int = BUFFER_ALIGNMENT) -> int:
+        """The offset of a region that is used again and again under one name."""
+        regions = self.named.setdefault(name, [])
+        fitting = [(room, offset) for offset, room in regions if room >= count and offset % alignment == 0]
+        if not fitting:
+            regions.append((self.take(count, alignment), count))
+            return regions[-1][0]
+        return min(fitting)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +73,27 @@ class State:
             self.written or other.written, self.read or other.read, self.tiles or other.tiles,
             self.copies or other.copies,
         )  # fmt: skip
+
+
+def last_uses(kernel: Func, stays: Iterable[Value]) -> dict[Op, list[Value]]:
+    """Buffers of the group that nobody uses behind an operation of the kernel's body.
+
+    `stays`: tiles that are read where they lie in shared memory, so who uses them uses the buffer.
+    """
+    homes = {op.result: op.result for op in kernel.body.ops if op.name == "tile.alloc"}
+    kept = set(stays)
+    found: dict[Value, Op] = {}
+    if any(isinstance(r.type, BufType) for op in kernel.walk() if op.name != "tile.alloc" for r in op.results):
+        return {}  # buffers that are chosen while running
+    for op in kernel.body.ops:
+        for inner in op.walk():
+            used = [homes[v] for v in inner.operands if v in homes]
+            if inner.results and inner.results[0] in kept and used:
+                homes[inner.results[0]] = used[0]
+            found.update(dict.fromkeys(used, op))
+        for region in op.regions:
+            found.update({homes[v]: op for v in region.yields if v in homes})
+    ends: dict[Op, list[Value]] = {}
+    for buf, op in found.items():
+        ends.setdefault(op, []).append(buf)
+    return ends

@@ -81,7 +81,7 @@ class Roles:
             if counts:
                 inner.b.emit("target.set_registers", count=counts, more=True)
             self._start()
-            inner.ops(body)
+            inner.once(body)
             if inner.tensor:
                 inner.tensor.free(inner, warp)
             return []

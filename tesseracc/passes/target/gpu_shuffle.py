@@ -60,7 +60,7 @@ class _Number:
         row = [values[at ^ combine(self.parts, mask)] for mask in range(1 << len(self.parts))]
         for cond in reversed(self.has):
             half = len(row) // 2
-            row = [low.b.op("arith.select", cond, high, low_) for low_, high in zip(row[:half], row[half:], strict=True)]
+            row = [low.b.op("arith.select", cond, row[half + i], row[i]) for i in range(half)]
         return row[0]
 
 

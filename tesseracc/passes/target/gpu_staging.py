@@ -118,10 +118,8 @@ class _Addresses:
                 part = b.op("arith.shl" if shift > 0 else "arith.shr", part, b.const(abs(shift)))
             own = part if own is None else b.op("arith.xor", own, part)
         thread = b.const(0) if own is None else own
-        self.bases = {
-            base: b.op("target.offset", where.ptr, b.op("arith.xor", thread, b.const(base)) if base else thread, dtype="u8")
-            for base in self.found.bases
-        }
+        starts = {base: b.op("arith.xor", thread, b.const(base)) if base else thread for base in self.found.bases}
+        self.bases = {base: b.op("target.offset", where.ptr, start, dtype="u8") for base, start in starts.items()}
 
     def __call__(self, number: int) -> Value:
         base, immediate = self.found.registers[number]

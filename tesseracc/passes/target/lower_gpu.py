@@ -23,14 +23,15 @@ from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, Til
 from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.dims import emit_dim
-from tesseracc.passes.target.gpu_blocks import lower_copy, lower_read, lower_write
+from tesseracc.passes.target.gpu_blocks import lower_copy
 from tesseracc.passes.target.gpu_buffers import Swizzle, memory_of, operand_buffers
 from tesseracc.passes.target.gpu_convert import convert, lower_broadcast, lower_fold, lower_transpose
 from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile, lower_map, tile_arith
 from tesseracc.passes.target.gpu_flow import Flow, Held
+from tesseracc.passes.target.gpu_global import lower_read, lower_write
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_matrix import lower_mma
-from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State, last_uses
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_roles import CONSUMER_BARRIER, Roles
@@ -58,6 +59,7 @@ class Lowering(Flow):
         self.warps = max(1, self.group // arch.lanes)
         self.layouts = Layouts(kernel, arch, self.warps, self.lanes)
         self.numbers: dict[Value, int] = {}  # values that are known
+        self.taken: dict[Value, tuple[int, int]] = {}  # shared memory of buffers: offset and bytes
         self.roles: Roles | None = None
         self.tensor = TensorMemory(self) if self.layouts.sums else None
         ops = list(kernel.walk())
@@ -82,7 +84,7 @@ class Lowering(Flow):
             params += self.roles.maps.values()
             self.roles.lower(self.kernel.body)
         else:
-            self.ops(self.kernel.body)
+            self.once(self.kernel.body)
         shared, limits = self.shared.size, self.arch.limits
         limit = limits.shared_per_block
         if shared > limit:
@@ -103,6 +105,15 @@ class Lowering(Flow):
             own["min_blocks"] = 1
         attrs = {**interface(self.kernel), **own}
         return Func("target.func", self.kernel.name, self.b.region(params), attrs, self.kernel.loc)
+
+    def once(self, body: Region) -> None:
+        """The kernel's body, run once: shared memory is free again behind the last use of a buffer."""
+        ends = last_uses(self.kernel, self.layouts.stays)
+        for op in body.ops:
+            self.op(op)
+            for buf in ends.get(op, ()):
+                if buf in self.taken:
+                    self.shared.release(*self.taken[buf])
 
     def ops(self, region: Region) -> None:
         for op in region.ops:
@@ -222,7 +233,8 @@ class Lowering(Flow):
         if type_.space == "shared":
             swizzle = self.swizzles.get(op.result)
             alignment = max(BUFFER_ALIGNMENT, swizzle.alignment(type_.dtype) if swizzle else 0)
-            return self.b.op("target.shared", offset=self.shared.take(size, alignment))
+            self.taken[op.result] = self.shared.take(size, alignment), size
+            return self.b.op("target.shared", offset=self.taken[op.result][0])
         return self.b.op("target.alloca", bytes=size, align=16)
 
     def stored_operands(self) -> bool:

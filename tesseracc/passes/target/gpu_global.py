@@ -1,0 +1,193 @@
+"""Tiles between registers and global memory: directly, or by way of a layout that memory is read and written best in.
+
+The layout of a value follows from what is computed with it. Where threads then touch more sectors and lines of memory
+than the bytes need, a store first converts the tile to the layout in which threads hold vectors of 16 bytes side by
+side, and a load reads it in that layout. Which way is cheaper is counted from the layouts, with the target's costs.
+
+Vectors need addresses that are multiples of their size, which a ragged row length may deny: then a tile that goes
+through shared memory anyway is moved element by element, neighbours by neighbouring lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tesseracc.arch.arch import Arch
+from tesseracc.ir.types import ScalarType, TileType, Type, bits_of
+from tesseracc.ir.value import Op, Value
+from tesseracc.layout.build import coalesced
+from tesseracc.layout.convert import convert as plan_conversion
+from tesseracc.layout.exchange import GlobalAccess, global_access, room
+from tesseracc.layout.linear import LinearLayout
+from tesseracc.passes.target.gpu_blocks import read_block, write_block
+from tesseracc.passes.target.gpu_buffers import Block, block_of
+from tesseracc.passes.target.gpu_convert import by_registers, convert, means
+from tesseracc.passes.target.gpu_placed import Located
+from tesseracc.passes.target.gpu_spread import Spread, registers
+from tesseracc.passes.target.gpu_staging import Room, make_room, put, take
+
+if TYPE_CHECKING:
+    from tesseracc.passes.target.lower_gpu import Lowering
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`wide` has vectors, `narrow` single elements, side by side in lanes; `staged`: through shared memory."""
+
+    wide: LinearLayout
+    narrow: LinearLayout
+    staged: bool
+
+
+def slots(arch: Arch, access: GlobalAccess) -> int:
+    """What an access of global memory costs."""
+    return access.count + access.sectors * arch.costs.sector + access.lines * arch.costs.line
+
+
+def route(low: Lowering, block: Block, layout: LinearLayout, *, store: bool) -> Route | None:
+    """The cheapest way around for a tile in a layout; None: directly."""
+    memory = block.memory
+    last = len(memory.dims) - 1
+    if memory.space != "global" or last not in block.axes or memory.dtype == "bool":
+        return None
+    axis, bits, arch = block.axes.index(last), bits_of(memory.dtype), low.arch
+    order = (axis, *(a for a in reversed(range(len(layout.shape))) if a != axis))
+
+    def spread(deep: int, vector_bits: int = 128) -> LinearLayout:
+        return coalesced(layout.shape, bits, low.warps, order, vector_bits, low.lanes, deep)
+
+    wides = dict.fromkeys(spread(deep, size) for size in (128, 64, 32) for deep in (1, 2, 4))
+    if any(by_registers(layout, wide) is not None for wide in wides):
+        return None
+    least, found = (slots(arch, global_access(layout, axis, bits)), 0), None
+    for wide in wides:
+        ends = (layout, wide) if store else (wide, layout)
+        cost, conflicts = slots(arch, global_access(wide, axis, bits)), 0
+        if cost >= least[0]:  # before all else: most tiles go directly
+            continue
+        plan = plan_conversion(*ends, bits, means(arch))
+        staged = plan.kind == "shared" or low.lanes != arch.lanes
+        if staged:
+            _, first, second = room(*ends, bits, arch.has("stmatrix"), arch.has("ldmatrix"))
+            cost += first.slots + second.slots + arch.costs.barrier
+            conflicts = first.conflicts + second.conflicts
+        else:
+            cost += plan.cost
+        if (cost, conflicts) < least:
+            least, found = (cost, conflicts), Route(wide, spread(1, bits), staged)
+    return found
+
+
+def write_global(low: Lowering, block: Block, value: Spread, counts: Sequence[Value | None]) -> None:
+    """Stores a tile; what lies outside of the buffer, or behind a count, is dropped."""
+    way = route(low, block, value.layout, store=True)
+    if way is None:
+        write_block(low, block, value, counts)
+        return
+    extra = list(counts) or [None] * len(block.axes)
+    aligned = block.aligned(low, block.vector(way.wide), extra)
+    if not way.staged:
+        wide = convert(low, value, way.wide)
+        if aligned is None:
+            write_block(low, block, wide, counts)
+            return
+
+        def directly(inner: Lowering) -> list[Value]:
+            write_block(inner, block, value, counts, known=False)
+            return []
+
+        def by_vectors(inner: Lowering) -> list[Value]:
+            write_block(inner, block, wide, counts, known=True)
+            return []
+
+        value.as_elements(low.b)
+        low.branch(aligned, by_vectors, directly, [])
+        return
+    held = staged(low, value, way.wide)
+
+    def vectors(inner: Lowering) -> list[Value]:
+        write_block(inner, block, take(inner, held, way.wide, value.shape), counts, known=True)
+        return []
+
+    def elements(inner: Lowering) -> list[Value]:
+        write_block(inner, block, take(inner, held, way.narrow, value.shape), counts, known=False)
+        return []
+
+    if aligned is None:
+        vectors(low)
+    else:
+        low.branch(aligned, vectors, elements, [])
+
+
+def staged(low: Lowering, value: Spread, wide: LinearLayout) -> Room:
+    """The tile in shared memory, for all to read by vectors."""
+    arch = low.arch
+    layout, _, _ = room(value.layout, wide, bits_of(value.dtype), arch.has("stmatrix"), arch.has("ldmatrix"))
+    held = make_room(low, "convert", layout, value.dtype)
+    low.before_write()
+    put(low, held, value)
+    low.before_read()
+    return held
+
+
+def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
+    """The block in a layout; 0 outside of the buffer."""
+    way = route(low, block, layout, store=False)
+    if way is None:
+        return read_block(low, block, layout)
+    dtype, arch = block.memory.dtype, low.arch
+    aligned = block.aligned(low, block.vector(way.wide), [None] * len(block.axes))
+    if not way.staged:
+        types: list[Type] = [ScalarType(dtype)] * registers(layout)
+
+        def by_vectors(inner: Lowering) -> list[Value]:
+            return convert(inner, read_block(inner, block, way.wide, known=True), layout).as_elements(inner.b)
+
+        def directly(inner: Lowering) -> list[Value]:
+            return read_block(inner, block, layout, known=False).as_elements(inner.b)
+
+        found = by_vectors(low) if aligned is None else list(low.branch(aligned, by_vectors, directly, types))
+        return Spread(layout, block.shape, dtype, elements=found)
+    place, _, _ = room(way.wide, layout, bits_of(dtype), arch.has("stmatrix"), arch.has("ldmatrix"))
+    held = make_room(low, "convert", place, dtype)
+    low.before_write()
+
+    def vectors(inner: Lowering) -> list[Value]:
+        put(inner, held, read_block(inner, block, way.wide, known=True))
+        return []
+
+    def elements(inner: Lowering) -> list[Value]:
+        put(inner, held, read_block(inner, block, way.narrow, known=False))
+        return []
+
+    if aligned is None:
+        vectors(low)
+    else:
+        low.branch(aligned, vectors, elements, [])
+    low.before_read()
+    return take(low, held, layout, block.shape)
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+
+
+def lower_read(low: Lowering, op: Op) -> Spread | Located:
+    type_ = op.result.type
+    assert isinstance(type_, TileType)
+    block = block_of(low, op["buf"], op.group("indices"), type_.shape, op.attrs["axes"])
+    if op.result in low.layouts.stays:
+        return Located(block)
+    if block.memory.space == "shared":
+        low.before_read()
+    return read_global(low, block, low.layouts.of(op.result))
+
+
+def lower_write(low: Lowering, op: Op) -> None:
+    value = low.spread(op["value"])
+    block = block_of(low, op["buf"], op.group("indices"), value.shape, op.attrs["axes"])
+    if block.memory.space == "shared":
+        low.before_write()
+    counts = [low.get(v) for v in op.group("counts")]
+    write_global(low, block, value, counts)
