@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from tessera_runtime.core.errors import TesseraError, UsageError
+from tesseracc.arch.fields import Fields, invalid
 
 __all__ = [
     "Arch",
@@ -247,15 +248,11 @@ def _aliases() -> Mapping[str, str]:
     for name in names():
         for alias in _read(name).get("aliases", []):
             if table.setdefault(alias, name) != name or alias in names():
-                raise _invalid(name, f"alias {alias} is taken")
+                raise invalid(name, f"alias {alias} is taken")
     return table
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
-
-
-def _invalid(name: str, what: str) -> TesseraError:
-    return TesseraError("E501", f"arch/{name}.yaml: {what}", help="this is a fault of the compiler's own data")
 
 
 @cache
@@ -265,7 +262,7 @@ def _read(name: str) -> Mapping[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     data = yaml.load(resources.files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
     if not isinstance(data, dict):
-        raise _invalid(name, "not a mapping")
+        raise invalid(name, "not a mapping")
     return data
 
 
@@ -286,7 +283,7 @@ def _merged(name: str) -> dict[str, Any]:
     for key, drop in own.get("without", {}).items():
         kept = [item for item in base.get(key, []) if _label(item) not in drop]
         if len(kept) == len(base.get(key, [])):
-            raise _invalid(name, f"`without: {key}` removes nothing")
+            raise invalid(name, f"`without: {key}` removes nothing")
         base[key] = kept
     merged = _merge(base, own)
     merged.pop("inherits", None)
@@ -313,49 +310,13 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-class _Fields:
-    """A mapping whose keys are each taken once; what is left over, or missing, is an error that names it."""
-
-    def __init__(self, file: str, where: str, data: Any) -> None:
-        if not isinstance(data, dict):
-            raise _invalid(file, f"{where or 'the file'} is not a mapping")
-        self.file, self.where, self.data = file, where, dict(data)
-
-    def take(self, key: str, kind: type, default: Any = None) -> Any:
-        value = self.data.pop(key, default)
-        if kind is float and isinstance(value, int):
-            value = float(value)
-        if type(value) is not kind:
-            raise _invalid(self.file, f"{self.where}{key} is missing or not a {kind.__name__}")
-        return value
-
-    def choice(self, key: str, alternatives: Any) -> Any:
-        value = self.take(key, str)
-        if value not in get_args(alternatives):
-            raise _invalid(self.file, f"{self.where}{key} is {value}, not one of {', '.join(get_args(alternatives))}")
-        return value
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        value = self.take(key, list, [])
-        if not all(isinstance(item, str) for item in value) or len(set(value)) != len(value):
-            raise _invalid(self.file, f"{self.where}{key} is not a list of distinct names")
-        return tuple(value)
-
-    def inner(self, key: str) -> _Fields:
-        return _Fields(self.file, f"{self.where}{key}.", self.take(key, dict))
-
-    def done(self) -> None:
-        if self.data:
-            raise _invalid(self.file, f"{self.where}{min(self.data)} is not a field")
-
-
 def _parse(name: str, data: Mapping[str, Any]) -> Arch:
-    top = _Fields(name, "", data)
+    top = Fields(name, "", data)
     kind: Kind = top.choice("kind", Kind)
     features = frozenset(top.strings("features"))
     for feature in sorted(features - set(_features())):
-        raise _invalid(name, f"feature {feature} is not in _features.yaml")
-    rows = [row for item in top.take("mma", list, []) for row in _mma(_Fields(name, "mma: ", item))]
+        raise invalid(name, f"feature {feature} is not in _features.yaml")
+    rows = [row for item in top.take("mma", list, []) for row in _mma(Fields(name, "mma: ", item))]
     arch = Arch(
         name=name,
         kind=kind,
@@ -371,7 +332,7 @@ def _parse(name: str, data: Mapping[str, Any]) -> Arch:
         cache_line=top.take("cache_line", int),
         limits=_limits(top.inner("limits")),
         features=features,
-        memories=tuple(_memory(_Fields(name, "memories: ", item)) for item in top.take("memories", list)),
+        memories=tuple(_memory(Fields(name, "memories: ", item)) for item in top.take("memories", list)),
         mma=tuple(row for row in rows if features.issuperset(row.needs)),
         throughput=_throughput(top.inner("throughput")),
         costs=_costs(top.inner("costs")) if kind == "cuda" else Costs(),
@@ -383,11 +344,11 @@ def _parse(name: str, data: Mapping[str, Any]) -> Arch:
     return arch
 
 
-def _limits(fields: _Fields) -> Limits:
+def _limits(fields: Fields) -> Limits:
     def axes(key: str) -> tuple[int, int, int]:
         value = fields.take(key, list)
         if len(value) != 3 or not all(type(item) is int and item > 0 for item in value):
-            raise _invalid(fields.file, f"limits.{key} is not three positive numbers")
+            raise invalid(fields.file, f"limits.{key} is not three positive numbers")
         return (value[0], value[1], value[2])
 
     block, grid = axes("block"), axes("grid")
@@ -396,13 +357,13 @@ def _limits(fields: _Fields) -> Limits:
     return Limits(block=block, grid=grid, **numbers)
 
 
-def _memory(fields: _Fields) -> Memory:
+def _memory(fields: Fields) -> Memory:
     memory = Memory(fields.take("name", str), fields.choice("scope", Scope), fields.take("bytes", int))
     fields.done()
     return memory
 
 
-def _mma(fields: _Fields) -> list[MmaRow]:
+def _mma(fields: Fields) -> list[MmaRow]:
     op, m, k = fields.take("op", str), fields.take("m", int), fields.take("k", int)
     if isinstance(fields.data.get("n"), dict):
         span = fields.inner("n")
@@ -412,7 +373,7 @@ def _mma(fields: _Fields) -> list[MmaRow]:
         n = tuple(fields.take("n", list))
     else:
         n = (fields.take("n", int),)
-    layouts = _Fields(fields.file, "mma: layouts.", fields.take("layouts", dict, {}))
+    layouts = Fields(fields.file, "mma: layouts.", fields.take("layouts", dict, {}))
     named = {f"{operand}_layout": layouts.take(operand, str, "") for operand in "abc"}
     layouts.done()
     warps, rate, full_k = fields.take("warps", int, 1), fields.take("rate", float, 1.0), fields.take("full_k", int, 0)
@@ -424,11 +385,11 @@ def _mma(fields: _Fields) -> list[MmaRow]:
     ]
     fields.done()
     for feature in sorted(set(needs) - set(_features())):
-        raise _invalid(fields.file, f"mma: feature {feature} is not in _features.yaml")
+        raise invalid(fields.file, f"mma: feature {feature} is not in _features.yaml")
     return rows
 
 
-def _throughput(fields: _Fields) -> Throughput:
+def _throughput(fields: Fields) -> Throughput:
     rates = {key: float(value) for key, value in fields.take("tflops", dict).items()}
     result = Throughput(
         board=fields.take("board", str),
@@ -442,13 +403,13 @@ def _throughput(fields: _Fields) -> Throughput:
     return result
 
 
-def _costs(fields: _Fields) -> Costs:
+def _costs(fields: Fields) -> Costs:
     costs = Costs(**{key: fields.take(key, int) for key in Costs.__dataclass_fields__})
     fields.done()
     return costs
 
 
-def _toolchain(fields: _Fields) -> Toolchain:
+def _toolchain(fields: Fields) -> Toolchain:
     result = Toolchain(
         triple=fields.take("triple", str),
         cpu=fields.take("cpu", str),
@@ -462,7 +423,7 @@ def _toolchain(fields: _Fields) -> Toolchain:
     return result
 
 
-def _capability(fields: _Fields) -> Capability:
+def _capability(fields: Fields) -> Capability:
     result = Capability(fields.take("major", int), fields.take("minor", int), fields.choice("match", Match))
     fields.done()
     return result

@@ -95,7 +95,7 @@ class GlobalAccess:
 
 @lru_cache(maxsize=1024)
 def global_access(registers: LinearLayout, fastest: int, bits: int, limit: int = 128) -> GlobalAccess:
-    """How a warp moves a tile to or from global memory with the axis `fastest` contiguous, rows in lines of their own."""
+    """How a warp moves a tile to or from global memory, `fastest` being contiguous and rows in lines of their own."""
     lean = unique_registers(registers)[0]
     names = [name for name, _ in lean.outs]
     order = [name for axis, name in enumerate(names) if axis != fastest] + [names[fastest]]
