@@ -6,11 +6,11 @@ It demands that rows are multiples of 16 bytes apart and that no extent is 0; bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.shapes import Dim
-from tesseracc.ir.types import BufType, size_of
+from tesseracc.ir.types import BufType, TileType, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
 
 LINE = 16  # bytes of which addresses and distances are multiples
@@ -65,6 +65,58 @@ def tensor_copy(op: Op, params: tuple[Value, ...]) -> TensorCopy | None:
     box[axes[0]], box[axes[1]] = height, span // size
     starts = tuple((r, c) for c in range(0, columns, span // size) for r in range(0, rows, height))
     return TensorCopy(op, params.index(op["src"]), tuple(box), span, starts)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStore:
+    """A tile that leaves shared memory by boxes of `height` rows and `width` columns."""
+
+    param: int
+    dtype: str
+    box: tuple[int, ...]
+    span: int
+    height: int
+    width: int
+
+    def starts(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Row and column of each box of a tile, or of a part of it."""
+        return [(r, c) for c in range(0, shape[1], self.width) for r in range(0, shape[0], self.height)]
+
+
+def tensor_store(op: Op, params: tuple[Value, ...]) -> TensorStore | None:
+    """A `tile.write` of a whole matrix to a parameter as tensor copies."""
+    buf, value, axes = op["buf"].type, op["value"].type, tuple(op.attrs["axes"])
+    assert isinstance(buf, BufType) and isinstance(value, TileType)
+    rank, size = len(buf.dims), size_of(buf.dtype)
+    if op["buf"] not in params or op.group("counts") or not 2 <= rank <= MOST_AXES:
+        return None
+    if len(axes) != 2 or axes[1] != rank - 1 or value.dtype == "bool":
+        return None
+    rows, columns = value.shape
+    span = min(columns * size, SPANS[-1])
+    height = min(rows & -rows, MOST)
+    if span not in SPANS or columns * size % span or height < 8:
+        return None
+    box = [1] * rank
+    box[axes[0]], box[axes[1]] = height, span // size
+    return TensorStore(params.index(op["buf"]), buf.dtype, tuple(box), span, height, span // size)
+
+
+def tensor_stores(kernel: Func, copies: list[TensorCopy]) -> dict[Op, TensorStore]:
+    """What tensor copies can store where sizes suit the `copies`: rows that no copy asks to be aligned may be ragged."""
+    known = {(str(dim), multiple) for dim, multiple in _distances(kernel, [copy.param for copy in copies])}
+    found: dict[Op, TensorStore] = {}
+    for op in kernel.walk():
+        store = tensor_store(op, kernel.params) if op.name == "tile.write" else None
+        if store and all(_implied(dim, multiple, known) for dim, multiple in _distances(kernel, [store.param])):
+            found[op] = store
+    return found
+
+
+def _implied(dim: Dim, multiple: int, known: set[tuple[str, int]]) -> bool:
+    if isinstance(dim, int):
+        return dim > 0 and dim % multiple == 0
+    return multiple == 1 or any(name == str(dim) and number % multiple == 0 for name, number in known)
 
 
 def pipelines(region: Region) -> list[Op]:
@@ -135,9 +187,14 @@ def _outside(region: Region) -> Iterator[Value]:
 
 
 def distances(kernel: Func, copies: list[TensorCopy]) -> list[tuple[Dim, int]]:
-    """(extent, what it must be a positive multiple of) for each buffer that is copied from."""
+    """(extent, what it must be a positive multiple of) for each buffer that is copied from or stored to."""
+    stores = tensor_stores(kernel, copies)
+    return _distances(kernel, [*(copy.param for copy in copies), *(store.param for store in stores.values())])
+
+
+def _distances(kernel: Func, params: Sequence[int]) -> list[tuple[Dim, int]]:
     found: dict[tuple[str, int], tuple[Dim, int]] = {}
-    for param in dict.fromkeys(copy.param for copy in copies):
+    for param in dict.fromkeys(params):
         type_ = kernel.params[param].type
         assert isinstance(type_, BufType)
         for axis, dim in enumerate(type_.dims):

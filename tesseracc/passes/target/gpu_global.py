@@ -10,12 +10,14 @@ through shared memory anyway is moved element by element, neighbours by neighbou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
+from tesseracc.analysis.tensor_copies import TensorStore
 from tesseracc.arch.arch import Arch
-from tesseracc.ir.types import ScalarType, TileType, Type, bits_of
+from tesseracc.ir.types import ScalarType, TileType, Type, bits_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import coalesced
 from tesseracc.layout.convert import convert as plan_conversion
@@ -24,21 +26,32 @@ from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_blocks import read_block, write_block
 from tesseracc.passes.target.gpu_buffers import Block, block_of
 from tesseracc.passes.target.gpu_convert import by_registers, convert, means
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT
+from tesseracc.passes.target.gpu_parts import Parts, block_of_part, parts_of
 from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_staging import Room, make_room, put, take
+from tesseracc.passes.target.gpu_tensor_store import ALIGNMENT, box_side, store_box
 
 if TYPE_CHECKING:
     from tesseracc.passes.target.lower_gpu import Lowering
 
 
+LEAST_PART = 4096  # bytes: smaller parts are mostly barriers
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`wide` has vectors, `narrow` single elements, side by side in lanes; `staged`: through shared memory."""
+    """`wide` has vectors, `narrow` single elements, side by side in lanes; `staged`: through shared memory.
+
+    `slots`, `conflicts`: what it costs a warp, of issue slots and of bank conflicts.
+    """
 
     wide: LinearLayout
     narrow: LinearLayout
     staged: bool
+    slots: int
+    conflicts: int
 
 
 def slots(arch: Arch, access: GlobalAccess) -> int:
@@ -61,7 +74,8 @@ def route(low: Lowering, block: Block, layout: LinearLayout, *, store: bool) -> 
     wides = dict.fromkeys(spread(deep, size) for size in (128, 64, 32) for deep in (1, 2, 4))
     if any(by_registers(layout, wide) is not None for wide in wides):
         return None
-    least, found = (slots(arch, global_access(layout, axis, bits)), 0), None
+    found: Route | None = None
+    least = slots(arch, global_access(layout, axis, bits)), 0
     for wide in wides:
         ends = (layout, wide) if store else (wide, layout)
         cost, conflicts = slots(arch, global_access(wide, axis, bits)), 0
@@ -76,49 +90,90 @@ def route(low: Lowering, block: Block, layout: LinearLayout, *, store: bool) -> 
         else:
             cost += plan.cost
         if (cost, conflicts) < least:
-            least, found = (cost, conflicts), Route(wide, spread(1, bits), staged)
+            least, found = (cost, conflicts), Route(wide, spread(1, bits), staged, cost, conflicts)
     return found
 
 
-def write_global(low: Lowering, block: Block, value: Spread, counts: Sequence[Value | None]) -> None:
-    """Stores a tile; what lies outside of the buffer, or behind a count, is dropped."""
+def write_global(
+    low: Lowering, block: Block, value: Spread, counts: Sequence[Value | None], boxes: TensorStore | None = None
+) -> None:
+    """Stores a tile; what lies outside of the buffer, or behind a count, is dropped. `boxes`: as tensor copies can."""
     way = route(low, block, value.layout, store=True)
+    if boxes is not None and _by_boxes(low, boxes, block, value, way):
+        return
     if way is None:
         write_block(low, block, value, counts)
-        return
-    extra = list(counts) or [None] * len(block.axes)
-    aligned = block.aligned(low, block.vector(way.wide), extra)
-    if not way.staged:
-        wide = convert(low, value, way.wide)
-        if aligned is None:
-            write_block(low, block, wide, counts)
+    elif not way.staged:
+        _around(low, block, way, counts, lambda inner, layout: convert(inner, value, layout), value.layout)
+    else:
+        parts = _fitting(low, value, BUFFER_ALIGNMENT)
+        if parts is None:
+            write_block(low, block, value, counts)
             return
+        for number in range(parts.count):
+            start = parts.start(number)
+            found = block_of_part(low.b, block, start, parts.layout.shape, counts)
+            if found is None:
+                continue
+            part, left = found
+            own = parts.of(value, number, part.shape)
+            inside = route(low, part, own.layout, store=True) if parts.count > 1 else way
+            if inside is None or not inside.staged:
+                write_block(low, part, own, left)
+                continue
+            held = staged(low, own, inside.wide)
+            shape = part.shape
+            _around(low, part, inside, left, lambda inner, to, h=held, s=shape: take(inner, h, to, s), inside.narrow)  # type: ignore[misc]
 
-        def directly(inner: Lowering) -> list[Value]:
-            write_block(inner, block, value, counts, known=False)
-            return []
 
-        def by_vectors(inner: Lowering) -> list[Value]:
-            write_block(inner, block, wide, counts, known=True)
-            return []
-
-        value.as_elements(low.b)
-        low.branch(aligned, by_vectors, directly, [])
-        return
-    held = staged(low, value, way.wide)
+def _around(
+    low: Lowering, block: Block, way: Route, counts: Sequence[Value | None],
+    given: Callable[[Lowering, LinearLayout], Spread], other: LinearLayout,
+) -> None:  # fmt: skip
+    """Stores the tile that `given` gives in a layout: by vectors where they are aligned, else in the `other` layout."""
 
     def vectors(inner: Lowering) -> list[Value]:
-        write_block(inner, block, take(inner, held, way.wide, value.shape), counts, known=True)
+        write_block(inner, block, given(inner, way.wide), counts, known=True)
         return []
 
     def elements(inner: Lowering) -> list[Value]:
-        write_block(inner, block, take(inner, held, way.narrow, value.shape), counts, known=False)
+        write_block(inner, block, given(inner, other), counts, known=False)
         return []
 
+    aligned = block.aligned(low, block.vector(way.wide), list(counts) or [None] * len(block.axes))
     if aligned is None:
         vectors(low)
     else:
         low.branch(aligned, vectors, elements, [])
+
+
+def _fitting(low: Lowering, value: Spread, alignment: int) -> Parts | None:
+    """The fewest parts of a tile of which one fits into shared memory at a time."""
+    size, count = prod(value.layout.shape) * size_of(value.dtype), 1
+    while not low.shared.fits("convert", size // count, alignment, low.arch.limits.shared_per_block):
+        count *= 2
+        if size // count < LEAST_PART:
+            return None
+    return parts_of(value.layout, count, value.dtype)
+
+
+def _by_boxes(low: Lowering, boxes: TensorStore, block: Block, value: Spread, way: Route | None) -> bool:
+    """Stores a tile by tensor copies, where that is cheaper than what threads do; whether it did."""
+    parts = _fitting(low, value, ALIGNMENT)
+    if parts is None or (found := box_side(low, boxes, parts.layout)) is None:
+        return False
+    bits, arch = bits_of(value.dtype), low.arch
+    best = slots(arch, global_access(coalesced(value.layout.shape, bits, low.warps), len(block.axes) - 1, bits))
+    cost = best + parts.count * (found[1].slots + arch.costs.barrier)
+    threads = way.slots if way else slots(arch, global_access(value.layout, len(block.axes) - 1, bits))
+    if cost >= threads:
+        return False
+    value.as_words(low.b)
+    for number in range(parts.count):
+        part = block_of_part(low.b, block, parts.start(number), parts.layout.shape, ())
+        if part is not None:
+            store_box(low, boxes, part[0], parts.of(value, number, part[0].shape), found[0])
+    return True
 
 
 def staged(low: Lowering, value: Spread, wide: LinearLayout) -> Room:
@@ -190,4 +245,4 @@ def lower_write(low: Lowering, op: Op) -> None:
     if block.memory.space == "shared":
         low.before_write()
     counts = [low.get(v) for v in op.group("counts")]
-    write_global(low, block, value, counts)
+    write_global(low, block, value, counts, low.roles.stores.get(op) if low.roles else None)

@@ -9,6 +9,8 @@ from tesseracc.ir.types import BufType
 from tesseracc.ir.value import Func, Op, Value
 
 ALIGNMENT = 16
+#: bytes that a room for results may take for itself: what rings leave, and what several blocks can have at once
+RESERVE = 32 << 10
 BUFFER_ALIGNMENT = 128  # of what vectors, swizzled rows and matrix loads access
 
 
@@ -45,6 +47,12 @@ class Shared:
         if count > 0:
             self.free[offset] = count
 
+    def fits(self, name: str, count: int, alignment: int, limit: int) -> bool:
+        """Whether a region can be had where no more than `limit` bytes may be taken."""
+        trial = self.copy()
+        trial.scratch(name, count, alignment)
+        return trial.size <= min(limit, self.size + RESERVE + alignment)
+
     def scratch(self, name: str, count: int, alignment: int = BUFFER_ALIGNMENT) -> int:
         """The offset of a region that is used again and again under one name."""
         regions = self.named.setdefault(name, [])
@@ -60,18 +68,20 @@ class State:
     """What threads did to shared memory since the last barrier. `tiles`: it was written by an operation on tiles.
 
     Copies under way are not counted as writes: nobody may look at their destination before a `tile.wait`, which is one.
+    `stores`: copies to tensors may be reading their boxes, whatever barriers there were.
     """
 
     written: bool = False
     read: bool = False
     tiles: bool = False
     copies: bool = False
+    stores: bool = False
 
     def joined(self, other: State) -> State:
         """What may have happened on either of two paths."""
         return State(
             self.written or other.written, self.read or other.read, self.tiles or other.tiles,
-            self.copies or other.copies,
+            self.copies or other.copies, self.stores or other.stores,
         )  # fmt: skip
 
 

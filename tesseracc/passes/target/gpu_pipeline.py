@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from tesseracc.ir.types import I64
 from tesseracc.ir.value import Op, Value
-from tesseracc.passes.target.gpu_memory import State
 
 if TYPE_CHECKING:
     from tesseracc.passes.target.lower_gpu import Lowering
@@ -56,7 +55,7 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
         k, slot, *carried = args
         b = inner.b
         b.emit("target.wait_copies", pending=stages - 2)
-        inner.state = State(written=True, read=True, tiles=True, copies=True)
+        inner.state = replace(inner.state, written=True, read=True, tiles=True, copies=True)
         inner.barrier()
         last = b.const(stages - 1)
         first = b.op("arith.cmp", slot, b.const(0), pred="eq")
@@ -69,5 +68,5 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     region = low.nested([I64, I64, *types], body)
     loop = low.b.emit("scf.for", lo, hi, step, [low.b.const(0), *inits], types=[I64, *types], regions=[region])
     # what is not waited for are groups without copies, those of iterations that there are not
-    low.state = State(written=True, read=True, tiles=True)
+    low.state = replace(low.state, written=True, read=True, tiles=True, copies=False)
     low.bind(op.results, loop.results[1:])

@@ -12,15 +12,22 @@ consumers, whose barriers count them alone. The producer needs few registers and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tesseracc.analysis.tensor_copies import TensorCopy, pipelines, producer_ops, tensor_copies
+from tesseracc.analysis.tensor_copies import (
+    TensorCopy,
+    distances,
+    pipelines,
+    producer_ops,
+    tensor_copies,
+    tensor_stores,
+)
 from tesseracc.ir.types import I32, I64, PtrType
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.passes.target.gpu_buffers import memory_of
-from tesseracc.passes.target.gpu_memory import State
 from tesseracc.passes.target.gpu_reduce import warp_uniform
+from tesseracc.passes.target.gpu_tensor_store import wait_stores
 
 if TYPE_CHECKING:
     from tesseracc.ir.builder import Builder
@@ -61,13 +68,16 @@ class Roles:
         assert found is not None, "the kernel is marked as one whose copies are tensor copies"
         self.copies: dict[Op, TensorCopy] = {copy.op: copy for copy in found}
         self.maps: dict[tuple[int, int, tuple[int, ...]], Value] = {}
-        for copy in found:
-            self.maps.setdefault((copy.param, copy.span, copy.box), Value(PtrType("map"), f"map{len(self.maps)}"))
+        self.stores = tensor_stores(low.kernel, found)
         self.rings: dict[Op, Ring] = {}
         self.memory: dict[Value, Value] = {}  # what both roles know by one address
         self.position: dict[Op, list[Value]] = {}  # of each pipeline, for the role that is lowered: next slot and phase
         self.threads = low.group + PRODUCERS
         self.cluster = int(low.kernel.attrs.get("cluster", (1, 0))[0])
+
+    def map_of(self, param: int, span: int, box: tuple[int, ...]) -> Value:
+        """The map of a parameter's boxes, which becomes a parameter of its own."""
+        return self.maps.setdefault((param, span, box), Value(PtrType("map"), f"map{len(self.maps)}"))
 
     def lower(self, body: Region) -> None:
         """The whole kernel."""
@@ -82,6 +92,7 @@ class Roles:
                 inner.b.emit("target.set_registers", count=counts, more=True)
             self._start()
             inner.once(body)
+            wait_stores(inner)
             if inner.tensor:
                 inner.tensor.free(inner, warp)
             return []
@@ -245,7 +256,7 @@ class Roles:
             at[column_axis] = b.op("arith.add", at[column_axis], column) if column else at[column_axis]
             words = [b.op("arith.cast", v, to="i32") for v in reversed(at)]
             target = ring.address(low, [slot, row or b.const(0), column or b.const(0)])
-            map_ = self.maps[copy.param, copy.span, copy.box]
+            map_ = self.map_of(copy.param, copy.span, copy.box)
             b.emit("target.tensor_copy", target, map_, words, full, blocks=blocks)
 
     def _by_rank(self, low: Lowering, first: int, second: int) -> Value | None:
@@ -282,7 +293,7 @@ class Roles:
 
         before = low.state
         regions = low.around([use], lambda: [low.nested([I32, I32, I32, *types], body)])
-        low.state = State(low.state.written, low.state.read, low.state.tiles, before.copies)
+        low.state = replace(low.state, copies=before.copies)
         # counting iterations in 32 bits is all that the loop does besides its body: nobody waits for more of them
         b, zero = low.b, low.b.const(0, "i32")
         ahead = b.op("arith.sub", b.op("arith.add", b.op("arith.sub", hi, lo), step), b.const(1))

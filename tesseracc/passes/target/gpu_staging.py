@@ -19,6 +19,7 @@ from tesseracc.layout.address import addressing
 from tesseracc.layout.build import unique_registers
 from tesseracc.layout.exchange import room, side
 from tesseracc.layout.linear import LinearLayout
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT
 from tesseracc.passes.target.gpu_spread import Places, Spread, pack, per_word, registers, unpack
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ class Room:
     dtype: str
 
 
-def make_room(low: Lowering, use: str, layout: LinearLayout, dtype: str) -> Room:
-    """The room of all who stage tiles of one size for one use, one after the other."""
-    offset = low.shared.scratch(use, prod(layout.shape) * size_of(dtype))
+def make_room(
+    low: Lowering, use: str, layout: LinearLayout, dtype: str, alignment: int = BUFFER_ALIGNMENT
+) -> Room:
+    """The room of all who stage tiles for one use, one after the other."""
+    offset = low.shared.scratch(use, prod(layout.shape) * size_of(dtype), alignment)
     return Room(low.b.op("target.shared", offset=offset), layout, dtype)
 
 

@@ -81,8 +81,8 @@ class Lowering(Flow):
             self.symbols[name] = value
         if self.kernel.attrs.get("tensor_copies"):
             self.roles = Roles(self)
-            params += self.roles.maps.values()
             self.roles.lower(self.kernel.body)
+            params += self.roles.maps.values()
         else:
             self.once(self.kernel.body)
         shared, limits = self.shared.size, self.arch.limits
@@ -249,13 +249,13 @@ class Lowering(Flow):
             self.b.emit("target.barrier", id=CONSUMER_BARRIER, threads=self.group)
         else:
             self.b.emit("target.barrier")
-        self.state = State(copies=self.state.copies)
+        self.state = State(copies=self.state.copies, stores=self.state.stores)
 
     def do_tile_barrier(self, op: Op) -> None:
         if self.state.copies:  # a barrier of the language finishes all copies
             self.b.emit("target.wait_copies", pending=0)
         self.barrier()
-        self.state = State()
+        self.state = replace(self.state, copies=False)
 
     def do_tile_commit(self, op: Op) -> None:
         if self.arch.has("cp_async"):
