@@ -103,7 +103,7 @@ def tensor_store(op: Op, params: tuple[Value, ...]) -> TensorStore | None:
 
 
 def tensor_stores(kernel: Func, copies: list[TensorCopy]) -> dict[Op, TensorStore]:
-    """What tensor copies can store where sizes suit the `copies`: rows that no copy asks to be aligned may be ragged."""
+    """What tensor copies can store where sizes suit the `copies`: other rows may be ragged."""
     known = {(str(dim), multiple) for dim, multiple in _distances(kernel, [copy.param for copy in copies])}
     found: dict[Op, TensorStore] = {}
     for op in kernel.walk():

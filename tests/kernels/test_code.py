@@ -61,7 +61,8 @@ def test_products_have_no_bank_conflicts_and_move_what_the_tiling_says(arch: str
     found = launched(K.matmul.of(ts.bf16).definition, arch, normal(m, k), normal(k, n, seed=1))
     assert found["bank_conflicts"] == 0
     blocks = (m // 64) * (n // 64) * (k // 32)
-    assert sum(found["async_bytes"].values()) == blocks * (64 + 64) * 32 * 2
+    read = sum(size for way, size in found["async_bytes"].items() if way != "to global")
+    assert read == blocks * (64 + 64) * 32 * 2
 
 
 def test_a_copy_under_another_name_is_the_same_code() -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from tesseracc.analysis.tensor_copies import (
     TensorCopy,
-    distances,
     pipelines,
     producer_ops,
     tensor_copies,
