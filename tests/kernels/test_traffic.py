@@ -118,7 +118,8 @@ def check(name: str, dtype: str, arch: str) -> None:
     counters = launched(case, arch, dtype)
     assert counters["coalescing_efficiency"] == 1.0 and counters["bank_conflicts"] == 0, counters
     read, written = counters["bytes_read"]["global"], counters["bytes_written"]["global"]
-    assert abs(read - case.read) <= case.read * 0.02 and abs(written - case.written) <= case.written * 0.02
+    least = case.read / 2 if load(arch).has("tma_multicast") else case.read  # two blocks may share what they read
+    assert least * 0.98 <= read <= case.read * 1.02 and abs(written - case.written) <= case.written * 0.02
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
