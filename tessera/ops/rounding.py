@@ -196,8 +196,9 @@ class RoundMantissa(Pointwise):
         drop = mantissa - self.bits
         pattern = e.bitcast(x[0], raw)
         half = ((pattern >> drop) & 1) + ((1 << (drop - 1)) - 1)
-        rounded = e.bitcast(((pattern + half) >> drop) << drop, x[0].dtype)
-        return e.select(e.isnan(x[0]), x[0], rounded)
+        rounded = ((pattern + half) >> drop) << drop
+        quiet = ((pattern >> drop) | (1 << (self.bits - 1))) << drop  # a NaN keeps no bits below either
+        return e.select(e.isnan(x[0]), e.bitcast(quiet, x[0].dtype), e.bitcast(rounded, x[0].dtype))
 
     def partials(self, primals: tuple[Tensor, ...], out: Tensor) -> tuple[Partial, ...]:
         return (1,)

@@ -34,6 +34,7 @@ from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
 from tesseracc.passes.tile import carry_blocks as _carry_blocks
 from tesseracc.passes.tile import count_flops as _count_flops
+from tesseracc.passes.tile import exact_units as _exact_units
 from tesseracc.passes.tile import forward_shared as _forward_shared
 from tesseracc.passes.tile import join_variants as _join_variants
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
@@ -50,7 +51,7 @@ _PASSES = (
     _specialise, _decompose, _canonicalize, _relax, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
-    _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles,
+    _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
     _count_flops,
 )  # fmt: skip
@@ -88,5 +89,5 @@ _EXPAND = "contract,expand-math,expand-narrow,expand-fma"
 _RINGS = "forward-shared,carry-blocks,pipeline-loads,version-copies,share-copies,place-groups"
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
-    "cuda": parse_pipeline(f"maps-to-tiles,{_RINGS},tile-to-gpu,{_EXPAND}"),
+    "cuda": parse_pipeline(f"maps-to-tiles,exact-units,{_RINGS},tile-to-gpu,{_EXPAND}"),
 }

@@ -170,12 +170,13 @@ define(
 define(
     "tile.mma",
     "a b acc extents*",
+    "units:str=",
     infer=lambda v, a: (v[2].type,),
     verify=_check_mma,
     doc=(
         "acc + a x b; a: m x k, b: k x n. Elements are widened to the accumulator's type; the sum over k is "
         "sequential in k per element, one fma a step where operands are f32 or f64. `extents` (m, n, k: i64, optional) "
-        "bound what is not 0."
+        "bound what is not 0. `units`: a narrower element type that holds all elements of a and b."
     ),
 )
 define("tile.temp", doc="(program) A temporary buffer with symbolic dims, undefined contents.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tesseracc.analysis.products import multiplied
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.types import BufType, TileType, bits_of
 from tesseracc.ir.value import Func, Op, Value
@@ -139,8 +140,7 @@ class Layouts:
         return [part for sums in self.sums.values() for part in sums]
 
     def _by_warpgroups(self, op: Op, placed: dict[Value, Placed]) -> Choice | None:
-        a, b, acc = (op[name].type for name in ("a", "b", "acc"))
-        assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+        a, b, acc = multiplied(op)
         full = self.lanes == self.arch.lanes
         where = placed.get(op["a"]), placed.get(op["b"])
         return choose_for_warpgroups(self.arch, a, b, acc, self.warps, where) if full else None
@@ -156,8 +156,7 @@ class Layouts:
         # products whose rows meet (one's result is another's operand, or scaled by a fold) keep rows in one warp
         rows_only = any(self._root(op.result) in folded for op in products)
         for op in products:
-            a, b, acc = (op[name].type for name in ("a", "b", "acc"))
-            assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+            a, b, acc = multiplied(op)
             high, wide = padded(acc.shape)
             choice = self.choices.get(op.result)
             if choice is not None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tesseracc.analysis.products import multiplied
 from tesseracc.analysis.tensor_copies import pipelines
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.dialects.target_tensor_memory import COLUMNS
 from tesseracc.ir.rewrite import uses
-from tesseracc.ir.types import TileType, element, size_of
+from tesseracc.ir.types import TileType, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
 from tesseracc.layout.fragments import TMEM_SHAPES, next_power, tmem_load
 from tesseracc.layout.linear import LinearLayout
@@ -26,8 +27,7 @@ from tesseracc.passes.target.gpu_spread import padded, registers
 from tesseracc.passes.target.gpu_warpgroup import MOST_REGISTERS, descriptor_of
 
 WINDOWS = 4  # of 32 lanes: warps of a group that load the whole of a column together
-#: of what a loop of products consists besides them
-_OPERANDS = frozenset({"tile.read", "tile.transpose", "arith.constant"})
+_OPERANDS = frozenset({"tile.read", "tile.transpose"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ def left_to_others(kernel: Func, arch: Arch, sums: dict[Op, tuple[Sum, ...]]) ->
     for op in kernel.walk():
         if op.name != "tile.mma" or op in issued:
             continue
-        types = [element(op[name].type) for name in ("a", "b", "acc")]
-        if (types[0], types[1], types[2]) not in rows:
+        a, b, acc = multiplied(op)
+        if (a.dtype, b.dtype, acc.dtype) not in rows:
             continue
         if not kernel.attrs.get("tensor_copies") or op not in inside:
             yield op, "their operands do not come by tensor copies"
@@ -125,7 +125,13 @@ def _only_adds(body: Region) -> bool:
     chains = list(_chains(body))
     products = [op for op in body.ops if op.name == "tile.mma"]
     others = [op for op in body.ops if op.name != "tile.mma"]
-    return sum(map(len, chains)) == len(products) and all(chains) and all(op.name in _OPERANDS for op in others)
+    return sum(map(len, chains)) == len(products) and all(chains) and all(_by_one_thread(op) for op in others)
+
+
+def _by_one_thread(op: Op) -> bool:
+    """Whether an operation beside products is one for the thread that issues them: operands in place, and numbers."""
+    numbers = op.defn.effect == "pure" and not op.regions and not any(isinstance(r.type, TileType) for r in op.results)
+    return numbers or op.name in _OPERANDS
 
 
 def _sums(pipeline: Op, arch: Arch, warps: int, placed: dict[Value, Placed], column: int) -> tuple[Sum, ...]:
@@ -157,8 +163,7 @@ def _chains(body: Region) -> Iterator[tuple[Op, ...]]:
 
 
 def _choice(op: Op, arch: Arch, warps: int, placed: dict[Value, Placed]) -> Choice | None:
-    a, b, acc = (op[name].type for name in ("a", "b", "acc"))
-    assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+    a, b, acc = multiplied(op)
     where = [placed.get(op[side]) for side in "ab"]
     if size_of(acc.dtype) != 4 or any(padded(t.shape) != tuple(t.shape) for t in (a, b, acc)):
         return None

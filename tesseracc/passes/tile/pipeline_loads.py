@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+from tesseracc.analysis.products import multiplied
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
@@ -90,8 +91,7 @@ def _loads(body: Region, wanted: set[Value]) -> list[Op]:
 def _on_matrix_units(op: Op, arch: Arch) -> bool:
     if op.name != "tile.mma":
         return False
-    a, b, acc = (op[name].type for name in ("a", "b", "acc"))
-    assert isinstance(a, TileType) and isinstance(b, TileType) and isinstance(acc, TileType)
+    a, b, acc = multiplied(op)
     m, n, k = (max(16, next_power(extent)) for extent in (*acc.shape, a.shape[1]))
     return choose_mma(arch, a.dtype, b.dtype, acc.dtype, (m, n, k), warps=1) is not None
 
