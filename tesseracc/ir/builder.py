@@ -62,12 +62,12 @@ def make(
     operands, segments = pack(defn, args)
     full = {
         key: attrs.get(key, spec.default)
-        for key, spec in defn.attrs.items()
+        for key, spec in defn.attrs.items()  # in order of their names
         if key in attrs or not spec.required
     }
-    for key in attrs:
-        if key not in defn.attrs:
-            raise TesseraError("E402", f"`{name}` has no attribute `{key}`")
+    if not defn.attrs.keys() >= attrs.keys():
+        unknown = next(key for key in attrs if key not in defn.attrs)
+        raise TesseraError("E402", f"`{name}` has no attribute `{unknown}`")
     if types is None:
         if defn.infer is None:
             types = ()
@@ -79,7 +79,7 @@ def make(
         Value(type_, hints[i] if i < len(hints) else "")
         for i, type_ in enumerate(types)  # type: ignore[arg-type]
     )
-    return Op(defn, operands, segments, results, dict(sorted(full.items())), tuple(regions), loc)
+    return Op(defn, operands, segments, results, full, tuple(regions), loc)
 
 
 class Builder:

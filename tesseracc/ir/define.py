@@ -46,10 +46,11 @@ class OpDef:
     infer: Infer | None = None
     verify: Check | None = None
     doc: str = ""
+    dialect: str = field(init=False)
 
-    @property
-    def dialect(self) -> str:
-        return self.name.partition(".")[0]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dialect", self.name.partition(".")[0])
+        object.__setattr__(self, "attrs", dict(sorted(self.attrs.items())))
 
 
 _REGISTRY: dict[str, OpDef] = {}

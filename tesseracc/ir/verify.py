@@ -38,16 +38,14 @@ def _kind_ok(value: Attr, kinds: tuple[str, ...]) -> bool:
     return False
 
 
-def _check_op(op: Op, func: Func, visible: set[Value]) -> None:
+def _check_alone(op: Op, func: Func) -> None:
+    """What follows from an operation and the types of its operands."""
     defn = op.defn
     if sum(op.segments) != len(op.operands) or len(op.segments) != len(defn.operands):
         _fail(op, func, "operand segments do not add up")
     for spec, count in zip(defn.operands, op.segments, strict=True):
         if (spec.arity == "1" and count != 1) or (spec.arity == "?" and count > 1):
             _fail(op, func, f"operand `{spec.name}` is given {count} times")
-    for value in op.operands:
-        if value not in visible:
-            _fail(op, func, f"operand {value!r} is not defined before its use")
     for key, attr in defn.attrs.items():
         if key not in op.attrs:
             if attr.required:
@@ -68,23 +66,43 @@ def _check_op(op: Op, func: Func, visible: set[Value]) -> None:
             _fail(op, func, f"results should have types {', '.join(map(str, expected))}")
 
 
-def _check_region(region: Region, func: Func, visible: set[Value], level: str) -> None:
-    scope = visible | set(region.args)
-    for op in region.ops:
-        _check_op(op, func, scope)
-        for inner in op.regions:
-            _check_region(inner, func, set() if op.defn.closed else scope, level)
-        if op.defn.verify is not None:
-            problem = op.defn.verify(op)
-            if problem:
-                _fail(op, func, problem)
-        for result in op.results:
-            if result in scope:
-                _fail(op, func, "defines a value twice")
-            scope.add(result)
-    for value in region.yields:
-        if value not in scope:
-            raise TesseraError("E404", f"@{func.name}: yields {value!r}, which is not defined there")
+class _Check:
+    """One function. Operations are immutable: those in `known` were found right on their own before."""
+
+    def __init__(self, func: Func, allowed: frozenset[str], known: set[Op]) -> None:
+        self.func, self.allowed, self.known = func, allowed, known
+
+    def region(self, region: Region, scope: set[Value]) -> None:
+        """`scope` holds the values defined around the region, afterwards too."""
+        func, known = self.func, self.known
+        fresh = [arg for arg in region.args if arg not in scope]
+        scope.update(fresh)
+        for op in region.ops:
+            defn = op.defn
+            if defn.dialect not in self.allowed:
+                _fail(op, func, f"`{op.name}` does not belong in a {func.kind}")
+            for value in op.operands:
+                if value not in scope:
+                    _fail(op, func, f"operand {value!r} is not defined before its use")
+            seen = op in known
+            if not seen:
+                _check_alone(op, func)
+            for inner in op.regions:
+                self.region(inner, set() if defn.closed else scope)
+            if not seen:
+                problem = defn.verify(op) if defn.verify is not None else None
+                if problem:
+                    _fail(op, func, problem)
+                known.add(op)
+            for result in op.results:
+                if result in scope:
+                    _fail(op, func, "defines a value twice")
+                scope.add(result)
+                fresh.append(result)
+        for value in region.yields:
+            if value not in scope:
+                raise TesseraError("E404", f"@{func.name}: yields {value!r}, which is not defined there")
+        scope.difference_update(fresh)
 
 
 #: dialects that may appear in a function of each kind
@@ -97,23 +115,21 @@ LEVELS: dict[str, frozenset[str]] = {
 }
 
 
-def verify_func(func: Func) -> None:
+def verify_func(func: Func, known: set[Op] | None = None) -> None:
     """Raises E404 with the operation that is wrong."""
     allowed = LEVELS.get(func.kind)
     if allowed is None:
         raise TesseraError("E404", f"@{func.name}: unknown kind of function `{func.kind}`")
-    for op in func.walk():
-        if op.defn.dialect not in allowed:
-            _fail(op, func, f"`{op.name}` does not belong in a {func.kind}")
-    _check_region(func.body, func, set(), func.kind)
+    _Check(func, allowed, set() if known is None else known).region(func.body, set())
 
 
-def verify(module: Module) -> Module:
-    """Checks every function; returns the module, so that it can stand in a chain."""
+def verify(module: Module, known: set[Op] | None = None) -> Module:
+    """Checks every function; returns the module, so that it can stand in a chain. `known` are operations that need no
+    check on their own, for they passed an earlier one; those that are right join them."""
     names: set[str] = set()
     for func in module.funcs:
         if func.name in names:
             raise TesseraError("E404", f"two functions are named @{func.name}")
         names.add(func.name)
-        verify_func(func)
+        verify_func(func, known)
     return module

@@ -1,4 +1,4 @@
-"""Products whose number of rows is open: few rows go without packed operands, with the bits that they have among many."""
+"""Products whose number of rows is open: few rows go without packed operands, with the bits of many."""
 
 from functools import cache
 from typing import Any
