@@ -32,11 +32,17 @@ class _Lowering:
         self.emitter = emitter
         self.b = emitter.b
         self.domain: tuple[Dim, ...] = group.attrs["domain"]
-        tuning = tuning.for_product(*(element(v.type) for v in (found.a, found.b, found.reduce.result)))
+        a, b, acc = (element(v.type) for v in (found.a, found.b, found.reduce.result))
+        copied = all(op.result is not v or op.name == "schedule.read" for v in (found.a, found.b)
+                     for op in found.operand_ops(v))  # fmt: skip
+        extents = (self.m_size, self.n_size, self.k_size)
+        tuning = tuning.for_product((a, b, acc), extents, product(self._batch()), copied=copied)
+        emitter.lanes = tuning.lanes
+        self.in_axes = tuning.arch.kind == "cuda"  # neighbours along an axis of the launch share what they read
         self.tuning = tuning
         self.step = tuning.step_m
         sizes = (tuning.tile_m, self.m_size), (tuning.tile_n, self.n_size), (tuning.tile_k, self.k_size)
-        self.tile = tuple(fit(tile, size) for tile, size in sizes)
+        self.tile = tuple(tile if tuning.whole else fit(tile, size) for tile, size in sizes)
 
     @property
     def m_size(self) -> Dim:
@@ -50,6 +56,9 @@ class _Lowering:
     def k_size(self) -> Dim:
         size: Dim = self.found.reduce.attrs["sizes"][0]
         return size
+
+    def _batch(self) -> list[Dim]:
+        return [self.domain[axis] for axis in self.found.batch]
 
     def _axes(self, b: Builder, index: Value, axes: Sequence[int]) -> list[Value]:
         """Coordinates along several domain axes from one linear lane index."""
@@ -66,9 +75,15 @@ class _Lowering:
         # the columns of a group: longer pieces of rows where nothing is packed
         width = tile_n + (tuning.strip - tile_n) * few
         blocks_m, blocks_n = ceildiv(self.m_size, tile_m), ceildiv(self.n_size, width)
-        batch = [self.domain[axis] for axis in self.found.batch]
+        batch = self._batch()
         sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
-        *batch_point, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
+        if self.in_axes:
+            block_n, block_m = (b.op("tile.group_id", axis=axis) for axis in range(2))
+            batch_point = delinearize(b, b.op("tile.group_id", axis=2), sizes[:-2]) if batch else []
+            grid: tuple[Dim, ...] = (blocks_n, blocks_m, *([product(batch)] if batch else []))
+        else:
+            *batch_point, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
+            grid = (product(batch) * blocks_m * blocks_n,)
         height = even_height(emitter, self.m_size, tile_m, self.step)
         m0 = b.op("arith.mul", block_m, height)
         n0 = b.op("arith.mul", block_n, emitter.dim(width))
@@ -90,7 +105,7 @@ class _Lowering:
             (by_rows if few else tiled)(b)
         else:
             b.if_(b.op("arith.cmp", m, b.const(tuning.few), pred="le"), by_rows, tiled)
-        return (product(batch) * blocks_m * blocks_n,)
+        return grid
 
     def _few(self) -> Dim:
         """1 where there are so few rows that they are taken without packing the right operand, else 0."""

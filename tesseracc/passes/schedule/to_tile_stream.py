@@ -44,7 +44,8 @@ class _Lowering:
         self.m_size, self.n_size = (product(self.domain[axis] for axis in axes) for axes in (found.m, found.n))
         self.t_size: Dim = found.maximum.attrs["sizes"][0]
         self.d_size: Dim = score.attrs["sizes"][0]
-        tuning = tuning.for_product(*(element(v.type) for v in (found.a, found.b, score.result)))
+        a, b, acc = (element(v.type) for v in (found.a, found.b, score.result))
+        tuning = tuning.for_product((a, b, acc), (self.m_size, self.t_size, self.d_size), 1, copied=True)
         self.step = tuning.step_m
         self.height, self.width = fit(tuning.tile_m // 2, self.m_size), fit(tuning.tile_n // 2, self.n_size)
         self.block = fit(tuning.stream, self.t_size)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tessera.shapes import Dim
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.types import size_of
+from tesseracc.tuning.products import product_tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,8 @@ class Tuning:
     keep: bytes of a row's values that a group may keep from one loop to the next; turn: side of the tiles in which
     operands that lie along another axis are turned; strip: columns whose results a group holds while it reduces them,
     rows: how many rows it then takes at a time; few: rows of a product that do without packed operands; stream:
-    columns of a block of weights that are made where they are used. 0: the target does not. `arch` is the target."""
+    columns of a block of weights that are made where they are used. 0: the target does not. `arch` is the target.
+    whole: tiles are made for the extents, and are not cut."""
 
     arch: Arch
 
@@ -31,10 +34,21 @@ class Tuning:
     rows: int
     few: int
     stream: int
+    whole: bool = False
 
-    def for_product(self, a: str, b: str, acc: str) -> Tuning:
-        """The same for a product of these types: where it runs on tile registers, whole blocks of them, and as many
-        bytes of the operands along k as else of sums."""
+    def for_product(
+        self, types: tuple[str, str, str], extents: tuple[Dim, Dim, Dim], batch: Dim, *, copied: bool
+    ) -> Tuning:
+        """The same for a product of these types and extents (m, n, k), `batch` times; `copied`: its operands are blocks
+        of memory. Where it runs on tile registers of a CPU, whole blocks of them, and as many bytes of the operands
+        along k as else of sums; on a GPU's matrix units what the cost model chooses."""
+        a, b, acc = types
+        if self.arch.kind == "cuda":
+            tile = product_tile(self.arch, types, (size_of(a), size_of(b)), extents, batch, copied=copied)
+            if tile is None:
+                return self
+            lanes = tile.warps * self.arch.lanes
+            return replace(self, tile_m=tile.m, tile_n=tile.n, tile_k=tile.k, lanes=lanes, whole=True)
         unit = self.arch.tile_product(a, b, acc)
         if unit is None:
             return self

@@ -182,7 +182,8 @@ class _Map:
         if made is None or made.name != "arith.sub" or made.operands[1] is not start:
             return False
         whole = self.makers.get(made.operands[0])
-        return whole is not None and whole.name == "tile.dim" and bool(whole.attrs["expr"] == size)
+        found = whole.attrs.get("expr", whole.attrs.get("value")) if whole is not None else None
+        return whole is not None and whole.name in ("tile.dim", "arith.constant") and bool(found == size)
 
     def store(self, op: Op) -> None:
         starts, axes = self.block(op)

@@ -1,0 +1,109 @@
+"""Tiles of products and depths of their pipelines, from the target's description alone.
+
+A step of a tile of m x n x k takes the longer of its products and its operands, which come through the caches:
+
+    step = max(2 m n k / (R / U), (m k + k n) * bytes / (C B / U))
+
+with the rate R of the best unit for the types, U multiprocessors, and memory of bandwidth B before which caches give C
+times as much. A ring covers the latency of memory with the steps of its other slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tessera.shapes import Dim
+from tesseracc.arch.arch import Arch
+from tesseracc.layout.select import candidates
+
+__all__ = ["LATENCY", "Tile", "product_tile", "ring_depth"]
+
+LATENCY = 1e-6  # seconds: a trip to global memory and a barrier
+#: what caches give, as a multiple of the memory's bandwidth
+CACHES = 2.5
+#: slots of a ring: enough to run into the next tile; beyond the last a copy is as far ahead as helps
+FEWEST, MOST = 4, 8
+#: the size of a dim that has no number: tiles for large products lose less on small ones than the other way round
+NOMINAL = 4096
+#: bytes of a row of an operand: a row of a swizzle for groups of warps, half of one for single warps
+ROW_BYTES = {True: 128, False: 64}
+#: accumulators of a thread: what leaves room for the operands of instructions that take them from registers
+MOST_SUMS = {True: 128, False: 64}
+FEWEST_SUMS = 16  # of a thread: fragments of two instructions and more
+SIDES = (16, 32, 64, 128, 256)
+MOST_ROWS = 128  # of a tile
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """m x n x k of a step, by so many `warps`."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+
+
+def _rate(arch: Arch, types: tuple[str, str, str], tile: Tile) -> tuple[float, bool]:
+    """Operations per second of the whole chip, and whether groups of warps multiply; (0, ..) without a matrix unit."""
+    found = candidates(arch, *types, (tile.m, tile.n, tile.k), warps=tile.warps)
+    return (found[0].tflops * 1e12, found[0].row.warps > 1) if found else (0.0, False)
+
+
+def step_seconds(arch: Arch, tile: Tile, rate: float, sizes: tuple[int, int]) -> float:
+    """A step of a tile, whose operands have elements of so many bytes; `rate` is that of the whole chip."""
+    units = max(1, arch.throughput.units)
+    loaded = (tile.m * sizes[0] + tile.n * sizes[1]) * tile.k
+    bandwidth = CACHES * arch.throughput.dram_gbytes_per_s * 1e9
+    compute = 2 * tile.m * tile.n * tile.k * units / rate if rate else 0.0
+    return max(compute, loaded * units / bandwidth if bandwidth else 0.0)
+
+
+def ring_depth(step: float) -> int:
+    """The slots that cover the latency of memory, for steps of so many seconds."""
+    return max(FEWEST, min(MOST, 1 + math.ceil(LATENCY / step))) if step else MOST
+
+
+def product_tile(
+    arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], extents: tuple[Dim, Dim, Dim], batch: Dim = 1,
+    *, copied: bool = True,
+) -> Tile | None:  # fmt: skip
+    """The tile of least estimated time for products of these types (a, b, accumulator; bytes of an element of a and b),
+    extents m, n, k and so many of them. `copied`: operands are blocks of memory as they are, which groups of warps ask
+    for. None where the target has no matrix unit for them."""
+    numbers = [size if isinstance(size, int) else NOMINAL for size in extents]
+    count = batch if isinstance(batch, int) else 1
+
+    def seconds(tile: Tile) -> float:
+        rate, _ = _rate(arch, types, tile)
+        units, limits = max(1, arch.throughput.units), arch.limits
+        threads = 32 * tile.warps
+        registers = min(64 + tile.m * tile.n // threads, limits.registers_per_thread)
+        ring = FEWEST * (tile.m * sizes[0] + tile.n * sizes[1]) * tile.k
+        tiles = count * math.ceil(numbers[0] / tile.m) * math.ceil(numbers[1] / tile.n)
+        held = min(limits.registers_per_sm // (registers * threads), limits.shared_per_sm // ring)
+        resident = max(1, min(held, math.ceil(tiles / units)))
+        steps = math.ceil(numbers[2] / tile.k)
+        each = max(resident * step_seconds(arch, tile, rate, sizes), LATENCY / FEWEST)
+        return math.ceil(tiles / (units * resident)) * (steps * each + LATENCY)
+
+    return min(_tiles(arch, types, sizes, copied), key=seconds, default=None)
+
+
+def _tiles(arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], copied: bool) -> Iterator[Tile]:
+    """Those that a unit multiplies and whose rings fit, the largest first."""
+    for m in reversed(SIDES):
+        for n in reversed(SIDES):
+            for warps in (8, 4):
+                for k_bytes in (ROW_BYTES[True], ROW_BYTES[False]):
+                    tile = Tile(m, n, k_bytes // max(sizes), warps)
+                    rate, grouped = _rate(arch, types, tile)
+                    grouped = grouped and copied
+                    ring = FEWEST * (m * sizes[0] + n * sizes[1]) * tile.k
+                    parts = m * n // (32 * warps)
+                    room = ring <= arch.limits.shared_per_block and m <= MOST_ROWS
+                    fits = FEWEST_SUMS <= parts <= MOST_SUMS[grouped] and room
+                    if rate and fits and ROW_BYTES[grouped] == k_bytes and (not grouped or m >= 16 * warps):
+                        yield tile
