@@ -93,6 +93,7 @@ def _target(file: BundleFile, target: M.Target) -> Json:
                 "spill_bytes": kernel.spill_bytes,
                 "frame_bytes": found.frame_bytes if found else 0,
                 "shared_bytes": kernel.shared_bytes,
+                "dynamic_shared": None if kernel.dynamic_shared is None else dim_text(kernel.dynamic_shared),
                 "scratch_bytes": kernel.scratch_bytes,
                 "code_bytes": len(code.get(kernel.symbol, b"")),
                 "params": [_param(p) for p in kernel.params],
@@ -178,14 +179,17 @@ def _plan(plan: M.Plan, kernels: Sequence[M.Kernel]) -> Json:
                 "group": kernel.group,
                 "dynamic_shared": dim_text(step.dynamic_shared),
                 "args": args,
-                "writes": [
-                    buffer_name(plan, a.buffer)
-                    for a, p in zip(step.args, kernel.params, strict=True)
-                    if a.buffer is not None and p.access != "read"
-                ],
+                "reads": _accessed(plan, step, kernel, "write"),
+                "writes": _accessed(plan, step, kernel, "read"),
             }
         )
     return {"function": plan.function, "buffers": buffers, "steps": steps}
+
+
+def _accessed(plan: M.Plan, step: M.Launch, kernel: M.Kernel, never: str) -> list[str]:
+    """The buffers of a launch whose access is not `never`."""
+    pairs = zip(step.args, kernel.params, strict=True)
+    return [buffer_name(plan, a.buffer) for a, p in pairs if a.buffer is not None and p.access != never]
 
 
 def _step(plan: M.Plan, step: M.Copy | M.Take | M.Put | M.Branch | M.When | M.Repeat | M.Loop) -> Json:
@@ -257,7 +261,7 @@ def text(about: Json, name: str) -> str:
             [
                 [
                     k["name"], " x ".join(g for i, g in enumerate(k["grid"] or ["?"]) if not i or g != "1"),
-                    k["group"], k["registers"], k["shared_bytes"], k["spill_bytes"], k["scratch_bytes"],
+                    k["group"], k["registers"], shared_text(k), k["spill_bytes"], k["scratch_bytes"],
                     k["code_bytes"], k["source"] or "",
                 ]
                 for k in target["kernels"]
@@ -284,6 +288,14 @@ def text(about: Json, name: str) -> str:
     for key, value in sorted(about["provenance"].items()):
         out.append(f"  {key}: {' '.join(value) if isinstance(value, list) else value}")
     return "\n".join(out) + "\n"
+
+
+def shared_text(kernel: Json) -> int | str:
+    """The shared memory of a group in bytes: what the code has, and what a launch adds."""
+    dynamic = kernel["dynamic_shared"] or "0"
+    if dynamic.isdecimal():
+        return int(kernel["shared_bytes"]) + int(dynamic)
+    return f"{kernel['shared_bytes']} + {dynamic}" if kernel["shared_bytes"] else str(dynamic)
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> list[str]:

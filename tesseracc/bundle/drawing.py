@@ -17,33 +17,65 @@ _ROW, _COLUMN, _WIDTH, _HEIGHT = 88, 190, 166, 50
 
 def graph(plan: Json, about: Mapping[str, str]) -> str:
     """Inputs and constants above, kernels in order of what they need, results below. `about` is a line per kernel."""
-    nodes: list[tuple[str, str, str, str]] = []  # kind, title, line below, tooltip
-    made: dict[str, int] = {}  # buffer -> node that holds its present value
-    edges: list[tuple[int, int, str]] = []
-    kinds = {b["name"]: b for b in plan["buffers"]}
-    for name, b in kinds.items():
-        if b["kind"] in ("input", "constant"):
-            made[name] = len(nodes)
-            nodes.append((b["kind"], name, b["type"], f"{b['kind']} {name}: {b['type']}, {b['bytes']} bytes"))
-    for number, step in enumerate(plan["steps"]):
-        at = len(nodes)
-        if step["op"] != "launch":
+    drawn = _Graph(plan, about)
+    return _draw(drawn.nodes, drawn.edges)
+
+
+Made = dict[str, frozenset[int]]  # buffer -> nodes that may have given it its present value
+
+
+class _Graph:
+    """The nodes of a plan, and what goes from one to another. Of blocks of which one runs, each may have written."""
+
+    def __init__(self, plan: Json, about: Mapping[str, str]) -> None:
+        self.plan, self.about = plan, about
+        self.nodes: list[tuple[str, str, str, str]] = []  # kind, title, line below, tooltip
+        self.edges: list[tuple[int, int, str]] = []
+        self.kinds = {b["name"]: b for b in plan["buffers"]}
+        made: Made = {}
+        for name, b in self.kinds.items():
+            if b["kind"] in ("input", "constant"):
+                made[name] = frozenset([len(self.nodes)])
+                self.nodes.append((b["kind"], name, b["type"], f"{b['kind']} {name}: {b['type']}, {b['bytes']} bytes"))
+        made = self.block(0, len(plan["steps"]), made, None)
+        for name, b in self.kinds.items():
+            if b["kind"] == "output" and name in made:
+                self.take(made, name, len(self.nodes))
+                self.nodes.append(("output", name, b["type"], f"result {name}: {b['type']}"))
+
+    def take(self, made: Made, name: str, at: int) -> None:
+        self.edges += [(node, at, f"{name}: {self.kinds[name]['type']}") for node in sorted(made.get(name, ()))]
+
+    def block(self, start: int, stop: int, made: Made, owner: tuple[int, str] | None) -> Made:
+        """The steps start..stop; `owner` is the node that decides whether they run, and what it says."""
+        at = start
+        while at < stop:
+            step, node = self.plan["steps"][at], len(self.nodes)
+            if owner is not None and at == start:
+                self.edges.append((owner[0], node, owner[1]))
+            made = self.step(at, step, made)
+            at += 1
+            if len(step.get("blocks", ())) == 2 and step["op"] != "loop":
+                middle, end = at + step["blocks"][0], at + sum(step["blocks"])
+                first = self.block(at, middle, dict(made), (node, "if so"))
+                second = self.block(middle, end, dict(made), (node, "else"))
+                made = {name: first.get(name, frozenset()) | second.get(name, frozenset()) for name in first | second}
+                at = end
+        return made
+
+    def step(self, number: int, step: dict[str, Any], made: Made) -> Made:
+        at = len(self.nodes)
+        if step["op"] == "launch":
+            reads, writes, grid = step["reads"], step["writes"], " x ".join(step["grid"])
+            tip = f"step {number}: {step['kernel']}({', '.join(step['args'])}) on {grid} groups of {step['group']}"
+            self.nodes.append(("step", step["kernel"], self.about.get(step["kernel"], grid), tip))
+        else:
             reads = [step[key] for key in ("src", "on") if key in step]
             writes = [step["dst"]] if "dst" in step else []
-            nodes.append(("step", step["op"], step_text(step), f"step {number}: {step['op']}"))
-        else:
-            writes = step["writes"]
-            reads = [a for a in dict.fromkeys(step["args"]) if a in made and a in kinds]
-            grid = " x ".join(step["grid"])
-            tip = f"step {number}: {step['kernel']}({', '.join(step['args'])}) on {grid} groups of {step['group']}"
-            nodes.append(("step", step["kernel"], about.get(step["kernel"], f"{grid}"), tip))
-        edges += [(made[name], at, f"{name}: {kinds[name]['type']}") for name in reads if name in made]
-        made.update(dict.fromkeys(writes, at))
-    for name, b in kinds.items():
-        if b["kind"] == "output" and name in made:
-            edges.append((made[name], len(nodes), f"{name}: {b['type']}"))
-            nodes.append(("output", name, b["type"], f"result {name}: {b['type']}"))
-    return _draw(nodes, edges)
+            self.nodes.append(("step", step["op"], step_text(step), f"step {number}: {step['op']}"))
+        for name in dict.fromkeys(reads):
+            self.take(made, name, at)
+        return made | dict.fromkeys(writes, frozenset([at]))
 
 
 def _draw(nodes: Sequence[tuple[str, str, str, str]], edges: Sequence[tuple[int, int, str]]) -> str:

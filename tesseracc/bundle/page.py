@@ -13,6 +13,7 @@ from tessera_runtime.core import manifest as M
 from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.plan import instantiate
 from tesseracc.bundle.code import ptx_kernels
+from tesseracc.bundle.describe import shared_text
 from tesseracc.bundle.drawing import graph, timeline
 from tesseracc.bundle.style import STYLE
 
@@ -22,9 +23,10 @@ Json = Mapping[str, Any]
 # name, the kind of a reduction, type of the result
 _OPERATION = re.compile(r"= (?:arith|tile)\.([a-z_]+)\b(?:[^\n]*?kind = \"(\w+)\")?[^\n]*: ([\w<>\[\], ]+)")
 _NAMES, _KINDS = {"mma": "matmul"}, {"add": "sum", "mul": "prod"}
-_PLUMBING = frozenset(
-    ["constant", "splat", "load", "temp", "view", "alloc", "zeros", "map", "dim", "for", "cmp", "select", "cast"]
-)
+_PLUMBING = frozenset([
+    "constant", "splat", "load", "read", "write", "full", "broadcast", "temp", "view", "alloc", "zeros", "map", "dim",
+    "for", "cmp", "select", "cast",
+])  # fmt: skip
 _LOC = re.compile(r"^\s*\.loc\s+\d+\s+(\d+)", re.MULTILINE)
 _SAMPLE = 1024  # the value of every symbol where memory is drawn
 _LONGEST = 400  # lines of code shown of a kernel
@@ -120,13 +122,15 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
             [
                 f'<a href="#{escape(shown["name"])}-{escape(k["symbol"])}">{escape(k["name"])}</a>',
                 escape(" × ".join(g for i, g in enumerate(k["grid"] or ["?"]) if not i or g != "1")),
-                *(f"{k[key]:,}" for key in ("group", "registers", "shared_bytes", "spill_bytes", "frame_bytes",
-                                            "scratch_bytes", "code_bytes")),
+                *(f"{k[key]:,}" for key in ("group", "registers")),
+                _number(shared_text(k)),
+                *(f"{k[key]:,}" for key in ("spill_bytes", "frame_bytes", "scratch_bytes", "code_bytes")),
+                escape(" + ".join(f["count"] for f in k["flops"])),
                 escape(k["source"] or ""),
             ]
-        )  # fmt: skip
-    head = ["kernel", "grid", "group", "registers", "shared", "spills", "stack", "scratch", "code", "source"]
-    tiles = levels.tiles.get(shown["name"], {})
+        )
+    head = ["kernel", "grid", "group", "registers", "shared", "spills", "stack", "scratch", "code", "flops", "source"]
+    tiles = {k["name"]: _tile_of(k["name"], levels.tiles.get(shown["name"], {})) for k in shown["kernels"]}
     fused = {name: _fused(text) for name, text in tiles.items()}
     for row, k in zip(rows, shown["kernels"], strict=True):
         row.insert(1, escape(fused.get(k["name"], "")))
@@ -152,6 +156,16 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
         f'<details class="target" id="{escape(shown["name"])}"{opened}><summary><h2>{escape(shown["name"])}</h2>'
         f"<span>{len(rows)} kernels</span></summary>{''.join(out)}</details>"
     )
+
+
+def _number(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else escape(value)
+
+
+def _tile_of(kernel: str, tiles: Mapping[str, str]) -> str:
+    """The Tile IR that a kernel was made from: that of its name, or of the name that it is a version of."""
+    names = [name for name in tiles if kernel == name or kernel.startswith(f"{name}__")]
+    return tiles[max(names, key=len)] if names else ""
 
 
 def _fused(tile: str) -> str:

@@ -36,7 +36,7 @@ i.container{background:var(--container)}i.tests{background:var(--tests)}
 table{border-collapse:collapse;width:100%}
 th{font-size:12px;color:var(--soft);font-weight:600;text-align:left}
 td,th{padding:4px 12px 4px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
-th.n,td.n,#provenance td:first-child{white-space:nowrap}
+th.n,td.n,td:first-child,td:last-child:not(#provenance td){white-space:nowrap}
 th.n,td.n{text-align:right}
 .function+.function{border-top:1px solid var(--line);margin-top:14px;padding-top:10px}
 .function ul,.params{margin:6px 0;padding-left:22px;color:var(--soft)}

@@ -1,0 +1,48 @@
+"""The graph of a plan: what reads what, through blocks of which one runs."""
+
+from typing import Any
+
+from tesseracc.bundle.describe import shared_text
+from tesseracc.bundle.drawing import _Graph, graph
+
+
+def launch(kernel: str, reads: str, writes: str) -> dict[str, Any]:
+    args = list(dict.fromkeys((*reads, *writes)))
+    return {"op": "launch", "kernel": kernel, "grid": ["1"], "group": 1, "args": args, "reads": list(reads),
+            "writes": list(writes)}  # fmt: skip
+
+
+def edges(steps: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    buffers = {"x": "input", "t": "temp", "o": "output"}
+    plan = {"buffers": [{"name": n, "kind": k, "type": "f32[N]", "bytes": "4 * N"} for n, k in buffers.items()],
+            "steps": steps}  # fmt: skip
+    found = _Graph(plan, {})
+    titles = [title for _, title, *_ in found.nodes]
+    assert "<svg" in graph(plan, {})
+    return {(titles[a], titles[b]) for a, b, _ in found.edges}
+
+
+def test_one_behind_the_other() -> None:
+    found = edges([launch("a", "x", "t"), launch("b", "t", "o"), launch("c", "o", "o")])
+    assert found == {("x", "a"), ("a", "b"), ("b", "c"), ("c", "o")}
+
+
+def test_what_is_only_written_needs_nothing() -> None:
+    """Versions of one kernel for different sizes: each writes the result, none reads what another wrote."""
+    when = {"op": "when", "unless": "N%2", "blocks": [2, 1]}
+    inner = {"op": "when", "unless": "N%4", "blocks": [1, 0]}
+    found = edges([when, inner, launch("fast", "x", "o"), launch("slow", "x", "o")])
+    assert found == {("when", "when"), ("when", "fast"), ("when", "slow"), ("x", "fast"), ("x", "slow"),
+                     ("fast", "o"), ("slow", "o")}  # fmt: skip
+
+
+def test_a_loop_is_one_behind_the_other() -> None:
+    loop = {"op": "loop", "on": "t", "blocks": [1, 1]}
+    found = edges([launch("a", "x", "o"), loop, launch("test", "o", "t"), launch("step", "o", "o")])
+    assert found == {("x", "a"), ("a", "test"), ("a", "step"), ("step", "o")}
+
+
+def test_shared_memory_is_all_of_it() -> None:
+    assert shared_text({"shared_bytes": 16, "dynamic_shared": "4096"}) == 4112
+    assert shared_text({"shared_bytes": 16, "dynamic_shared": None}) == 16
+    assert shared_text({"shared_bytes": 16, "dynamic_shared": "4 * N"}) == "16 + 4 * N"
