@@ -256,24 +256,26 @@ class Reader(Work):
         return any(mentions(n.slice, names) for s in node.body for n in ast.walk(s) if isinstance(n, ast.Subscript))
 
     def _is_second(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> bool:
-        """Whether a loop of tiles inside a work loop makes one more axis: all stores to parameters are in it."""
+        """Whether a loop inside a work loop makes one more axis: nothing is carried, and what leaves the kernel is made
+        in it, all stores to parameters or what is stored behind the loops as a whole (rule R9)."""
+        if static_dim(lo) is None or static_dim(hi) is None or constant_dim(step) is None or len(self.drafts) > 2:
+            return False
+        if any(isinstance(self.frame.env.get(n), Bound | Static | Register) for n in carried_names(node.body)):
+            return False
+        return self._has_all_stores(node) if self._written(self.work_body) else self._is_needed(node, lo, hi)
+
+    def _has_all_stores(self, node: ast.For) -> bool:
+        """Whether a loop has all stores of the work loop to parameters, as slices at places that depend on it."""
         assert isinstance(node.target, ast.Name)
         names = tainted_names(node.body, {node.target.id})
         mine = self._written(node.body)
-        if not mine or not all(mentions(t.slice, names) for t in mine):
-            return False
-        if len(mine) != len(self._written(self.work_body)):
+        if len(mine) != len(self._written(self.work_body)) or not all(mentions(t.slice, names) for t in mine):
             return False
         written = {t.value.id for t in mine if isinstance(t.value, ast.Name)}
         around = [n for s in self.work_body for n in ast.walk(s) if isinstance(n, ast.Name) and n.id in written]
         if len(around) != len([n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in written]):
             return False
-        if static_dim(lo) is None or static_dim(hi) is None or constant_dim(step) is None or len(self.drafts) > 2:
-            return False
-        if not any(isinstance(n, ast.Slice) for t in mine for n in ast.walk(t.slice)):
-            return False
-        carried = carried_names(node.body)
-        return not any(isinstance(self.frame.env.get(n), Bound | Static | Register) for n in carried)
+        return any(isinstance(n, ast.Slice) for t in mine for n in ast.walk(t.slice))
 
     def _work_loop(self, node: ast.For, lo: Operand, hi: Operand, step: Operand) -> None:
         """One group per iteration: the variable is `lo + group_id * step`, the body stands alone (rule R3)."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import FunctionType
 
 from tessera.errors import SourceError, Span
@@ -122,6 +123,38 @@ def _returns_scalar(node: ast.FunctionDef, signature: Signature) -> bool:
     return False
 
 
+def _decided(body: Sequence[ast.stmt], reader: Reader, assigned: Container[str]) -> list[ast.stmt]:
+    """The statements without the branches that compile-time parameters rule out: what is not there has no domains."""
+    found: list[ast.stmt] = []
+    for stmt in body:
+        if isinstance(stmt, ast.If):
+            cond = _known(stmt.test, reader, assigned)
+            if cond is not None:
+                found += _decided(stmt.body if cond else stmt.orelse, reader, assigned)
+                continue
+        if isinstance(stmt, (ast.If, ast.For, ast.While)):
+            inner = copy.copy(stmt)
+            inner.orelse = _decided(stmt.orelse, reader, assigned)
+            inner.body = _decided(stmt.body, reader, assigned) or [ast.copy_location(ast.Pass(), stmt)]
+            stmt = inner
+        found.append(stmt)
+    return found
+
+
+def _known(test: ast.expr, reader: Reader, assigned: Container[str]) -> bool | None:
+    """What a condition is that consists of compile-time parameters, which nothing assigns, and numbers."""
+    names = [node.id for node in ast.walk(test) if isinstance(node, ast.Name)]
+    if any(isinstance(node, (ast.Call, ast.Attribute, ast.Subscript)) for node in ast.walk(test)):
+        return None
+    if not all(isinstance(reader.frame.env.get(name), Static) and name not in assigned for name in names):
+        return None
+    try:
+        cond = reader.truth(reader.expr(test), reader.span(test))
+    except SourceError:
+        return None  # told where the statement is read
+    return bool(cond.value) if isinstance(cond, Static) else None
+
+
 def _read(
     function: FunctionType,
     source: Source,
@@ -153,7 +186,7 @@ def _read(
     if late is not None:
         report.error(fail("E213", "a `return` inside a loop is not supported in a kernel", source.span(late)))
         report.finish()
-    body_nodes = tail_returns(node.body)
+    body_nodes = _decided(tail_returns(node.body), reader, assigned_names(node.body))
     domains = find_domains(body_nodes, signature.buffers, reader.batched, _is_free(frame, signature), source.span)
     outputs = _outputs(body_nodes, signature)
     reader.prepare(domains, outputs, config, signature.fixed)

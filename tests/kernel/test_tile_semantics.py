@@ -288,6 +288,28 @@ def test_a_block_is_an_operand_of_two_products() -> None:
     assert np.all(np.abs(o - scores @ wide(k)) <= 1.01 * 2.0**-8 * (np.abs(scores) @ np.abs(wide(k))))
 
 
+def test_domain_variables_in_a_compile_time_branch() -> None:
+    x, y = normal(50, 50), np.zeros((50, 50), np.float32)
+    for broad, want in ((False, x * 2), (True, x - 1)):
+        run(K.chosen_domain, x, y, broad)
+        np.testing.assert_array_equal(y, want)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (40, 70)], ids=str)
+def test_a_tile_is_returned_from_nested_work_loops(shape: tuple[int, int]) -> None:
+    x = normal(*shape)
+    assert [a.kind for a in K.returned_from_nested_loops.definition.axes] == ["work", "work"]
+    want = x + x[:, :8].max(1, keepdims=True, initial=-np.inf)
+    np.testing.assert_array_equal(run(K.returned_from_nested_loops, x), want)
+
+
+def test_other_words_for_products_and_sums() -> None:
+    a, b = normal(20, 40, dtype=ml_dtypes.bfloat16), normal(40, 30, dtype=ml_dtypes.bfloat16)
+    y = np.zeros(20, np.float32)
+    run(K.other_words, a, b, y)
+    np.testing.assert_allclose(y, (wide(a) @ wide(b)).sum(1), atol=1e-3)
+
+
 @pytest.mark.parametrize("offsets", [(0, 0), (5, 0), (0, 9), (2**30, 0), (0, 2**30)], ids=str)
 def test_causal_mask(offsets: tuple[int, int]) -> None:
     q, kv = offsets

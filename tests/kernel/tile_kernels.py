@@ -402,3 +402,31 @@ def one_block_in_two_products(
             block = k[j : j + 16, :]
             total += ts.tile.mma(ts.tile.cast(ts.tile.mma(q[i : i + 16, :], block.T), ts.bf16), block)
         o[i : i + 16, :] = total
+
+
+@ts.kernel
+def chosen_domain(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], wide: bool = False):
+    """Domain variables in the branches of a compile-time condition (R2)."""
+    if wide:
+        y[m : m + 8, n : n + 64] = x[m : m + 8, n : n + 64] - 1.0
+    else:
+        y[m : m + 16, n : n + 32] = x[m : m + 16, n : n + 32] * 2.0
+
+
+@ts.kernel
+def returned_from_nested_loops(x: ts.Tensor["M", "N", ts.f32]) -> ts.Tensor["M", "N", ts.f32]:
+    """Two axes of the launch that only the place of the result needs (R3, R9)."""
+    for i in ts.tile.range(0, M, 16):
+        bias = ts.tile.row_max(x[i : i + 16, 0:8])
+        for j in ts.tile.range(0, N, 32):
+            t = x[i : i + 16, j : j + 32] + bias[:, None]
+    return t
+
+
+@ts.kernel
+def other_words(a: ts.Tensor["M", "K", ts.bf16], b: ts.Tensor["K", "N", ts.bf16], y: ts.Tensor["M", ts.f32]):
+    """`dot`, `accum=`, `order=`."""
+    total = ts.tile.zeros((16, 32))
+    for k in range(0, K, 16):
+        total += ts.tile.dot(a[m : m + 16, k : k + 16], b[k : k + 16, 0:32], accum=ts.f32)
+    y[m : m + 16] = ts.tile.row_sum(total, order="tree")
