@@ -178,10 +178,12 @@ def _mbarrier_wait(w: Writer, op: Op) -> None:
 
 
 def _tensor_copy(w: Writer, op: Op) -> None:
+    """To the block's own memory, which is said: where others' cannot be reached at all the assembler would check it."""
     at, blocks = op.group("at"), op.attrs["blocks"]
     form, mask = (".multicast::cluster", f", ${3 + len(at)}") if blocks > 1 else ("", "")
+    space = "shared::cluster" if mask else "shared::cta"
     text = (
-        f"cp.async.bulk.tensor.{len(at)}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{form} "
+        f"cp.async.bulk.tensor.{len(at)}d.{space}.global.tile.mbarrier::complete_tx::bytes{form} "
         f"[$0], [$1, {_list(2, len(at))}], [${2 + len(at)}]{mask};"
     )
     address = w.let(f"ptrtoint {w.typed(op['map'])} to i64")

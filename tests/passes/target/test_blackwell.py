@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import load
 from tesseracc.codegen.image import Image
+from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, run_pipeline
+from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
+from tesseracc.ir.verify import verify
 from tesseracc.passes import pipelines
 from tests.passes.target.test_gpu_tiles import built, check_product, operands
 from tests.passes.target.test_hopper import machine_code
@@ -86,3 +90,35 @@ def test_a_note_says_why_products_are_not_in_tensor_memory(name: str, options: d
     found = [note.message for note in context.notes if "tensor memory" in note.message]
     assert len(found) > 0 if why else not found
     assert all(why in text for text in found if why)
+
+
+@pytest.mark.parametrize(("arch", "instruction"), [("sm_100f", "tcgen05.mma"), ("sm_120", "mma.sync")])
+def test_relatives(arch: str, instruction: str) -> None:
+    """The family's code, and chips without tensor memory: what their tables have, without advisories."""
+    _, image = built(arch, "gemm", m=64, n=32, k=32, dtype="bf16", group=128, trans_b=True)
+    assert instruction in image.ptx and ("tcgen05" in image.ptx) == (arch == "sm_100f")
+    assert "cp.async.bulk.tensor" in image.ptx and image.findings == ()
+    assert all(k.stack == k.spill_stores == 0 for k in image.kernels)
+
+
+def test_the_text_of_target_ir_round_trips() -> None:
+    module = run_pipeline(
+        pipelines.TARGET["cuda"], kernels.gemm(64, 64, 32, "bf16", group=128), Context(load("sm_100"))
+    )
+    text = module_text(module)
+    assert text.count("target.tensor_mma") >= 2 and module_text(verify(parse_module(text))) == text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("target.tensor_alloc %p {columns = 48}", "a power of two from 32 to 512"),
+        ("target.tensor_free %a {columns = 1024}", "a power of two from 32 to 512"),
+        ('%r = target.tensor_load %a {repeat = 2, shape = "32x32b"} : f32', "2 results of 32 bits"),
+        ('%r = target.tensor_load %a {repeat = 1, shape = "8x8b"} : f32', "no shape is called 8x8b"),
+    ],
+)
+def test_operations_on_tensor_memory_are_verified(line: str, words: str) -> None:
+    head = 'target.func @k(%p: ptr<shared>, %a: i32) {group = 128, scratch = 0, shared = 0, symbol = "k"} {\n  '
+    with pytest.raises(TesseraError, match=words):
+        verify(parse_module(head + line + "\n}\n"))
