@@ -160,6 +160,7 @@ class Reader(Work):
         args = [self.expr(a) for a in call.args]
         kwargs = {k.arg: self.expr(k.value) for k in call.keywords if k.arg is not None}
         kwargs.pop("prefetch", None)  # a hint
+        self._stages(kwargs.pop("num_stages", None), span)
         if not 1 <= len(args) <= 3 or set(kwargs) - {"step"} or (len(args) == 3 and kwargs):
             raise fail("E218", f"`{word.shown}` takes stop, or start and stop, and a step", span)
         lo: Operand = Static(0)
@@ -178,6 +179,15 @@ class Reader(Work):
         if constant is not None and constant < 0 and not all(constant_dim(x) is not None for x in (lo, hi)):
             raise fail("E219", "a range with a negative step needs compile-time bounds", span)
         return lo, hi, step
+
+    def _stages(self, wanted: Operand | None, span: Span) -> None:
+        """`num_stages=` of a range: the depth of the kernel's pipelines where its configuration has none."""
+        if wanted is None:
+            return
+        value = wanted.value if isinstance(wanted, Static) else None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise fail("E218", "`num_stages` is a positive number known while compiling", span)
+        self.config.setdefault("num_stages", value)
 
     def _unroll(self, node: ast.For, items: tuple[Operand, ...]) -> None:
         """A sequence known while compiling: the body once per item."""

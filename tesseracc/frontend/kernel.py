@@ -73,6 +73,8 @@ def lower(kernel: KernelDef, root: str | None = None) -> Module:
         "group": kernel.group,
         "symbols": kernel.symbols,
     }
+    if stages := dict(kernel.config).get("num_stages"):
+        attrs["stages"] = stages
     func = Func("tile.kernel", name, remove_dead(body.b.region(params)), attrs, loc)
     return verify(Module((func, _program(kernel, func, loc))))
 

@@ -38,12 +38,12 @@ from tessera.kernel.tree import (
 )
 from tessera.shapes import Dim, substitute
 from tesseracc.arch.arch import Arch
+from tesseracc.tuning.products import LATENCY
 from tesseracc.tuning.space import shared_bytes
 
 __all__ = ["NOMINAL", "estimate"]
 
 NOMINAL = 1024  # the size of a dim that has no number
-_LATENCY = 1e-6  # seconds: a trip to global memory and a barrier
 _BASE_REGISTERS = 32  # addresses, counters and operands of a thread
 
 
@@ -72,7 +72,7 @@ def estimate(kernel: KernelDef, arch: Arch, sizes: Mapping[str, int] | None = No
     units = max(1, rates.units)
     compute = resident * cost.seconds * units
     memory = resident * cost.bytes * units / bandwidth if bandwidth else 0.0
-    return math.ceil(groups / (units * resident)) * max(compute, memory, cost.iterations * _LATENCY)
+    return math.ceil(groups / (units * resident)) * max(compute, memory, cost.iterations * LATENCY)
 
 
 def occupancy(kernel: KernelDef, arch: Arch) -> int:

@@ -11,14 +11,14 @@ times as much. A ring covers the latency of memory with the steps of its other s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.shapes import Dim
 from tesseracc.arch.arch import Arch
 from tesseracc.layout.select import candidates
 
-__all__ = ["LATENCY", "Tile", "product_tile", "ring_depth"]
+__all__ = ["FEWEST", "LATENCY", "Tile", "loop_seconds", "product_tile", "ring_depth", "step_seconds"]
 
 LATENCY = 1e-6  # seconds: a trip to global memory and a barrier
 #: what caches give, as a multiple of the memory's bandwidth
@@ -52,13 +52,27 @@ def _rate(arch: Arch, types: tuple[str, str, str], tile: Tile) -> tuple[float, b
     return (found[0].tflops * 1e12, found[0].row.warps > 1) if found else (0.0, False)
 
 
+def _longer(arch: Arch, compute: float, loaded: int) -> float:
+    """Of seconds of products at the rate of the whole chip, and bytes of operands: what one multiprocessor takes."""
+    bandwidth = CACHES * arch.throughput.dram_gbytes_per_s * 1e9
+    return max(compute, loaded / bandwidth if bandwidth else 0.0) * max(1, arch.throughput.units)
+
+
 def step_seconds(arch: Arch, tile: Tile, rate: float, sizes: tuple[int, int]) -> float:
     """A step of a tile, whose operands have elements of so many bytes; `rate` is that of the whole chip."""
-    units = max(1, arch.throughput.units)
     loaded = (tile.m * sizes[0] + tile.n * sizes[1]) * tile.k
-    bandwidth = CACHES * arch.throughput.dram_gbytes_per_s * 1e9
-    compute = 2 * tile.m * tile.n * tile.k * units / rate if rate else 0.0
-    return max(compute, loaded * units / bandwidth if bandwidth else 0.0)
+    return _longer(arch, 2 * tile.m * tile.n * tile.k / rate if rate else 0.0, loaded)
+
+
+def loop_seconds(
+    arch: Arch, products: Sequence[tuple[tuple[str, str, str], tuple[int, int, int]]], warps: int, loaded: int
+) -> float:
+    """An iteration of a loop that makes products (types, extents) by so many warps of so many bytes of operands."""
+    compute = 0.0
+    for types, (m, n, k) in products:
+        rate, _ = _rate(arch, types, Tile(m, n, k, warps))
+        compute += 2 * m * n * k / rate if rate else 0.0
+    return _longer(arch, compute, loaded)
 
 
 def ring_depth(step: float) -> int:

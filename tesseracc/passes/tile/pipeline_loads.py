@@ -7,8 +7,8 @@
 
 A read goes through a ring when a product on matrix units uses it (cast or transposed on the way; other products stage
 operands in a form of their own), when its place follows from the index and the outside by arithmetic, and when nothing
-in the loop writes to its buffer. The ring has as many slots as help to
-cover the latency of memory and fit into the target's shared memory.
+in the loop writes to its buffer. The ring has as many slots as the kernel says (attribute `stages`, 1: no ring), else
+as cover the latency of memory, and as fit into the target's shared memory.
 """
 
 from __future__ import annotations
@@ -26,20 +26,27 @@ from tesseracc.ir.types import I64, BufType, TileType, size_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.layout.fragments import next_power
 from tesseracc.layout.select import choose_mma
+from tesseracc.tuning.products import FEWEST, loop_seconds, ring_depth
 
-#: slots beyond this no longer help: the copies of a slot take about as long as two products of one
-MOST_STAGES = 4
 #: bytes of shared memory left for what the lowering needs, at least
 RESERVE = 32 << 10
 _ON_THE_WAY = frozenset({"tile.transpose", "arith.cast"})
 _WRITERS = frozenset({"tile.write", "tile.store", "tile.copy_async"})
 
 
-def pipelined(kernel: Func, arch: Arch) -> Func:
+def pipelined(kernel: Func, context: Context) -> Func:
     """One kernel."""
+    arch = context.need_arch()
     taken = sum(_bytes(op.result) for op in kernel.walk() if op.name == "tile.alloc")
     room = arch.limits.shared_per_block - taken
-    return replace(kernel, body=remove_dead(map_ops(kernel.body, lambda op: _loop(op, room, arch))))
+
+    def visit(op: Op) -> list[Op] | None:
+        found = _loop(op, room, kernel, context)
+        if found is not None and (wanted := kernel.attrs.get("stages", 0)) > (had := found[-1].attrs["stages"]):
+            context.note(f"@{kernel.name}: {had} stages fit into shared memory, not {wanted}", op.loc)
+        return found
+
+    return replace(kernel, body=remove_dead(map_ops(kernel.body, visit)))
 
 
 def _bytes(buf: Value) -> int:
@@ -49,8 +56,9 @@ def _bytes(buf: Value) -> int:
     return prod(dims) * size_of(type_.dtype) if type_.space == "shared" else 0
 
 
-def _loop(op: Op, room: int, arch: Arch) -> list[Op] | None:
+def _loop(op: Op, room: int, kernel: Func, context: Context) -> list[Op] | None:
     """The loop as a pipeline, after the allocation of its rings; None where it has no operands to bring."""
+    arch = context.need_arch()
     if op.name != "scf.for" or op.operands[0].type != I64:
         return None
     body = op.regions[0]
@@ -60,7 +68,8 @@ def _loop(op: Op, room: int, arch: Arch) -> list[Op] | None:
     size = sum(_tile_bytes(load.result) for load in loads)
     own = set(makers) | set(body.args)  # the other operands lie in shared memory all the time
     room -= max(RESERVE, sum(_tile_bytes(value) for value in wanted if value not in own))
-    stages = min(MOST_STAGES, room // size) if size else 0
+    depth = kernel.attrs.get("stages") or (_depth(body, size, kernel, arch) if size else 0)
+    stages = min(depth, room // size) if size else 0
     if stages < 2:
         return None
     b = Builder(op.loc)
@@ -71,6 +80,19 @@ def _loop(op: Op, room: int, arch: Arch) -> list[Op] | None:
     bounds, inits = op.operands[:3], list(op.group("inits"))
     made = b.emit("tile.pipeline", *bounds, rings, inits, types=types, regions=[fill, use], stages=stages)
     return [*b.ops[:-1], replace(made, results=op.results)]
+
+
+def _depth(body: Region, size: int, kernel: Func, arch: Arch) -> int:
+    """The slots that cover the latency of memory; as many as leave room for a second block, if not the fewest."""
+    warps = max(1, int(kernel.attrs["group"]) // arch.lanes)
+    shapes: list[tuple[tuple[str, str, str], tuple[int, int, int]]] = []
+    for op in body.ops:
+        if _on_matrix_units(op, arch):
+            a, b, acc = multiplied(op)
+            m, n, k = (max(16, next_power(extent)) for extent in (*acc.shape, a.shape[1]))
+            shapes.append(((a.dtype, b.dtype, acc.dtype), (m, n, k)))
+    depth = ring_depth(loop_seconds(arch, shapes, warps, size))
+    return max(min(depth, arch.limits.shared_per_sm // 2 // size), FEWEST)
 
 
 def _operands(body: Region, arch: Arch) -> set[Value]:
@@ -183,7 +205,6 @@ def _use(loads: Sequence[Op], rings: Sequence[Value], body: Region) -> Region:
 @register("pipeline-loads", level="tile")
 def run(module: Module, context: Context) -> Module:
     """Brings operands of products through rings in shared memory, ahead of their use."""
-    arch = context.need_arch()
-    if not arch.has("cp_async"):
+    if not context.need_arch().has("cp_async"):
         return module
-    return module.with_(funcs=map_funcs(module.funcs, "tile.kernel", lambda kernel: pipelined(kernel, arch)))
+    return module.with_(funcs=map_funcs(module.funcs, "tile.kernel", lambda kernel: pipelined(kernel, context)))

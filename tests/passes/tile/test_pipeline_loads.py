@@ -1,13 +1,13 @@
 """Pipelines of products: the kernel computes what the plain loop does, and only what may be copied ahead is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pytest
 
+import tessera as ts
 from tesseracc.arch.arch import load
+from tesseracc.frontend.kernel import lower
 from tesseracc.interpret.tile import Memory, run_kernel
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
@@ -63,6 +63,41 @@ def test_as_many_slots_as_fit() -> None:
     (op,) = (op for op in big.funcs[0].walk() if op.name == "tile.pipeline")
     assert op.attrs["stages"] == 2
     assert "tile.pipeline" not in names(rewritten(kernels.gemm(256, 128, 128, "f16"), "sm_86"))
+
+
+def test_depth_follows_the_kernel_then_the_latency() -> None:
+    def stages(module: Module, **attrs: int) -> tuple[int, list[str]]:
+        kernel = module.funcs[0].with_(attrs={**module.funcs[0].attrs, **attrs})
+        context = Context(load("sm_90"))
+        found = run_pipeline(parse_pipeline("pipeline-loads"), module.with_(funcs=(kernel,)), context)
+        ops = [op for op in found.funcs[0].walk() if op.name == "tile.pipeline"]
+        return (ops[0].attrs["stages"] if ops else 1), [note.message for note in context.notes]
+
+    large, small = (kernels.gemm(*shape, "bf16") for shape in ((128, 256, 64), (64, 64, 32)))
+    assert stages(large) == (4, []) and stages(small) == (8, [])
+    assert [stages(small, stages=n)[0] for n in (1, 2, 3, 12)] == [1, 2, 3, 12]
+    assert stages(large, stages=9) == (4, ["@gemm: 4 stages fit into shared memory, not 9"])
+
+
+def test_a_range_says_how_deep() -> None:
+    @ts.kernel
+    def product(a: ts.Tensor["M", "K", ts.bf16], b: ts.Tensor["K", 64, ts.bf16], c: ts.Tensor["M", 64, ts.f32]):
+        for i in ts.tile.range(0, M, 64):
+            acc = ts.tile.zeros((64, 64), ts.f32)
+            for k in ts.tile.range(0, K, 32, num_stages=3):
+                acc += ts.tile.mma(a[i : i + 64, k : k + 32], b[k : k + 32, :])
+            c[i : i + 64, :] = acc
+
+    module = rewritten(lower(product.definition))
+    assert [op.attrs["stages"] for op in module.funcs[0].walk() if op.name == "tile.pipeline"] == [3]
+    with pytest.raises(ts.SourceError, match="`num_stages` is a positive number"):
+
+        @ts.kernel
+        def wrong(x: ts.Tensor["N", ts.f32]):
+            for i in ts.tile.range(N, num_stages=0):
+                x[i] = 0.0
+
+        _ = wrong.definition
 
 
 TEXT = """
