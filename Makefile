@@ -43,10 +43,10 @@ python:
 	  { echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 test: $(VENV)/.stamp ## Run the tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
 
 test-full: $(VENV)/.stamp ## Run every test that needs no GPU, the slow ones too
-	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not gpu'
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m 'not gpu'
 
 demo: $(DEMO)/compiler/.stamp $(DEMO)/runtime/.stamp ## Compile samples/digits.py and read real handwritten digits with the bundle
 	$(DEMO)/compiler/bin/tesseracc build samples/digits.py --arch cpu --arch sm_90 -o $(DEMO)/digits.tsb

@@ -42,6 +42,8 @@ RULES: dict[str, Rule] = {
         Rule("inverse-transform", "ifft(fft(x)) = x, fft(ifft(x)) = x", "fast", "two transforms less"),
         Rule("convolution-theorem", "ifft(fft(x) * fft(y)) = x (*) y, (*) the circular convolution", "fast",
              "products of spectra for long operands, sums of products for short ones"),
+        Rule("spectral-convolution", "conv(x, w) = ifft(sum over channels of fft(x) * conj(fft(w)))", "fast",
+             "large windows by products of spectra, where that takes fewer multiplications"),
         Rule("reciprocal", "x / c = x * (1 / c), c a number or a smaller tensor", "fast",
              "one division in place of many"),
         Rule("reciprocal-root", "x / sqrt(y) = x * rsqrt(y)", "fast", "one function in place of two"),

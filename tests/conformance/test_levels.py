@@ -8,7 +8,7 @@ levels are held against is the operator's `ref`. Comparators are those of tests/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ from tests.operators.test_registry import (
 )
 
 Array = np.ndarray[Any, Any]
+#: one process builds the module of all cases, for all tests
+pytestmark = pytest.mark.xdist_group("conformance")
 
 
 def function_name(index: int) -> str:
@@ -67,7 +69,7 @@ def as_function(index: int, case: Case) -> Func:
     return Func("graph.func", function_name(index), b.region(params, results), {"doc": ""}, b.loc)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Levels:
     """The module of all cases at every level, and its bundle on this machine and on an emulated GPU."""
 
@@ -76,6 +78,10 @@ class Levels:
     native: Any
     emulated: Any
 
+    @cached_property
+    def on_two_threads(self) -> Any:
+        return load_bundle(self.build.bundle(), device="cpu", threads=2)
+
 
 @cache
 def levels() -> Levels:
@@ -83,7 +89,8 @@ def levels() -> Levels:
     build = Build(module, [host_level(), load("sm_90")])
     bundle = build.bundle()
     # the emulator reports races and stray accesses as errors
-    return Levels(module, build, load_bundle(bundle, device="cpu", threads=1), load_bundle(bundle, device=EmulatorDevice()))
+    emulated = load_bundle(bundle, device=EmulatorDevice())
+    return Levels(module, build, load_bundle(bundle, device="cpu", threads=1), emulated)
 
 
 def arguments(case: Case, env: dict[str, int], types: tuple[TensorType, ...], rng: np.random.Generator) -> list[Array]:
@@ -123,3 +130,26 @@ def test_level_equals_ref(index: int, level: str) -> None:
         for got, want in zip(results, expected, strict=True):
             assert_close(case, np.asarray(got), np.asarray(want), args)
     assert tried
+
+
+def large(case: Case) -> dict[str, int]:
+    """Sizes at which code is spread over threads, where the case leaves them open."""
+    names = sorted({s for t in case.inputs for s in t.symbols} | attribute_symbols(case.op))
+    open_ = [n for n in names if n not in case.sizes]
+    size = {0: 0, 1: 70001, 2: 301, 3: 67}.get(len(open_), 19)
+    return {n: size if n in open_ else case.sizes[n][1] for n in names}
+
+
+def test_same_bits_over_runs_and_threads() -> None:
+    found, spread = levels(), 0
+    for index, case in enumerate(CASES):
+        made = concrete(case, env := large(case)) or concrete(case, env := list(sizes(case))[-1])
+        if made is None:
+            continue
+        args = arguments(case, env, made[1], rng_of(case))
+        first = each(found.native[function_name(index)](*args))
+        spread += sum(x.size for x in args) > 10000
+        for again in (found.native, found.on_two_threads, found.on_two_threads):
+            for a, b in zip(first, each(again[function_name(index)](*args)), strict=True):
+                assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), IDS[index]
+    assert spread > len(CASES) // 3

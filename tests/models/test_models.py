@@ -2,7 +2,7 @@
 LSTM. Natively and on the emulated GPU; the language's own test of the operators is elsewhere."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tests.models import references as ref
 from tests.models.levels import Compiled, numeric_gradient
 
 Array = np.ndarray[Any, Any]
+pytestmark = pytest.mark.xdist_group("models")
 
 
 # A vision transformer -------------------------------------------------------------------------------------------------
@@ -139,11 +140,46 @@ def arguments(name: str) -> list[Array]:
     return [rng.standard_normal(shape).astype(np.float32) * np.float32(0.7) for shape in SHAPES[name]]
 
 
+@cache
+def compiled_model(name: str) -> Compiled:
+    model = MODELS[name][0]
+    return Compiled(model, gradients_of(model))
+
+
+def trained(name: str, threads: int, steps: int = 100) -> list[Array]:
+    """The parameters after some steps against the gradient, on the CPU."""
+    step = compiled_model(name).on_threads(threads)[f"{name}_gradients"]
+    args = arguments(name)
+    for _ in range(steps):
+        args = [a - np.float32(0.05) * g for a, g in zip(args, step(*args), strict=True)]
+    return args
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_has_the_same_bits_over_runs_and_threads(name: str) -> None:
+    first = trained(name, 1)
+    assert all(np.isfinite(a).all() for a in first)
+    assert any((a != b).any() for a, b in zip(first, arguments(name), strict=True))
+    for again in (trained(name, 1), trained(name, 2)):
+        for a, b in zip(first, again, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_model_on_other_gpus(name: str) -> None:
+    """Without tensor copies and wgmma, and the oldest target."""
+    model = MODELS[name][0]
+    check(name, Compiled(model, gradients_of(model), gpus=("sm_80", "sm_70")))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_model(name: str) -> None:
-    model, reference = MODELS[name]
-    compiled = Compiled(model, gradients_of(model))
-    args = arguments(name)
+    check(name, compiled_model(name))
+
+
+def check(name: str, compiled: Compiled) -> None:
+    reference, args = MODELS[name][1], arguments(name)
     wide = [a.astype(np.float64) for a in args]
     compiled.check(name, args, reference(*wide), 5e-5, interpreted=False)
     want = [numeric_gradient(lambda _: float((reference(*wide) ** 2).mean()), a) for a in wide]

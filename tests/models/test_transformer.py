@@ -1,5 +1,6 @@
 """Transformer layers: the seed's as it stands, and `ts.nn.transformer_layer` with all its weights, against float64."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,22 @@ from tests.models import references as ref
 from tests.models.levels import Compiled, numeric_gradient
 
 Array = np.ndarray[Any, Any]
+#: one process builds the module, for all tests
+pytestmark = pytest.mark.xdist_group("transformer")
 SEED = Path(__file__).parents[2] / "samples" / "seeds" / "transformer_layer.py"
 
 
 # The seed's layer -----------------------------------------------------------------------------------------------------
 
 
-def rounded(x: Array) -> Array:
+def to_bf16(x: Array) -> Array:
     return widen(convert(x, bf16)).astype(np.float64)
 
 
-def seed_reference(x: Array, w_qkv: Array, w_out: Array, w_mlp: Array) -> Array:
-    """In float64, rounded to bf16 where the program has a bf16 value."""
+def seed_reference(
+    x: Array, w_qkv: Array, w_out: Array, w_mlp: Array, rounded: Callable[[Array], Array] = to_bf16
+) -> Array:
+    """In float64, rounded (to bf16) where the program has a bf16 value."""
     b, s, d = x.shape
     heads = rounded(x @ w_qkv).reshape(b, s, 3, 16, d // 16).transpose(2, 0, 3, 1, 4)
     mixed = rounded(ref.attention(*heads, causal=True)).transpose(0, 2, 1, 3).reshape(b, s, d)
@@ -34,21 +39,85 @@ def seed_reference(x: Array, w_qkv: Array, w_out: Array, w_mlp: Array) -> Array:
     return rounded(x + rounded(rounded(ref.gelu(rounded(x @ w_mlp))) @ w_mlp.T))
 
 
+def seed_gradients(x: ts.Tensor["B", "S", "D", ts.bf16], w_qkv: ts.Tensor["D", "3*D", ts.bf16],
+                   w_out: ts.Tensor["D", "D", ts.bf16], w_mlp: ts.Tensor["D", "4*D", ts.bf16],
+                   ct: ts.Tensor["B", "S", "D", ts.bf16]):
+    """The cotangents of the layer's operands for one of its result."""
+    _, pull = ts.vjp(source.load(SEED).entries["transformer_layer"].python, x, w_qkv, w_out, w_mlp)
+    return pull(ct)
+
+
 @cache
 def seed() -> Compiled:
-    return Compiled(source.load(SEED).entries["transformer_layer"].python)
+    """sm_90 multiplies bf16 on tensor cores, sm_70 has none for it."""
+    return Compiled(source.load(SEED).entries["transformer_layer"].python, seed_gradients, gpus=("sm_90", "sm_70"))
+
+
+def seed_arguments(b: int, s: int, d: int) -> list[Array]:
+    """Weights of variance 1/D keep the softmax away from single keys."""
+    rng = np.random.default_rng(s)
+    return [convert(rng.standard_normal((b, s, d)), bf16),
+            *(convert(rng.standard_normal((d, n * d)) / d**0.5, bf16) for n in (3, 1, 4))]
+
+
+def check_seed(found: dict[str, list[Array]], args: list[Array]) -> None:
+    """Errors stay a few units of bf16 (2^-8)."""
+    want = seed_reference(*(widen(a).astype(np.float64) for a in args))
+    for level, (got,) in found.items():
+        error = np.linalg.norm(widen(got).astype(np.float64) - want) / np.linalg.norm(want)
+        assert error < 2.0**-7, (level, error)
 
 
 @pytest.mark.parametrize(("b", "s", "d"), [(1, 1, 16), (2, 7, 32), (1, 33, 48)])
 def test_seed_layer(b: int, s: int, d: int) -> None:
-    """Weights of variance 1/D keep the softmax away from single keys: errors stay a few units of bf16 (2^-8)."""
-    rng = np.random.default_rng(s)
-    x = convert(rng.standard_normal((b, s, d)), bf16)
-    weights = [convert(rng.standard_normal((d, n * d)) / d**0.5, bf16) for n in (3, 1, 4)]
-    want = seed_reference(*(widen(a).astype(np.float64) for a in (x, *weights)))
-    for level, (got,) in seed().results("transformer_layer", (x, *weights)).items():
-        error = np.linalg.norm(widen(got).astype(np.float64) - want) / np.linalg.norm(want)
-        assert error < 2.0**-7, (level, error)
+    args = seed_arguments(b, s, d)
+    check_seed(seed().results("transformer_layer", args), args)
+
+
+def native_seed(name: str, *args: Array) -> list[Array]:
+    found = seed().native[name](*args)
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+@pytest.mark.parametrize(("b", "s"), [(1, 256), (2, 97)])
+def test_seed_layer_at_its_size(b: int, s: int) -> None:
+    """16 heads of 32, whole and ragged lengths; natively."""
+    args = seed_arguments(b, s, 512)
+    check_seed({"native": native_seed("transformer_layer", *args)}, args)
+
+
+def check_seed_gradients(found: dict[str, list[Array]], args: list[Array], ct: Array) -> None:
+    """The gradient g along random directions v, against differences of the layer in float64, without roundings.
+
+    For v of independent elements of variance 1, <g - g0, v> has the size |g - g0|; bf16 leaves it at 2^-8 |g0| for each
+    of some tens of roundings on the way.
+    """
+    wide, weight = [widen(a).astype(np.float64) for a in args], widen(ct).astype(np.float64)
+    rng, step = np.random.default_rng(5), 1e-4
+    for i, x in enumerate(wide):
+        for _ in range(2):
+            v = rng.standard_normal(x.shape)
+            ends = [seed_reference(*wide[:i], x + sign * step * v, *wide[i + 1 :], rounded=np.asarray)
+                    for sign in (1, -1)]
+            want = float(((ends[0] - ends[1]) * weight).sum()) / (2 * step)
+            for level, gradients in found.items():
+                g = widen(gradients[i]).astype(np.float64)
+                assert abs((g * v).sum() - want) < 0.04 * np.linalg.norm(g), (level, i)
+
+
+@pytest.mark.parametrize(("b", "s", "d"), [(2, 7, 32)])
+def test_seed_layer_gradients(b: int, s: int, d: int) -> None:
+    args = seed_arguments(b, s, d)
+    ct = convert(np.random.default_rng(1).standard_normal((b, s, d)), bf16)
+    check_seed_gradients(seed().results("seed_gradients", [*args, ct], interpreted=False), args, ct)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("b", "s"), [(1, 256), (2, 97)])
+def test_seed_layer_gradients_at_its_size(b: int, s: int) -> None:
+    args = seed_arguments(b, s, 512)
+    ct = convert(np.random.default_rng(1).standard_normal((b, s, 512)), bf16)
+    check_seed_gradients({"native": native_seed("seed_gradients", *args, ct)}, args, ct)
 
 
 def test_seed_layer_needs_whole_heads() -> None:

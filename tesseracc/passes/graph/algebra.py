@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from tessera.ops.convolution import Convolution
 from tessera.ops.fourier import radices
+from tessera.ops.spectral_convolution import by_spectra, spectra_are_cheaper
 from tesseracc.ir.builder import Builder, make
+from tesseracc.ir.dialects.graph import operator_of, to_lang
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs, remove_dead, substitute, uses
 from tesseracc.ir.types import TensorType, element
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.numerics import allows
+from tesseracc.passes.graph.decompose import emit_composition
 from tesseracc.passes.graph.terms import Attrs, Bindings, Equation, Pattern, Term, matches, tensor
 
 
@@ -58,6 +63,17 @@ def direct_is_cheaper(found: Bindings) -> bool:
     return not isinstance(size, int) or size * size <= size * (3 * sum(radices(size)) + 1)
 
 
+def _convolution(op: Op) -> Convolution:
+    found = operator_of(op)
+    assert isinstance(found, Convolution)
+    return found
+
+
+def _wide_windows(found: Bindings) -> bool:
+    x, w = (to_lang(found.values[name].type) for name in ("x", "w"))
+    return spectra_are_cheaper(_convolution(found.ops[0]), x, w)
+
+
 SPECTRAL_PRODUCT = _fourier(Term("complex_mul", (_spectrum("x"), _spectrum("y"))), True, True)
 CONVOLUTION = Term("circular_convolution", ("x", "y"))
 
@@ -83,6 +99,9 @@ EQUATIONS: tuple[Equation, ...] = (
              lambda found: _one_precision(found) and direct_is_cheaper(found)),
     Equation("convolution-theorem", CONVOLUTION, SPECTRAL_PRODUCT,
              lambda found: _one_precision(found) and not direct_is_cheaper(found)),
+    # a convolution with large windows is a product of spectra, filled up with zeros
+    Equation("spectral-convolution", Term("convolution", ("x", "w")),
+             lambda op: partial(by_spectra, _convolution(op)), _wide_windows),
 )  # fmt: skip
 
 
@@ -101,6 +120,8 @@ class _Graph:
         found = Bindings()
         if not matches(equation.before, op.result, {**self.made, op.result: op}, found) or not equation.when(found):
             return None
+        if callable(equation.after):
+            return found
         if isinstance(equation.after, str):
             return found if found.values[equation.after].type == op.result.type else None
         inner = [made for made in found.ops[1:] if made.name != "graph.transpose"]
@@ -115,6 +136,9 @@ class _Graph:
                 found = self.fits(equation, op)
                 if found is not None:
                     self.context.permit(equation.rule, op.name.removeprefix("graph."), op.loc)
+                    if callable(equation.after):
+                        (made,) = emit_composition(self.b, equation.after(op), op.operands)
+                        return made
                     return self.build(equation.after, found)
         self.b.append(op)
         self.made.update(dict.fromkeys(op.results, op))

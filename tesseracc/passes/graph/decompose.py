@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tessera.errors import Span
@@ -42,8 +43,13 @@ class _Expander(Interpreter):
 def expand(op: Op, b: Builder) -> tuple[Value, ...]:
     """Emits what a composed operation stands for; returns the values of its results."""
     b.loc = op.loc
+    return emit_composition(b, operator_of(op).compose, op.operands)
+
+
+def emit_composition(b: Builder, compose: Callable[..., Any], values: Sequence[Value]) -> tuple[Value, ...]:
+    """Emits what a function of tensors does with values; returns those of its results."""
     with interpret(_Expander(b)) as expander:
-        found = operator_of(op).compose(*(Held(expander, to_lang(v.type), v) for v in op.operands))
+        found = compose(*(Held(expander, to_lang(v.type), v) for v in values))
     parts = found if isinstance(found, tuple) else (found,)
     return tuple(part.held for part in parts)
 

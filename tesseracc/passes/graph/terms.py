@@ -28,6 +28,8 @@ class Term:
 
 
 Pattern = Term | str
+#: a right side that no term says: a function of tensors, from the operator on the left
+Composition = Callable[[Op], Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Equation:
 
     rule: str
     before: Term
-    after: Pattern
+    after: Pattern | Composition
     when: Callable[[Bindings], bool] = _anything
 
 

@@ -64,6 +64,11 @@ def long_between(x: ts.Tensor["B", 96, 2, ts.f64], y: ts.Tensor[96, 2, ts.f64]):
     return ts.ifft(ts.complex_mul(ts.fft(ts.circular_convolution(x, y)), ts.fft(y)))
 
 
+@ts.function
+def wide(x: ts.Tensor[8, 2, 64, 40, ts.f64], w: ts.Tensor[3, 2, 31, 25, ts.f64]):
+    return ts.nn.conv2d(x, w, padding=3)
+
+
 SPECTRA = ["fourier", "fourier", "complex_mul"]
 #: function -> its rule, shapes, what it is before and after
 CASES = {
@@ -117,7 +122,62 @@ def fn_dtype(module: Module) -> type:
 
 
 def test_every_rule_of_an_equation_has_a_case() -> None:
-    assert {equation.rule for equation in EQUATIONS} == {rule for rule, *_ in CASES.values()}
+    assert {equation.rule for equation in EQUATIONS} == {rule for rule, *_ in CASES.values()} | {"spectral-convolution"}
+
+
+@ts.function
+def narrow_window(x: ts.Tensor[8, 2, 64, 40, ts.f64], w: ts.Tensor[3, 2, 5, 5, ts.f64]):
+    return ts.nn.conv2d(x, w, padding=3)
+
+
+@ts.function
+def any_size(x: ts.Tensor[8, 2, "H", 40, ts.f64], w: ts.Tensor[3, 2, 31, 25, ts.f64]):
+    return ts.nn.conv2d(x, w, padding=3)
+
+
+@ts.function
+def strides(x: ts.Tensor[8, 2, 64, 40, ts.f64], w: ts.Tensor[3, 2, 31, 25, ts.f64]):
+    return ts.nn.conv2d(x, w, stride=2)
+
+
+@ts.function
+def in_groups(x: ts.Tensor[8, 4, 400, 7, ts.f32], w: ts.Tensor[6, 2, 201, 4, ts.f32]):
+    return ts.nn.conv2d(x, w, groups=2)
+
+
+def convolved(x: np.ndarray, w: np.ndarray, padding: int, groups: int = 1) -> np.ndarray:
+    """Windows of the padded image times the kernel, in float64."""
+    x = np.pad(x.astype(np.float64), [(0, 0), (0, 0), (padding, padding), (padding, padding)])
+    parts = []
+    for one, kernel in zip(np.split(x, groups, 1), np.split(w.astype(np.float64), groups), strict=True):
+        seen = np.lib.stride_tricks.sliding_window_view(one, w.shape[2:], (2, 3))
+        parts.append(np.einsum("ncijkl,ockl->noij", seen, kernel, optimize=True))
+    return np.concatenate(parts, 1)
+
+
+@pytest.mark.parametrize(("fn", "shapes", "groups"), [
+    (wide, [(8, 2, 64, 40), (3, 2, 31, 25)], 1),
+    pytest.param(in_groups, [(8, 4, 400, 7), (6, 2, 201, 4)], 2, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_large_windows_are_products_of_spectra(fn: ts.Function, shapes: list[tuple[int, ...]], groups: int) -> None:
+    module = trace(fn).module
+    rng = np.random.default_rng(groups)
+    arrays = [rng.standard_normal(shape).astype(fn_dtype(module)) for shape in shapes]
+    want = convolved(*arrays, padding=3 if fn is wide else 0, groups=groups)
+    for profile in PROFILES:
+        done, notes = rewritten(module, profile)
+        assert ("convolution" in names(done)) == (profile != "fast")
+        assert [note.split(":")[0] for note in notes] == ["spectral-convolution"] * (profile == "fast")
+    build = Build(module, [host_level()], numerics="fast")
+    got = load_bundle(build.bundle(), device="cpu", threads=2)[fn.name](*arrays)
+    near = 1e-12 if fn is wide else 2e-6
+    np.testing.assert_allclose(got, want, rtol=0, atol=near * np.abs(want).max())
+
+
+@pytest.mark.parametrize("fn", [narrow_window, any_size, strides], ids=lambda fn: fn.name)
+def test_other_convolutions_stay(fn: ts.Function) -> None:
+    done, notes = rewritten(trace(fn).module, "fast")
+    assert "convolution" in names(done) and not notes
 
 
 @ts.function
