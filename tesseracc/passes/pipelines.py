@@ -22,6 +22,7 @@ from tesseracc.passes.schedule import drop_unit_axes as _drop_unit_axes
 from tesseracc.passes.schedule import flatten_accesses as _flatten_accesses
 from tesseracc.passes.schedule import fuse as _fuse
 from tesseracc.passes.schedule import mark_updates as _mark_updates
+from tesseracc.passes.schedule import split_products as _split_products
 from tesseracc.passes.schedule import split_reductions as _split_reductions
 from tesseracc.passes.schedule import stream_weights as _stream_weights
 from tesseracc.passes.schedule import tidy as _tidy
@@ -47,7 +48,7 @@ from tesseracc.passes.tile import version_copies as _version_copies
 
 # importing a pass registers it
 _PASSES = (
-    _stream_weights, _algebra,
+    _stream_weights, _algebra, _split_products,
     _specialise, _decompose, _canonicalize, _relax, _graph_cse, _fold_constants, _graph_remove_dead, _to_schedule,
     _fuse, _drop_unit_axes, _tidy, _flatten_accesses, _collapse_dims, _copies_to_views, _split_reductions,
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
@@ -74,10 +75,11 @@ SCHEDULE: tuple[Step, ...] = parse_pipeline(
     "mark-updates"
 )
 
-# What streams is one group before strategies are chosen, and says itself how it runs. The strategy of others is
+# What streams is one group before strategies are chosen, and says itself how it runs; parts of products are groups
+# like others. The strategy of others is
 # recorded before the target is known to matter; the lowering reads the target's sizes. What kernels do is counted last.
 TILE: tuple[Step, ...] = parse_pipeline(
-    "stream-weights,choose-strategy,schedule-to-tile,update-in-place,join-variants,count-flops"
+    "stream-weights,split-products,choose-strategy,schedule-to-tile,update-in-place,join-variants,count-flops"
 )
 
 # Products and sums contract before functions become polynomials, whose steps are chosen for where they round; functions

@@ -18,7 +18,7 @@ from tessera.shapes import Dim
 from tesseracc.arch.arch import Arch
 from tesseracc.layout.select import candidates
 
-__all__ = ["FEWEST", "LATENCY", "Tile", "loop_seconds", "product_tile", "ring_depth", "step_seconds"]
+__all__ = ["FEWEST", "LATENCY", "Tile", "loop_seconds", "product_seconds", "product_tile", "ring_depth", "step_seconds"]
 
 LATENCY = 1e-6  # seconds: a trip to global memory and a barrier
 #: what caches give, as a multiple of the memory's bandwidth
@@ -87,6 +87,22 @@ def product_tile(
     """The tile of least estimated time for products of these types (a, b, accumulator; bytes of an element of a and b),
     extents m, n, k and so many of them. `copied`: operands are blocks of memory as they are, which groups of warps ask
     for. None where the target has no matrix unit for them."""
+    found = _fastest(arch, types, sizes, extents, batch, copied=copied)
+    return found[1] if found else None
+
+
+def product_seconds(
+    arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], extents: tuple[Dim, Dim, Dim], batch: Dim = 1
+) -> float | None:
+    """The time that the model gives such products."""
+    found = _fastest(arch, types, sizes, extents, batch, copied=True)
+    return found[0] if found else None
+
+
+def _fastest(
+    arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], extents: tuple[Dim, Dim, Dim], batch: Dim,
+    *, copied: bool,
+) -> tuple[float, Tile] | None:  # fmt: skip
     numbers = [size if isinstance(size, int) else NOMINAL for size in extents]
     count = batch if isinstance(batch, int) else 1
 
@@ -103,7 +119,8 @@ def product_tile(
         each = max(resident * step_seconds(arch, tile, rate, sizes), LATENCY / FEWEST)
         return math.ceil(tiles / (units * resident)) * (steps * each + LATENCY)
 
-    return min(_tiles(arch, types, sizes, copied), key=seconds, default=None)
+    times = ((seconds(tile), tile) for tile in _tiles(arch, types, sizes, copied))
+    return min(times, key=lambda found: found[0], default=None)
 
 
 def _tiles(arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], copied: bool) -> Iterator[Tile]:

@@ -57,9 +57,10 @@ class _NoTiles(Exception):
 class _Map:
     """The translation of one map, into a builder of its own."""
 
-    def __init__(self, op: Op, makers: dict[Value, Op]) -> None:
+    def __init__(self, op: Op, makers: dict[Value, Op], loops: dict[Value, Op]) -> None:
         self.op = op
         self.makers = makers
+        self.loops = loops  # by their index
         self.b = Builder(op.loc)
         self.shape: tuple[int, ...] = tuple(op.attrs["shape"])
         self.everything = tuple(range(len(self.shape)))
@@ -173,7 +174,9 @@ class _Map:
             return Uniform(self.b.op("tile.load", buf, starts))
         type_ = TileType(tuple(self.shape[axis] for axis in axes), buf.type.dtype)
         tile = self.b.op("tile.read", buf, starts, types=type_, axes=tuple(axes.values()))
-        edge = all(self.ends(axis, starts[target], buf.type.dims[target]) for axis, target in axes.items())
+        edge = all(
+            self.ends(axis, starts[target], buf.type.dims[target]) or self.covers(axis) for axis, target in axes.items()
+        )
         return Part(tile, tuple(axes), edge and len(axes) == len(self.shape))
 
     def ends(self, axis: int, start: Value, size: object) -> bool:
@@ -184,6 +187,20 @@ class _Map:
         whole = self.makers.get(made.operands[0])
         found = whole.attrs.get("expr", whole.attrs.get("value")) if whole is not None else None
         return whole is not None and whole.name in ("tile.dim", "arith.constant") and bool(found == size)
+
+    def covers(self, axis: int) -> bool:
+        """Whether the extent of an axis never cuts the map: size - index of a loop whose steps divide the size."""
+        made = self.makers.get(self.op.group("extents")[axis])
+        loop = self.loops.get(made.operands[1]) if made is not None and made.name == "arith.sub" else None
+        if made is None or loop is None:
+            return False
+        size, lo, step = (self.number(v) for v in (made.operands[0], loop.operands[0], loop.operands[2]))
+        return size is not None and lo == 0 and step == self.shape[axis] and size % step == 0
+
+    def number(self, value: Value) -> int | None:
+        made = self.makers.get(value)
+        found = made.attrs["value"] if made is not None and made.name == "arith.constant" else None
+        return found if isinstance(found, int) else None
 
     def store(self, op: Op) -> None:
         starts, axes = self.block(op)
@@ -214,6 +231,7 @@ class _Map:
 def to_tiles(kernel: Func) -> Func:
     """One kernel."""
     makers = {result: op for op in kernel.walk() for result in op.results}
+    loops = {op.regions[0].args[0]: op for op in kernel.walk() if op.name == "scf.for"}
     subst: dict[Value, Value] = {}
 
     def region(old: Region) -> Region:
@@ -226,7 +244,7 @@ def to_tiles(kernel: Func) -> Func:
                 ops.append(op)
                 continue
             try:
-                made, results = _Map(op, makers).run()
+                made, results = _Map(op, makers, loops).run()
             except _NoTiles:
                 ops.append(op)
                 continue

@@ -83,7 +83,8 @@ def run(module: Module, context: Context) -> Module:
         if found is not None:
             version, off = found
             axis = "xyz"[version.attrs["cluster"][1]]
-            context.note(f"@{version.name}: blocks in pairs along {axis} share copies where {off} is 0", func.loc)
+            where = f" where {off} is 0" if off != 0 else ""
+            context.note(f"@{version.name}: blocks in pairs along {axis} share copies{where}", func.loc)
             if off == 0:
                 func = replace(version, name=func.name)
             else:
