@@ -58,7 +58,7 @@ def outcome(
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if "pairs" in case else case for case in CASES]
+    "case", [pytest.param(c, marks=pytest.mark.slow) if "pairs" in c or c == "sm_100" else c for c in CASES]
 )
 def test_everything_that_orders_is_needed(case: str) -> None:
     arch, options = CASES[case]
