@@ -160,6 +160,7 @@ def _reported(options: Options) -> None:
 
 def _run(options: Options) -> dict[str, Any]:
     """Does it; what is to be told in the end."""
+    from tessera_runtime.core.files import check_apart
     from tesseracc.driver import DEFAULT_TARGETS
     from tesseracc.recipe import Recipe, load_recipe
 
@@ -172,6 +173,7 @@ def _run(options: Options) -> dict[str, Any]:
     output = options.output or str(Path(options.file).with_suffix(".tsb"))
     writes = options.emit is None and not options.check_only
     if writes:
+        check_apart(output, options.file, options.constants, options.tuning)
         _check_writable(output)
     cache = _cache(options) if writes and not options.dump_dir else None
     if cache is None and not options.check_only and options.emit not in ("graph", "schedule", "tile", "target"):

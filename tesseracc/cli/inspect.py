@@ -30,6 +30,7 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
+    from tessera_runtime.core.files import check_apart
     from tesseracc.bundle.describe import document, json_text, text
 
     if (layout is None) == (bundle is None):
@@ -44,6 +45,7 @@ def command(
     assert bundle is not None
     if source and not html:
         raise UsageError("E801", "--source goes with --html")
+    check_apart(html, bundle, source)
     file = BundleFile(bundle, verify_weights=True)
     if shapes:
         from tesseracc.bundle.shapes import shapes as shapes_of

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tessera_runtime.cli import main as run_bundle
 from tests.cli.run import Runner
+from tests.runtime.support import bundle_bytes
 
 HEAD = "import tessera as ts\n"
 FUNCTION = HEAD + '@ts.function\ndef f(x: ts.Tensor["N", "K", ts.f32], w: ts.Tensor["D", "K", ts.f32]):\n'
@@ -135,3 +137,21 @@ def test_ir_text(tesseracc: Runner, tmp_path: Path, change: tuple[str, str], cod
     path.write_text(IR.replace(*change, 1))
     said = tesseracc("opt", path)
     assert said.code == 3 and f"error[{code}]" in said.err and said.out == ""
+
+
+def test_what_is_read_is_not_written_over(
+    tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page, a trace or a bundle over the file that it is made of, by its name or another."""
+    source, bundle, link = tmp_path / "m.py", tmp_path / "m.tsb", tmp_path / "link"
+    source.write_text(FUNCTION + "    return x * 2.0\n")
+    assert tesseracc("build", source, "--arch", "x86-64-v2", "-o", source).code == 2
+    assert source.read_text().endswith("return x * 2.0\n")
+    bundle.write_bytes(bundle_bytes())
+    link.symlink_to(bundle)
+    for path in (bundle, link, tmp_path / "." / "m.tsb"):
+        said = tesseracc("inspect", bundle, "--html", path)
+        assert said.code == 2 and "E803" in said.err
+        arguments = ["--function=chain", "--input=randn:4x5xf32", "--profile", str(path)]
+        assert run_bundle([str(bundle), *arguments]) == 2 and "E803" in capsys.readouterr().err
+    assert bundle.read_bytes() == bundle_bytes()

@@ -8,7 +8,16 @@ from contextlib import suppress
 
 from tessera_runtime.core.errors import UsageError
 
-__all__ = ["write_atomic"]
+__all__ = ["check_apart", "write_atomic"]
+
+
+def check_apart(written: str | None, *read: str | None) -> None:
+    """E803 where a file that is to be written is one of those that are read, by whatever name: a report over what it
+    is of."""
+    for path in read:
+        with suppress(OSError):
+            if written and path and os.path.samefile(written, path):
+                raise UsageError("E803", f"cannot write '{written}': it is what is read")
 
 
 def write_atomic(path: str, data: bytes | Sequence[bytes | memoryview], *, mode: int = 0o666) -> None:
