@@ -149,6 +149,7 @@ def _front(file: str, recipe: Recipe) -> Loaded:
     from tesseracc.driver import front
     from tesseracc.frontend import source
     from tesseracc.frontend.specs import parse_fixed, parse_specs, parse_variants, without_types
+    from tesseracc.frontend.variants import check_variants
     from tesseracc.tuning.choice import Tuning
     from tesseracc.tuning.record import read_records
 
@@ -169,7 +170,9 @@ def _front(file: str, recipe: Recipe) -> Loaded:
                 )
                 del chosen[name]
     tuning = Tuning(recipe.targets, read_records(recipe.tuning) if recipe.tuning else ())
-    module = front(chosen, given, notes, parse_fixed(recipe.fixed), parse_variants(recipe.fixed), tuning)
+    wanted = parse_variants(recipe.fixed)
+    module = front(chosen, given, notes, parse_fixed(recipe.fixed), wanted, tuning)
+    check_variants(module, chosen, wanted)
     return Loaded(module, input_files(Path(file), recipe), notes, remarks)
 
 

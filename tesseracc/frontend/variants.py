@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tessera.bounds import Bound
-from tessera.decorators import Function
+from tessera.decorators import Function, Kernel
 from tessera.pytree import flatten
-from tessera.shapes import symbols_of
+from tessera.shapes import substitute, symbols_of
 from tessera.types import TensorSpec
+from tessera_runtime.core.errors import UsageError
 from tesseracc.ir.types import TensorType
 from tesseracc.ir.value import Func, Module
 
@@ -25,7 +26,7 @@ def with_variants(module: Module, entry: Function, wanted: Sequence[Sizes]) -> M
 
 
 def _with_variants(func: Func, entry: Function, wanted: Sequence[Sizes]) -> Func:
-    known = {s for p in func.params if isinstance(p.type, TensorType) for dim in p.type.dims for s in symbols_of(dim)}
+    known = _symbols(func)
     found = []
     for sizes in wanted:
         own = tuple((name, size, size, 1) for name, size in sorted(sizes.items()) if name in known)
@@ -39,6 +40,29 @@ def _with_variants(func: Func, entry: Function, wanted: Sequence[Sizes]) -> Func
     if declared:
         found.append(declared)
     return func.with_(attrs={**func.attrs, "variants": tuple(found)}) if found else func
+
+
+def check_variants(module: Module, entries: Mapping[str, Function | Kernel], wanted: Sequence[Sizes]) -> None:
+    """E801 for a name that is no size of the module's, and for sizes that a function cannot have."""
+    functions = [func for func in module.funcs if func.kind == "graph.func"]
+    known = {name for func in functions for name in _symbols(func)}
+    known |= {n for entry in entries.values() if isinstance(entry, Kernel) for n in entry.definition.symbols}
+    for sizes in wanted:
+        text = ",".join(f"{name}={size}" for name, size in sizes.items())
+        for name in sizes:
+            if name not in known:
+                sizes_are = ", ".join(sorted(known)) or "none"
+                raise UsageError("E801", f"--specialize {text}: no size is called `{name}`", help=f"sizes: {sizes_are}")
+        for func in functions:
+            for size, divisor in func.attrs.get("assume", ()):
+                rest = substitute(size % divisor, sizes)
+                if isinstance(rest, int) and rest != 0:
+                    needs = f"`{func.name}` needs {size} to be a multiple of {divisor}"
+                    raise UsageError("E801", f"--specialize {text}: {needs}")
+
+
+def _symbols(func: Func) -> set[str]:
+    return {s for p in func.params if isinstance(p.type, TensorType) for dim in p.type.dims for s in symbols_of(dim)}
 
 
 def bounds_of(entry: Function) -> tuple[Bound, ...]:

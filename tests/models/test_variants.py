@@ -136,6 +136,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (about,) = json.loads(tesseracc("inspect", bundle, "--shapes", "--json").out)["functions"]
     assert about["symbols"] == {"B": "extent 0 of x", "S": "extent 1 of x"}
     assert tesseracc("inspect", bundle, "--shapes", "--html", tmp_path / "x.html").code == 2
+    for sizes, said in (("Q=1", "no size is called `Q`"), ("B=1,S=2,Z=3", "sizes: "),
+                        ("S=2", "`f` needs S to be a multiple of 4")):  # fmt: skip
+        bad = tesseracc("build", file, "--specialize", sizes)
+        assert bad.code == 2 and "E801" in bad.err and said in bad.err
     bad = tesseracc("build", file, "--specialize", "B=one")
     assert bad.code == 2 and "E801" in bad.err
 
