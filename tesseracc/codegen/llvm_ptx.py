@@ -82,6 +82,13 @@ def _movmatrix(w: Writer, op: Op) -> list[str]:
     return _assembly(w, "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", op.results, [_value(w, op["a"])])
 
 
+def _round_pair(w: Writer, op: Op) -> list[str]:
+    name = {"f16": "half", "bf16": "bfloat"}[op.attrs["to"]]
+    intrinsic = f"llvm.nvvm.ff2{op.attrs['to']}x2.rn"
+    pair = w.value_call(intrinsic, f"<2 x {name}>", w.typed(op["high"]), w.typed(op["low"]))
+    return [w.let(f"bitcast <2 x {name}> {pair} to i32")]
+
+
 def _copy_async(w: Writer, op: Op) -> None:
     size = op.attrs["bytes"]
     cache = "cg" if size == 16 else "ca"
@@ -279,6 +286,7 @@ PTX: dict[str, Handler] = {
     "target.ldmatrix": _ldmatrix,
     "target.stmatrix": _stmatrix,
     "target.movmatrix": _movmatrix,
+    "target.round_pair": _round_pair,
     "target.copy_async": _copy_async,
     "target.tensor_store": _tensor_store,
     "target.commit_stores": _plain("cp.async.bulk.commit_group;"),

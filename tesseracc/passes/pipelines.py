@@ -38,10 +38,12 @@ from tesseracc.passes.tile import count_flops as _count_flops
 from tesseracc.passes.tile import exact_units as _exact_units
 from tesseracc.passes.tile import forward_shared as _forward_shared
 from tesseracc.passes.tile import join_variants as _join_variants
+from tesseracc.passes.tile import keep_operands as _keep_operands
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
 from tesseracc.passes.tile import pipeline_loads as _pipeline_loads
 from tesseracc.passes.tile import place_groups as _place_groups
 from tesseracc.passes.tile import share_copies as _share_copies
+from tesseracc.passes.tile import share_tiles as _share_tiles
 from tesseracc.passes.tile import tiles_to_maps as _tiles_to_maps
 from tesseracc.passes.tile import update_in_place as _update_in_place
 from tesseracc.passes.tile import version_copies as _version_copies
@@ -54,7 +56,7 @@ _PASSES = (
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
-    _count_flops,
+    _count_flops, _share_tiles, _keep_operands,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -88,7 +90,7 @@ TILE: tuple[Step, ...] = parse_pipeline(
 _EXPAND = "contract,expand-math,expand-narrow,expand-fma"
 # What a tile kernel says of shared memory goes before loops get rings of their own; versions come last, for what is
 # copied is known by then. Who does which block of the work comes last: versions differ in it.
-_RINGS = "forward-shared,carry-blocks,pipeline-loads,version-copies,share-copies,place-groups"
+_RINGS = "forward-shared,carry-blocks,share-tiles,keep-operands,pipeline-loads,version-copies,share-copies,place-groups"
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
     "cuda": parse_pipeline(f"maps-to-tiles,exact-units,{_RINGS},tile-to-gpu,{_EXPAND}"),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
-from tesseracc.ir.types import BOOL, I64, PtrType, Type, VecType, element, with_element
+from tesseracc.ir.types import BOOL, I64, PtrType, ScalarType, Type, VecType, element, with_element
 from tesseracc.ir.value import Attr, Value
 
 SREGS = (*(f"{reg}.{axis}" for reg in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"), "laneid", "warpid")
@@ -130,6 +130,13 @@ define(
     "instruction:str",
     effect="sync",
     doc="A matrix instruction on fragments in registers, as PTX spells it (GPU).",
+)
+define(
+    "target.round_pair",
+    "low high",
+    "to:str",
+    infer=lambda v, a: (ScalarType("u32"),),
+    doc="Two f32 values rounded to f16 or bf16 (to nearest even), in the halves of a word; NaN is 7fff (GPU).",
 )
 define(
     "target.ldmatrix",

@@ -24,7 +24,7 @@ from tesseracc.passes.target.gpu_fragments import by_place
 from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_reduce import shuffle
 from tesseracc.passes.target.gpu_shuffle import in_warp
-from tesseracc.passes.target.gpu_spread import Places, Spread, padded, registers, thread_columns
+from tesseracc.passes.target.gpu_spread import Places, Spread, padded, per_word, registers, thread_columns
 from tesseracc.passes.target.gpu_staging import exchange
 from tesseracc.passes.target.lower_cpu_fold import identity
 
@@ -61,8 +61,10 @@ def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
         return value
     plan = by_registers(value.layout, target)
     if plan is not None:
-        if value.words is not None and value.elements is None and plan == list(range(registers(target))):
-            return Spread(target, value.shape, value.dtype, words=value.words)
+        if value.words is not None and value.elements is None:
+            words = _whole_words(plan, per_word(value.dtype))
+            if words is not None:
+                return Spread(target, value.shape, value.dtype, words=[value.words[w] for w in words])
         elements = value.as_elements(low.b)
         return Spread(target, value.shape, value.dtype, elements=[elements[r] for r in plan])
     if value.dtype == "bool":
@@ -77,6 +79,13 @@ def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
 def _cast(low: Lowering, value: Spread, dtype: str) -> Spread:
     elements = [low.b.op("arith.cast", element, to=dtype) for element in value.as_elements(low.b)]
     return Spread(value.layout, value.shape, dtype, elements=elements)
+
+
+def _whole_words(plan: list[int], size: int) -> list[int] | None:
+    """A plan of elements as one of words; None where it takes words apart."""
+    words = [plan[at : at + size] for at in range(0, len(plan), size)]
+    whole = all(w[0] % size == 0 and w == list(range(w[0], w[0] + size)) for w in words)
+    return [w[0] // size for w in words] if whole else None
 
 
 def stage(low: Lowering, value: Spread, use: str) -> Memory:

@@ -8,6 +8,7 @@ from tesseracc.ir.types import ScalarType, TileType, Type, bits_of, element
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import coalesced
 from tesseracc.layout.linear import LinearLayout
+from tesseracc.passes.target.gpu_masks import mask_of, mask_tile, masked
 from tesseracc.passes.target.gpu_spread import Free, Places, Spread, padded, registers
 
 if TYPE_CHECKING:
@@ -19,12 +20,32 @@ def tile_arith(low: Lowering, op: Op) -> Spread | Free:
     if op.name == "arith.constant":
         scalar = ScalarType(element(op.result.type))
         return constant_tile(low, op.result, low.b.op(op.name, types=scalar, **op.attrs))
+    mask = mask_of(low, op) if element(op.result.type) == "bool" else None
+    if mask is not None:
+        low.masks[op.result] = mask
+        return mask_tile(low, op, mask)
+    if op.name == "arith.select" and op.operands[0] in low.masks and isinstance(low.env[op.operands[0]], Free):
+        found = masked(low, op, low.masks[op.operands[0]])
+        if found is not None:
+            return found
     layout = low.layouts.of(op.result)
     operands = [low.tile(v, layout).as_elements(low.b) for v in op.operands]
-    found = [low.b.op(op.name, *row, **op.attrs) for row in zip(*operands, strict=True)]
+    if _rounds_pairs(low, op) and registers(layout) > 1:
+        (given,), to, type_ = operands, str(op.attrs["to"]), op.result.type
+        assert isinstance(type_, TileType)
+        pairs = zip(given[::2], given[1::2], strict=True)
+        words = [low.b.op("target.round_pair", first, second, to=to) for first, second in pairs]
+        return Spread(layout, type_.shape, type_.dtype, words=words)
+    values = [low.b.op(op.name, *row, **op.attrs) for row in zip(*operands, strict=True)]
     type_ = op.result.type
     assert isinstance(type_, TileType)
-    return Spread(layout, type_.shape, type_.dtype, elements=found)
+    return Spread(layout, type_.shape, type_.dtype, elements=values)
+
+
+def _rounds_pairs(low: Lowering, op: Op) -> bool:
+    """Whether the target has an instruction that casts two elements at once."""
+    narrow = op.name == "arith.cast" and op.attrs["to"] in ("f16", "bf16")
+    return narrow and element(op["a"].type) == "f32" and low.arch.has("bf16_convert")
 
 
 def constant_tile(low: Lowering, result: Value, value: Value) -> Free:

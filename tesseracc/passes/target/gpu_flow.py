@@ -13,6 +13,7 @@ from tesseracc.ir.value import Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_memory import Shared, State
 from tesseracc.passes.target.gpu_placed import Located
+from tesseracc.passes.target.gpu_products import Flight, Products
 from tesseracc.passes.target.gpu_spread import Free, Spread, registers
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tesseracc.passes.target.gpu_roles import Roles
     from tesseracc.passes.target.lower_gpu import Lowering
 
-Held = Value | Spread | Free | Located
+Held = Value | Spread | Free | Located | Flight
 
 
 class Flow:
@@ -33,6 +34,7 @@ class Flow:
     layouts: Layouts
     roles: Roles | None
     shared: Shared
+    products: Products
     state: State
     varying: int
 
@@ -47,6 +49,9 @@ class Flow:
 
     @abstractmethod
     def barrier(self) -> None: ...
+
+    @abstractmethod
+    def land(self) -> None: ...
 
     def nested(self, args: Sequence[Type], body: Callable[[Lowering, list[Value]], Sequence[Value]]) -> Region:
         """A region filled by this lowering; what it learns about shared tiles stays."""
@@ -114,6 +119,7 @@ class Flow:
         return self.flat_like(region.yields, like)
 
     def do_scf_if(self, op: Op) -> None:
+        self.land()
         before = self.state
         after: list[State] = []
 
@@ -159,6 +165,7 @@ class Flow:
         return regions
 
     def do_scf_for(self, op: Op) -> None:
+        self.land()
         index = ScalarType(element(op.operands[0].type))
         rings = self.roles.within(op) if self.roles else []
         places = self.roles.places(rings) if self.roles else []
@@ -183,6 +190,7 @@ class Flow:
         self.alone(op, self.do_scf_for)
 
     def do_scf_while(self, op: Op) -> None:
+        self.land()
         types = self.flat_types(op.results)
         inits = self.flat_like(op.group("inits"), op.results)
 

@@ -16,6 +16,7 @@ from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.select import Choice, candidates
 from tesseracc.passes.target.gpu_convert import clean, stage
 from tesseracc.passes.target.gpu_fragments import PTX_TYPES, by_place, pair, pick
+from tesseracc.passes.target.gpu_products import Flight
 from tesseracc.passes.target.gpu_spread import Places, Spread, pack, padded, per_word, registers, unpack
 from tesseracc.passes.target.gpu_warpgroup import unit_layout, warpgroup_product
 
@@ -85,8 +86,8 @@ def _covered(
 # -- products ----------------------------------------------------------------------------------------------------------
 
 
-def lower_mma(low: Lowering, op: Op) -> Spread:
-    """acc + a b in the layout of the accumulator's class.
+def lower_mma(low: Lowering, op: Op) -> Spread | Flight:
+    """acc + a b in the layout of the accumulator's class; under way, where warp groups make it.
 
     Products by different instructions may share a class, which has the layout of the first: the others convert.
     """
@@ -96,7 +97,10 @@ def lower_mma(low: Lowering, op: Op) -> Spread:
         return _by_fma(low, op, low.tile(op["acc"], shared))
     if choice.row.warps > 1:
         layout = unit_layout(choice, "c", pair(op["acc"].type.shape), low.layouts.grids[op.result])  # type: ignore[union-attr]
-        return low.converted(warpgroup_product(low, op, low.tile(op["acc"], layout), choice), shared)
+        found = warpgroup_product(low, op, layout, choice)
+        if isinstance(found, Flight):
+            return found if layout == shared else low.converted(low.products.landed(found), shared)
+        return low.converted(found, shared)
     high, wide = padded(op["acc"].type.shape)  # type: ignore[union-attr]
     layout = accumulator_layout(choice, (high, wide), low.layouts.grids[op.result], low.layouts.lanes)
     return low.converted(_by_instructions(low, op, low.tile(op["acc"], layout), choice), shared)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def lower_pipeline(low: Lowering, op: Op) -> None:
     """The loop; all its copies are finished behind it."""
+    low.land()
     if low.roles:
         low.roles.consume(low, op)
         return

@@ -11,10 +11,11 @@ consumers, whose barriers count them alone. The producer needs few registers and
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tesseracc.analysis.overlap import Stages, stages
 from tesseracc.analysis.tensor_copies import (
     TensorCopy,
     pipelines,
@@ -25,11 +26,13 @@ from tesseracc.analysis.tensor_copies import (
 from tesseracc.ir.types import I32, I64, PtrType
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.passes.target.gpu_buffers import memory_of
+from tesseracc.passes.target.gpu_consume import Consumer
 from tesseracc.passes.target.gpu_reduce import warp_uniform
+from tesseracc.passes.target.gpu_rings import Part, advance, mbarrier, ring_parts, wide
 from tesseracc.passes.target.gpu_tensor_store import wait_stores
+from tesseracc.passes.target.gpu_warpgroup import runs_beside
 
 if TYPE_CHECKING:
-    from tesseracc.ir.builder import Builder
     from tesseracc.passes.target.lower_gpu import Lowering
 
 PRODUCERS = 128  # threads: registers are handed over by groups of four warps
@@ -38,16 +41,6 @@ PRODUCER_REGISTERS = 40
 REGISTERS = 65536  # of a multiprocessor
 MOST_REGISTERS = 240  # that a thread can ask for, as a multiple of 8
 CONSUMER_BARRIER = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Ring:
-    """The mbarriers of a pipeline: the addresses of the first of each kind, 8 bytes apart."""
-
-    full: Value
-    empty: Value
-    stages: int
-    blocks: int  # that share copies: each waits until all have read a slot
 
 
 def consumer_registers(consumers: int) -> int:
@@ -68,7 +61,8 @@ class Roles:
         self.copies: dict[Op, TensorCopy] = {copy.op: copy for copy in found}
         self.maps: dict[tuple[int, int, tuple[int, ...]], Value] = {}
         self.stores = tensor_stores(low.kernel, found)
-        self.rings: dict[Op, Ring] = {}
+        self.cuts: dict[Op, Stages | None] = {}  # of each pipeline, for the consumers
+        self.parts: dict[Op, list[Part]] = {}
         self.memory: dict[Value, Value] = {}  # what both roles know by one address
         self.position: dict[Op, list[Value]] = {}  # of each pipeline, for the role that is lowered: next slot and phase
         self.threads = low.group + PRODUCERS
@@ -119,27 +113,31 @@ class Roles:
     def _barriers(self, warp: Value) -> None:
         low, b = self.low, self.low.b
         for pipeline in pipelines(low.kernel.body):
-            stages = pipeline.attrs["stages"]
-            full, empty = (b.op("target.shared", offset=low.shared.take(8 * stages)) for _ in range(2))
-            copies = (op for op in pipeline.regions[0].ops if op.name == "tile.copy_async")
-            self.rings[pipeline] = Ring(full, empty, stages, max(op.attrs["blocks"] for op in copies))
+            size = 8 * pipeline.attrs["stages"]
+            self.cuts[pipeline] = cut = self._cut(pipeline)
+            copies = [op for op in pipeline.regions[0].ops if op.name == "tile.copy_async"]
+            self.parts[pipeline] = []
+            for ends, rings in ring_parts(pipeline, cut).items():
+                full, empty = (b.op("target.shared", offset=low.shared.take(size)) for _ in range(2))
+                blocks = max(op.attrs["blocks"] for op in copies if op["dst"] in rings)
+                self.parts[pipeline].append(Part(tuple(rings), *ends, full, empty, blocks))
             for op in low.kernel.walk():
                 if op.name == "tile.alloc" and op.result in pipeline.group("rings"):
                     low.op(op)
                     self.memory[op.result] = low.get(op.result)
 
-        def readers(pipeline: Op) -> int:
+        def readers(pipeline: Op, part: Part) -> int:
             """Who says that a slot is free: each warp of the consumers, or who issues products in tensor memory."""
-            return self.rings[pipeline].blocks * (1 if pipeline in low.layouts.sums else low.warps)
+            return part.blocks * (1 if pipeline in low.layouts.sums else low.warps)
 
         place = low.tensor.allocate(low, warp) if low.tensor else None
 
         def start(inner: Lowering) -> list[Value]:
-            for pipeline, ring in self.rings.items():
-                for slot in range(ring.stages):
+            for pipeline, parts in self.parts.items():
+                for part, slot in itertools.product(parts, range(pipeline.attrs["stages"])):
                     at = inner.b.const(slot)
-                    inner.b.emit("target.mbarrier_init", _slot(inner, ring.full, at), count=1)
-                    inner.b.emit("target.mbarrier_init", _slot(inner, ring.empty, at), count=readers(pipeline))
+                    inner.b.emit("target.mbarrier_init", mbarrier(inner, part.full, at), count=1)
+                    inner.b.emit("target.mbarrier_init", mbarrier(inner, part.empty, at), count=readers(pipeline, part))
             if inner.tensor:
                 inner.tensor.initialise(inner)
             inner.b.emit("target.mbarrier_ready")
@@ -150,6 +148,17 @@ class Roles:
         b.emit("target.cluster_barrier" if self.cluster > 1 else "target.barrier")
         if low.tensor and place is not None:
             low.tensor.publish(low, place)
+
+    def _cut(self, op: Op) -> Stages | None:
+        """The stages of a pipeline whose products depend on each other, where warp groups make them."""
+        if op in self.low.layouts.sums:
+            return None
+        choices, stays = self.low.layouts.choices, self.low.layouts.stays
+
+        def starts(inner: Op) -> bool:
+            return inner.name == "tile.mma" and runs_beside(choices.get(inner.result))
+
+        return stages(op.regions[1], len(op.results), starts, stays) if op.attrs["stages"] > 1 else None
 
     # -- producer ----------------------------------------------------------------------------------------------------
 
@@ -200,7 +209,7 @@ class Roles:
         """Every role begins with the first slot of every ring, and with the first use of the sums of every pipeline
         (whose parity is the third number); loops around pipelines carry where it is."""
         zero = self.low.b.const(0, "i32")
-        self.position = {pipeline: [zero, zero, zero] for pipeline in self.rings}
+        self.position = {pipeline: [zero, zero, zero] for pipeline in self.parts}
 
     def within(self, op: Op) -> list[Op]:
         """The pipelines of a loop's body."""
@@ -216,25 +225,27 @@ class Roles:
             self.position[ring] = list(values[3 * number : 3 * number + 3])
 
     def _produce(self, low: Lowering, op: Op) -> None:
-        ring, fill = self.rings[op], op.regions[0]
+        fill, stages = op.regions[0], op.attrs["stages"]
+        copies = [inside for inside in fill.ops if inside.name == "tile.copy_async"]
         lo, hi, step = (low.get(v) for v in op.operands[:3])
-        size = sum(self.copies[copy].bytes for copy in fill.ops if copy.name == "tile.copy_async")
 
         def body(inner: Lowering, args: list[Value]) -> list[Value]:
             k, at, phase = args
             b = inner.b
-            slot = _wide(b, at)
+            slot = wide(b, at)
             inner.bind(fill.args, [k, slot])
-            full = _slot(inner, ring.full, slot)
-            other = b.op("arith.xor", phase, b.const(1, "i32"))
-            b.emit("target.mbarrier_wait", _slot(inner, ring.empty, slot), other, cluster=ring.blocks > 1)
-            b.emit("target.mbarrier_arrive", full, bytes=size)
             for inside in fill.ops:
-                if inside.name == "tile.copy_async":
-                    self._copy(inner, self.copies[inside], full)
-                else:
+                if inside.name != "tile.copy_async":
                     inner.op(inside)
-            return _advance(b, at, phase, ring.stages)
+            other = b.op("arith.xor", phase, b.const(1, "i32"))
+            for part in self.parts[op]:
+                own = [self.copies[copy] for copy in copies if copy["dst"] in part.rings]
+                full = mbarrier(inner, part.full, slot)
+                b.emit("target.mbarrier_wait", mbarrier(inner, part.empty, slot), other, cluster=part.blocks > 1)
+                b.emit("target.mbarrier_arrive", full, bytes=sum(copy.bytes for copy in own))
+                for copy in own:
+                    self._copy(inner, copy, full)
+            return advance(b, at, phase, stages)
 
         region = low.nested([I64, I32, I32], body)
         loop = low.b.emit("scf.for", lo, hi, step, self.position[op][:2], types=[I32, I32], regions=[region])
@@ -274,66 +285,4 @@ class Roles:
         if low.tensor and op in low.tensor.sums:
             low.tensor.collect(low, op, self.position[op])
             return
-        ring, use = self.rings[op], op.regions[1]
-        lo, hi, step = (low.get(v) for v in op.operands[:3])
-        types = low.flat_types(op.results)
-        inits = low.flat_like(op.group("inits"), op.results)
-
-        def body(inner: Lowering, args: list[Value]) -> list[Value]:
-            number, at, phase, *carried = args
-            b = inner.b
-            slot = _wide(b, at)
-            k = b.op("arith.add", lo, b.op("arith.mul", _wide(b, number), step))
-            b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
-            following = _advance(b, at, phase, ring.stages)
-            found = inner.region(use, [k, slot, *carried], op.results)
-            arrive_warps(inner, _slot(inner, ring.empty, slot), ring.blocks)
-            return [*following, *found]
-
-        before = low.state
-        regions = low.around([use], lambda: [low.nested([I32, I32, I32, *types], body)])
-        low.state = replace(low.state, copies=before.copies)
-        # counting iterations in 32 bits is all that the loop does besides its body: nobody waits for more of them
-        b, zero = low.b, low.b.const(0, "i32")
-        ahead = b.op("arith.sub", b.op("arith.add", b.op("arith.sub", hi, lo), step), b.const(1))
-        count = b.op("arith.cast", b.op("arith.max", b.op("arith.floordiv", ahead, step), b.const(0)), to="i32")
-        types = [I32, I32, *types]
-        inits = [*self.position[op][:2], *inits]
-        loop = b.emit("scf.for", zero, count, b.const(1, "i32"), inits, types=types, regions=regions)
-        self.position[op][:2] = loop.results[:2]
-        low.bind(op.results, loop.results[2:])
-
-
-def arrive_warps(low: Lowering, barrier: Value, blocks: int = 1) -> None:
-    """Every warp of the consumers arrives when all its lanes have read: at the barriers of so many blocks."""
-    low.b.emit("target.warp_barrier")
-    arrive_once(low, barrier, blocks)
-
-
-def arrive_once(low: Lowering, barrier: Value, blocks: int = 1) -> None:
-    """One lane of every warp arrives, for each block."""
-    lane = low.b.op("arith.and", low.thread(), low.b.const(31))
-
-    def arrive(inner: Lowering) -> list[Value]:
-        rank = inner.b.op("arith.cast", lane, to="i32") if blocks > 1 else None
-        inner.b.emit("target.mbarrier_arrive", barrier, rank)
-        return []
-
-    low.branch(low.b.op("arith.cmp", lane, low.b.const(blocks), pred="lt"), arrive, lambda _: [], [])
-
-
-def _slot(low: Lowering, first: Value, slot: Value) -> Value:
-    return low.b.op("target.offset", first, slot, dtype="i64")
-
-
-def _wide(b: Builder, number: Value) -> Value:
-    """A number that is not negative as i64."""
-    return b.op("arith.cast", b.op("arith.bitcast", number, to="u32"), to="i64")
-
-
-def _advance(b: Builder, slot: Value, phase: Value, stages: int) -> list[Value]:
-    """The next slot, and its phase."""
-    one = b.const(1, "i32")
-    last = b.op("arith.cmp", slot, b.const(stages - 1, "i32"), pred="eq")
-    following = b.op("arith.select", last, b.const(0, "i32"), b.op("arith.add", slot, one))
-    return [following, b.op("arith.select", last, b.op("arith.xor", phase, one), phase)]
+        self.position[op][:2] = Consumer(low, op, self.parts[op], self.cuts[op], self.position[op][:2]).run()

@@ -21,7 +21,7 @@ from tesseracc.layout.descriptor import Descriptor, instruction_descriptor
 from tesseracc.layout.select import Choice
 from tesseracc.passes.target.gpu_fragments import pair
 from tesseracc.passes.target.gpu_reduce import warp_uniform
-from tesseracc.passes.target.gpu_roles import _advance, _slot, _wide, arrive_once
+from tesseracc.passes.target.gpu_rings import advance, arrive_once, mbarrier, wide
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_tensor_sums import WINDOWS, Sum, columns_of, load_layout
 from tesseracc.passes.target.gpu_warpgroup import Operand
@@ -108,7 +108,7 @@ class TensorMemory:
         return []
 
     def _issue(self, low: Lowering, op: Op, sums: tuple[Sum, ...], roles: Roles) -> None:
-        ring, position = roles.rings[op], roles.position[op]
+        (ring,), position, stages = roles.parts[op], roles.position[op], op.attrs["stages"]
         lo, hi, step = (low.get(v) for v in op.operands[:3])
         if op in self.loaded:
             other = low.b.op("arith.xor", position[2], low.b.const(1, "i32"))
@@ -117,11 +117,11 @@ class TensorMemory:
 
         def body(inner: Lowering, args: list[Value]) -> list[Value]:
             k, at, phase, add = args
-            b, slot = inner.b, _wide(inner.b, at)
-            b.emit("target.mbarrier_wait", _slot(inner, ring.full, slot), phase)
+            b, slot = inner.b, wide(inner.b, at)
+            b.emit("target.mbarrier_wait", mbarrier(inner, ring.full, slot), phase)
             self.products(inner, op, sums, k, slot, add)
-            b.emit("target.tensor_commit", _slot(inner, ring.empty, slot), blocks=ring.blocks)
-            return [*_advance(b, at, phase, ring.stages), b.const(1, "i32")]
+            b.emit("target.tensor_commit", mbarrier(inner, ring.empty, slot), blocks=ring.blocks)
+            return [*advance(b, at, phase, stages), b.const(1, "i32")]
 
         region = low.nested([I64, I32, I32, I32], body)
         inits = [*position[:2], low.b.const(0, "i32")]

@@ -2,7 +2,7 @@
 
 Four warps multiply 64 x k by k x n. The groups of warps are spread over the result as a grid, rows first; each adds up
 its own blocks. An accumulator belongs to the matrix unit from the fence in front of the first instruction to the wait
-behind the last one, so results are values only behind the wait.
+behind the last one, so results are values only behind the wait, which gpu_products.py puts where they are needed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tesseracc.layout.shared import swizzled
 from tesseracc.passes.target.gpu_buffers import Swizzle
 from tesseracc.passes.target.gpu_fragments import PTX_TYPES, by_place, pair, pick
 from tesseracc.passes.target.gpu_placed import Located, Placed
+from tesseracc.passes.target.gpu_products import Flight
 from tesseracc.passes.target.gpu_reduce import warp_uniform
 from tesseracc.passes.target.gpu_spread import Spread, pack, padded, per_word, unpack, xor_of_bits
 
@@ -148,11 +149,13 @@ class _Fragments:
 
     turned = None
 
-    def __init__(self, low: Lowering, choice: Choice, value: Value, grid: tuple[int, int]) -> None:
+    def __init__(self, low: Lowering, choice: Choice, op: Op, grid: tuple[int, int]) -> None:
+        value = op["a"]
         assert isinstance(value.type, TileType)
         self.shape = pair(value.type.shape)
         self.choice, self.grid = choice, grid
         tile = low.tile(value, unit_layout(choice, "a", self.shape, grid))
+        low.products.finish(low.products.fragments.get(op.result, 0))  # it may hold the registers of these words
         self.words, self.per_word = tile.as_words(low.b), per_word(tile.dtype)
         self.places = by_place(tile.layout)
 
@@ -163,16 +166,37 @@ class _Fragments:
         return [self.words[r // self.per_word] for r in found[:: self.per_word]]
 
 
-def warpgroup_product(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spread:
-    """acc + a b; `acc` is spread as `unit_layout` says."""
+def runs_beside(choice: Choice | None) -> bool:
+    """Whether a product goes on while its threads do other work: longer sums of narrow types are added up by them."""
+    return choice is not None and choice.row.warps > 1 and not choice.row.full_k
+
+
+def prepare_fragments(low: Lowering, op: Op) -> None:
+    """Makes the words of a product's operand a ahead of the product."""
+    choice = low.layouts.choices[op.result]
+    assert isinstance(op["a"].type, TileType)
+    layout = unit_layout(choice, "a", pair(op["a"].type.shape), low.layouts.grids[op.result])
+    low.env[op["a"]] = tile = low.tile(op["a"], layout)
+    tile.as_words(low.b)
+
+
+def warpgroup_product(low: Lowering, op: Op, layout: LinearLayout, choice: Choice) -> Spread | Flight:
+    """acc + a b in `layout`, which is that of `unit_layout`."""
     b, row, grid = low.b, choice.row, low.layouts.grids[op.result]
+    held = low.env[op["acc"]]
+    chained = isinstance(held, Flight) and held.sums.layout == layout and low.counts[op["acc"]] == 1
+    if isinstance(held, Flight) and chained:
+        acc = held.sums
+        del low.env[op["acc"]]
+    else:
+        acc = low.tile(op["acc"], layout)
     (m, n), depth = pair(acc.shape), pair(op["a"].type.shape)[1]  # type: ignore[union-attr]
     unit_m, unit_n = _unit(low, row.warps, grid)
     left: Operand | _Fragments
     if op["a"] in low.layouts.placed:
         left = Operand(low, choice, "a", op["a"], unit_m, grid[0])
     else:
-        left = _Fragments(low, choice, op["a"], grid)
+        left = _Fragments(low, choice, op, grid)
     low.before_read()
     right = Operand(low, choice, "b", op["b"], unit_n, grid[1])
     form = _Form(choice, acc.dtype, left.turned, right.turned)
@@ -180,6 +204,7 @@ def warpgroup_product(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spr
     places, fragment = by_place(acc.layout), choice.layout("c")
     blocks = [(i, j) for i in range(m // (row.m * grid[0])) for j in range(n // (choice.n * grid[1]))]
     own = {(i, j): pick(fragment, places, (i * row.m * grid[0], j * choice.n * grid[1]), (m, n)) for i, j in blocks}
+    registers = [r for block in blocks for r in own[block]]
     step = min(depth, row.full_k or depth)  # longer sums lose too much: they are added in the accumulator's own type
     for k0 in range(0, depth, step):
         sums: list[list[Value]] = []
@@ -190,11 +215,16 @@ def warpgroup_product(low: Lowering, op: Op, acc: Spread, choice: Choice) -> Spr
                 a = left.words_of(i, k) if isinstance(left, _Fragments) else [left.block(i * grid[0], k)]
                 total = form.emit(low, a, right.block(j * grid[1], k), total, len(own[i, j]))
             sums.append(total)
-        b.emit("target.wgmma_commit")
+        group = low.products.start()
+        if isinstance(left, _Fragments):
+            low.products.fragments[op.result] = group
         flat = [value for total in sums for value in total]
-        ready = b.emit("target.wgmma_wait", flat, types=[v.type for v in flat], pending=0).results
-        values = unpack(b, ready, acc.dtype)
-        for r, value in zip([r for block in blocks for r in own[block]], values, strict=True):
+        if runs_beside(choice) and per_word(acc.dtype) == 1:
+            for r, value in zip(registers, flat, strict=True):
+                found[r] = value
+            return Flight(Spread(acc.layout, acc.shape, acc.dtype, elements=found), group)
+        values = unpack(b, low.products.wait(group, flat), acc.dtype)
+        for r, value in zip(registers, values, strict=True):
             found[r] = b.op("arith.add", found[r], value) if row.full_k else value
     return Spread(acc.layout, acc.shape, acc.dtype, elements=found)
 

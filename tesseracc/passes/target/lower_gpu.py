@@ -19,6 +19,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
+from tesseracc.ir.rewrite import uses
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, element, size_of
 from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
@@ -30,9 +31,11 @@ from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile,
 from tesseracc.passes.target.gpu_flow import Flow, Held
 from tesseracc.passes.target.gpu_global import lower_read, lower_write
 from tesseracc.passes.target.gpu_layouts import Layouts
+from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State, last_uses
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
+from tesseracc.passes.target.gpu_products import Flight, Products
 from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_roles import CONSUMER_BARRIER, Roles
 from tesseracc.passes.target.gpu_spread import Free, Spread
@@ -53,16 +56,19 @@ class Lowering(Flow):
         self.symbols: dict[str, Value] = {}
         self.shared = Shared()
         self.state = State()
+        self.products = Products(self)
         self.in_map = False
         self.varying = 0  # regions around that only some threads may be in
         self.lanes = min(self.group, arch.lanes)
         self.warps = max(1, self.group // arch.lanes)
         self.layouts = Layouts(kernel, arch, self.warps, self.lanes)
+        self.masks: dict[Value, Mask] = {}
         self.numbers: dict[Value, int] = {}  # values that are known
         self.taken: dict[Value, tuple[int, int]] = {}  # shared memory of buffers: offset and bytes
         self.roles: Roles | None = None
         self.tensor = TensorMemory(self) if self.layouts.sums else None
         ops = list(kernel.walk())
+        self.counts = uses(kernel.body)
         self.loaded = {op["buf"] for op in ops if op.name == "tile.load"}
         products = {v for op in ops if op.name == "tile.mma" for v in (op["a"], op["b"])}
         self.swizzles = {buf: s for buf, s in ((b, Swizzle.of_buffer(b)) for b in operand_buffers(ops, products)) if s}
@@ -162,6 +168,8 @@ class Lowering(Flow):
 
     def _spread(self, value: Value) -> Spread:
         held = self.env[value]
+        if isinstance(held, Flight):
+            self.env[value] = held = self.products.landed(held)
         assert isinstance(held, Spread), "an element where a tile is expected"
         return held
 
@@ -237,12 +245,19 @@ class Lowering(Flow):
             return self.b.op("target.shared", offset=self.taken[op.result][0])
         return self.b.op("target.alloca", bytes=size, align=16)
 
+    def land(self) -> None:
+        """Ends all products that are under way: other control flow does not see any."""
+        for value, held in self.env.items():
+            if isinstance(held, Flight):
+                self.env[value] = self.products.landed(held)
+
     def stored_operands(self) -> bool:
         """Whether products read in place what threads write, and not copy engines alone."""
         filled = self.roles.memory if self.roles else {}
         return any(placed.buf not in filled for placed in self.layouts.placed.values())
 
     def barrier(self) -> None:
+        self.products.finish()  # they read shared memory, which what follows may overwrite
         if self.stored_operands() and (self.state.written or self.state.copies):
             self.b.emit("target.fence_async")  # products read what was written behind the caches' back
         if self.roles:

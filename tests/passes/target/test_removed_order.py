@@ -32,9 +32,7 @@ VERSIONS = {"sm_90": "gemm__tensor", "sm_90 in pairs": "gemm__cluster", "sm_100"
 REDUNDANT: list[tuple[str, str, int, str]] = [
     ("sm_90", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
     ("sm_100", "fence.mbarrier_init", 1, "as on sm_90"),
-    ("sm_90", "bar.warp.sync", 1, "wgmma has read the slot when its wait is over; loads by lanes need it"),
     ("sm_90 in pairs", "fence.mbarrier_init", 1, "so does the barrier of the cluster"),
-    ("sm_90 in pairs", "bar.warp.sync", 1, "as without pairs"),
     ("sm_100", "bar.sync", 1, "all have loaded their sums before the barrier of the result's box"),
 ]
 
