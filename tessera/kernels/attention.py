@@ -13,7 +13,7 @@ Source: Dao, "FlashAttention-2", 2023, algorithms 1 and 2.
 import tessera as ts
 from tessera.kernels.family import family
 
-BLOCKS = {"BM": (64, 128), "BN": (64, 128)}
+BLOCKS = {"BM": (64, 128), "BN": (64, 32, 128), "num_warps": (4, 8)}
 GRAD_BLOCKS = {"BM": (64, 32), "BN": (64, 32)}
 
 

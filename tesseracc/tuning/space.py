@@ -3,7 +3,7 @@
 A point is illegal where the kernel cannot be read with it (the message says why: a group that is no power of two, tiles
 that do not fit together), or where what it asks for in its source exceeds a limit of the target: threads of a block,
 shared memory of a block (what it allocates, and room for its largest tile to change its layout), registers of a thread
-for the largest tile that it keeps. Ragged tiles are legal: they are
+for the largest tile that it keeps, or for a loop of products. Ragged tiles are legal: they are
 masked.
 """
 
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from tessera.decorators import Kernel
 from tessera.errors import SourceError
 from tessera.kernel import KernelDef, specialise
-from tessera.kernel.tree import Alloc, Assign, TileType, walk
+from tessera.kernel.tree import Alloc, Assign, For, Mma, TileType, Var, walk, walk_exprs
 from tesseracc.arch.arch import Arch
 
 __all__ = ["Point", "points", "spell"]
 
 Config = Mapping[str, int]
+#: registers of a loop beside its tiles: addresses, counters, operands on their way; fewer where these stay in place
+OTHER = {False: 56, True: 40}
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,33 @@ def tile_registers(kernel: KernelDef) -> int:
     return -(-_largest_tile(kernel) // (4 * kernel.group))
 
 
+def loop_registers(kernel: KernelDef, arch: Arch) -> int:
+    """Registers, per lane, of a loop with products: what it carries, and others; 0 where there is none.
+
+    Of several products one takes what is made of another's result: the largest tile that an iteration makes is there
+    twice while it is worked on, and once more in half the size as an operand.
+    """
+    most = 0
+    outside: set[Var] = set()
+    for stmt in walk(kernel.body):
+        if isinstance(stmt, Assign):
+            outside.add(stmt.var)
+        if not isinstance(stmt, For):
+            continue
+        products = sum(isinstance(expr, Mma) for expr in walk_exprs(stmt.body))
+        made = {inner.var for inner in walk(stmt.body) if isinstance(inner, Assign)}
+        carried = sum(_bytes(var) for var in made & outside)
+        worked_on = max((_bytes(var) for var in made - outside), default=0) if products > 1 else 0
+        if products:
+            most = max(most, (carried + 5 * worked_on // 2) // (4 * kernel.group) + OTHER[arch.has("wgmma")])
+    return most
+
+
+def _bytes(var: Var) -> int:
+    type_ = var.type
+    return (elements(type_) or 0) * type_.dtype.itemsize if isinstance(type_, TileType) else 0
+
+
 def _largest_tile(kernel: KernelDef) -> int:
     """Bytes of the largest tile in a variable. Shared memory has to have room for it where its layout changes."""
     types = {stmt.var.type for stmt in walk(kernel.body) if isinstance(stmt, Assign)}
@@ -95,4 +124,6 @@ def _excess(kernel: KernelDef, arch: Arch) -> str:
         return f"{shared} bytes of shared memory with its largest tile, {arch.name} has {limits.shared_per_block}"
     if arch.kind == "cuda" and (registers := tile_registers(kernel)) > limits.registers_per_thread:
         return f"a tile takes {registers} registers of each thread, {arch.name} has {limits.registers_per_thread}"
+    if arch.kind == "cuda" and (registers := loop_registers(kernel, arch)) > limits.registers_per_thread:
+        return f"a loop takes about {registers} registers of each thread, {arch.name} has {limits.registers_per_thread}"
     return ""

@@ -24,7 +24,7 @@ from tesseracc.layout.select import choose_mma
 from tesseracc.passes.target.gpu_buffers import Swizzle
 
 #: a block may take this part of a group's shared memory: the rings of the loop want the rest
-SHARE = 3
+SHARE = 2
 #: registers of a thread for operands on their way, addresses and work on elements
 OTHER = 128
 
