@@ -18,6 +18,7 @@ from tesseracc.codegen.image import listing
 from tesseracc.driver import Build
 from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.frontend.kernel import lower
+from tesseracc.tuning.choice import Tuning, choose
 from tests.kernels.copied import mine
 
 ATTENTION = specialise(K.flash_attention.of(ts.bf16).definition, dims={"D": 64})
@@ -42,6 +43,20 @@ def test_products_use_the_matrix_units_and_asynchronous_copies(name: str, arch: 
     found = operations(listing(image))
     assert found >= COPIES[arch] | PRODUCTS[arch] and not found & {"LDL", "STL"}
     assert image.findings == () and all(k.spill_loads == k.spill_stores == k.stack == 0 for k in image.kernels)
+
+
+WIDTHS = [pytest.param(a, d, marks=() if (a, d) == ("sm_80", 128) else pytest.mark.slow)
+          for a in ("sm_80", "sm_90") for d in (32, 64, 128, 256)]  # fmt: skip
+
+
+@pytest.mark.parametrize("arch,width", WIDTHS)
+def test_attention_of_every_width_stays_in_registers(arch: str, width: int) -> None:
+    """At the point that the cost model chooses for the width."""
+    chosen = choose(K.flash_attention.of(ts.bf16), Tuning((load(arch),)), {"D": width})
+    for causal in (False, True) if width == 64 else (width < 64,):
+        kernel = specialise(chosen.kernel, {**dict(chosen.kernel.constants), "causal": causal})
+        (image,) = built(kernel, arch).images
+        assert image.findings == () and all(k.spill_loads == k.spill_stores == k.stack == 0 for k in image.kernels)
 
 
 def launched(kernel: Any, arch: str, *args: Any) -> Any:
