@@ -74,11 +74,13 @@ class Compute:
 @dataclass(frozen=True)
 class Scale:
     """Elements are stored divided by a scale of their own type: one for the tensor, for each index of `axis`, or for
-    each run of `block` elements along `axis` (the last one by default)."""
+    each run of `block` elements along `axis` (the last one by default). With `tensor` these scales are themselves
+    divided by one of the tensor, in f32."""
 
     axis: int | None = None
     block: int | None = None
     dtype: str = "f32"
+    tensor: bool = False
 
     kind = "scale"
 
@@ -86,6 +88,7 @@ class Scale:
         given = [f"axis={self.axis}"] if self.axis is not None else []
         given += [f"block={self.block}"] if self.block is not None else []
         given += [f"dtype={self.dtype}"] if self.dtype != "f32" else []
+        given += ["tensor"] if self.tensor else []
         return f"@scale({', '.join(given)})"
 
 
@@ -94,7 +97,9 @@ Policy = Accum | Compute | LossScale | Scale | StochasticRound
 stochastic_round = StochasticRound()
 
 
-def scale(axis: int | None = None, block: int | None = None, dtype: DType | str = "f32") -> Scale:
+def scale(
+    axis: int | None = None, block: int | None = None, dtype: DType | str = "f32", tensor: bool = False
+) -> Scale:
     """Policy: elements with scales, as in `ts.fp8_e4m3 @ ts.scale(axis=0)`; see ts.quantize."""
     from tessera.dtypes import as_dtype
 
@@ -104,7 +109,10 @@ def scale(axis: int | None = None, block: int | None = None, dtype: DType | str 
                           help="scales are f32, f16, bf16 or a type of 8 bits such as fp8_e8m0")
     if block is not None and block < 2:
         raise SourceError("E301", f"scale(block={block}) is no block of elements", help="a block has 2 or more")
-    return Scale(axis, block, base.name)
+    if tensor and ((axis is None and block is None) or base.name not in ("fp8_e4m3", "fp8_e5m2")):
+        raise SourceError("E301", "a scale of the tensor goes with scales of blocks or of an axis, of type fp8",
+                          help="write for example ts.scale(block=16, dtype=ts.fp8_e4m3, tensor=True)")
+    return Scale(axis, block, base.name, tensor)
 
 
 def compute(mode: DType | str) -> Compute:
@@ -129,7 +137,8 @@ def accum(dtype: DType | str) -> Accum:
 def loss_scale(factor: float) -> LossScale:
     """Policy: scale the loss by `factor` (finite, > 0) before differentiating, and gradients back afterwards."""
     if not (math.isfinite(factor) and factor > 0):
-        raise SourceError("E301", f"loss_scale({factor!r}) is not a positive finite number")
+        raise SourceError("E301", f"loss_scale({factor!r}) is not a positive finite number",
+                          help="a power of two such as 1024.0 changes no mantissa")
     return LossScale(float(factor))
 
 
@@ -195,13 +204,14 @@ def _parse_scale(text: str, column: int, whole: str) -> Scale:
     given: dict[str, str] = {}
     for part in text.split(",") if text.strip() else []:
         name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or name not in ("axis", "block", "dtype") or name in given:
+        fits = name in ("axis", "block", "dtype") if equals else name == "tensor"
+        if not fits or name in given:
             raise bad_text(whole, column, f"{part.strip()!r} is not an argument of scale",
                            "write for example 'fp4_e2m1 @scale(axis=0, block=32, dtype=fp8_e8m0)'")
         given[name] = value
     try:
-        numbers = {name: int(value) for name, value in given.items() if name != "dtype"}
-        return scale(**numbers, dtype=given.get("dtype", "f32"))
+        axis, block = (int(given[name]) if name in given else None for name in ("axis", "block"))
+        return scale(axis, block, given.get("dtype", "f32"), "tensor" in given)
     except (SourceError, ValueError):
         raise bad_text(whole, column, f"{text!r} are no arguments of scale") from None
 

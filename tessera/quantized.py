@@ -6,6 +6,9 @@ greatest number of the element type and amax the greatest |x| that a scale is fo
     scale     max(amax / largest, least scale > 0), rounded to the scale's type
               for fp8_e8m0: 2^(floor(log2 amax) - floor(log2 largest)), as the OCP microscaling formats say
     elements  x / scale, rounded once to the element type, and saturating
+
+With a scale of the tensor it is a triple (elements, scales, whole), x = elements * scales * whole, where whole is the
+tensor's amax / (largest element * largest scale), and the others are those of x / whole.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ __all__ = ["dequantize", "mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxf
 _MX = Scale(block=32, dtype="fp8_e8m0")
 mxfp8_e4m3, mxfp8_e5m2, mxfp6_e2m3, mxfp6_e3m2 = fp8_e4m3 @ _MX, fp8_e5m2 @ _MX, fp6_e2m3 @ _MX, fp6_e3m2 @ _MX
 mxfp4, mxint8 = fp4_e2m1 @ _MX, i8 @ _MX
-nvfp4 = fp4_e2m1 @ Scale(block=16, dtype="fp8_e4m3")
+nvfp4 = fp4_e2m1 @ Scale(block=16, dtype="fp8_e4m3", tensor=True)
 
 
 def _scaling(dtype: DType) -> Scale:
@@ -89,7 +92,7 @@ def _blocks(x: Tensor, how: Scale) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def quantize(x: TensorLike, dtype: Any, *, rounding: str = "nearest", key: TensorLike | None = None) -> Any:
-    """x in a type with scales, or of a precision policy: the pair (elements, scales).
+    """x in a type with scales, or of a precision policy: the pair (elements, scales), or the triple with the tensor's.
 
     `rounding` is that of the elements, see ts.cast. Raises E302 where blocks do not fit, E303 for other types.
     """
@@ -98,7 +101,12 @@ def quantize(x: TensorLike, dtype: Any, *, rounding: str = "nearest", key: Tenso
         return dtype.quantize(value)
     target = as_dtype(dtype)
     how = _scaling(target)
-    blocks, shared = _blocks(operators.cast(value, f32).with_policies(()), how)
+    plain = operators.cast(value, f32).with_policies(())
+    if how.tensor:
+        largest = _largest(target) * _largest(as_dtype(how.dtype))
+        whole = operators.maximum(operators.max(operators.abs(plain)) / largest, _least("f32"))
+        plain = plain / whole
+    blocks, shared = _blocks(plain, how)
     amax = operators.max(operators.abs(blocks), shared, keepdims=True) if shared else operators.abs(blocks)
     if how.dtype == "fp8_e8m0":
         power = operators.cast(operators.cast_toward_zero(amax, "fp8_e8m0"), f32)
@@ -106,11 +114,14 @@ def quantize(x: TensorLike, dtype: Any, *, rounding: str = "nearest", key: Tenso
     else:
         stored = operators.cast(operators.maximum(amax / _largest(target), _least(how.dtype)), how.dtype)
     elements = operators.cast(blocks / operators.cast(stored, f32), target.base, rounding, key)
-    return elements.reshape(*value.shape), stored.reshape(*scale_dims(how, value.shape))
+    parts = elements.reshape(*value.shape), stored.reshape(*scale_dims(how, value.shape))
+    return (*parts, whole) if how.tensor else parts
 
 
-def dequantize(elements: TensorLike, scale: TensorLike, dtype: Any = None, to: Any = f32) -> Tensor:
-    """elements * scale, rounded once to `to`.
+def dequantize(
+    elements: TensorLike, scale: TensorLike, dtype: Any = None, to: Any = f32, *, whole: TensorLike | None = None
+) -> Tensor:
+    """elements * scale, and times the scale of the tensor where there is one, in f32; rounded once to `to`.
 
     `dtype` is the type with scales, where these are of blocks; else scales broadcast to the elements' shape. In a
     product this happens where the operand is loaded: the elements are not stored again.
@@ -118,8 +129,12 @@ def dequantize(elements: TensorLike, scale: TensorLike, dtype: Any = None, to: A
     values, scales = as_tensor(elements), as_tensor(scale)
     how = Scale() if dtype is None else _scaling(as_dtype(dtype))
     wide, factors = operators.cast(values, f32), operators.cast(scales, f32)
+    if how.tensor and whole is None:
+        raise SourceError("E311", f"a value of {dtype} has a scale of the tensor too", help="give it as whole=")
     if how.block is None:
-        return operators.cast(wide * factors, to)
+        product = wide * factors
+        return operators.cast(product if whole is None else product * as_tensor(whole), to)
     blocks, (inner,) = _blocks(wide, how)
-    found: Tensor = operators.cast(blocks * operators.expand_dims(factors, (inner,)), to).reshape(*values.shape)
-    return found
+    product = blocks * operators.expand_dims(factors, (inner,))
+    found: Tensor = operators.cast(product if whole is None else product * as_tensor(whole), to)
+    return found.reshape(*values.shape)

@@ -102,7 +102,7 @@ class StoredSpec:
 
     @property
     def parts(self) -> Any:
-        """The annotations of (elements, scales), or of the elements alone."""
+        """The annotations of (elements, scales), of these and the tensor's scale, or of the elements alone."""
         if isinstance(self.how, PrecisionPolicy):
             elements = replace(self.spec, dtype=self.how.storage)
             return elements if self.how.scale is None else (elements, TensorSpec((), self.how.scale))
@@ -111,15 +111,16 @@ class StoredSpec:
         if any(d is None for d in given) and how.block is not None:
             raise SourceError("E306", f'blocks need sizes with names, not "?", in {self}')
         dims = scale_dims(how, given)  # type: ignore[arg-type]
-        return replace(self.spec, dtype=self.how.base), TensorSpec(dims, as_dtype(how.dtype))
+        whole = (TensorSpec((), f32),) if how.tensor else ()
+        return replace(self.spec, dtype=self.how.base), TensorSpec(dims, as_dtype(how.dtype)), *whole
 
     def load(self, value: Any) -> Tensor:
         """The tensor that these parts store."""
         parts = value if isinstance(value, (tuple, list)) else (value,)
         if isinstance(self.how, PrecisionPolicy):
             return self.how.dequantize(*parts)
-        elements, scales = parts
-        found = dequantize(elements, scales, self.how)
+        elements, scales, *whole = parts
+        found = dequantize(elements, scales, self.how, whole=whole[0] if whole else None)
         travelling = tuple(p for p in self.how.policies if p.kind != "scale")
         return found.with_policies(renewed(found.policies, travelling)) if travelling else found
 

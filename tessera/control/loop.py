@@ -19,7 +19,6 @@ from tessera.control.base import (
     leaves_of,
     lifted,
     or_zeros,
-    shown,
     spread,
 )
 from tessera.control.branch import chosen, cond
@@ -152,16 +151,17 @@ def while_loop(test: Callable[..., Any], body: Callable[..., Any], init: Any, ma
     """
     if max_steps is not None:
         (limit,) = as_dims("while_loop", (max_steps,))
-        _, state = _loop(lambda s: (s[0] < limit) & test(s[1]), lambda s: (s[0] + 1, body(s[1])), (0, init), limit)
+        if isinstance(limit, int) and limit < 0:
+            raise SourceError("E305", f"while_loop with max_steps={limit}", help="it takes 0 steps or more")
+        _, state = _loop(lambda s: (s[0] < limit) & _decision(test(s[1])), lambda s: (s[0] + 1, body(s[1])), (0, init),
+                         limit)
         return state
     return _loop(test, body, init, None)
 
 
 def _loop(test: Callable[..., Any], body: Callable[..., Any], init: Any, limit: Dim | None) -> Any:
     leaves, types, tree = leaves_of(init)
-    tested = record(lambda *xs: test(unflatten(tree, xs)), *typed(leaves))
-    if tested.program.types != (TensorType((), bool_),):
-        raise SourceError("E317", f"the test of while_loop gives {shown(tested)}", help="it gives a bool scalar")
+    tested = record(lambda *xs: _decision(test(unflatten(tree, xs))), *typed(leaves))
     stepped = record(lambda *xs: body(unflatten(tree, xs)), *typed(leaves))
     check_state("while_loop", "body", stepped.tree, stepped.program.types, tree, types)
     captured = (*tested.captured, *stepped.captured)
@@ -169,3 +169,12 @@ def _loop(test: Callable[..., Any], body: Callable[..., Any], init: Any, limit: 
     programs = (tested.placed(given, 0, len(captured)),
                 stepped.placed(given, len(tested.captured), len(captured)))
     return unflatten(tree, execute(While(*programs, len(captured), limit), *captured, *leaves))
+
+
+def _decision(found: Any) -> Tensor:
+    """What the test of a loop gives, as a bool scalar; E317 for anything else."""
+    leaves, types, tree = leaves_of(found)
+    if tree.kind != "leaf" or types != [TensorType((), bool_)]:
+        given = f"{tree} of {', '.join(map(str, types)) or 'nothing'}"
+        raise SourceError("E317", f"the test of while_loop gives {given}", help="it gives a bool scalar")
+    return leaves[0]

@@ -42,7 +42,8 @@ def _chosen(function: Callable[..., Any], args: Sequence[Any], argnums: Any) -> 
     weights = [i for i in floats if i >= len(names) or not _is_data(names[i])]
     found = tuple(weights or floats)
     if not found:
-        raise SourceError("E313", "there is no float argument to differentiate by")
+        raise SourceError("E313", "there is no float argument to differentiate by",
+                          help="give floats, for example 1.0 or x.astype(ts.f32)")
     return found, len(found) == 1
 
 

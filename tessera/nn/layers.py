@@ -57,6 +57,10 @@ def _convolution(name: str, axes: int, x: TensorLike, w: TensorLike, bias: Tenso
         window_count(n + 2 * p, (k - 1) * d + 1, s)
         for n, k, p, d, s in zip(lengths, taps, low, gaps, steps, strict=True)
     ]
+    for n, k, p, d, count in zip(lengths, taps, low, gaps, out, strict=True):
+        if isinstance(count, int) and count < 1:
+            raise SourceError("E302", f"{name}: windows of {(k - 1) * d + 1} places in an axis of {n} + 2 * {p}",
+                              help="windows are no longer than the padded axis")
     dtype = product_type(value.dtype, weight.dtype)
     wide = dtype.name if bias is None else dtype.wide.name
     found = apply(Convolution(tuple(out), low, steps, gaps, (1,) * axes, wide),

@@ -61,7 +61,8 @@ def _check(weights: Mapping[str, Any], activation: str) -> None:
                               help=did_you_mean(name, KEYS) or f"its keys: {', '.join(KEYS)}")
     for name in ("qkv", "out", "mlp"):
         if name not in weights:
-            raise SourceError("E311", f"a transformer layer needs the weight `{name}`")
+            raise SourceError("E311", f"a transformer layer needs the weight `{name}`",
+                              help=f"its keys: {', '.join(KEYS)}")
 
 
 def _norm(x: Tensor, parameters: Mapping[str, Any] | None) -> Tensor:

@@ -191,6 +191,16 @@ def test_a_bounded_loop_has_a_gradient(most: int) -> None:
         np.testing.assert_allclose(g.numpy(), want, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("test", "most", "code", "words"), [
+    (lambda s: s, 3, "E317", "test of while_loop"), (lambda s: (s > 0, s > 0), None, "E317", "test of while_loop"),
+    (lambda s: s > 0, -1, "E305", "max_steps=-1"), (lambda s: s > 0, 1.5, "E305", "not a size"),
+])  # fmt: skip
+def test_misuse_of_loops(test: Any, most: Any, code: str, words: str) -> None:
+    with pytest.raises(ts.SourceError, match=words) as caught:
+        ts.while_loop(test, lambda s: s - 1.0, ts.zeros(()), max_steps=most)
+    assert caught.value.code == code
+
+
 # All of it, compiled --------------------------------------------------------------------------------------------------
 
 

@@ -249,6 +249,9 @@ def test_nothing_is_stored_silently() -> None:
     (lambda: ts.dtype("fp8_e4m3 @scale(axle=0)"), "E301", "axle"),
     (lambda: ts.dtype("fp8_e4m3 @scale(dtype=i8)"), "E301", "scale"),
     (lambda: ts.scale(block=1), "E301", "block=1"),
+    (lambda: ts.scale(tensor=True), "E301", "scale of the tensor"),
+    (lambda: ts.scale(block=16, tensor=True), "E301", "scale of the tensor"),
+    (lambda: ts.dequantize(*ts.quantize(ts.ones(1, 16), ts.nvfp4)[:2], ts.nvfp4), "E311", "scale of the tensor"),
     (lambda: ts.quantize(ts.ones(3, 4), ts.fp8_e4m3), "E303", "no scale"),
     (lambda: ts.quantize(ts.ones(3, 4), ts.u8 @ ts.scale()), "E303", "not scaled"),
     (lambda: ts.quantize(ts.ones(3, 33), ts.mxfp4), "E302", "blocks of 32"),
@@ -269,4 +272,42 @@ def test_mistakes(call: Any, code: str, part: str) -> None:
 def test_text_of_types() -> None:
     for text in ("fp8_e4m3 @scale()", "i8 @scale(axis=-1)", "fp4_e2m1 @scale(axis=0, block=32, dtype=fp8_e8m0)"):
         assert str(ts.dtype(text)) == text
-    assert str(ts.nvfp4) == "fp4_e2m1 @scale(block=16, dtype=fp8_e4m3)"
+    assert str(ts.nvfp4) == "fp4_e2m1 @scale(block=16, dtype=fp8_e4m3, tensor)"
+    assert ts.dtype(str(ts.nvfp4)) == ts.nvfp4
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e20])
+def test_nvfp4_has_a_scale_of_the_tensor(size: float) -> None:
+    """The largest block takes the largest scale, whatever the tensor's size is; against the format's definition."""
+    rng = np.random.default_rng(4)
+    x = (rng.standard_normal((3, 48)) * np.exp2(rng.integers(-6, 6, (3, 1))) * size).astype(np.float32)
+    elements, scales, whole = ts.quantize(x, ts.nvfp4)
+    want = np.abs(x).max() / np.float32(6 * 448)
+    assert whole.numpy() == want
+    runs = (x / want).reshape(3, 3, 16)
+    factors = (np.abs(runs).max(-1) / np.float32(6)).astype(ml_dtypes.float8_e4m3fn)
+    assert as_values(factors).max() == 448
+    np.testing.assert_array_equal(as_values(scales.numpy()), as_values(factors))
+    values = stored(runs / as_values(factors)[..., None], "fp4_e2m1")
+    np.testing.assert_array_equal(as_values(elements.numpy()), as_values(values).reshape(x.shape))
+    back = ts.dequantize(elements, scales, ts.nvfp4, whole=whole).numpy()
+    np.testing.assert_array_equal(back, (as_values(values) * as_values(factors)[..., None] * want).reshape(x.shape))
+    assert np.abs(back - x).max() <= np.abs(x).max() / 4
+    assert all(not part.numpy().astype(np.float32).any() for part in ts.quantize(np.zeros((1, 16)), ts.nvfp4)[:1])
+
+
+@ts.function
+def nvfp4_layer(x: ts.Tensor["B", "K", ts.f32], w: ts.Tensor["N", "K", ts.nvfp4]):
+    return x @ w.T
+
+
+def test_nvfp4_weights_of_a_product() -> None:
+    rng = np.random.default_rng(5)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 64), (9, 64)))
+    parts = ts.quantize(w, ts.nvfp4)
+    wide = np.float64(as_values(parts[0].numpy())) * np.repeat(as_values(parts[1].numpy()), 16, 1) * parts[2].numpy()
+    np.testing.assert_allclose(nvfp4_layer(x, parts).numpy(), x @ wide.T, rtol=1e-5, atol=1e-4)
+    build = Build(front({"nvfp4_layer": nvfp4_layer}), [host_level(), load("sm_90")])
+    for device in ("cpu", EmulatorDevice()):
+        got = load_bundle(build.bundle(), device=device)["nvfp4_layer"](x, *(p.numpy() for p in parts))
+        np.testing.assert_allclose(got, x @ wide.T, rtol=1e-5, atol=1e-4)
