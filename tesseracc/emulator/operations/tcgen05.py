@@ -257,6 +257,8 @@ def commit(i: Instruction, d: Decoder) -> Step:
                 step = launch.shared_stride // 8
                 ranks = [r for r in range(launch.cluster_size) if int(masks[k]) >> r & 1]
                 targets = [int(index[k]) + (first + r - cta) * step for r in ranks]
+                others = np.array([first + r for r in ranks if first + r != cta], np.int64)
+                launch.remote.note(w, others, np.full(len(others), lane))
             if launch.races.tensor_fences is not None:
                 launch.races.tensor_fences.before(np.array([lane >> 5]))
             known = launch.races.release(np.array([lane >> 5]))[0] if launch.detect else None

@@ -25,14 +25,17 @@ CASES = {
     "sm_90 in pairs": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
     "sm_90 without tensor copies": ("sm_90", {"m": 64, "n": 64, "k": 32, "group": 128}),
     "sm_100": ("sm_100", {"m": 128, "n": 64, "k": 32, "group": 128}),
+    "sm_100 in pairs": ("sm_100", {"m": 64, "n": 64, "k": 32, "group": 128}),
 }
 #: versions other than the general one
-VERSIONS = {"sm_90": "gemm__tensor", "sm_90 in pairs": "gemm__cluster", "sm_100": "gemm__tensor"}
+VERSIONS = {"sm_90": "gemm__tensor", "sm_90 in pairs": "gemm__cluster", "sm_100": "gemm__tensor",
+            "sm_100 in pairs": "gemm__cluster"}
 #: survivors: case, words of the line, how many such lines, and why the kernel is right without them
 REDUNDANT: list[tuple[str, str, int, str]] = [
     ("sm_90", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
     ("sm_100", "fence.mbarrier_init", 1, "as on sm_90"),
     ("sm_90 in pairs", "fence.mbarrier_init", 1, "so does the barrier of the cluster"),
+    ("sm_100 in pairs", "fence.mbarrier_init", 1, "so does the barrier of the cluster"),
     ("sm_100", "bar.sync", 1, "all have loaded their sums before the barrier of the result's box"),
 ]
 
@@ -62,7 +65,8 @@ def test_everything_that_orders_is_needed(case: str) -> None:
     arch, options = CASES[case]
     module, image = built(arch, "gemm", dtype="bf16", **options)
     kernel = module.funcs[0]
-    sizes = {**SIZES, "N": {"sm_90 in pairs": 256, "sm_90 without tensor copies": 70}.get(case, SIZES["N"])}
+    wide = 256 if "pairs" in case else 70 if "without" in case else SIZES["N"]
+    sizes = {**SIZES, "N": wide}
     blocks = int(case in VERSIONS)  # one, or one pair, does all tiles in turn
     lines = image.ptx.split("\n")
     assert outcome(kernel, image, lines, sizes, 0, blocks) is None
