@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -60,6 +60,7 @@ CASES = (
     _rows("column_sums", 4096, 4096, 1.3, 1), _rows("column_sums", 4001, 4003, passes=1),
     _rows("gelu_chain", 4096, 4096, 1.0, 3), _rows("gelu_chain", 4001, 4003, passes=3),
     Case("layer", (1, 512), 1.0, flops=2.0 * 512 * 1024 * 1024 * 12),
+    Case("layer_bf16", (1, 512), 1.0, flops=2.0 * 512 * 1024 * 1024 * 12),
     Case("train_step", (256, 1024), 1.0, flops=2.0 * 256 * 1024 * 1024 * 5),
 )  # fmt: skip
 
@@ -73,16 +74,13 @@ def arguments(case: Case) -> tuple[Any, ...]:
     rng, s = np.random.default_rng(0), case.sizes
     if case.entry in ("matmul", "decode"):
         return normal(rng, s[0], s[1]), normal(rng, s[1], s[2])
-    if case.entry == "matmul_bf16":
+    if case.entry.endswith("_bf16"):
         from tessera_runtime.core.dtypes import np_dtype
 
-        return tuple(x.astype(np_dtype("bf16")) for x in (normal(rng, s[0], s[1]), normal(rng, s[1], s[2])))
+        wide = arguments(replace(case, entry=case.entry.removesuffix("_bf16")))
+        return tuple(x.astype(np_dtype("bf16")) for x in wide)
     if case.entry.endswith("attention"):
         return tuple(normal(rng, 1, s[0], s[1], 64) for _ in range(3))
-    if case.entry == "attention_bf16":
-        from tessera_runtime.core.dtypes import np_dtype
-
-        return tuple(normal(rng, 1, s[0], s[1], 64).astype(np_dtype("bf16")) for _ in range(3))
     if case.entry == "saxpy":
         return normal(rng, *s), normal(rng, *s), 1e-3
     if case.entry == "gelu_chain":
@@ -163,7 +161,7 @@ def measure(case: Case, rounds: int, threads: int, chosen: tuple[str, ...]) -> d
             found, mine = peers.to_numpy(found[0] if isinstance(found, tuple) else found), results[0]
             mine = mine.astype(np.float32)
             error = max(error, float(np.abs(mine - found).max() / np.abs(found).max()))
-        if not error < (2e-2 if case.entry.endswith("bf16") else 1e-3):
+        if not error < (4e-2 if case.entry.endswith("bf16") else 1e-3):
             raise RuntimeError(f"{case.name}: results differ by {error:.1e}")
     times = timing.interleaved(calls, rounds, clock=time.process_time if threads == 1 else time.perf_counter)
     rivals = {name: found for name, found in times.items() if name != "tessera"}

@@ -20,13 +20,16 @@ ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_
 
 
 def available() -> tuple[str, ...]:
-    return tuple(name for name in ("torch", "onnxruntime", "jax") if find_spec(name) is not None)
+    found = [name for name in ("torch", "onnxruntime", "jax") if find_spec(name) is not None]
+    iree = "jax" in found and all(find_spec(name) for name in ("iree", "iree.compiler", "iree.runtime"))
+    return (*found, "iree") if iree else tuple(found)
 
 
 def versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("numpy", *available())}
+    packages = {"iree": "iree-base-compiler"}
+    return {name: version(packages.get(name, name)) for name in ("numpy", *available())}
 
 
 def to_numpy(value: Any) -> Any:
@@ -87,6 +90,7 @@ def _torch(entry: str, args: tuple[Any, ...]) -> dict[str, Call]:
         "column_sums": lambda: torch.sum(a[0], 0),
         "gelu_chain": lambda: chain(*a),
         "layer": lambda: layer(*a),
+        "layer_bf16": lambda: layer(*a),
         "train_step": lambda: train(*a),
     }
     memory: dict[tuple[int, ...], Any] = {}
@@ -97,7 +101,7 @@ def _torch(entry: str, args: tuple[Any, ...]) -> dict[str, Call]:
         return memory[shape]
 
     found: dict[str, Call] = {"torch": plain[entry]}
-    compiled = {"gelu_chain": chain, "layer": layer, "train_step": train}.get(entry)
+    compiled = {"gelu_chain": chain, "layer": layer, "layer_bf16": layer, "train_step": train}.get(entry)
     if compiled is not None:
         quick = torch.compile(compiled)
         found["torch.compile"] = lambda: quick(*a)
@@ -128,7 +132,8 @@ def _onnxruntime(entry: str, args: tuple[Any, ...], threads: int) -> dict[str, C
     return {"onnxruntime": lambda: session.run(None, given)[0]}
 
 
-def _jax(entry: str, args: tuple[Any, ...]) -> dict[str, Call]:
+def _functions() -> Mapping[str, Callable[..., Any]]:
+    """The programs for compilers of JAX's functions."""
     import jax
     import jax.numpy as jnp
 
@@ -139,7 +144,7 @@ def _jax(entry: str, args: tuple[Any, ...]) -> dict[str, Call]:
         centred = x - x.mean(-1, keepdims=True)
         return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-5)
 
-    functions: Mapping[str, Callable[..., Any]] = {
+    return {
         "matmul": lambda a, b: a @ b,
         "decode": lambda a, b: a @ b,
         "matmul_bf16": lambda a, b: a @ b,
@@ -150,10 +155,38 @@ def _jax(entry: str, args: tuple[Any, ...]) -> dict[str, Call]:
         "column_sums": lambda x: x.sum(0),
         "gelu_chain": lambda x, w, b, r: jax.nn.gelu(x * w + b, approximate=True) + r,
     }
-    if entry not in functions:
+
+
+def _jax(entry: str, args: tuple[Any, ...]) -> dict[str, Call]:
+    import jax
+    import jax.numpy as jnp
+
+    function = _functions().get(entry)
+    if function is None:
         return {}
-    run, given = jax.jit(functions[entry]), [jnp.asarray(x) for x in args]
+    run, given = jax.jit(function), [jnp.asarray(x) for x in args]
     return {"jax": lambda: run(*given).block_until_ready()}
+
+
+def _iree(entry: str, args: tuple[Any, ...], threads: int) -> dict[str, Call]:
+    """IREE's llvm-cpu for this CPU, from the StableHLO of the same functions; data tiling and micro-kernels on."""
+    import jax
+    from iree import compiler, runtime
+
+    function = _functions().get(entry)
+    if function is None or any(getattr(x, "dtype", np.dtype("f4")) != np.float32 for x in args):
+        return {}
+    text = str(jax.jit(function).lower(*args).compiler_ir("stablehlo"))
+    code = compiler.compile_str(
+        text, input_type="stablehlo", target_backends=["llvm-cpu"],
+        extra_args=["--iree-llvmcpu-target-cpu=host", "--iree-opt-data-tiling", "--iree-llvmcpu-enable-ukernels=all"],
+    )  # fmt: skip
+    if threads > 1:
+        runtime.flags.parse_flags(f"--task_topology_group_count={threads}")
+    config = runtime.Config("local-sync" if threads == 1 else "local-task")
+    module = runtime.load_vm_module(runtime.VmModule.copy_buffer(config.vm_instance, code), config)
+    given = [runtime.asdevicearray(config.device, x) for x in args]
+    return {"iree": lambda: module.main(*given)}
 
 
 def peers(entry: str, args: tuple[Any, ...], threads: int, chosen: tuple[str, ...]) -> dict[str, Call]:
@@ -165,4 +198,6 @@ def peers(entry: str, args: tuple[Any, ...], threads: int, chosen: tuple[str, ..
         found |= _onnxruntime(entry, args, threads)
     if "jax" in chosen:
         found |= _jax(entry, args)
+    if "iree" in chosen:
+        found |= _iree(entry, args, threads)
     return found

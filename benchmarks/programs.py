@@ -111,6 +111,17 @@ def layer(
     return ts.nn.transformer_layer(x, {"qkv": qkv, "out": out, "mlp": up, "down": down}, heads=16)
 
 
+@ts.function
+def layer_bf16(
+    x: ts.Tensor["B", "S", 1024, ts.bf16],
+    qkv: ts.Tensor[1024, 3072, ts.bf16],
+    out: ts.Tensor[1024, 1024, ts.bf16],
+    up: ts.Tensor[1024, 4096, ts.bf16],
+    down: ts.Tensor[4096, 1024, ts.bf16],
+):
+    return ts.nn.transformer_layer(x, {"qkv": qkv, "out": out, "mlp": up, "down": down}, heads=16)
+
+
 def _loss(w1, b1, w2, b2, x, target):
     return ts.mse(ts.linear(ts.relu(ts.linear(x, w1, b1)), w2, b2), target)
 
