@@ -4,8 +4,13 @@ Cooley and Tukey (1965): with N = P Q, n = Q a + b and k = c + P d, for 0 <= a, 
 
     X[c + P d] = sum over b of w_Q^(b d) * w_N^(b c) * sum over a of w_P^(a c) * x[Q a + b],    w_N = exp(-2 pi i / N)
 
-P is the largest divisor of N up to RADIX; a size without one is transformed by its matrix. Products with matrices are
-real: a complex number in a matrix is [[re, im], [-im, re]].
+P is the largest divisor of N up to RADIX; a small size without one is transformed by its matrix. Products with matrices
+are real: a complex number in a matrix is [[re, im], [-im, re]].
+
+A large size without divisors, or one that is not known, is a convolution with a chirp of a size M that has them
+(Bluestein, 1970): as k n = (k^2 + n^2 - (k - n)^2) / 2,
+
+    X[k] = c[k] * sum over n of (c[n] x[n]) * conj(c)[k - n],    c[n] = exp(-pi i n^2 / N),    M >= 2 N - 1
 """
 
 from __future__ import annotations
@@ -25,11 +30,12 @@ from tessera.families import broadcast_dims, check_arity, check_kind, unbroadcas
 from tessera.interpreters import apply
 from tessera.operator import Case, Cotangents, Operator, register
 from tessera.ops.create import full, iota, zeros_like
+from tessera.ops.elementwise import minimum
 from tessera.ops.indexing import take
 from tessera.ops.linalg import matmul
 from tessera.ops.parts import concat, flip, stack
 from tessera.ops.select import cast
-from tessera.shapes import Dim, known_equal, symbol
+from tessera.shapes import Dim, ceildiv, known_equal, product, symbol
 from tessera.tensor import Tensor, TensorLike, as_tensor, operands
 from tessera.types import TensorType
 
@@ -39,6 +45,8 @@ T = TensorType.parse
 
 #: largest size that is transformed by its matrix although it has divisors
 RADIX = 16
+#: largest size without divisors that is transformed by its matrix
+LARGEST = 64
 
 
 def _check_pairs(name: str, *ins: TensorType, axes: int) -> None:
@@ -62,39 +70,48 @@ def _pairs(z: Array, dtype: DType) -> Array:
 @register
 @dataclass(frozen=True)
 class Roots(Operator):
-    """The powers of exp(2 pi i / size) as real matrices, [size, 2, 2]: number k is [[cos, sin], [-sin, cos]] of
-    2 pi k / size, so that a pair times the matrix is the product."""
+    """w ** (i * j) for w = exp(+-2 pi i / size) as real matrices, [rows, columns, 2, 2]; with `square`, w ** (i * i),
+    [rows, 2, 2]. A pair times the matrix [[cos, sin], [-sin, cos]] is the product; the sign is + if
+    `positive`. Exponents are taken modulo the size before they become angles."""
 
     size: Dim
+    rows: Dim
+    columns: Dim = 1
+    square: bool = False
+    positive: bool = True
     dtype: str = "f32"
     name = "roots"
     differentiable = False
 
     def infer(self, *ins: TensorType) -> TensorType:
         check_arity(self.name, ins, 0)
-        result = TensorType((self.size, 2, 2), as_dtype(self.dtype).base)
+        lead = (self.rows,) if self.square else (self.rows, self.columns)
+        result = TensorType((*lead, 2, 2), as_dtype(self.dtype).base)
         check_kind(self.name, "float", result)
         return result
 
     def ref(self, *ins: Array) -> Array:
-        size = int(self.size)
-        angle = np.arange(size) * (2 * math.pi) / max(size, 1)
+        size, i = max(int(self.size), 1), np.arange(int(self.rows))
+        power = i * i if self.square else i[:, None] * np.arange(int(self.columns))
+        angle = power % size * (2 * math.pi) / size * (1 if self.positive else -1)
         c, s = np.cos(angle), np.sin(angle)
-        return convert(np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)], 1), as_dtype(self.dtype))
+        return convert(np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)], -2), as_dtype(self.dtype))
 
     def element(
         self, e: Elements, ins: tuple[TensorType, ...], idx: tuple[Index, ...], *reads: Read, out: int = 0,
     ) -> Element:
-        k, row, column = idx
+        *at, row, column = idx
+        k = at[0] * at[-1] % e.index(self.size)
         angle = e.cast(k, "f64") * e.const(2 * math.pi, "f64") / e.cast(e.index(self.size), "f64")
         c, s = e.cos(angle), e.sin(angle)
-        off = e.select(row == e.zero(), s, -s)
+        off = e.select(row == e.zero(), s, -s) if self.positive else e.select(row == e.zero(), -s, s)
         return e.cast(e.select(row == column, c, off), self.dtype)
 
     @classmethod
     def cases(cls) -> Iterable[Case]:
-        yield Case(cls(symbol("N"), "f32"), ())
-        yield Case(cls(12, "f64"), ())
+        yield Case(cls(symbol("N"), symbol("N"), dtype="f32"), ())
+        yield Case(cls(symbol("N") * 2, symbol("N"), square=True, positive=False), ())
+        yield Case(cls(12, 5, 7, positive=False, dtype="f64"), ())
 
 
 class _Bilinear(Composed):
@@ -205,27 +222,56 @@ def _radix(size: int) -> int:
     return next((p for p in range(min(RADIX, size), 1, -1) if size % p == 0), size)
 
 
-def _powers(size: Dim, rows: Dim, columns: Dim, inverse: bool, dtype: DType) -> Tensor:
-    """w_size ** (row * column) as real matrices, [rows, columns, 2, 2]."""
-    product = iota(rows).reshape(rows, 1) * iota(columns) % size
-    return take(apply(Roots(size, dtype.name)), product if inverse else (size - product) % size)
+def padded(size: Dim) -> tuple[Dim, ...]:
+    """Radices of the least size for a convolution of `size` numbers that consists of known small ones and, where `size`
+    is not known, one more: 2 size / RADIX^2, rounded up."""
+    if not isinstance(size, int):
+        return (RADIX, RADIX, ceildiv(2 * size, RADIX * RADIX))
+    return radices(1 << (2 * size - 2).bit_length())
 
 
 def _transform(x: Tensor, inverse: bool) -> Tensor:
     """The unscaled transform of pairs [.., N, 2] of a wide type."""
+    size = x.shape[-2]
+    if isinstance(size, int) and max(radices(size)) <= LARGEST:
+        return _stages(x, radices(size), inverse)
+    return _chirp(x, inverse)
+
+
+def _stages(x: Tensor, sizes: tuple[Dim, ...], inverse: bool) -> Tensor:
+    """The same by the radices of N."""
     *batch, size, _ = x.shape
-    p: Dim = _radix(size) if isinstance(size, int) else size
-    m = _powers(p, p, p, inverse, x.dtype).permute(0, 2, 1, 3).reshape(2 * p, 2 * p)
-    if p == size:
+    p, *rest = sizes
+    m = apply(Roots(p, p, p, positive=inverse, dtype=x.dtype.name)).permute(0, 2, 1, 3).reshape(2 * p, 2 * p)
+    if not rest:
         return matmul(x.reshape(*batch, 1, 2 * p), m).reshape(*batch, size, 2)
-    q, r = size // p, len(batch)
+    q, r = product(rest), len(batch)
     lead = tuple(range(r))
     x = x.reshape(*batch, p, q, 2).permute(*lead, r + 1, r, r + 2)  # [b, a, pair]
     x = matmul(x.reshape(*batch, q, 2 * p), m).reshape(*batch, q, p, 2)  # [b, c, pair]
-    w = _powers(size, q, p, inverse, x.dtype)
-    x = x[..., :1] * w[..., 0, :] + x[..., 1:] * w[..., 1, :]
-    x = _transform(x.permute(*lead, r + 1, r, r + 2), inverse)  # [c, d, pair]
+    x = _times(x, apply(Roots(size, q, p, positive=inverse, dtype=x.dtype.name)))
+    x = _stages(x.permute(*lead, r + 1, r, r + 2), tuple(rest), inverse)  # [c, d, pair]
     return x.permute(*lead, r + 1, r, r + 2).reshape(*batch, size, 2)
+
+
+def _chirp(x: Tensor, inverse: bool) -> Tensor:
+    """The same for any N: a convolution."""
+    size, sizes = x.shape[-2], padded(x.shape[-2])
+    whole = product(sizes)
+    dtype = x.dtype.name
+    c = apply(Roots(2 * size, size, square=True, positive=inverse, dtype=dtype))
+    # conj(c)[n] for n = 0 .. and for n = .. -1, which are the same; what lies between meets zeros alone
+    half = apply(Roots(2 * size, whole // 2 + 1, square=True, positive=not inverse, dtype=dtype))[:, 0, :]
+    kernel = take(half, minimum(iota(whole), whole - iota(whole)))
+    zeros = full((*x.shape[:-2], whole - size, 2), 0.0, x.dtype)
+    spectrum = _stages(concat([_times(x, c), zeros], -2), sizes, False)
+    y = _stages(apply(ComplexMul(), spectrum, _stages(kernel, sizes, False)), sizes, True)
+    return _times(take(y, iota(size), y.ndim - 2), c) / full((), whole, x.dtype)
+
+
+def _times(x: Tensor, w: Tensor) -> Tensor:
+    """Pairs [.., 2] times complex numbers as matrices, [.., 2, 2]."""
+    return x[..., :1] * w[..., 0, :] + x[..., 1:] * w[..., 1, :]
 
 
 @register

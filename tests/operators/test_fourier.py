@@ -11,7 +11,8 @@ from tesseracc.driver import Build, front, host_level
 from tesseracc.emulator_device import EmulatorDevice
 
 # one; prime; prime above the radix; powers of two; products with a prime above the radix; two and three stages
-SIZES = (1, 2, 7, 19, 64, 512, 38, 60, 480)
+# large primes, alone and in a product, go by a convolution
+SIZES = (1, 2, 7, 19, 64, 512, 38, 60, 480, 67, 134, 1021)
 
 
 def pairs(z: np.ndarray, dtype: type = np.float64) -> np.ndarray:
@@ -52,7 +53,8 @@ def there_any(x: ts.Tensor["B", "N", 2, ts.f64]):
 
 
 @pytest.mark.parametrize(("fn", "size", "dtype", "near"), [(there, 60, np.float32, 4e-7),
-                                                           (there_any, 13, np.float64, 1e-14)])
+                                                           (there_any, 13, np.float64, 1e-14),
+                                                           (there_any, 300, np.float64, 1e-14)])
 def test_compiled_code_is_the_transform(fn: ts.Function, size: int, dtype: type, near: float) -> None:
     z = random(5, size)
     want = pairs(np.fft.fft(z)), pairs(np.fft.ifft(z))

@@ -242,7 +242,7 @@ def _move_to_point(producer: Op, reader: Op, must_write: bool, contractions: Col
         if any(tensor in contractions and _needed_axes(reader, tensor) == full for tensor in tensors_read(reader)):
             return None  # it is rather the epilogue of that contraction
         reader = tidy(nest(reader, axes))
-    if contraction and is_contraction(tidy(inline(producer, reader))) is None:
+    if contraction and not _same_tiles(producer, tidy(inline(producer, reader))):
         return None
     found = reads_of(reader, producer.result)
     if len(found) != 1 or found[0] not in reader.regions[0].ops or found[0].optional("where") is not None:
@@ -251,6 +251,17 @@ def _move_to_point(producer: Op, reader: Op, must_write: bool, contractions: Col
         return Move(reader=reader)
     site = _site(producer, reader)
     return Move(reader=reader, site=site) if site is not None else None
+
+
+def _same_tiles(before: Op, after: Op) -> bool:
+    """Whether both are contractions with as many rows and as many columns: a domain that counts the points otherwise
+    may have rows and columns in one axis, which is then one of the batch."""
+    a, b = is_contraction(before), is_contraction(after)
+    if a is None or b is None:
+        return False
+    sides = ((x.group.attrs["domain"], axes) for x in (a, b) for axes in (x.m, x.n))
+    m, n, new_m, new_n = (product(domain[axis] for axis in axes) for domain, axes in sides)
+    return known_equal(m, new_m) and known_equal(n, new_n)
 
 
 def _needed_axes(reader: Op, tensor: Value) -> tuple[int, ...] | None:
