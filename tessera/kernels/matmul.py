@@ -7,7 +7,7 @@ products. The kernels say no more than that; stages in shared memory, copies and
 import tessera as ts
 from tessera.kernels.family import family
 
-BLOCKS = {"BM": (64, 128), "BN": (64, 128), "BK": (32, 64)}
+BLOCKS = {"BM": (64, 128), "BN": (64, 128, 256), "BK": (64, 32), "num_warps": (4, 8)}
 
 
 def same(t):

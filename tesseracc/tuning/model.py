@@ -4,12 +4,12 @@ With g groups, and for one group F operations at rate R (of the matrix unit for 
 from global memory, and N iterations of its loops, on a chip of U units with bandwidth B:
 
     o = min(blocks_per_sm, threads_per_sm / lanes, shared_per_sm / shared, registers_per_sm / registers)   (1 on a CPU)
-    compute = o sum(F / R) U,   memory = o W U / B,   latency = N * 1 us
+    compute = o sum(F / R) U,   memory = o W U / (2.5 B),   latency = N * 1 us, a quarter with asynchronous copies
     t = ceil(g / (U o)) * max(compute, memory, latency)
 
 Rates are those of the target's description, R and B of the whole chip. On a CPU groups run one after the other on a
 core, and compute is multiplied by 1, 2 or 4 as the tiles of a group fit into L1, into L2, or into neither. A dim
-without number counts as 1024. Only the order of estimates counts; equal ones keep the order of the space.
+without number counts as 4096. Only the order of estimates counts; equal ones keep the order of the space.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ from tessera.kernel.tree import (
 )
 from tessera.shapes import Dim, substitute
 from tesseracc.arch.arch import Arch
-from tesseracc.tuning.products import LATENCY
+from tesseracc.tuning.products import CACHES, FEWEST, LATENCY, NOMINAL
 from tesseracc.tuning.space import shared_bytes
 
 __all__ = ["NOMINAL", "estimate"]
 
-NOMINAL = 1024  # the size of a dim that has no number
 _BASE_REGISTERS = 32  # addresses, counters and operands of a thread
 
 
@@ -71,8 +70,9 @@ def estimate(kernel: KernelDef, arch: Arch, sizes: Mapping[str, int] | None = No
     resident = occupancy(kernel, arch)
     units = max(1, rates.units)
     compute = resident * cost.seconds * units
-    memory = resident * cost.bytes * units / bandwidth if bandwidth else 0.0
-    return math.ceil(groups / (units * resident)) * max(compute, memory, cost.iterations * LATENCY)
+    memory = resident * cost.bytes * units / (CACHES * bandwidth) if bandwidth else 0.0
+    latency = cost.iterations * LATENCY / (FEWEST if arch.has("cp_async") else 1)
+    return math.ceil(groups / (units * resident)) * max(compute, memory, latency)
 
 
 def occupancy(kernel: KernelDef, arch: Arch) -> int:

@@ -18,7 +18,10 @@ from tessera.shapes import Dim
 from tesseracc.arch.arch import Arch
 from tesseracc.layout.select import candidates
 
-__all__ = ["FEWEST", "LATENCY", "Tile", "loop_seconds", "product_seconds", "product_tile", "ring_depth", "step_seconds"]
+__all__ = [
+    "CACHES", "FEWEST", "LATENCY", "NOMINAL", "Tile", "loop_seconds", "product_seconds", "product_tile", "ring_depth",
+    "step_seconds",
+]  # fmt: skip
 
 LATENCY = 1e-6  # seconds: a trip to global memory and a barrier
 #: what caches give, as a multiple of the memory's bandwidth
