@@ -18,18 +18,19 @@ from typing import Any
 
 from tessera.dtypes import f32, i32
 from tessera.errors import SourceError
-from tessera.ops.compare import less
+from tessera.ops.compare import less, not_equal
 from tessera.ops.create import full, zeros, zeros_like
 from tessera.ops.elementwise import add, maximum, minimum, mul
 from tessera.ops.elementwise import pow as power
 from tessera.ops.functions import cos, sqrt
+from tessera.ops.reduce import any as any_of
 from tessera.ops.reduce import sum as total
 from tessera.ops.select import cast, where
-from tessera.pytree import flatten, tree_map
+from tessera.pytree import flatten, tree_map, unflatten
 from tessera.tensor import Tensor, as_tensor
 
 __all__ = ["Optimiser", "adam", "adamw", "clip_by_global_norm", "constant", "cosine", "exponential", "global_norm",
-           "linear", "sgd"]
+           "linear", "sgd", "skip_zero"]
 
 Schedule = Callable[[Tensor], Tensor]
 Rate = float | Schedule
@@ -215,3 +216,26 @@ def adamw(
 def adam(rate: Rate, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> Optimiser:
     """Adam (Kingma and Ba, 2015): adamw without decay."""
     return adamw(rate, betas, eps, 0.0)
+
+
+def skip_zero(optimiser: Optimiser) -> Optimiser:
+    """The optimiser, for which a step whose gradients are all 0 did not happen: parameters and state stay as they are.
+
+    Such gradients come from loss scaling after an overflow; momentum and decay would move parameters nevertheless.
+    """
+
+    def update(params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
+        new = optimiser.update(params, grads, state)
+        found = [any_of(not_equal(g, 0)) for g in flatten(grads)[0] if isinstance(g, Tensor)]
+        if not found:
+            return new
+        happened = found[0]
+        for more in found[1:]:
+            happened = happened | more
+        old, tree = flatten((params, state))
+        leaves = [where(happened, after, before) if isinstance(after, Tensor) else after
+                  for after, before in zip(flatten(new)[0], old, strict=True)]
+        params, state = unflatten(tree, leaves)
+        return params, state
+
+    return Optimiser(optimiser.init, update)

@@ -110,7 +110,8 @@ def randint(low: int, high: int, shape: Any = (), dtype: Any = i32, seed: int | 
             key: TensorLike | None = None) -> Tensor:
     """Integers in [low, high): low + floor(word * (high - low) / 2^32)."""
     if not low < high or high - low > 1 << 31:
-        raise SourceError("E305", f"randint needs low < high and a range of at most 2^31, got [{low}, {high})")
+        raise SourceError("E305", f"randint needs low < high and a range of at most 2^31, got [{low}, {high})",
+                          help="randint(low, high, shape) draws from low to high - 1")
     dims = shape if isinstance(shape, (tuple, list)) else (shape,)
     words = cast(bits(dims, key=key, seed=seed), i64)
     return cast((words * (high - low) >> 32) + low, as_dtype(dtype))

@@ -75,6 +75,9 @@ def _norm(x: Tensor, parameters: Mapping[str, Any] | None) -> Tensor:
 
 def _attention(x: Tensor, weights: Mapping[str, Any], heads: int, shared: int, causal: bool, rotary: bool) -> Tensor:
     batch, length, size = x.shape
+    if isinstance(size, int) and size % heads:
+        raise SourceError("E302", f"a transformer layer of {heads} heads on {x.type}",
+                          help="the number of heads divides the last axis; say heads=")
     each = size // heads
     qkv = linear(x, weights["qkv"], weights.get("qkv_bias"))
     parts = split(qkv, [heads * each, shared * each, shared * each], dim=-1)

@@ -172,7 +172,8 @@ def rope(x: TensorLike, positions: TensorLike | None = None, base: float = 10000
         raise SourceError("E304", f"rope needs axes [.., S, D], got {value.type}")
     *lead, length, size = value.shape
     if isinstance(size, int) and size % 2:
-        raise SourceError("E302", f"rope turns pairs, but the last axis of {value.type} is odd")
+        raise SourceError("E302", f"rope turns pairs, but the last axis of {value.type} is odd",
+                          help="the size of a head is even")
     wide = value.dtype.wide
     place = iota(length) if positions is None else as_tensor(positions)
     exponent = cast(iota(size // 2), wide) * (-2.0 * float(np.log(base)) / cast(full((), size, i64), wide))

@@ -51,7 +51,8 @@ class Windows(View):
         _check(self, x, 0)
         count = window_count(x.dims[self.axis], self.size, self.stride)
         if isinstance(count, int) and count < 1:
-            raise SourceError("E302", f"windows of {self.size} places in {x}, whose axis {self.axis} is shorter")
+            raise SourceError("E302", f"windows of {self.size} places in {x}, whose axis {self.axis} is shorter",
+                              help="windows are no longer than the padded axis")
         return TensorType((*x.dims[: self.axis], count, *x.dims[self.axis + 1 :], self.size), x.dtype)
 
     def ref(self, *ins: Array) -> Array:

@@ -118,6 +118,8 @@ def test_dropout_rate() -> None:
     lambda: ts.nn.flash_attention(ts.ones(1, 3, 2, 4), ts.ones(1, 2, 2, 4), ts.ones(1, 2, 2, 4)),
     lambda: ts.nn.conv2d(ts.ones(1, 3, 4, 4), ts.ones(2, 2, 3, 3)),
     lambda: ts.nn.conv2d(ts.ones(1, 3, 2, 4), ts.ones(2, 3, 3, 3)),
+    lambda: ts.nn.transformer_layer(ts.ones(1, 2, 6), {"qkv": ts.ones(6, 18), "out": ts.ones(6, 6),
+                                                       "mlp": ts.ones(6, 12)}, heads=4),
     lambda: ts.nn.max_pool2d(ts.ones(1, 3, 4, 4), 2, padding=2),
     lambda: ts.nn.transformer_layer(ts.ones(1, 2, 4), {"qkv": ts.ones(4, 12), "mlp": ts.ones(4, 4)}, heads=2),
 ])  # fmt: skip

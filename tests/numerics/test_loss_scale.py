@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import tessera as ts
+from tessera.pytree import flatten
 
 RUNS = pytest.mark.parametrize("run", [lambda f: f, ts.jit], ids=["eager", "compiled"])
 SCALE = 2.0**15
+START = ts.tensor([1.0, -0.5, 0.25], ts.f16)
 
 
 def small_loss(x: Any, w: Any) -> Any:
@@ -104,3 +106,30 @@ def test_all_finite() -> None:
     for bad in (np.nan, np.inf, -np.inf):
         assert not bool(ts.all_finite({**tree, "c": ts.tensor([0.0, bad])}))
         assert not bool(ts.all_finite(ts.tensor([bad]).astype(ts.bf16)))
+
+
+@RUNS
+def test_training_skips_steps_that_overflow(run: Callable[[Any], Any]) -> None:
+    """adamw with momentum and decay under a scale of 1024: three steps, of which the second is beyond f16."""
+    optimiser = ts.optim.skip_zero(ts.optim.adamw(0.1, decay=0.1))
+
+    @run
+    @ts.function
+    def step(w: ts.Tensor[3, "f16 @loss_scale(1024.0)"], state: ts.like(optimiser.init(START)), x: ts.Tensor[ts.f32]):
+        grads = ts.grad(lambda w: ts.sum(w.astype(ts.f32) * x * x))(w)
+        return optimiser.update(w, grads, state)
+
+    w, state = START, optimiser.init(START)
+    first, m, v = np.array(START.tolist()), np.zeros(3), np.zeros(3)
+    for i, x in enumerate((2.0, 90.0, 3.0)):
+        before = (w, state)
+        w, state = step(w, state, np.float32(x))
+        leaves = [a.tolist() for a in flatten((w, state))[0]]
+        skipped = leaves == [a.tolist() for a in flatten(before)[0]]
+        assert skipped == (i == 1), (i, leaves)
+        if not skipped:
+            taken = 1 + (i > 1)
+            g = x * x
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            first = first - 0.1 * (m / (1 - 0.9**taken) / (np.sqrt(v / (1 - 0.999**taken)) + 1e-8) + 0.1 * first)
+        np.testing.assert_allclose(np.array(w.tolist()), first, atol=2e-3)
