@@ -34,6 +34,7 @@ from tesseracc.passes.target import expand_narrow as _expand_narrow
 from tesseracc.passes.target import lower_cpu as _lower_cpu
 from tesseracc.passes.target import lower_gpu as _lower_gpu
 from tesseracc.passes.tile import carry_blocks as _carry_blocks
+from tesseracc.passes.tile import choose_warps as _choose_warps
 from tesseracc.passes.tile import count_flops as _count_flops
 from tesseracc.passes.tile import exact_units as _exact_units
 from tesseracc.passes.tile import forward_shared as _forward_shared
@@ -56,7 +57,7 @@ _PASSES = (
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
-    _count_flops, _share_tiles, _keep_operands,
+    _count_flops, _share_tiles, _keep_operands, _choose_warps,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -90,7 +91,10 @@ TILE: tuple[Step, ...] = parse_pipeline(
 _EXPAND = "contract,expand-math,expand-narrow,expand-fma"
 # What a tile kernel says of shared memory goes before loops get rings of their own; versions come last, for what is
 # copied is known by then. Who does which block of the work comes last: versions differ in it.
-_RINGS = "forward-shared,carry-blocks,share-tiles,keep-operands,pipeline-loads,version-copies,share-copies,place-groups"
+_RINGS = (
+    "forward-shared,carry-blocks,share-tiles,choose-warps,keep-operands,pipeline-loads,version-copies,share-copies,"
+    "place-groups"
+)
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
     "cuda": parse_pipeline(f"maps-to-tiles,exact-units,{_RINGS},tile-to-gpu,{_EXPAND}"),
