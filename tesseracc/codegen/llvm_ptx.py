@@ -64,6 +64,22 @@ def _mma(w: Writer, op: Op) -> list[str]:
     return _assembly(w, f"{op.attrs['instruction']} {', '.join(lists)};", op.results, args)
 
 
+def _pure(w: Writer, op: Op, text: str) -> list[str]:
+    """A statement that only computes: equal ones are one, and those of unused results go."""
+    result = op.result.type
+    constraints = ",".join([f"={_constraint(w, result)}", *(_constraint(w, v.type) for v in op.operands)])
+    operands = ", ".join(w.typed(v) for v in op.operands)
+    return [w.let(f'call {w.type(result)} asm "{text}", "{constraints}"({operands})')]
+
+
+def _round(w: Writer, op: Op) -> list[str]:
+    return _pure(w, op, f"cvt.rn.{op.attrs['to']}.f32 $0, $1;")
+
+
+def _widen(w: Writer, op: Op) -> list[str]:
+    return _pure(w, op, "cvt.f32.f16 $0, $1;")
+
+
 def _ldmatrix(w: Writer, op: Op) -> list[str]:
     count = op.attrs["count"]
     trans = ".trans" if op.attrs["trans"] else ""
@@ -283,6 +299,8 @@ PTX: dict[str, Handler] = {
     "target.wgmma_fence": _plain("wgmma.fence.sync.aligned;"),
     "target.wgmma_wait": _wgmma_wait,
     "target.mma": _mma,
+    "target.round": _round,
+    "target.widen": _widen,
     "target.ldmatrix": _ldmatrix,
     "target.stmatrix": _stmatrix,
     "target.movmatrix": _movmatrix,

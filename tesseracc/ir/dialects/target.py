@@ -125,6 +125,16 @@ define("target.ballot", "a", infer=lambda v, a: (with_element(I64, "i32"),), eff
 define("target.fence", effect="sync", doc="Earlier stores, non-temporal ones too, are visible before later ones (CPU).")
 define("target.prefetch", "ptr", "locality:int=3", effect="sync", doc="Prefetch for reading (CPU).")
 define(
+    "target.round",
+    "a",
+    "to:str",
+    infer=lambda v, a: (with_element(v[0].type, "u16"),),
+    doc="The bits of an f32 rounded to f16 or bf16 (GPU).",
+)
+define(
+    "target.widen", "a", infer=lambda v, a: (with_element(v[0].type, "f32"),), doc="The f32 of the bits of an f16 (GPU)."
+)
+define(
     "target.mma",
     "a* b* acc*",
     "instruction:str",

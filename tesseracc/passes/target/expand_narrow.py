@@ -1,8 +1,8 @@
 """`expand-narrow`: narrow types become integers of their storage, and their casts become integer arithmetic.
 
 After this pass no value has a float type narrower than f32, or an int type of 4 bits: memory holds the bit patterns as
-u16 or u8, and `arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even. f16 and
-bf16 overflow to infinity, floats of 8 bits and fewer saturate to the largest finite value; NaN stays NaN, and is the
+u16 or u8, and `arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even, or is the
+instruction for it that a GPU has. f16 and bf16 overflow to infinity, floats of 8 bits and fewer saturate to the largest finite value; NaN stays NaN, and is the
 largest value of types without one. Ints of 4 bits saturate for floats and wrap for ints, as wider ones do.
 
 With E, M the widths of exponent and mantissa and bias = 2^(E-1) - 1:
@@ -182,7 +182,10 @@ def _cast(b: Builder, op: Op, operand: Value, source: str, target: str) -> Value
 
 
 class _Rewriter:
-    def __init__(self) -> None:
+    """`units`: casts (source, target) that the target has an instruction for."""
+
+    def __init__(self, units: frozenset[tuple[str, str]]) -> None:
+        self.units = units
         self.subst: dict[Value, Value] = {}
 
     def value(self, value: Value) -> Value:
@@ -204,7 +207,11 @@ class _Rewriter:
         if op.name in ("arith.cast", "arith.bitcast"):
             source, target = element(op["a"].type), str(op.attrs["to"])
             if source in NARROW or target in NARROW:
-                if op.name == "arith.cast":
+                if (source, target) in self.units and op.name == "arith.cast":
+                    narrows = {} if target == "f32" else {"to": target}
+                    name = "target.round" if narrows else "target.widen"
+                    self.subst[op.result] = b.op(name, operands[0], **narrows)
+                elif op.name == "arith.cast":
                     self.subst[op.result] = _cast(b, op, operands[0], source, target)
                 else:
                     source, target = NARROW.get(source, source), NARROW.get(target, target)
@@ -244,11 +251,16 @@ def _uses_narrow(func: Func) -> bool:
 
 @register("expand-narrow", level="target")
 def run(module: Module, context: Context) -> Module:
-    """Spells out narrow types as integers and their casts as integer arithmetic."""
+    """Spells out narrow types as integers and their casts as integer arithmetic, or as the target's instructions."""
+    arch = context.arch
+    units: set[tuple[str, str]] = set()
+    if arch is not None and arch.kind == "cuda":
+        units |= {("f32", "f16"), ("f16", "f32")} if arch.has("f16_convert") else set()
+        units |= {("f32", "bf16")} if arch.has("bf16_convert") else set()
 
     def change(func: Func) -> Func:
         if func.kind != "target.func" or not _uses_narrow(func):
             return func
-        return func.with_(body=_Rewriter().region(func.body))
+        return func.with_(body=_Rewriter(frozenset(units)).region(func.body))
 
     return module.with_(funcs=tuple(change(f) for f in module.funcs))

@@ -197,8 +197,8 @@ def lower_copy(low: Lowering, op: Op) -> None:
     size = vector * size_of(dtype)
     exact = prod(layout.shape) == prod(shape)
 
-    def through_registers(inner: Lowering) -> list[Value]:
-        write_block(inner, target, read_block(inner, source, layout))
+    def through_registers(inner: Lowering, known: bool | None = None) -> list[Value]:
+        write_block(inner, target, read_block(inner, source, layout, known))
         return []
 
     if not low.arch.has("cp_async") or size < 4 or not exact:
@@ -232,4 +232,4 @@ def lower_copy(low: Lowering, op: Op) -> None:
     if aligned is None:
         body(low)
     else:
-        low.branch(aligned, body, through_registers, [])
+        low.branch(aligned, body, lambda inner: through_registers(inner, known=False), [])

@@ -46,10 +46,14 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
         inner.b.emit("target.commit_copies")
         inner.state = replace(state, copies=True)
 
-    index = lo
-    for slot in range(stages - 1):
-        copies(low, index, low.b.const(slot))
-        index = low.b.op("arith.add", index, step)
+    def first(inner: Lowering, args: list[Value]) -> list[Value]:
+        slot, index = args
+        copies(inner, index, slot)
+        return [inner.b.op("arith.add", index, step)]
+
+    zero, one = low.b.const(0), low.b.const(1)
+    region = low.nested([I64, I64], first)
+    low.b.emit("scf.for", zero, low.b.const(stages - 1), one, [lo], types=[I64], regions=[region])
     ahead = low.b.op("arith.mul", step, low.b.const(stages - 1))
 
     def body(inner: Lowering, args: list[Value]) -> list[Value]:
