@@ -127,7 +127,8 @@ class Body:
                 self.b.emit("tile.wait", pending=pending)
             case Alloc(buffer):
                 type_ = BufType(buffer.dims, buffer.dtype.name, "shared")
-                self.buffer(buffer, self.b.op("tile.alloc", types=type_)).name = buffer.name.replace(".", "_")
+                made = self.b.op("tile.alloc", types=type_, swizzle=buffer.swizzle or "")
+                self.buffer(buffer, made).name = buffer.name.replace(".", "_")
 
     def store(self, stmt: Store) -> None:
         buf = self.buffers[stmt.buffer]

@@ -132,7 +132,10 @@ define(
     doc="The bits of an f32 rounded to f16 or bf16 (GPU).",
 )
 define(
-    "target.widen", "a", infer=lambda v, a: (with_element(v[0].type, "f32"),), doc="The f32 of the bits of an f16 (GPU)."
+    "target.widen",
+    "a",
+    infer=lambda v, a: (with_element(v[0].type, "f32"),),
+    doc="The f32 of the bits of an f16 (GPU).",
 )
 define(
     "target.mma",

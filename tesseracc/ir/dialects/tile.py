@@ -132,8 +132,12 @@ define(
 )
 define(
     "tile.alloc",
+    attrs='swizzle:str=""',
     effect="write",
-    doc="A fresh buffer of the group (`shared`) or of each lane (`local`); contents undefined.",
+    doc=(
+        "A fresh buffer of the group (`shared`) or of each lane (`local`); contents undefined. `swizzle`: `xor` or "
+        "`none` where the program says how rows lie, else the compiler's choice."
+    ),
 )
 define("tile.barrier", effect="sync", doc="Group barrier; only in uniform control flow.")
 define(

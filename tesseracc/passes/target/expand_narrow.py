@@ -2,8 +2,9 @@
 
 After this pass no value has a float type narrower than f32, or an int type of 4 bits: memory holds the bit patterns as
 u16 or u8, and `arith.cast` from or to such a type is spelled out, exactly, with one rounding to nearest even, or is the
-instruction for it that a GPU has. f16 and bf16 overflow to infinity, floats of 8 bits and fewer saturate to the largest finite value; NaN stays NaN, and is the
-largest value of types without one. Ints of 4 bits saturate for floats and wrap for ints, as wider ones do.
+instruction for it that a GPU has. f16 and bf16 overflow to infinity, floats of 8 bits and fewer saturate to the largest
+finite value; NaN stays NaN, and is the largest value of types without one. Ints of 4 bits saturate for floats and wrap
+for ints, as wider ones do.
 
 With E, M the widths of exponent and mantissa and bias = 2^(E-1) - 1:
     widen:  |x| = bits_as_f32(magnitude << (23 - M)) * 2^(127 - bias)     exact, subnormals included
@@ -208,9 +209,10 @@ class _Rewriter:
             source, target = element(op["a"].type), str(op.attrs["to"])
             if source in NARROW or target in NARROW:
                 if (source, target) in self.units and op.name == "arith.cast":
-                    narrows = {} if target == "f32" else {"to": target}
-                    name = "target.round" if narrows else "target.widen"
-                    self.subst[op.result] = b.op(name, operands[0], **narrows)
+                    self.subst[op.result] = (
+                        b.op("target.widen", operands[0]) if target == "f32" else
+                        b.op("target.round", operands[0], to=target)
+                    )  # fmt: skip
                 elif op.name == "arith.cast":
                     self.subst[op.result] = _cast(b, op, operands[0], source, target)
                 else:

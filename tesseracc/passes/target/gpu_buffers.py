@@ -196,17 +196,23 @@ def _all(low: Lowering, parts: Sequence[Value]) -> Value | None:
     return found
 
 
-def operand_buffers(ops: Sequence[Op], products: set[Value]) -> list[Value]:
-    """Buffers of the group that products read, directly or transposed."""
-    wanted = set(products)
+def swizzles(ops: Sequence[Op]) -> dict[Value, Swizzle]:
+    """The swizzled buffers of a kernel: those that products read, directly or transposed, or as the program says."""
+    wanted = {v for op in ops if op.name == "tile.mma" for v in (op["a"], op["b"])}
     for op in reversed(ops):
         if op.name in ("tile.transpose", "arith.cast") and op.result in wanted:
             wanted.add(op["a"])
-    found: dict[Value, None] = {}
+    read = {op["buf"] for op in ops if op.name == "tile.read" and op.result in wanted}
+    found: dict[Value, Swizzle] = {}
     for op in ops:
-        if op.name == "tile.read" and op.result in wanted:
-            found.setdefault(op["buf"])
-    return [buf for buf in found if isinstance(buf.type, BufType) and buf.type.space == "shared"]
+        if op.name != "tile.alloc" or op.attrs["swizzle"] == "none":
+            continue
+        type_, swizzle = op.result.type, Swizzle.of_buffer(op.result)
+        assert isinstance(type_, BufType)
+        asked = op.attrs["swizzle"] == "xor" or op.result in read
+        if swizzle is not None and type_.space == "shared" and asked:
+            found[op.result] = swizzle
+    return found
 
 
 def memory_of(low: Lowering, buf: Value) -> Memory:

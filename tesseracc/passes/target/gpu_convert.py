@@ -71,6 +71,9 @@ def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
         moved = convert(low, _cast(low, value, "u8"), target)
         return _cast(low, moved, "bool")
     way = plan_conversion(value.layout, target, bits_of(value.dtype), means(low.arch))
+    shape = " x ".join(map(str, value.shape))
+    kinds = {"shuffle": "by shuffles", "turn": "by movmatrix"}
+    low.tell(f"a tile of {shape} {value.dtype} changes its layout {kinds.get(way.kind, 'through shared memory')}")
     if low.lanes == low.arch.lanes and way.kind in ("shuffle", "turn"):
         return in_warp(low, value, target, way)
     return exchange(low, value, target)

@@ -101,6 +101,8 @@ def write_global(
     way = route(low, block, value.layout, store=True)
     if boxes is not None and _by_boxes(low, boxes, block, value, way):
         return
+    if way is not None:
+        low.tell(f"stored {_saying(way)}")
     if way is None:
         write_block(low, block, value, counts)
     elif not way.staged:
@@ -124,6 +126,13 @@ def write_global(
             held = staged(low, own, inside.wide)
             shape = part.shape
             _around(low, part, inside, left, lambda inner, to, h=held, s=shape: take(inner, h, to, s), inside.narrow)  # type: ignore[misc]
+
+
+def _saying(way: Route) -> str:
+    """How a tile goes around."""
+    size = way.wide.in_size("register")
+    means = "shared memory" if way.staged else "shuffles"
+    return f"in vectors, {size} elements a thread, after a change of layout through {means}"
 
 
 def _around(
@@ -168,6 +177,8 @@ def _by_boxes(low: Lowering, boxes: TensorStore, block: Block, value: Spread, wa
     threads = way.slots if way else slots(arch, global_access(value.layout, len(block.axes) - 1, bits))
     if cost >= threads:
         return False
+    how = "stmatrix" if found[1].move else f"stores of {found[1].access.bytes} bytes"
+    low.tell(f"stored through shared memory ({how}) by tensor copies (TMA), in {parts.count} parts")
     value.as_words(low.b)
     for number in range(parts.count):
         part = block_of_part(low.b, block, parts.start(number), parts.layout.shape, ())
@@ -193,6 +204,7 @@ def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
     if way is None:
         return read_block(low, block, layout)
     dtype, arch = block.memory.dtype, low.arch
+    low.tell(f"read {_saying(way).replace('after', 'before')}")
     aligned = block.aligned(low, block.vector(way.wide), [None] * len(block.axes))
     if not way.staged:
         types: list[Type] = [ScalarType(dtype)] * registers(layout)

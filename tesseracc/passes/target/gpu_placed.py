@@ -102,6 +102,9 @@ def _placed_read(op: Op | None, makers: dict[Value, Op]) -> Placed | None:
     type_, axes = op["buf"].type, tuple(op.attrs["axes"])
     assert isinstance(type_, BufType)
     rank = len(type_.dims)
+    alloc = makers.get(op["buf"])
+    if alloc is None or alloc.attrs["swizzle"] == "none":
+        return None
     if type_.space != "shared" or sorted(axes) != [rank - 2, rank - 1] or Swizzle.of_buffer(op["buf"]) is None:
         return None
     start: list[int] = []

@@ -21,11 +21,11 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import uses
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, element, size_of
-from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
+from tesseracc.ir.value import Attr, Func, Loc, Module, Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.dims import emit_dim
 from tesseracc.passes.target.gpu_blocks import lower_copy
-from tesseracc.passes.target.gpu_buffers import Swizzle, memory_of, operand_buffers
+from tesseracc.passes.target.gpu_buffers import memory_of, swizzles
 from tesseracc.passes.target.gpu_convert import convert, lower_broadcast, lower_fold, lower_transpose
 from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile, lower_map, tile_arith
 from tesseracc.passes.target.gpu_flow import Flow, Held
@@ -34,6 +34,7 @@ from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State, last_uses
+from tesseracc.passes.target.gpu_notes import product_notes
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_products import Flight, Products
 from tesseracc.passes.target.gpu_reduce import group_reduce
@@ -70,8 +71,8 @@ class Lowering(Flow):
         ops = list(kernel.walk())
         self.counts = uses(kernel.body)
         self.loaded = {op["buf"] for op in ops if op.name == "tile.load"}
-        products = {v for op in ops if op.name == "tile.mma" for v in (op["a"], op["b"])}
-        self.swizzles = {buf: s for buf, s in ((b, Swizzle.of_buffer(b)) for b in operand_buffers(ops, products)) if s}
+        self.swizzles = swizzles(ops)
+        self.told: dict[tuple[str, Loc | None], None] = {}  # notes: what, and where in the program
 
     # -- the kernel ----------------------------------------------------------------------------------------------
 
@@ -141,6 +142,10 @@ class Lowering(Flow):
         found = self.env[value]
         assert isinstance(found, Value), "a tile where an element is expected"
         return found
+
+    def tell(self, message: str) -> None:
+        """A note at the operation that is lowered."""
+        self.told[message, self.b.loc] = None
 
     def note_constant(self, value: Value, number: int) -> None:
         self.numbers[value] = number
@@ -371,5 +376,7 @@ def run(module: Module, context: Context) -> Module:
                 for op, why in left_to_others(f, arch, low.layouts.sums):
                     context.note(f"products not in tensor memory: {why}", op.loc)
             f = low.run()
+            for message, loc in (*product_notes(low), *low.told):
+                context.note(f"{arch.name} {f.name}: {message}", loc)
         funcs.append(f)
     return module.with_(funcs=tuple(funcs))

@@ -132,4 +132,10 @@ def run(module: Module, context: Context) -> Module:
     """Turns blocks that only pass through shared memory into values."""
     if not context.need_arch().has("cp_async"):
         return module
-    return module.with_(funcs=map_funcs(module.funcs, "tile.kernel", forward))
+    found = map_funcs(module.funcs, "tile.kernel", forward)
+    kept = {op.result for func in found for op in func.walk() if op.name == "tile.alloc"}
+    for op in (op for func in module.funcs for op in func.walk() if op.name == "tile.alloc"):
+        if op.result not in kept and op.attrs["swizzle"]:
+            wish = f'swizzle="{op.attrs["swizzle"]}"'
+            context.note(f"{wish} is not used: the block lies where the loop's copies put it", op.loc)
+    return module.with_(funcs=found)
