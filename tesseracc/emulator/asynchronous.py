@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tesseracc.emulator.access import shadow_of
 from tesseracc.emulator.findings import ASYNC_HAZARD, PROXY_FENCE
 from tesseracc.emulator.mbarrier import MBarriers
 from tesseracc.emulator.types import Array
@@ -272,6 +273,8 @@ class AsyncEngine:
         lanes = set(w.lanes.tolist())
         for op in list(self.bulk):
             if op.group is not None and op.lane in lanes and op.group < self.bulk_group[op.lane] - left:
+                if not op.waited:
+                    self._read_until_now(w, op)
                 op.waited = True
                 if read_only:
                     self._capture(op)
@@ -279,6 +282,14 @@ class AsyncEngine:
                     self._land(op)
                     self.bulk.remove(op)
         self._drop()
+
+    def _read_until_now(self, w: Wave, op: Bulk) -> None:
+        """Who writes to a source must come behind the wait for it, not only behind the copy's start."""
+        launch = self.launch
+        for run in op.reads if launch.detect else ():
+            granules = granule_run(4 * run.start, 4 * (run.stop - run.start), launch.granule["shared"])
+            lanes = np.full(granules.stop - granules.start, op.lane)
+            launch.races.read(shadow_of(w, "shared", launch.shared), granules, lanes, w.pc, False, "shared")
 
     def finish(self, w: Wave) -> None:
         """The batch has ended: everything lands; operations that nobody waited for are reported."""
