@@ -91,20 +91,25 @@ def _whole_words(plan: list[int], size: int) -> list[int] | None:
     return [w[0] // size for w in words] if whole else None
 
 
-def stage(low: Lowering, value: Spread, use: str) -> Memory:
-    """Writes a tile to shared memory that is kept for this use, rows swizzled where they consist of chunks."""
+def stage(low: Lowering, value: Spread, use: str) -> Block:
+    """Writes a matrix to shared memory that is kept for this use, rows swizzled where they consist of chunks.
+
+    The axis along which a thread holds neighbours becomes the one along which memory is contiguous.
+    """
     shape = padded(value.shape)
-    size = size_of(value.dtype)
-    for extent in shape:
-        size *= extent
-    ptr = low.b.op("target.shared", offset=low.shared.scratch(use, size))
-    swizzle = Swizzle.of(shape[-1], value.dtype) if len(shape) > 1 else None
-    memory = Memory(ptr, shape, value.dtype, "shared", swizzle)
+    vectors = value.layout.vectors("register")
+    axes = (1, 0) if vectors and vectors[0] == (1, 0) else (0, 1)
+    dims = (shape[axes[0]], shape[axes[1]])
+    offset = low.shared.scratch(use, dims[0] * dims[1] * size_of(value.dtype))
+    memory = Memory(
+        low.b.op("target.shared", offset=offset), dims, value.dtype, "shared", Swizzle.of(dims[1], value.dtype)
+    )
     low.before_write()
     zero = low.b.const(0)
     low.note_constant(zero, 0)
-    write_block(low, Block(memory, (zero,) * len(shape), shape, tuple(range(len(shape)))), value)
-    return memory
+    found = Block(memory, (zero, zero), shape, axes)
+    write_block(low, found, value)
+    return found
 
 
 def clean(low: Lowering, value: Spread, other: int | float | bool = 0) -> Spread:

@@ -54,6 +54,7 @@ class Layouts:
             self.members.setdefault(self._root(value), []).append(value)
         self._place(placed_operands(kernel))
         self._accumulators()
+        self._stay_for_fma(placed_operands(kernel))
         self._operands()
         self._global_matrices()
         self._derive()
@@ -138,6 +139,21 @@ class Layouts:
 
     def _all_sums(self) -> list[Sum]:
         return [part for sums in self.sums.values() for part in sums]
+
+    def _stay_for_fma(self, placed: dict[Value, Placed]) -> None:
+        """Operands of products without an instruction are read element by element: where they lie, if they do."""
+        users: dict[Value, list[Op]] = {}
+        for op in self.ops:
+            for side in "ab" if op.name == "tile.mma" else "":
+                users.setdefault(op[side], []).append(op)
+        for value in placed:
+            type_ = value.type
+            assert isinstance(type_, TileType)
+            if padded(type_.shape) == tuple(type_.shape) and not any(op.result in self.choices for op in users[value]):
+                self.stays.add(value)
+                maker = self.makers[value]
+                if maker.name == "tile.transpose":
+                    self.stays.add(maker["a"])
 
     def _by_warpgroups(self, op: Op, placed: dict[Value, Placed]) -> Choice | None:
         a, b, acc = multiplied(op)

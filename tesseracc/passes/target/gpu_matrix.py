@@ -14,8 +14,10 @@ from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import blocked, fit
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.select import Choice, candidates
+from tesseracc.passes.target.gpu_buffers import Block
 from tesseracc.passes.target.gpu_convert import clean, stage
 from tesseracc.passes.target.gpu_fragments import PTX_TYPES, by_place, pair, pick
+from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_products import Flight
 from tesseracc.passes.target.gpu_spread import Places, Spread, pack, padded, per_word, registers, unpack
 from tesseracc.passes.target.gpu_warpgroup import unit_layout, warpgroup_product
@@ -155,10 +157,18 @@ def _instruction(
     return unpack(low.b, found, dtype)
 
 
+def _readable(low: Lowering, value: Value, use: str) -> Block:
+    """An operand in shared memory: where it lies, or staged."""
+    held = low.env[value]
+    if isinstance(held, Located):
+        return held.block
+    return stage(low, low.spread(value), use)
+
+
 def _by_fma(low: Lowering, op: Op, acc: Spread) -> Spread:
-    """acc + a b: for each k in order, one fma (or multiply and add of integers) per element; operands are staged."""
+    """acc + a b: for each k in order, one fma (or multiply and add of integers) per element."""
     layout = acc.layout
-    left, right = (stage(low, low.spread(op[side]), side) for side in "ab")
+    left, right = (_readable(low, op[side], side) for side in "ab")
     low.before_read()
     dtype = element(op.result.type)
     places = Places(low.b, low.thread(), layout)
@@ -174,9 +184,11 @@ def _by_fma(low: Lowering, op: Op, acc: Spread) -> Spread:
     def step(inner: Lowering, args: list[Value]) -> list[Value]:
         k, *carried = args
 
-        def load(memory: object, at: list[Value]) -> Value:
-            ptr = memory.address(inner, at)  # type: ignore[attr-defined]
-            kind = memory.dtype  # type: ignore[attr-defined]
+        def load(block: Block, place: list[Value]) -> Value:
+            at = list(block.at)
+            for axis, number in zip(block.axes, place, strict=True):
+                at[axis] = inner.b.op("arith.add", at[axis], number)
+            ptr, kind = block.memory.address(inner, at), block.memory.dtype
             value = inner.b.op("target.load", ptr, types=ScalarType(kind), align=size_of(kind))
             return value if kind == dtype else inner.b.op("arith.cast", value, to=dtype)
 

@@ -28,7 +28,7 @@ from tesseracc.passes.target.gpu_parts import parts_of
 from tesseracc.passes.target.gpu_spread import Spread
 from tests.layout.strategies import register_layouts
 from tests.passes.target.result_kernels import product, wishes
-from tests.passes.target.test_gpu_tiles import built, operands
+from tests.passes.target.test_gpu_tiles import built, check_product, operands
 from tests.passes.target.test_hopper import machine_code
 from tests.passes.target.test_lower_gpu import attempt, versions
 
@@ -158,3 +158,17 @@ def test_wishes_for_shared_memory() -> None:
     i = np.arange(128)
     want = x[(i % 4) * 32 + i // 4] + x[(i % 32) * 4 + i // 32] + x[127 - i]
     np.testing.assert_array_equal(np.frombuffer(memory.read(places[1], x.nbytes), np.float32), want)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_operands_in_shared_memory_are_not_staged_again(turned: bool) -> None:
+    """Without a unit for f32, products read the program's own buffers, which is all shared memory that there is."""
+    module, image = built("sm_70", "gemm", m=64, n=64, k=32, dtype="f32", staged="write", trans_a=turned, trans_b=turned)
+    (kernel,) = versions(image, module.funcs[0])
+    assert kernel.attrs["shared"] == 2 * 64 * 32 * 4
+    a, b = operands(70, 66, 41, "f32")
+    given = [np.ascontiguousarray(x.T) if turned else x for x in (a, b)]
+    args = [*given, np.full((70, 66), np.nan, np.float32)]
+    found = attempt(module.funcs[0], image, args, {"M": 70, "N": 66, "K": 41})
+    assert found is not None and not found[1].findings and found[1].counters.bank_conflicts == 0
+    check_product(args[2], a, b)
