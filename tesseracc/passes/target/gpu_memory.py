@@ -44,6 +44,10 @@ class Shared:
 
     def release(self, offset: int, count: int) -> None:
         """Nobody will use these bytes again but who takes them."""
+        for start, room in list(self.free.items()):
+            if start in (offset + count, offset - room):  # neighbours become one
+                del self.free[start]
+                offset, count = min(start, offset), count + room
         if count > 0:
             self.free[offset] = count
 

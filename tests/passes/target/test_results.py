@@ -163,7 +163,8 @@ def test_wishes_for_shared_memory() -> None:
 @pytest.mark.parametrize("turned", [False, True])
 def test_operands_in_shared_memory_are_not_staged_again(turned: bool) -> None:
     """Without a unit for f32, products read the program's own buffers, which is all shared memory that there is."""
-    module, image = built("sm_70", "gemm", m=64, n=64, k=32, dtype="f32", staged="write", trans_a=turned, trans_b=turned)
+    sizes = {"m": 64, "n": 64, "k": 32, "trans_a": turned, "trans_b": turned}
+    module, image = built("sm_70", "gemm", dtype="f32", staged="write", **sizes)
     (kernel,) = versions(image, module.funcs[0])
     assert kernel.attrs["shared"] == 2 * 64 * 32 * 4
     a, b = operands(70, 66, 41, "f32")
