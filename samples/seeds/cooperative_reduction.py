@@ -1,4 +1,4 @@
-# Seed 3, "Tile Groups and Synchronization" (X18), verbatim but for the import. A kernel that returns a scalar runs as
+# Seed 3, "Tile Groups and Synchronization" (X18). Verbatim but for the import. A kernel that returns a scalar runs as
 # one group of 128 lanes (rule R9), so that linear_id equals local_id and the stride of the loop is right.
 
 import tessera as ts

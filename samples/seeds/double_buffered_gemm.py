@@ -1,4 +1,4 @@
-# Seed 3, "Double Buffering Pattern" (X21), corrected: the seed multiplies the first block of C only, never commits
+# Seed 3, "Double Buffering Pattern" (X21). Corrected: the seed multiplies the first block of C only, never commits
 # its copies, waits for the stage that it has just started, and leaves the last block of K out. Here `tile_m` and
 # `tile_n` (rule R2) go over C, each stage is committed, one stage stays in flight, and the last block is multiplied
 # behind the loop. No barrier is written: it would complete the stage in flight too (R6); the compiler adds what is

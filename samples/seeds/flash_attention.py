@@ -1,4 +1,4 @@
-# Seed 0, "Flash Attention Implementation" (X04), corrected in one place (X05): `p` is made with the new maximum
+# Seed 0, "Flash Attention Implementation" (X04). Corrected in one place (X05): `p` is made with the new maximum
 # already, so its sum must not be scaled by `beta` once more; `beta` is gone. Else as in the seed but for the import:
 # each group takes one iteration of the loop over q_block with its own m_i, l_i and acc (R3), and one of B*H (R4);
 # vectors have an element per row (R5); K and V past S do not count (R8); the returned tile is stored to the group's

@@ -1,4 +1,4 @@
-# Seed 1, "Custom Optimized Kernel" (X07), verbatim but for the import. The copies fix D to 64. The registers have
+# Seed 1, "Custom Optimized Kernel" (X07). Verbatim but for the import. The copies fix D to 64. The registers have
 # their first values in every iteration of the loop over q_tile (rule R3), Q, K, V and O are lifted over B*H (R4),
 # l_state has one element per row whatever the sizes (R5), and the whole store goes to the group's block of O (R9).
 

@@ -1,4 +1,4 @@
-# Seed 0, "Matrix Multiplication with Tensor Cores" (X02), verbatim but for the import. `tile_m`, `tile_n` and
+# Seed 0, "Matrix Multiplication with Tensor Cores" (X02). Verbatim but for the import. `tile_m`, `tile_n` and
 # `tile_k` are domain variables (rule R2): the first two run over C in parallel, `tile_k` in sequence around the
 # copies and the product. The barrier completes the copies (R6), what lies past an edge is 0 (R8), and `+=` adds to
 # what C holds.

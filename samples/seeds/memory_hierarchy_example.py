@@ -1,6 +1,6 @@
-# Seed 3, "Memory Hierarchy Operations" (X19), with the import added and `i` and `j`, which the seed leaves undefined,
-# set to the corner of the block. `block_m` and `block_n` are domain variables (rule R2); nothing is written, so they
-# run in sequence. The kernel has no effect, and the compiler says so (W202, W204).
+# Seed 3, "Memory Hierarchy Operations" (X19). Corrected: the import is added and `i` and `j`, which the seed leaves
+# undefined, set to the corner of the block. `block_m` and `block_n` are domain variables (rule R2); nothing is
+# written, so they run in sequence. The kernel has no effect, and the compiler says so (W202, W204).
 
 import tessera as ts
 

@@ -1,4 +1,4 @@
-# Seed 3, "Memory Access Patterns" (X20), corrected: the seed loads four elements of every fourth row, knows no
+# Seed 3, "Memory Access Patterns" (X20). Corrected: the seed loads four elements of every fourth row, knows no
 # columns, and never stores to `dst`. Here the loops go over all rows and over the columns by four, and the tile is
 # stored. `block_m` and `block_n` are domain variables (rule R2).
 

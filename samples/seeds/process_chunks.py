@@ -1,6 +1,6 @@
-# Seed 3, "Tile Ranges and Iteration" (X17). The seed leaves `process` undefined; it is defined here, and the import
-# added. The kernel is verbatim: each group runs one iteration of the outer loop (rule R3), and its lanes share the
-# iterations of the inner one.
+# Seed 3, "Tile Ranges and Iteration" (X17). Corrected: the seed leaves `process` undefined; it is defined here, and
+# the import added. The kernel is verbatim: each group runs one iteration of the outer loop (rule R3), and its lanes
+# share the iterations of the inner one.
 
 import tessera as ts
 

@@ -1,4 +1,4 @@
-# Seed 0, "Simple Kernel" (X01), verbatim. `n` is the extent of x and y (rule R1); the lanes are as many as y has
+# Seed 0, "Simple Kernel" (X01). Verbatim. `n` is the extent of x and y (rule R1); the lanes are as many as y has
 # elements; y is changed in place and returned.
 
 import tessera as ts

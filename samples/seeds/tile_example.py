@@ -1,4 +1,4 @@
-# Seed 3, "Tiles and Groups" (X16), verbatim but for the import. `N` is the extent of data (rule R1); a tile is one
+# Seed 3, "Tiles and Groups" (X16). Verbatim but for the import. `N` is the extent of data (rule R1); a tile is one
 # lane here.
 
 import tessera as ts

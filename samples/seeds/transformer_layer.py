@@ -1,6 +1,6 @@
-# Seed 1, "Example 1: Optimized Transformer Layer" (X08), verbatim. `w_mlp.transpose()` reverses the axes, so the weights of
-# the two products of the MLP are tied; D must be a multiple of the 16 heads, which every call checks; layer_norm has no
-# parameters. The seed runs it at B, S, D = 4, 2048, 4096; any size will do.
+# Seed 1, "Example 1: Optimized Transformer Layer" (X08). Verbatim. `w_mlp.transpose()` reverses the axes, so the
+# weights of the two products of the MLP are tied; D must be a multiple of the 16 heads, which every call checks;
+# layer_norm has no parameters. The seed runs it at B, S, D = 4, 2048, 4096; any size will do.
 
 import tessera as ts
 import numpy as np

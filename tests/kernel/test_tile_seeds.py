@@ -5,6 +5,7 @@ The bounds follow from where a kernel rounds; leaving out one block of K, one ma
 
 from __future__ import annotations
 
+import re
 import runpy
 from functools import cache
 from pathlib import Path
@@ -163,6 +164,14 @@ def test_notes_name_the_rules() -> None:
     assert [(a.name, a.kind, str(a.stop), a.step) for a in fused.axes] == [
         ("q_tile", "work", "S", 128), ("batch", "batch", "B_H", 1)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(SEEDS.glob("*.py")), ids=lambda p: p.stem)
+def test_headers_say_what_was_changed_and_why(path: Path) -> None:
+    text = path.read_text()
+    header = text[: text.index("\n\n")].replace("\n# ", " ")
+    assert re.match(r"# Seed \d, .*\(X\d\d\)\. (Verbatim( but for the import)?\.|Corrected)", header)
+    assert len(header.split()) > 20
 
 
 # The faults that the seeds have, as they stand ------------------------------------------------------------------------

@@ -1,0 +1,166 @@
+"""What orders the accesses of a compiled kernel, taken out of its PTX one instruction at a time, and what is then seen.
+
+Each entry that some call of a case reaches is tried with the call that does most in it. Kernels that loop over their
+work are launched with one block (or one cluster) for all of it, so that order between one piece and the next counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tessera.kernel import KernelDef
+from tessera_runtime import load as load_bundle
+from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core.errors import TesseraError
+from tessera_runtime.core.manifest import Target
+from tesseracc.arch.arch import Arch, load
+from tesseracc.driver import Build
+from tesseracc.emulator import Emulator, Module, Report, launch, parse_ptx
+from tesseracc.emulator_device import EmulatorDevice, EmulatorProgram
+from tesseracc.frontend.kernel import lower
+from tesseracc.interpret.binding import evaluate_dim
+from tesseracc.ir.value import Func
+from tests.emulator.test_deletions import deletions, without
+from tests.kernels.cases import Case
+from tests.kernels.matrix import fixed, worst
+
+SEEDS = 3
+#: limits of a launch: what the unchanged kernel needs at least, so that a wait that nobody ends is found soon
+STEPS = (20_000, 100_000, 1_000_000)
+
+
+class _Emulator(Emulator):
+    """Launches with a seed, few blocks, and an end; says which entries ran."""
+
+    def __init__(self, seed: int, blocks: dict[str, int], steps: int, fences: bool) -> None:
+        super().__init__(seed)
+        self.blocks, self.steps, self.fences = blocks, steps, fences
+        self.ran: list[str] = []
+
+    def launch(
+        self, module: Module, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any] = (),
+        dynamic_shared: int = 0, cluster: Sequence[int] | None = None,
+    ) -> Report:  # fmt: skip
+        grid = (min(grid[0], self.blocks.get(kernel, grid[0])), *grid[1:])
+        self.ran.append(kernel)
+        return launch(module, kernel, grid, block, args, dynamic_shared, self.seed, True, self.memory, counting=False,
+                      max_steps=self.steps, tensor_fences=self.fences)  # fmt: skip
+
+
+class _Device(EmulatorDevice):
+    """Runs other PTX than the bundle has."""
+
+    def __init__(self, module: Module, emulator: _Emulator) -> None:
+        super().__init__()
+        self.module, self.emulator = module, emulator
+
+    def load(self, file: BundleFile, target: Target) -> EmulatorProgram:
+        program = super().load(file, target)
+        program._module, program._emulator = self.module, self.emulator
+        return program
+
+
+@dataclass
+class Outcome:
+    """The instructions that order something in the entries of a case, and how their absence shows."""
+
+    tried: int = 0
+    by: dict[str, int] = field(default_factory=dict)  # code of the first finding, or `value`
+    survivors: list[str] = field(default_factory=list)  # the lines that nobody misses
+
+
+@dataclass
+class Ordered:
+    """A case for one target, compiled for the constants of some of its calls."""
+
+    case: Case
+    arch: Arch
+    kernel: KernelDef
+    steps: int = STEPS[0]
+
+    @cached_property
+    def build(self) -> Build:
+        return Build(lower(self.kernel), [self.arch])
+
+    @cached_property
+    def bundle(self) -> bytes:
+        return self.build.bundle()
+
+    @cached_property
+    def text(self) -> str:
+        (image,) = self.build.images
+        return image.ptx
+
+    @cached_property
+    def blocks(self) -> dict[str, int]:
+        """How many blocks do for the entries whose grid has an end whatever the sizes."""
+
+        def bounded(func: Func) -> bool:
+            huge = dict.fromkeys(func.attrs["symbols"], 1 << 24)
+            return evaluate_dim(func.attrs["grid"][0], huge) < 1 << 12
+
+        found = [f for f in self.build.target(self.arch).funcs if f.kind == "target.func"]
+        return {f.attrs["symbol"]: f.attrs.get("cluster", (1,))[0] for f in found if bounded(f)}
+
+    def run(self, text: str, number: int, seed: int = 0) -> tuple[str | None, list[str]]:
+        """How a call shows that it is wrong (None: it does not), and the entries that it ran."""
+        call = self.case.calls[number]()
+        _, names, given = fixed(self.case.kernel(), call)
+        emulator = _Emulator(seed, self.blocks, self.steps, fences=self.arch.has("tcgen05"))
+        try:
+            function = load_bundle(self.bundle, device=_Device(parse_ptx(text), emulator))[self.kernel.name]
+            off = worst(call, names, given, function)
+        except TesseraError as error:
+            return error.code, emulator.ran
+        return (None if off <= 1 else "value"), emulator.ran
+
+    def shows(self, text: str, numbers: Sequence[int]) -> str | None:
+        """How one of some calls shows, for one of some seeds, that it is wrong."""
+        codes = (self.run(text, number, seed)[0] for seed in range(SEEDS) for number in numbers)
+        return next((code for code in codes if code is not None), None)
+
+
+def size(case: Case, number: int) -> int:
+    """Elements of a call, 0 if one of its arrays has none."""
+    sizes = [np.size(x) for x in case.calls[number]().args]
+    return sum(sizes) if all(sizes) else 0
+
+
+def outcome(case: Case, arch: str) -> Outcome:
+    """All deletions in all entries that calls reach, the larger calls first."""
+    found = Outcome()
+    kernels: dict[object, list[int]] = {}
+    for number in sorted(range(len(case.calls)), key=lambda number: -size(case, number)):
+        if size(case, number):
+            kernels.setdefault(fixed(case.kernel(), case.calls[number]())[0], []).append(number)
+    for kernel, numbers in kernels.items():
+        ordered = Ordered(case, load(arch), kernel)
+        reached: dict[str, list[int]] = {}
+        for number in numbers:
+            for ordered.steps in (limit for limit in STEPS if limit >= ordered.steps):
+                code, ran = ordered.run(ordered.text, number)
+                if code != "E958":
+                    break
+            assert code is None, code
+            for entry in ran:
+                reached.setdefault(entry, []).append(number)
+        for entry, calls in reached.items():
+            one_entry(ordered, entry, calls, found)
+    return found
+
+
+def one_entry(ordered: Ordered, entry: str, calls: Sequence[int], found: Outcome) -> None:
+    """All deletions in one entry of a kernel, with the calls that reach it."""
+    lines = ordered.text.split("\n")
+    for at in deletions(ordered.text, f"{entry}("):
+        found.tried += 1
+        code = ordered.shows("\n".join([*lines[:at], without(lines[at]), *lines[at + 1 :]]), calls)
+        if code is None:
+            found.survivors.append(f"{entry}: {lines[at].strip()}")
+        else:
+            found.by[code] = found.by.get(code, 0) + 1

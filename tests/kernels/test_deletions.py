@@ -1,0 +1,118 @@
+"""Every kernel of the library and of the seeds on sm_80 and sm_90, without one barrier, wait, fence or arrival.
+
+The emulator alone finds it, from the PTX. ORDER.md is what came out; `--bless` writes the rows of the cases that run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.kernels import seed_cases
+from tests.kernels.cases import Case
+from tests.kernels.deletions import outcome
+from tests.kernels.matrix import CASES
+
+TABLE = Path(__file__).parent / "ORDER.md"
+ARCHS = ("sm_80", "sm_90")
+#: how an absence shows: a happens-before finding (accesses that nothing orders, copies and registers under way, data
+#: that nobody wrote), a rule of the synchronising instructions, an end that does not come, a wrong number
+KINDS = {
+    "happens-before": ("E953", "E955", "E956", "E959"),
+    "protocol": ("E951", "E952", "E954", "E960", "E961", "E962", "E963"),
+    "no end": ("E957", "E958"),
+    "value": ("value",),
+}
+HEAD = f"""\
+# Kernels without one of the instructions that order them
+
+Barriers, waits, fences, commits and arrivals of each kernel, taken out of its PTX one at a time, and how the emulator
+shows it: by a happens-before finding (E953, E955, E956, E959), by another rule of the instructions, by no end, or by
+a result beyond its bound alone. What is left over is redundant, for a reason that tests/kernels/test_deletions.py
+gives. `pytest -m slow tests/kernels/test_deletions.py --bless -n 0` writes the table.
+
+| kernel | type | target | instructions | {" | ".join(KINDS)} | redundant |
+|---|---|---|---|{"---|" * len(KINDS)}---|
+"""
+INITIALISED = "the barrier behind it makes the initialisation known"
+#: target or kernel, words of the line, and why kernels are right without them
+REDUNDANT = [
+    ("memory_hierarchy_example", "cp.async", "nobody looks at what is copied"),
+    ("memory_hierarchy_example", "bar.sync", "nobody looks at what is copied"),
+    ("sm_90", "fence.mbarrier_init", INITIALISED),
+    ("sm_90", "bar.warp.sync", "wgmma has read the slot when its wait is over; loads by lanes need it"),
+]
+#: rows of one operand that 16 bytes divide, and of another that they do not; and more depth than any ring has
+MORE = ((70, 336, 70), (72, 672, 64))
+
+
+def chosen() -> dict[str, Case]:
+    """The cases whose order is looked at: one type of 16 bits or what there is, one head size."""
+    found = {}
+    for name, case in CASES.items():
+        narrow = case.dtype == "bf16" or (case.name.startswith(("seed_", "matmul_nn_to")) and case.dtype != "f64")
+        if narrow and not case.name.endswith(("_32", "_128", "_256", "_to_f32-bf16")):
+            found[name] = with_more(case)
+    return found
+
+
+def with_more(case: Case) -> Case:
+    """Products have two more calls: one whose copies are not all tensor copies, one that goes around every ring."""
+    if case.name in ("seed_gemm", "seed_double_buffered_gemm"):
+        calls = [partial(seed_cases.product, case.name.removeprefix("seed_"), *shape) for shape in MORE]
+    elif case.name.startswith("matmul"):
+        made = case.calls[0]
+        assert isinstance(made, partial)
+        calls = [partial(made.func, *made.args[:-1], shape) for shape in MORE]
+    else:
+        return case
+    return replace(case, calls=(*case.calls, *calls))
+
+
+ORDERED = chosen()
+
+
+def lines() -> dict[str, str]:
+    """The table's rows by case and target."""
+    text = TABLE.read_text().splitlines() if TABLE.exists() else []
+    cells = [(line.split(" | "), line) for line in text if line.startswith("| ") and not line.startswith("| kernel")]
+    return {f"{found[0].removeprefix('| ')}-{found[1]} {found[2]}": line for found, line in cells}
+
+
+def checked(name: str, arch: str) -> str:
+    """The row of a case, after what is left over was found redundant."""
+    case = ORDERED[name]
+    found = outcome(case, arch)
+    where = [f"{arch} {line}" for line in found.survivors]
+    known = [line for line in where if any(place in line and words in line for place, words, _ in REDUNDANT)]
+    assert where == known
+    counts = [sum(found.by.get(code, 0) for code in codes) for codes in KINDS.values()]
+    assert sum(counts) + len(known) == found.tried, found.by
+    numbers = " | ".join(str(count) for count in (found.tried, *counts, len(known)))
+    return f"| {case.name} | {case.dtype} | {arch} | {numbers} |"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("name", ORDERED)
+def test_everything_that_orders_is_needed(name: str, arch: str, bless: bool) -> None:
+    row = checked(name, arch)
+    if bless:
+        found = lines() | {f"{name} {arch}": row}
+        order = [f"{case} {target}" for case in ORDERED for target in ARCHS]
+        TABLE.write_text(HEAD + "".join(found[key] + "\n" for key in order if key in found))
+
+
+@pytest.mark.parametrize("name,arch", [("column_sum-bf16", "sm_80"), ("seed_cooperative_reduction-f32", "sm_90")])
+def test_sample(name: str, arch: str) -> None:
+    tried, ordered = checked(name, arch).split(" | ")[3:5]
+    assert int(tried) == int(ordered) > 0
+
+
+def test_the_table_counts_every_instruction() -> None:
+    for row in lines().values():
+        tried, *counts = (int(cell.strip(" |")) for cell in row.split(" | ")[3:])
+        assert sum(counts) == tried
