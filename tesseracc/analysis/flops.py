@@ -68,7 +68,8 @@ def _add(counts: Counts, unit: str, count: Dim) -> None:
 def of_group(group: Op, kernel: Func) -> Counts | None:
     """Of a `schedule.group` and the kernel that was made of it."""
     products = [op for op in kernel.walk() if op.name == "tile.mma"]
-    if products and any(op.name == "scf.for" and not _plain(op["hi"], kernel) for op in kernel.walk()):
+    streams = group.attrs["plan"] == "stream"
+    if streams and any(op.name == "scf.for" and not _plain(op["hi"], kernel) for op in kernel.walk()):
         return None  # it stops early, where masks let it
     matrix = f"mma.{element(products[0]['a'].type)}" if products else ""
     counter = _Group(matrix)
