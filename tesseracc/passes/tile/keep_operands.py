@@ -59,9 +59,7 @@ def kept(kernel: Func, arch: Arch) -> Func:
             axes = tuple(op.attrs["axes"])
             b.emit("tile.copy_async", op["buf"], room, list(op.group("indices")), zeros, shape=tuple(type_.shape),
                    src_axes=axes, dst_axes=(0, 1))  # fmt: skip
-            b.emit("tile.commit")
-            b.emit("tile.wait", pending=0)
-            b.emit("tile.barrier")
+            b.emit("tile.barrier")  # it completes the copy
             return [replace(alloc, results=(room,)), *(o for o in b.ops if o is not alloc)]
         if op.name == "tile.mma" and any(op[side] in rooms for side in "ab"):
             operands = list(op.operands)
