@@ -27,10 +27,12 @@ _FILLS = {"cp_async", "load_async", "store", "store_vector", "load"}
 
 @dataclass
 class Domain:
-    """A domain variable: the axis' extent, the expression of its width, its first place, and whether it is written."""
+    """A domain variable: the axis' extent, as a size and as declared, the expression of its width, its first place, and
+    whether it is written."""
 
     name: str
     dim: Dim
+    declared: Dim
     width: ast.expr
     first: ast.AST
     written: bool = False
@@ -104,7 +106,7 @@ def find_domains(
                 continue
             name, width = parts
             dim = buffer.dims[at + skip]
-            domain = found.setdefault(name, Domain(name, dim, width, item))
+            domain = found.setdefault(name, Domain(name, dim, buffer.axis(at + skip), width, item))
             if not known_equal(domain.dim, dim) or ast.dump(domain.width) != ast.dump(width):
                 raise fail("E211", f"`{name}` runs over `{domain.dim}` by {ast.unparse(domain.width)} in one slice, "
                                    f"and over `{dim}` by {ast.unparse(width)} here", span(item))  # fmt: skip

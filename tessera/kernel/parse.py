@@ -253,10 +253,10 @@ def _is_free(frame: Frame, signature: Signature) -> Callable[[str], bool]:
 
 
 def _outputs(body: Sequence[ast.stmt], signature: Signature) -> list[tuple[Dim, ...]]:
-    """The shapes that tiles are stored to as a whole, or returned for (rule R9), without a batch axis."""
-    found = [(name, signature.buffers[name].dims) for name in output_names(body) if name in signature.buffers]
+    """The declared shapes that tiles are stored to as a whole, or returned for (rule R9), without a batch axis."""
+    found = [(name, signature.buffers[name].declared) for name in output_names(body) if name in signature.buffers]
     if signature.result_dims and _returns_tile(body, signature):
-        found.append(("return", signature.result_dims))
+        found.append(("return", signature.result_declared))
     return [dims[1:] if name in signature.batched else dims for name, dims in found]
 
 
@@ -270,9 +270,9 @@ def _places_output(
 ) -> bool:
     """Whether a domain variable that is in no written subscript places a tile of rule R9."""
     for dims in outputs:
-        wanted = sum(known_equal(dim, domain.dim) for dim in dims)
-        wanted -= sum(d.written and known_equal(d.dim, domain.dim) for d in domains.values())
-        rivals = [d.name for d in domains.values() if not d.written and known_equal(d.dim, domain.dim)]
+        wanted = sum(known_equal(dim, domain.declared) for dim in dims)
+        wanted -= sum(d.written and known_equal(d.declared, domain.declared) for d in domains.values())
+        rivals = [d.name for d in domains.values() if not d.written and known_equal(d.declared, domain.declared)]
         if wanted > 0 and len(rivals) > wanted:
             names = " and ".join(f"`{name}`" for name in rivals)
             raise fail("E211", f"{names} run over `{domain.dim}`, and the result does not say which of them place it",

@@ -74,7 +74,8 @@ def results_of(reader: Reader, signature: Signature, report: Report, source: Sou
                     raise fail("E213", "a kernel that returns a tile declares the tensor that it is a block of", span,
                                'as in -> ts.Tensor["M", "N", ts.f32]')  # fmt: skip
                 name = "out" if len(values) == 1 else f"out{at}"
-                buffer = Buffer(name, signature.result_dims, want.dtype.base, "global", span)
+                buffer = Buffer(name, signature.result_dims, want.dtype.base, "global", span,
+                                declared=signature.result_declared)
                 if "return" in signature.batched:
                     reader.batched |= {buffer.name}
                 reader.store_output(buffer, TileOp(Read(var, span), facts), span)

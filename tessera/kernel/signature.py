@@ -64,8 +64,10 @@ class Signature:
         self.returns = annotations.get("return")
         # the declared result's dims, where it is a tensor of known rank with an element type
         self.result_dims: tuple[Dim, ...] = ()
+        self.result_declared: tuple[Dim, ...] = ()
         if isinstance(self.returns, TensorSpec) and self.returns.dims and self.returns.dtype is not None:
-            self.result_dims = tuple(substitute(dim, self.fixed) for dim in self.returns.dims if dim is not None)
+            self.result_declared = tuple(dim for dim in self.returns.dims if dim is not None)
+            self.result_dims = tuple(substitute(dim, self.fixed) for dim in self.result_declared)
         self._name_products()
         self.buffers = {p.name: p.buffer for p in self.params if p.buffer is not None}
         self.dims = sorted({s for b in self.buffers.values() for d in b.dims for s in symbols_of(d)})
@@ -105,7 +107,7 @@ class Signature:
             dims = tuple(substitute(dim, self.fixed) for dim in type_.dims)
             if len(dims) > 1 and len(symbols_of(dims[0])) > 1:
                 self.batched.add(name)
-            buffer = Buffer(name, dims, type_.dtype, "global", span)
+            buffer = Buffer(name, dims, type_.dtype, "global", span, declared=tuple(type_.dims))
             self.params.append(Param(name, span, buffer=buffer))
             return
         plain = annotation in (int, bool, None, inspect.Parameter.empty)

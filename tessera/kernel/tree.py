@@ -65,7 +65,11 @@ class Var:
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Memory: a parameter (`global`) or an allocation of the group (`shared`)."""
+    """Memory: a parameter (`global`) or an allocation of the group (`shared`).
+
+    `declared` are the dims of a parameter as the signature names them: where numbers are given for them, names still
+    tell axes of one size apart.
+    """
 
     name: str
     dims: tuple[Dim, ...]
@@ -74,6 +78,11 @@ class Buffer:
     span: Span
     swizzle: str | None = None
     alignment: int | None = None
+    declared: tuple[Dim, ...] = ()
+
+    def axis(self, at: int) -> Dim:
+        """The size of an axis, by its name where it has one."""
+        return self.declared[at] if self.declared else self.dims[at]
 
     @property
     def rank(self) -> int:

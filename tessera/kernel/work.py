@@ -17,7 +17,7 @@ from tessera.kernel.operands import Operand, Static, arithmetic, constant_dim, t
 from tessera.kernel.report import fail
 from tessera.kernel.tile_operands import TileOp, key, may_equal
 from tessera.kernel.tree import Assign, Axis, Buffer, Const, Elem, Expr, Id, Read, Stmt, Var, Window
-from tessera.shapes import Dim, ceildiv, dim_max, known_equal, symbol, symbols_of
+from tessera.shapes import Dim, ceildiv, dim_max, known_equal, substitute, symbol, symbols_of
 from tessera.shapes import Expr as DimExpr
 
 __all__ = ["Work"]
@@ -27,11 +27,12 @@ _BLOCK = re.compile(r"(B|T|BLOCK_?|TILE_?)[A-Z][A-Z0-9]?")
 
 @dataclass(frozen=True)
 class Draft:
-    """An axis of the launch, and the width of the slices that it places."""
+    """An axis of the launch, its extent as declared (or as a size), and the width of the slices that it places."""
 
     axis: Axis
     var: Var
     width: Dim
+    declared: Dim
 
 
 class Work(Helpers):
@@ -81,7 +82,8 @@ class Work(Helpers):
             raise fail("E211", f"`{domain.name}` is a domain variable (rule R2), but ids or grid= make the launch",
                        span, "compute it from ts.tile.group_id(), or leave the grid to the compiler")  # fmt: skip
         width = self.domain_width(domain)
-        draft = self.add_axis(domain.name, Static(0), domain.dim, width, "domain", self.span(domain.first))
+        draft = self.add_axis(domain.name, Static(0), domain.dim, width, "domain", self.span(domain.first),
+                              declared=domain.declared)
         self.report.note(f"R2: `{domain.name}` runs over `{domain.dim}` by {width}, in parallel", span)
         return Read(draft.var, span)
 
@@ -116,14 +118,15 @@ class Work(Helpers):
 
     # -- axes --------------------------------------------------------------------------------------------------------
 
-    def add_axis(self, name: str, start: Operand, stop: Dim, step: Dim, kind: str, span: Span, width: Dim = 0) -> Draft:
+    def add_axis(self, name: str, start: Operand, stop: Dim, step: Dim, kind: str, span: Span, width: Dim = 0,
+                 declared: Dim | None = None) -> Draft:
         """One more axis of the launch. Raises SourceError E211 for more than three."""
         if len(self.drafts) + (self.batch is not None and kind != "batch") >= 3:
             raise fail("E211", f"a launch has three axes, and `{name}` would be the fourth", span)
         assert isinstance(start, Static) and isinstance(start.value, (int, DimExpr))
         trips = stop if kind == "batch" else dim_max(0, ceildiv(stop - start.value, step))
         axis = Axis(name, start.value, stop, step, trips, kind)
-        draft = Draft(axis, Var(f"{name}.block", Elem(i64)), width or step)
+        draft = Draft(axis, Var(f"{name}.block", Elem(i64)), width or step, stop if declared is None else declared)
         if kind == "batch":
             self.batch = draft
         else:
@@ -156,14 +159,20 @@ class Work(Helpers):
             out.append(Assign(draft.var, to_expr(value, span, i64), span))
         return tuple(d.axis for d in drafts), out
 
+    def same_axis(self, a: Dim, b: Dim) -> bool:
+        """Whether two extents are of one axis: by their names, or by their sizes where one of them is a number only."""
+        if isinstance(a, int) or isinstance(b, int):
+            return known_equal(substitute(a, self.fixed), substitute(b, self.fixed))
+        return known_equal(a, b)
+
     def needs_axis(self, dim: Dim) -> bool:
         """Whether an output of rule R9 has an axis of this extent that no variable binds yet."""
         for shape in self.outputs:
             for extent in shape:
-                if known_equal(extent, dim):
-                    bound = [d for d in self.drafts if known_equal(d.axis.stop, dim)]
-                    waiting = [d for d in self.domains.values() if d.written and known_equal(d.dim, dim)]
-                    wanted = sum(known_equal(e, dim) for e in shape)
+                if self.same_axis(extent, dim):
+                    bound = [d for d in self.drafts if self.same_axis(d.declared, dim)]
+                    waiting = [d for d in self.domains.values() if d.written and self.same_axis(d.declared, dim)]
+                    wanted = sum(self.same_axis(e, dim) for e in shape)
                     if len(bound) + len([w for w in waiting if not any(b.axis.name == w.name for b in bound)]) < wanted:
                         return True
         return False
@@ -175,15 +184,17 @@ class Work(Helpers):
         starts: list[Expr] = []
         extents: list[Dim | None] = []
         dims = list(buffer.dims)
+        axes = [buffer.axis(at) for at in range(buffer.rank)]
         if len(tile.shape) == buffer.rank - 1 and (self.batch is not None or buffer.name in self.batched):
             starts.append(self.batch_index(dims.pop(0), span))
+            axes.pop(0)
             extents.append(None)
         if len(dims) != len(tile.shape):
             raise fail("E223", f"a tile of rank {len(tile.shape)} cannot be stored to `{buffer.name}` of rank "
                                f"{buffer.rank} as a whole", span, "store it to a slice")  # fmt: skip
         used: set[str] = set()
         for axis, (dim, extent) in enumerate(zip(dims, tile.shape, strict=True)):
-            draft = self._place_of(dim, extent, tile.facts.origins[axis], used, buffer, span)
+            draft = self._place_of(axes[axis], dim, extent, tile.facts.origins[axis], used, buffer, span)
             if draft is None:
                 if not may_equal(dim, extent):
                     raise fail("E211", f"nothing says where on axis `{dim}` of `{buffer.name}` the tile belongs", span,
@@ -201,11 +212,11 @@ class Work(Helpers):
         self.store_window(Window(buffer, tuple(starts), tuple(extents)), tile, span)
 
     def _place_of(
-        self, dim: Dim, extent: Dim, origin: str | None, used: set[str], buffer: Buffer, span: Span
+        self, declared: Dim, dim: Dim, extent: Dim, origin: str | None, used: set[str], buffer: Buffer, span: Span
     ) -> Draft | None:
         fits = [
             d for d in self.drafts
-            if d.axis.name not in used and known_equal(d.axis.stop, dim) and may_equal(d.width, extent)
+            if d.axis.name not in used and self.same_axis(d.declared, declared) and may_equal(d.width, extent)
         ]  # fmt: skip
         for draft in fits:
             if origin == f"{dim}@{key(Read(draft.var, span))}":

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import tessera as ts
+import tessera.kernels
 from tessera.errors import SourceError
-from tessera.kernel import evaluate
+from tessera.kernel import evaluate, specialise
 from tessera.kernel.tree import Mma, walk_exprs
 from tessera_runtime.core.dtypes import np_dtype
 from tests.kernel import tile_kernels as K
@@ -353,3 +354,15 @@ def test_types_of_products(case: Any) -> None:
     c = np.zeros((16, 16), np_dtype(acc))
     evaluate(kernel.definition, [x, y, c])
     np.testing.assert_array_equal(c, wide(x) @ wide(y))
+
+
+@pytest.mark.parametrize("trans_a", (False, True))
+@pytest.mark.parametrize("trans_b", (False, True))
+def test_axes_of_one_size_are_told_apart_by_their_names(trans_a: bool, trans_b: bool) -> None:
+    """Numbers for M, N and K, all the same, leave it clear which axis of the result a variable places."""
+    general = tessera.kernels.matmul.of(ts.f32, trans_a=trans_a, trans_b=trans_b).definition
+    kernel = specialise(general, config={"BM": 32, "BN": 16, "BK": 16}, dims={"M": 40, "N": 40, "K": 40})
+    a, b = normal(40, 40), normal(40, 40, seed=1)
+    want = (wide(a).T if trans_a else wide(a)) @ (wide(b).T if trans_b else wide(b))
+    bound = 40 * U * np.abs(a).max() * np.abs(b).max()
+    np.testing.assert_allclose(evaluate(kernel, [a, b]), want, rtol=0, atol=bound)
