@@ -352,12 +352,13 @@ def jit(python: Any = None, **options: Any) -> Any:
 
 
 class _KernelDecorator:
-    """`@ts.kernel`, `@ts.kernel(group=64)`, `@ts.kernel.autotune(space={...})`."""
+    """`@ts.kernel`, `@ts.kernel(group=64)`, `@ts.kernel(num_stages=3)`, `@ts.kernel.autotune(space={...})`."""
 
-    def __call__(self, python: Any = None, *, group: int = 128, grid: Any = None) -> Any:
-        if python is None:
-            return lambda fn: Kernel(fn, group=group, grid=grid)
-        return Kernel(python, group=group, grid=grid)
+    def __call__(self, python: Any = None, *, group: int = 128, grid: Any = None, num_warps: int | None = None,
+                 num_stages: int | None = None) -> Any:
+        """A kernel; hints are those of a space with one point. `num_warps` goes before `group`."""
+        hints = {"num_warps": num_warps, "num_stages": num_stages}
+        return self.autotune(python, group=group, grid=grid, space={k: (v,) for k, v in hints.items() if v is not None})
 
     def autotune(self, python: Any = None, *, space: Mapping[str, Sequence[Any]] | None = None, group: int = 128,
                  grid: Any = None) -> Any:

@@ -38,6 +38,8 @@ class Calls(Expressions):
         kwargs = {k.arg: self.expr(k.value) for k in node.keywords if k.arg is not None}
         match function:
             case Static(Word() as word):
+                if word.dtype is not None and kwargs.setdefault("dtype", Static(word.dtype)) != Static(word.dtype):
+                    raise fail("E218", f"`{word.shown}` is given two element types", span)
                 return self.word(word, args, kwargs, span)
             case Static(DType() as dtype):
                 (value,) = self.bind(str(dtype), "x", args, kwargs, span)

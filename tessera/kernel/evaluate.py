@@ -161,8 +161,9 @@ def bind(
 
 
 def _scalar(value: Any, dtype: DType) -> Array:
-    number = np.asarray(float(value) if dtype.is_float else int(value), np.float64 if dtype.is_float else np.int64)
-    source = as_dtype("f64") if dtype.is_float else as_dtype("i64")
+    big = dtype.kind == "uint" and value > np.iinfo(np.int64).max
+    source = as_dtype("f64" if dtype.is_float else "u64" if big else "i64")
+    number = np.asarray(float(value) if dtype.is_float else int(value), values.held(source))
     return values.cast(number.reshape(1, 1), source, dtype)
 
 

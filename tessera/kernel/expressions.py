@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import FunctionType, ModuleType
 
@@ -51,6 +52,7 @@ from tessera.kernel.vocabulary import (
     TILE,
     Config,
     Namespace,
+    Word,
     attribute,
     suggestion,
 )
@@ -222,7 +224,7 @@ class Expressions(Windows):
                 return Static(getattr(math, name))
             if name in TILE:
                 raise fail("E204", f"there is no `ts.{name}`", span, f"did you mean `ts.tile.{name}`?")
-        shown = "ts" if space.name == "tessera" else "ts.tile"
+        shown = {"tessera": "ts", "tessera.tile": "ts.tile"}.get(space.name, space.name)
         raise fail("E204", f"`{shown}.{name}` is not known in a kernel", span, suggestion(space, name))
 
     # -- operators -------------------------------------------------------------------------------------------------
@@ -354,8 +356,17 @@ class Expressions(Windows):
 
     # -- subscripts ------------------------------------------------------------------------------------------------
 
+    def _typed(self, word: Word, node: ast.Subscript) -> Operand:
+        """`alloc_shared[ts.f32]`: the word with its element type."""
+        given = self.expr(node.slice)
+        if not isinstance(given, Static) or not isinstance(given.value, DType):
+            raise fail("E206", f"what stands in brackets behind `{word.shown}` is an element type", self.span(node))
+        return Static(replace(word, dtype=given.value))
+
     def on_Subscript(self, node: ast.Subscript) -> Operand:
         base = self.expr(node.value)
+        if isinstance(base, Static) and isinstance(base.value, Word):
+            return self._typed(base.value, node)
         if isinstance(base, BufferRef) and self.names_element(base.buffer, node):
             return self.load(base.buffer, self.indices(base.buffer, node), self.span(node))
         if self.is_tile(base) and not isinstance(base, TileOp) and any(

@@ -133,9 +133,12 @@ class Reader(Work):
             )
         function = self.expr(node.iter.func)
         word = function.value if isinstance(function, Static) else None
-        if not isinstance(word, Word) or word.name not in ("range", "python_range"):
+        if not isinstance(word, Word) or word.name not in ("range", "python_range", "grid_stride_range"):
             raise fail("E202", "a loop runs over ts.tile.range(...) or range(...)", self.span(node.iter))
         lo, hi, step = self._range(node.iter, word)
+        if word.name == "grid_stride_range":
+            self._sequential(node, *self.strided(lo, hi, step, self.span(node.iter)), False)
+            return
         tile = word.name == "range"
         if tile and self.frame is self.kernel_frame and self.spread and not self.varying:
             if self.level == 0 and (self._is_work(node) or self._is_needed(node, lo, hi)):
@@ -174,7 +177,7 @@ class Reader(Work):
             if not is_expr(value) or held_type(value).dtype.kind not in ("int", "uint"):
                 raise fail("E206", f"the bounds of a range are integers, not {describe(value)}", span)
         constant = constant_dim(step)
-        if constant is not None and (constant == 0 or (constant < 0 and word.name == "range")):
+        if constant is not None and (constant == 0 or (constant < 0 and word.name != "python_range")):
             raise fail("E219", f"a range needs a positive step, not {constant}", span)
         if constant is not None and constant < 0 and not all(constant_dim(x) is not None for x in (lo, hi)):
             raise fail("E219", "a range with a negative step needs compile-time bounds", span)

@@ -42,7 +42,7 @@ from tessera.shapes import Dim, known_equal, symbols_of
 
 __all__ = ["parse", "specialise"]
 
-_GRID_IDS = {"linear_id", "group_id"}
+_GRID_IDS = {"linear_id", "group_id", "group_linear_id", "grid_stride_range"}
 
 
 def parse(
@@ -177,6 +177,7 @@ def _read(
         else:
             frame.env[param.name] = Static(param.default)
     reader = Reader(frame, report, signature.buffers, signature.dims, group, spread)
+    reader.groups = (1,) if scalar and grid is None else grid
     reader.readonly = frozenset(signature.readonly)
     reader.constant_names = set(frame.env) - assigned_names(node.body)
     reader.batched, reader.tracked = frozenset(signature.batched), tracked

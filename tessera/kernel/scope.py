@@ -35,7 +35,7 @@ from tessera.kernel.report import Already, Report, fail
 from tessera.kernel.syntax import Source
 from tessera.kernel.tile_operands import Facts, Register, TileOp, cast_tile, key, least, may_equal
 from tessera.kernel.tree import Assign, DimValue, Elem, Expr, Read, Stmt, TileType, Var
-from tessera.kernel.vocabulary import namespace_of, word_of
+from tessera.kernel.vocabulary import Namespace, namespace_of, word_of
 from tessera.kernel.windows import Contents, join_contents
 from tessera.shapes import Expr as DimExpr
 from tessera.shapes import symbol
@@ -146,6 +146,9 @@ def lookup(
     if name == "math":
         report.once("R10: `math` is known without an import", span)
         return Static(math)
+    if name == "tshared":
+        report.once("R10: `tshared` is known without an import", span)
+        return Static(Namespace("tshared"))
     implied = free(name, span)
     if implied is not None:
         return implied

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from types import ModuleType
 
+from tessera.dtypes import DType
 from tessera.errors import did_you_mean
 
 __all__ = ["Namespace", "TILE", "Word", "attribute", "known_words", "word_of"]
@@ -18,15 +19,16 @@ __all__ = ["Namespace", "TILE", "Word", "attribute", "known_words", "word_of"]
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the language; `shown` is how the user spelled it."""
+    """A word of the language; `shown` is how the user spelled it, `dtype` what stands in brackets behind it."""
 
     name: str
     shown: str
+    dtype: DType | None = None
 
 
 @dataclass(frozen=True)
 class Namespace:
-    """`ts` or `ts.tile` itself."""
+    """`ts`, `ts.tile` or `tshared` itself."""
 
     name: str
 
@@ -51,7 +53,7 @@ ELEMENT = frozenset({"abs", "maximum", "minimum", "max", "min", "where", "cast",
 #: operations that exist in `ts.tile` only
 TILE = frozenset({
     "linear_id", "group_id", "lane_id", "local_id", "warp_id", "group_size", "group_tile_count",
-    "range", "alloc_shared", "barrier",
+    "group_linear_id", "range", "grid_stride_range", "alloc_shared", "barrier", "shuffle", "dropout",
     "reduce_sum", "reduce_max", "reduce_min", "alloc_register", "zeros", "full", "fill", "arange", "context", "load",
     "store", "load_vector", "store_vector", "cp_async", "load_async", "cp_commit_group", "cp_wait_group", "mma",
     "matmul", "dot", "transpose", "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
@@ -65,7 +67,21 @@ PLACES = frozenset({"load", "store", "load_vector", "store_vector", "fill", "upd
 ELEMENTWISE = ELEMENT | {"int", "float", "bool", "int_floor", "int_ceil", "python_round"}
 
 #: operations of a group that name a tile: a loop around them is not shared by lanes
-COLLECTIVE = TILE - {"linear_id", "group_id", "group_size", "group_tile_count", "range"}
+COLLECTIVE = TILE - {"linear_id", "group_id", "group_linear_id", "group_size", "group_tile_count", "range", "dropout"}
+
+#: words of other tile languages that this one leaves to the compiler, or refuses, and what to write instead
+REFUSED = {
+    "create_tma_descriptor": "tensor copies are formed from `cp_async` and from loads, and bring their descriptors",
+    "tma_load_async": "write ts.tile.cp_async(dst, x[...]): it becomes a tensor copy where the slice allows",
+    "create_mbarrier": "the compiler makes the mbarriers of its copies: write cp_async and cp_wait_group",
+    "tbarrier": "write ts.tile.barrier(); the compiler makes the mbarriers of its copies",
+    "alloc_distributed_shared": "write ts.tile.alloc_shared; blocks that load the same tile share it by multicast",
+    "set_persistent_kernel": 'write @ts.kernel(grid=...) and a loop over ts.tile.grid_stride_range(...)',
+    "cluster_range": "write ts.tile.range or grid_stride_range; the compiler pairs blocks that load the same tiles",
+    "cluster_rank": "write ts.tile.group_id(); the compiler pairs blocks that load the same tiles",
+    "atomic_add": "the order of atomics is not determined: write ts.tile.reduce_sum(v), one partial result for each "
+                  "group, and a second kernel that adds these",
+}  # fmt: skip
 
 #: words of tiles that `ts` has too
 _BOTH = frozenset({"sum", "matmul", "zeros", "full", "arange", "transpose"})
@@ -106,6 +122,8 @@ def namespace_of(module: ModuleType) -> Namespace | None:
 
 def attribute(space: Namespace, name: str) -> Word | Namespace | None:
     """What `ts.<name>` or `ts.tile.<name>` is in a kernel; None when it is no word of the kernel language."""
+    if space.name == "tshared":
+        return Word("alloc_shared", "tshared.alloc") if name == "alloc" else None
     if space.name == "tessera":
         if name == "tile":
             return Namespace("tessera.tile")
@@ -118,9 +136,13 @@ def attribute(space: Namespace, name: str) -> Word | Namespace | None:
 def known_words(space: Namespace) -> list[str]:
     """The words of a namespace, for suggestions."""
     words = {*UNARY, *ELEMENT}
+    if space.name == "tshared":
+        return ["alloc"]
     return sorted(words if space.name == "tessera" else words | TILE)
 
 
 def suggestion(space: Namespace, name: str) -> str:
     """A help line for an unknown word."""
+    if space.name == "tessera.tile" and name in REFUSED:
+        return REFUSED[name]
     return did_you_mean(name, known_words(space)) or f"kernels know {', '.join(known_words(space))}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.control import scan
+from tessera.control.scan import scan
 from tessera.dtypes import i64
 from tessera.errors import SourceError
 from tessera.ops.attention import scaled_dot_product_attention

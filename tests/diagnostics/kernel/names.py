@@ -62,3 +62,25 @@ def hidden(x: ts.Tensor["T", ts.f32]):
     i = ts.tile.linear_id()
     if i < T:  #! W203 T
         x[i] = 0.0
+
+
+@ts.kernel
+def words_of_lanes(x: ts.Tensor["N", ts.f32], m: ts.Tensor["N", ts.i32], rate: ts.f32):
+    i = ts.tile.linear_id()
+    for k in ts.tile.grid_stride_range(N):  #! E211 ts.tile.grid_stride_range(N)
+        m[k] = k
+    v = ts.tile.dropout(x[i], rate, 1, i)  #! E218 ts.tile.dropout(x[i], rate, 1, i)
+    w = ts.tile.dropout(x[i], 0.5, 1, x[i])  #! E206 ts.tile.dropout(x[i], 0.5, 1, x[i])
+    u = ts.tile.shuffle(m, 1)  #! E206 ts.tile.shuffle(m, 1)
+    if i < N:
+        x[i] = ts.tile.shuffle(x[i], 1)  #! E209 ts.tile.shuffle(x[i], 1)
+    s = ts.tile.alloc_shared[ts.f32](8, dtype=ts.f16)  #! E218 ts.tile.alloc_shared[ts.f32](8, dtype=ts.f16)
+    r = ts.tile.alloc_shared[8](8)  #! E206 ts.tile.alloc_shared[8]
+    q = tshared.allocate(8, ts.f32)  #! E204 tshared.allocate
+    ts.tile.create_mbarrier(1)  #! E204 ts.tile.create_mbarrier
+
+
+@ts.kernel(grid=2)
+def backwards(m: ts.Tensor["N", ts.i32]):
+    for k in ts.tile.grid_stride_range(N, 0, -1):  #! E219 ts.tile.grid_stride_range(N, 0, -1)
+        m[k] = k

@@ -1,0 +1,88 @@
+"""Words of lanes, of the grid and of the launch: the evaluator against NumPy, and every level against the evaluator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tessera as ts
+from tessera.errors import SourceError
+from tessera.kernel.vocabulary import REFUSED
+from tessera_runtime.core import randn
+from tests.kernel import word_kernels as K
+from tests.kernel.everywhere import everywhere
+
+RNG = np.random.default_rng(46)
+
+
+def run(kernel: Any, *args: Any) -> None:
+    everywhere(kernel.definition, list(args), archs=("sm_90",))
+
+
+@pytest.mark.parametrize("m", (0, 1, 6, 20))
+def test_each_group_runs_its_own_part_of_a_range_in_order(m: int) -> None:
+    x, y, seen = RNG.standard_normal((m, 32)).astype(np.float32), np.zeros(m, np.float32), np.zeros(m, np.int32)
+    run(K.strided, x, y, seen)
+    rows = np.arange(m)
+    np.testing.assert_array_equal(seen, rows % 6)
+    np.testing.assert_array_equal(y, x.max(1) + np.maximum(rows - 6, -1).astype(np.float32))
+
+
+def test_strided_products_and_hints_of_the_decorator() -> None:
+    a, b = (RNG.integers(-4, 5, s).astype(ml_dtypes.bfloat16) for s in ((75, 32), (32, 32)))
+    c = np.zeros((75, 32), np.float32)
+    run(K.strided_products, a, b, c)
+    np.testing.assert_array_equal(c, a.astype(np.float64) @ b.astype(np.float64))
+    assert dict(K.strided_products.definition.config) == {"num_stages": 2, "num_warps": 4}
+
+
+@pytest.mark.parametrize(("n", "by"), ((1, 1), (150, 3), (128, -1)))
+def test_shuffle(n: int, by: int) -> None:
+    x, y = RNG.standard_normal(n).astype(np.float32), np.zeros(n, np.float32)
+    run(K.turned, x, y, by)
+    v = np.concatenate([x, np.zeros(-n % 64, np.float32)]).reshape(-1, 32)
+    for k in range(3):
+        v = v[:, (np.arange(32) * by + 1) % 32] + np.float32(k)
+    np.testing.assert_array_equal(y, v.reshape(-1)[:n])
+
+
+def test_dropout_draws_as_the_layer_does() -> None:
+    key = 2**63 + 12345
+    x = RNG.standard_normal((21, 35)).astype(np.float32)
+    y, z = np.zeros_like(x), np.zeros_like(x)
+    run(K.dropped, x, y, z, np.uint64(key))
+    words = randn.words(x.size, key, 0, 0).reshape(x.shape)
+    np.testing.assert_array_equal(y, np.where(words >= 2**30, x * np.float32(4 / 3), np.float32(0)))
+    np.testing.assert_array_equal(z, y)
+    key7 = ts.tensor(np.asarray(7, np.uint64))
+    v, w = x[0], np.zeros(35, np.float32)
+    run(K.dropped_elements, v, w)
+    np.testing.assert_array_equal(w, ts.nn.dropout(ts.tensor(v), 0.5, key7).numpy())
+
+
+def test_element_types_in_brackets() -> None:
+    x, y = RNG.standard_normal(100).astype(np.float32), np.zeros(100, np.float32)
+    run(K.staged, x, y)
+    np.testing.assert_array_equal(y, x * 2 + 1)
+
+
+@pytest.mark.parametrize("word", sorted(REFUSED))
+def test_words_of_other_languages_say_what_to_write(word: str, tmp_path: Any) -> None:
+    path = tmp_path / "refused.py"
+    path.write_text(
+        f"import tessera as ts\n@ts.kernel\ndef k(x: ts.Tensor['N', ts.f32]):\n    ts.tile.{word}(x, 0, 1)\n"
+    )
+    scope: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    with pytest.raises(SourceError) as told:
+        _ = scope["k"].definition
+    assert told.value.code == "E204" and told.value.help == REFUSED[word]
+
+
+def test_warps_of_the_decorator_are_a_power_of_two() -> None:
+    with pytest.raises(SourceError) as told:
+        _ = ts.kernel(K.turned.python, num_warps=3).definition
+    assert told.value.code == "E221"

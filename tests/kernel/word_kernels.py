@@ -1,0 +1,56 @@
+# ruff: noqa
+# Kernels with the words of lanes, of the grid and of the launch.
+import tessera as ts
+
+
+@ts.kernel(grid=(2, 3), group=32)
+def strided(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", ts.f32], seen: ts.Tensor["M", ts.i32]):
+    last = -1.0
+    for m in ts.tile.grid_stride_range(0, M):
+        y[m] = ts.tile.reduce_max(x[m, ts.tile.local_id()]) + last
+        last = 1.0 * m
+        seen[m] = ts.tile.group_linear_id()
+
+
+@ts.kernel(grid=3, num_warps=4, num_stages=2)
+def strided_products(a: ts.Tensor["M", 32, ts.bf16], b: ts.Tensor[32, 32, ts.bf16], c: ts.Tensor["M", 32, ts.f32]):
+    for m in ts.tile.grid_stride_range(0, M, 16):
+        c[m : m + 16, :] = a[m : m + 16, :] @ b[:, :]
+
+
+@ts.kernel(grid="ceildiv(N, 64)", group=64)
+def turned(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32], by: ts.i32):
+    i = ts.tile.linear_id()
+    v = 0.0
+    if i < N:
+        v = x[i]
+    for k in ts.tile.range(3):
+        v = ts.tile.shuffle(v, ts.tile.lane_id() * by + 1) + k
+    if i < N:
+        y[i] = v
+
+
+@ts.kernel
+def dropped(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], z: ts.Tensor["M", "N", ts.f32],
+            key: ts.u64):
+    place = (m + ts.tile.arange(8))[:, None] * N + (n + ts.tile.arange(16))[None, :]
+    t = ts.tile.dropout(x[m : m + 8, n : n + 16], 0.25, key, place)
+    y[m : m + 8, n : n + 16] = t
+    z[m : m + 8, n : n + 16] = ts.tile.dropout(t, 0.0, key, place)
+
+
+@ts.kernel
+def dropped_elements(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
+    i = ts.tile.linear_id()
+    if i < N:
+        y[i] = ts.tile.dropout(x[i], 0.5, 7, i)
+
+
+@ts.kernel
+def staged(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
+    s = tshared.alloc[ts.f32](64)
+    t = ts.tile.alloc_shared[ts.f32]((64,))
+    ts.tile.cp_async(s, x[n : n + 64])
+    ts.tile.barrier()
+    t[:] = s[:] * 2.0
+    y[n : n + 64] = t[:] + 1.0
