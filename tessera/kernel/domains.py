@@ -22,7 +22,7 @@ __all__ = ["Domain", "domain_loop", "find_domains", "output_names", "store_place
 
 _STORES = {"store", "store_vector"}
 _SYNCS = {"cp_commit_group", "cp_wait_group", "barrier"}
-_FILLS = {"cp_async", "load_async", "store", "store_vector", "load"}
+_FILLS = {"cp_async", "load_async", "tma_load_async", "store", "store_vector", "load"}
 
 
 @dataclass

@@ -153,7 +153,7 @@ class TileWords(Words):
 
     def word_cp_async(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.collective(name, span)
-        for hint in ("vector", "prefetch", "width"):
+        for hint in ("vector", "prefetch", "width", "multicast"):
             kwargs.pop(hint, None)
         dst, src = (self._window(a, span) for a in self.bind(name, "dst src", args, kwargs, span))
         if dst.buffer.space != "shared" or src.buffer.space != "global":
@@ -169,6 +169,7 @@ class TileWords(Words):
         return Static(None)
 
     word_load_async = word_cp_async
+    word_tma_load_async = word_cp_async
 
     def fits(self, dst: tuple[Dim, ...], src: tuple[Dim, ...], what: str, span: Span) -> None:
         """Equal shapes; a dim beside a number is fixed to it. Raises SourceError E223."""

@@ -55,8 +55,8 @@ TILE = frozenset({
     "linear_id", "group_id", "lane_id", "local_id", "warp_id", "group_size", "group_tile_count",
     "group_linear_id", "range", "grid_stride_range", "alloc_shared", "barrier", "shuffle", "dropout",
     "reduce_sum", "reduce_max", "reduce_min", "alloc_register", "zeros", "full", "fill", "arange", "context", "load",
-    "store", "load_vector", "store_vector", "cp_async", "load_async", "cp_commit_group", "cp_wait_group", "mma",
-    "matmul", "dot", "transpose", "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
+    "store", "load_vector", "store_vector", "cp_async", "load_async", "tma_load_async",
+    "cp_commit_group", "cp_wait_group", "mma", "matmul", "dot", "transpose", "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
     "broadcast", "scale", "causal_mask", "apply_causal_mask", "online_softmax", "update_accumulator",
 })  # fmt: skip
 
@@ -72,7 +72,6 @@ COLLECTIVE = TILE - {"linear_id", "group_id", "group_linear_id", "group_size", "
 #: words of other tile languages that this one leaves to the compiler, or refuses, and what to write instead
 REFUSED = {
     "create_tma_descriptor": "tensor copies are formed from `cp_async` and from loads, and bring their descriptors",
-    "tma_load_async": "write ts.tile.cp_async(dst, x[...]): it becomes a tensor copy where the slice allows",
     "create_mbarrier": "the compiler makes the mbarriers of its copies: write cp_async and cp_wait_group",
     "tbarrier": "write ts.tile.barrier(); the compiler makes the mbarriers of its copies",
     "alloc_distributed_shared": "write ts.tile.alloc_shared; blocks that load the same tile share it by multicast",

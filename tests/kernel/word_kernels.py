@@ -50,7 +50,7 @@ def dropped_elements(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
 def staged(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
     s = tshared.alloc[ts.f32](64)
     t = ts.tile.alloc_shared[ts.f32]((64,))
-    ts.tile.cp_async(s, x[n : n + 64])
+    ts.tile.tma_load_async(s, x[n : n + 64], multicast=True)
     ts.tile.barrier()
     t[:] = s[:] * 2.0
     y[n : n + 64] = t[:] + 1.0
