@@ -56,7 +56,8 @@ TILE = frozenset({
     "group_linear_id", "range", "grid_stride_range", "alloc_shared", "barrier", "shuffle", "dropout",
     "reduce_sum", "reduce_max", "reduce_min", "alloc_register", "zeros", "full", "fill", "arange", "context", "load",
     "store", "load_vector", "store_vector", "cp_async", "load_async", "tma_load_async",
-    "cp_commit_group", "cp_wait_group", "mma", "matmul", "dot", "transpose", "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
+    "cp_commit_group", "cp_wait_group", "mma", "matmul", "dot", "transpose",
+    "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
     "broadcast", "scale", "causal_mask", "apply_causal_mask", "online_softmax", "update_accumulator",
 })  # fmt: skip
 
