@@ -86,3 +86,12 @@ def test_warps_of_the_decorator_are_a_power_of_two() -> None:
     with pytest.raises(SourceError) as told:
         _ = ts.kernel(K.turned.python, num_warps=3).definition
     assert told.value.code == "E221"
+
+
+def test_strides_of_a_grid_of_dims_and_of_one_group() -> None:
+    x = np.zeros((3, 90), np.int32)
+    run(K.numbered, x)
+    np.testing.assert_array_equal(x.ravel(), np.arange(270))
+    v = RNG.integers(-9, 10, 20).astype(np.float32)
+    found = everywhere(K.strided_sum.definition, [v], archs=("sm_90",))
+    assert found == v[2::3].sum()

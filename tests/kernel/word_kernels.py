@@ -54,3 +54,17 @@ def staged(x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
     ts.tile.barrier()
     t[:] = s[:] * 2.0
     y[n : n + 64] = t[:] + 1.0
+
+
+@ts.kernel(grid=("ceildiv(N, 64)", "M"), group=32)
+def numbered(x: ts.Tensor["M", "N", ts.i32]):
+    for j in ts.tile.grid_stride_range(M * N):
+        x[j // N, j % N] = j
+
+
+@ts.kernel
+def strided_sum(x: ts.Tensor["N", ts.f32]) -> ts.f32:
+    t = 0.0
+    for j in ts.tile.grid_stride_range(2, N, step=3):
+        t += x[j]
+    return t
