@@ -16,48 +16,24 @@ rounding, as any order of a sum does. A weight that is 0 because x is -inf count
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from tessera.shapes import known_equal
-from tesseracc.analysis.access import dependence, is_contraction
+from tesseracc.analysis.access import is_contraction
 from tesseracc.ir.builder import Builder, make
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import captured, map_funcs, remove_dead, substitute
-from tesseracc.ir.types import I64, TensorType, element
+from tesseracc.ir.types import I64, TensorType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.numerics import allows
 from tesseracc.passes.schedule.elements import delinearize
 from tesseracc.passes.schedule.groups import tensors_read, writes_of
 from tesseracc.passes.schedule.inline import inline, pulled_value
+from tesseracc.passes.schedule.streams import Numbers, stream_of
 from tesseracc.passes.schedule.tidy import tidy
-from tesseracc.passes.schedule.tuning import tuning_for
+from tesseracc.passes.schedule.tuning import Tuning, tuning_for
 
 #: moves of groups that one chain may take: more are not looked for
 LONGEST = 64
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stream:
-    """A group of the form above.
-
-    `maximum` is M's reduction with the term x, `sums` are the L, `total` is O, whose term is the weight times `v`.
-    `score` is the contraction inside each, by the reduction around it, `weight` the exponential there, `shift` is c(M).
-    Axes of the domain: `batch`, those of i (`m`), those of v (`n`). `a`, `b` are the score's factors
-    in the maximum."""
-
-    group: Op
-    maximum: Op
-    sums: tuple[Op, ...]
-    total: Op
-    score: Mapping[Op, Op]
-    weight: Mapping[Op, Op]
-    shift: Value
-    v: Value
-    a: Value
-    b: Value
-    batch: tuple[int, ...]
-    m: tuple[int, ...]
-    n: tuple[int, ...]
 
 
 # -- one group of several ----------------------------------------------------------------------------------------------
@@ -102,11 +78,35 @@ def _is_product(op: Op) -> bool:
     return op.name == "schedule.group" and is_contraction(op) is not None
 
 
+def _alone(op: Op, number: int) -> Op:
+    """A group that makes one of a group's results, and no other."""
+
+    def only(region: Region) -> Region:
+        ops: list[Op] = []
+        for inner in region.ops:
+            if inner.name == "schedule.each":
+                inner = replace(inner, regions=(only(inner.regions[0]),))
+                if not any(nested.name in ("schedule.write", "schedule.each") for nested in inner.regions[0].ops):
+                    continue
+            if inner.name == "schedule.write":
+                if inner.attrs["result"] != number:
+                    continue
+                inner = replace(inner, attrs={**inner.attrs, "result": 0})
+            ops.append(inner)
+        return Region(region.args, tuple(ops), region.yields)
+
+    return replace(op, results=(op.results[number],), regions=(remove_dead(only(op.regions[0])),))
+
+
 class _Chain:
-    """The groups of a function behind one contraction."""
+    """The groups of a function behind one contraction. A group of several results stands for one group for each."""
 
     def __init__(self, func: Func, last: Op) -> None:
-        self.makers = {result: op for op in func.body.ops for result in op.results}
+        self.makers = {
+            result: _alone(op, number) if op.name == "schedule.group" and len(op.results) > 1 else op
+            for op in func.body.ops
+            for number, result in enumerate(op.results)
+        }
         self.last = last
         self.inside: list[Op] = []
         self.scores: set[int] = set()
@@ -173,34 +173,6 @@ class _Chain:
 # -- its form ----------------------------------------------------------------------------------------------------------
 
 
-class _Numbers:
-    """Equal numbers for operations that compute equally, in whatever loop."""
-
-    def __init__(self) -> None:
-        self.table: dict[Hashable, int] = {}
-        self.of: dict[Value, int] = {}
-
-    def value(self, value: Value) -> int:
-        return self.of.setdefault(value, -1 - len(self.of)) if value not in self.of else self.of[value]
-
-    def bind(self, values: tuple[Value, ...], name: str) -> None:
-        for at, value in enumerate(values):
-            self.of[value] = self.table.setdefault((name, at), len(self.table))
-
-    def op(self, op: Op, depth: int = 0) -> Hashable:
-        """The key of an operation; its results are numbered."""
-        inner: list[Hashable] = []
-        for region in op.regions:
-            self.bind(region.args, f"loop {depth}")
-            inner.append(tuple(self.op(nested, depth + 1) for nested in region.ops if nested.results))
-            inner.append(tuple(self.value(v) for v in region.yields))
-        attrs = tuple((name, str(value)) for name, value in sorted(op.attrs.items()))
-        key = (op.name, attrs, tuple(self.value(v) for v in op.operands), op.segments, tuple(inner))
-        for at, result in enumerate(op.results):
-            self.of[result] = self.table.setdefault((key, at, str(result.type)), len(self.table))
-        return key
-
-
 def _hoisted(ops: tuple[Op, ...], args: tuple[Value, ...]) -> tuple[list[Op], list[Op]]:
     """Operations that depend on the arguments, and those, before them, that do not; of nested reductions likewise."""
     varying = set(args)
@@ -237,7 +209,7 @@ def _shared(group: Op) -> Op:
             ops += [*free, replace(op, regions=(Region(body.args, tuple(bound), body.yields),))]
         else:
             ops.append(op)
-    numbers = _Numbers()
+    numbers = Numbers()
     first: dict[Hashable, Op] = {}
     same: dict[Value, Value] = {}
     kept: list[Op] = []
@@ -291,105 +263,25 @@ def _factored(group: Op) -> Op:
     return replace(group, regions=(remove_dead(Region(region.args, tuple(ops), region.yields)),))
 
 
-def stream_of(group: Op) -> Stream | None:
-    """The parts of a group that streams, or None where it has another form."""
-    ops = group.regions[0].ops
-    loops = [op for op in ops if op.regions]
-    maxima = [op for op in loops if op.name == "schedule.reduce" and op.attrs["kind"] == "max"]
-    adds = [op for op in loops if op.name == "schedule.reduce" and op.attrs["kind"] == "add"]
-    if len(maxima) != 1 or not adds or len(loops) != 1 + len(adds):
-        return None
-    (maximum,) = maxima
-    length = maximum.attrs["sizes"]
-    score: dict[Op, Op] = {}
-    weight: dict[Op, Op] = {}
-    numbers = _Numbers()
-    for op in loops:
-        nested = [inner for inner in op.regions[0].ops if inner.regions]
-        if len(length) != 1 or len(op.attrs["sizes"]) != 1 or not known_equal(op.attrs["sizes"][0], length[0]):
-            return None
-        if len(nested) != 1 or nested[0].name != "schedule.reduce" or nested[0].attrs["kind"] != "add":
-            return None
-        if len(nested[0].attrs["sizes"]) != 1:
-            return None
-        score[op] = nested[0]
-        numbers.bind(op.regions[0].args, "t")
-        for inner in op.regions[0].ops:
-            numbers.op(inner)
-    depends = dependence(group)
-    totals: list[Op] = []
-    sums: list[Op] = []
-    shifts: set[Value] = set()
-    x = numbers.value(maximum.regions[0].yields[0])
-    for op in adds:
-        made = {result: inner for inner in op.regions[0].ops for result in inner.results}
-        exps = [inner for inner in op.regions[0].ops if inner.name == "arith.exp"]
-        sub = made.get(exps[0]["a"]) if len(exps) == 1 else None
-        if sub is None or sub.name != "arith.sub" or numbers.value(sub.operands[0]) != x or sub.operands[1] in made:
-            return None
-        weight[op] = exps[0]
-        shifts.add(sub.operands[1])
-        (sums if op.regions[0].yields[0] is exps[0].result else totals).append(op)
-    if len(totals) != 1 or len(shifts) != 1 or not _only_of(shifts.copy().pop(), maximum, ops):
-        return None
-    (total,) = totals
-    made = {result: inner for inner in total.regions[0].ops for result in inner.results}
-    product = made.get(total.regions[0].yields[0])
-    if product is None or product.name != "arith.mul" or weight[total].result not in product.operands:
-        return None
-    v = next((value for value in product.operands if value is not weight[total].result), None)
-    body = score[maximum].regions[0]
-    term = {result: op for op in body.ops for result in op.results}.get(body.yields[0])
-    if v is None or term is None or term.name != "arith.mul":
-        return None
-    t, d = maximum.regions[0].args[0], body.args[0]
-    a, b = term.operands if t in depends[term.operands[1]] else tuple(reversed(term.operands))
-    args = group.regions[0].args
-    uses = [{i for i, arg in enumerate(args) if arg in depends[value]} for value in (a, b, v)]
-    of_x = {i for i, arg in enumerate(args) if arg in depends[maximum.regions[0].yields[0]]}
-    n = tuple(sorted(uses[2] - of_x))
-    m = tuple(sorted(of_x - uses[1] - uses[2]))
-    batch = tuple(i for i in range(len(args)) if i not in n and i not in m)
-    factors = t not in depends[a] and d in depends[a] and d in depends[b] and t in depends[b]
-    if not (factors and m and n and uses[1] <= set(batch) and uses[0] <= {*batch, *m}):
-        return None
-    if element(term.result.type) != "f32":
-        return None
-    return Stream(group, maximum, tuple(sums), total, score, weight, shifts.pop(), v, a, b, batch, m, n)
-
-
-def _only_of(value: Value, maximum: Op, ops: tuple[Op, ...]) -> bool:
-    """Whether a value is computed from the maximum alone."""
-    made = {result: op for op in ops for result in op.results}
-    todo = [value]
-    while todo:
-        op = made.get(todo.pop())
-        if op is maximum:
-            continue
-        if op is None or op.regions or op.defn.dialect != "arith":
-            return False
-        todo += op.operands
-    return True
-
-
 # -- the pass ----------------------------------------------------------------------------------------------------------
 
 
-def _fused(func: Func, last: Op) -> Op | None:
+def _fused(func: Func, last: Op, tuning: Tuning) -> Op | None:
     chain = _Chain(func, last)
     group = chain.gathered()
     if group is None:
         return None
-    gone = {id(op) for op in (*chain.inside, last)}
+    taken = {result for op in (*chain.inside, last) for result in op.results}
     used = set(func.body.yields)
     for op in func.body.ops:
-        if id(op) not in gone:
+        if not taken.issuperset(op.results):
             used |= {*op.operands, *(v for region in op.regions for v in captured(region))}
     closed = [op for op in chain.inside if not (op.name == "schedule.group" and _closed(op))]
     if any(result in used for op in closed for result in op.results):
         return None
     group = _factored(_shared(tidy(group)))
-    if stream_of(group) is None:
+    found = stream_of(group)
+    if found is None or tuning.for_stream(*found.products) is None:
         return None
     return replace(group, attrs={**group.attrs, "plan": "stream"})
 
@@ -397,12 +289,13 @@ def _fused(func: Func, last: Op) -> Op | None:
 @register("stream-weights", level="schedule")
 def run(module: Module, context: Context) -> Module:
     """Makes one group of sums weighted by exp(x - max x), where the target streams."""
-    if not tuning_for(context.need_arch(), "f32").stream or not allows(context.numerics, "stream-weights"):
+    tuning = tuning_for(context.need_arch(), "f32")
+    if not tuning.stream or not allows(context.numerics, "stream-weights"):
         return module
 
     def change(func: Func) -> Func:
         for op in func.body.ops:
-            found = _fused(func, op) if op.name == "schedule.group" else None
+            found = _fused(func, op, tuning) if op.name == "schedule.group" else None
             if found is not None:
                 context.permit("stream-weights", "blocks of weights in one pass", op.loc)
                 ops = tuple(found if other is op else other for other in func.body.ops)
@@ -411,5 +304,3 @@ def run(module: Module, context: Context) -> Module:
 
     return module.with_(funcs=map_funcs(module.funcs, "schedule.func", change))
 
-
-__all__ = ["Stream", "stream_of"]

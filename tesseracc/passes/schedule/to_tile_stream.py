@@ -24,7 +24,7 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import LanesType, TileType, element
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.schedule.elements import Emitter, Env, delinearize
-from tesseracc.passes.schedule.stream_weights import Stream, stream_of
+from tesseracc.passes.schedule.streams import Stream, stream_of
 from tesseracc.passes.schedule.to_tile_mma import even_height, fit
 from tesseracc.passes.schedule.tuning import Tuning
 
@@ -44,6 +44,14 @@ class _Lowering:
         self.m_size, self.n_size = (product(self.domain[axis] for axis in axes) for axes in (found.m, found.n))
         self.t_size: Dim = found.maximum.attrs["sizes"][0]
         self.d_size: Dim = score.attrs["sizes"][0]
+        streamed = tuning.for_stream(*found.products)
+        assert streamed is not None, "groups stream where the target wants it"
+        self.whole = streamed.whole
+        if self.whole:
+            emitter.lanes, self.step = streamed.lanes, 0
+            self.height, self.width, self.block = streamed.tile_m, streamed.tile_n, streamed.stream
+            self.depth = streamed.tile_k
+            return
         a, b, acc = (element(v.type) for v in (found.a, found.b, score.result))
         tuning = tuning.for_product((a, b, acc), (self.m_size, self.t_size, self.d_size), 1, copied=True)
         self.step = tuning.step_m
@@ -105,6 +113,9 @@ class _Lowering:
         args = [LanesType("i64")] * rank + [LanesType(element(tile.type)) for tile in tiles]
         nested = b.nested(args, region, tuple("ij"[:rank]))
         types = [TileType(shape, dtype) for dtype in results]
+        moves = any(op.name in ("tile.load", "tile.store") and op.group("indices") for op in nested.ops)
+        if self.whole and not moves:  # beyond the extents are zeros and what comes of them, which nobody stores
+            extents = [b.const(size) for size in shape]
         return b.emit("tile.map", list(extents), list(tiles), types=types, regions=[nested], shape=shape).results
 
     # -- the kernel ----------------------------------------------------------------------------------------------------
@@ -118,7 +129,9 @@ class _Lowering:
         self.point: Env = dict(zip((self.args[axis] for axis in found.batch), place, strict=True))
         height = even_height(emitter, self.m_size, self.height, self.step)
         self.m0, self.n0 = b.op("arith.mul", block_m, height), b.op("arith.mul", block_n, b.const(self.width))
-        self.em = b.op("arith.min", b.op("arith.sub", emitter.dim(self.m_size), self.m0), height)
+        rest = b.op("arith.sub", emitter.dim(self.m_size), self.m0)
+        self.rows = b.op("arith.min", rest, height)
+        self.em = rest if self.whole else self.rows
         self.en = b.op("arith.sub", emitter.dim(self.n_size), self.n0)
         self.t, self.d = emitter.dim(self.t_size), emitter.dim(self.d_size)
         once = isinstance(self.d_size, int) and self.d_size <= self.depth
@@ -161,7 +174,7 @@ class _Lowering:
         if index is not body.args[0] or not rises:
             return self.t
         env = dict(self.point)
-        env[row] = b.op("arith.sub", b.op("arith.add", self.m0, self.em), b.const(1))
+        env[row] = b.op("arith.sub", b.op("arith.add", self.m0, self.rows), b.const(1))
         for op in self._needed(bound, [row]):
             self.emitter.op(op, env)
         end = env[bound]
@@ -246,6 +259,9 @@ class _Lowering:
             zero = inside.b.op("arith.constant", types=LanesType("f32"), value=0.0)
             return [inside.b.op("arith.select", self._equal(inside, given[0], self._lowest(inside)), zero, weight)]
 
+        def round_(inside: Emitter, env: Env, at: list[Value], given: list[Value]) -> Sequence[Value]:
+            return [inside.b.op("arith.cast", given[0], to=found.rounded)]
+
         (p,) = self._map(b, [self.em, et], shape, [x], ["f32"], weigh)
         row_sums = b.op("tile.fold", p, axis=1, kind="add")
 
@@ -258,6 +274,8 @@ class _Lowering:
             return [inside.b.op("arith.mul", given[0], inside.b.op("tile.element", ratio, [at[0]]))]
 
         (scaled,) = self._map(b, [self.em, self.en], (self.height, self.width), [total], ["f32"], scale)
+        if found.rounded != "f32":
+            (p,) = self._map(b, [self.em, et], shape, [p], [found.rounded], round_)
         total = b.op("tile.mma", p, self._v(b, t0, et), scaled, [self.em, self.en, et])
         return [new, *sums, total]
 

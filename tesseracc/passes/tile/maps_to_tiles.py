@@ -101,6 +101,8 @@ class _Map:
             return Uniform(self.b.append(clone_op(op, {}))[0])
         if op.name == "tile.load":
             return self.load(op)
+        if op.name == "tile.element":
+            return self.element(op)
         if op.name == "tile.store":
             self.store(op)
             return None
@@ -111,6 +113,20 @@ class _Map:
             return Uniform(self.b.op(op.name, *(form.value for form in forms if isinstance(form, Uniform)), **op.attrs))
         found = self.index_sum(forms) if op.name == "arith.add" else None
         return found or self.elementwise(op, forms)
+
+    def element(self, op: Op) -> Form:
+        """The elements of a tile that lies along axes of the map."""
+        axes: list[int] = []
+        for value in op.group("indices"):
+            form = self.forms.get(value)
+            if not isinstance(form, Index) or form.start is not None or form.axis is None:
+                raise _NoTiles
+            axes.append(form.axis)
+        type_ = op["tile"].type
+        assert isinstance(type_, TileType)
+        if sorted(set(axes)) != axes or tuple(self.shape[axis] for axis in axes) != type_.shape:
+            raise _NoTiles
+        return Part(op["tile"], tuple(axes))
 
     def index_sum(self, forms: Sequence[Form]) -> Form | None:
         """A coordinate plus a uniform number."""
@@ -197,6 +213,11 @@ class _Map:
         size, lo, step = (self.number(v) for v in (made.operands[0], loop.operands[0], loop.operands[2]))
         return size is not None and lo == 0 and step == self.shape[axis] and size % step == 0
 
+    def whole(self, axis: int) -> bool:
+        """Whether the extent of an axis is a number that does not cut the map."""
+        found = self.number(self.op.group("extents")[axis])
+        return found is not None and found >= self.shape[axis]
+
     def number(self, value: Value) -> int | None:
         made = self.makers.get(value)
         found = made.attrs["value"] if made is not None and made.name == "arith.constant" else None
@@ -215,11 +236,13 @@ class _Map:
         form = self.forms.get(value, Uniform(value))
         form = self.part(form) if isinstance(form, Index) else form
         tile = self.over(form, self.everything)
-        if isinstance(form, Part) and form.edge:
+        cut = [axis for axis in self.everything if not self.whole(axis)]
+        if not cut or (isinstance(form, Part) and form.edge):
             return tile
         b, type_ = self.b, TileType(self.shape, "i64")
         inside: Value | None = None
-        for axis, extent in enumerate(self.op.group("extents")):
+        for axis in cut:
+            extent = self.op.group("extents")[axis]
             at = b.op("tile.coordinate", types=type_, axis=axis)
             part = b.op("arith.cmp", at, b.op("tile.full", extent, types=type_), pred="lt")
             inside = part if inside is None else b.op("arith.and", inside, part)

@@ -1,0 +1,127 @@
+"""Attention of tensor functions on a GPU: one kernel on matrix units, and no scores in memory."""
+
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tessera as ts
+from tessera_runtime import load as load_bundle
+from tesseracc.arch.arch import load
+from tesseracc.codegen.image import Image
+from tesseracc.driver import Build, front
+from tesseracc.emulator_device import EmulatorDevice
+from tesseracc.interpret.binding import evaluate_dim
+from tesseracc.ir.types import BufType, size_of
+from tesseracc.ir.value import Module
+
+Array = np.ndarray[Any, Any]
+BF16: Any = ml_dtypes.bfloat16
+E = ts.bf16
+
+
+def causal(
+    q: ts.Tensor["B", 2, "S", 64, E], k: ts.Tensor["B", 2, "S", 64, E], v: ts.Tensor["B", 2, "S", 64, E]
+):  # fmt: skip
+    return ts.nn.flash_attention(q, k, v, causal=True)
+
+
+def added(q: ts.Tensor["B", "S", 40, E], k: ts.Tensor["B", "T", 40, E], v: ts.Tensor["B", "T", 72, E],
+          bias: ts.Tensor["S", "T", ts.f32]):  # fmt: skip
+    """Rows of other widths than a tile's, and a mask in memory."""
+    return ts.scaled_dot_product_attention(q, k, v, bias, scale=0.3)
+
+
+FUNCTIONS = {f.__name__: ts.function(f) for f in (causal, added)}
+
+
+def shared(q: ts.Tensor["B", 4, "S", 32, E], k: ts.Tensor["B", 2, "T", 32, E], v: ts.Tensor["B", 2, "T", 32, E]):
+    return ts.nn.flash_attention(q, k, v)
+
+
+def wide(q: ts.Tensor["S", 256, E], k: ts.Tensor["S", 256, E], v: ts.Tensor["S", 256, E]):
+    return ts.nn.flash_attention(q, k, v)
+
+
+def exact(q: ts.Tensor["S", 64, ts.f32], k: ts.Tensor["S", 64, ts.f32], v: ts.Tensor["S", 64, ts.f32]):
+    return ts.nn.flash_attention(q, k, v)
+
+
+@cache
+def emulated(arch: str, names: tuple[str, ...] = tuple(FUNCTIONS)) -> tuple[Any, Image]:
+    functions = {name: ts.function(globals()[name]) for name in names}
+    build = Build(front(functions), [load(arch)])
+    (image,) = build.images
+    assert isinstance(image, Image)
+    return load_bundle(build.bundle(), device=EmulatorDevice()), image
+
+
+def reference(q: Array, k: Array, v: Array, scale: float, bias: Array | float = 0.0) -> tuple[Array, Array]:
+    """The result in f64, and a bound: weights and the result round to bf16, sums of products to f32."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    scores = q @ np.swapaxes(k, -1, -2) * scale + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return weights @ v, 2**-8 * (weights @ np.abs(v)) + 2**-8 * np.abs(weights @ v) + 1e-6
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape).astype(BF16)
+
+
+def close(found: Any, expected: tuple[Array, Array]) -> None:
+    want, bound = expected
+    got = np.asarray(found).astype(np.float64)
+    assert got.shape == want.shape and (np.abs(got - want) <= bound).all()
+
+
+@pytest.mark.parametrize("arch,unit", [("sm_90", "wgmma"), pytest.param("sm_80", "mma.sync", marks=pytest.mark.slow)])
+def test_attention(arch: str, unit: str) -> None:
+    bundle, image = emulated(arch)
+    assert f"{unit}." in image.ptx and image.findings == ()
+    assert all(kernel.spill_loads == kernel.stack == 0 for kernel in image.kernels)
+    rng = np.random.default_rng(6)
+    for s in (1, 97):
+        q, k, v = (normal(rng, 1, 2, s, 64) for _ in range(3))
+        close(bundle["causal"](q, k, v), reference(q, k, v, 0.125, np.where(np.tri(s, dtype=bool), 0.0, -np.inf)))
+    for b, s, t in ((1, 70, 5), (1, 3, 129)):
+        q, k, v = normal(rng, b, s, 40), normal(rng, b, t, 40), normal(rng, b, t, 72)
+        bias = (8 * rng.standard_normal((s, t))).astype(np.float32)
+        bias[0, : t - 1] = -np.inf  # rows whose first blocks have no weights, and scores that rise late
+        bias[1] = np.linspace(-90, 90, t)
+        close(bundle["added"](q, k, v, bias), reference(q, k, v, 0.3, bias.astype(np.float64)))
+
+
+@pytest.mark.slow
+def test_shared_heads() -> None:
+    bundle, _ = emulated("sm_90", ("shared",))
+    rng = np.random.default_rng(7)
+    q, k, v = normal(rng, 1, 4, 37, 32), normal(rng, 1, 2, 75, 32), normal(rng, 1, 2, 75, 32)
+    close(bundle["shared"](q, k, v), reference(q, *(np.repeat(x, 2, 1) for x in (k, v)), 32**-0.5))
+
+
+def temporaries(module: Module, sizes: dict[str, int]) -> int:
+    """Bytes of all memory that the programs take besides their arguments."""
+    total = 0
+    for op in (op for func in module.funcs for op in func.walk() if op.name == "tile.temp"):
+        type_ = op.result.type
+        assert isinstance(type_, BufType)
+        total += size_of(type_.dtype) * int(np.prod([evaluate_dim(dim, sizes) for dim in type_.dims], dtype=np.int64))
+    return total
+
+
+@pytest.mark.parametrize("arch", ("sm_80", "sm_90", "sm_100"))
+def test_memory_grows_with_the_length(arch: str) -> None:
+    small, large = ({"B": 1, "S": s, "T": s} for s in (1024, 4096))
+    for name in FUNCTIONS:
+        tile = Build(front({name: FUNCTIONS[name]}), [load(arch)]).tile(load(arch))
+        assert temporaries(tile, large) <= 4 * temporaries(tile, small)
+
+
+def test_what_matrix_units_do_not_take_stays_apart() -> None:
+    """f32 has no unit that rounds as it does; rows of 256 do not fit a group."""
+    for name in ("exact", "wide"):
+        schedule = Build(front({name: ts.function(globals()[name])}), [load("sm_90")]).tile(load("sm_90"))
+        assert temporaries(schedule, {"S": 1024}) >= 1024 * 1024
