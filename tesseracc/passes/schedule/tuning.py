@@ -68,7 +68,9 @@ class Tuning:
         """
         if self.arch.kind != "cuda":
             return self if self.stream and mixed[0] == "f32" else None
-        _, n, _, d = extents
+        m, n, _, d = extents
+        if isinstance(m, int) and m <= self.tile_m // 2:  # few rows: groups apart run in parallel along t
+            return None
         if not plain or not isinstance(n, int) or not isinstance(d, int) or not 0 < max(n, d) <= WIDEST:
             return None
         width, depth = (max(16, 1 << (size - 1).bit_length()) for size in (n, d))
