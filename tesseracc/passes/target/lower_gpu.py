@@ -65,7 +65,7 @@ class Lowering(Flow):
         self.layouts = Layouts(kernel, arch, self.warps, self.lanes)
         self.masks: dict[Value, Mask] = {}
         self.numbers: dict[Value, int] = {}  # values that are known
-        self.taken: dict[Value, tuple[int, int]] = {}  # shared memory of buffers: offset and bytes
+        self.taken: dict[Value, tuple[int, int]] = {}  # shared memory of buffers in use: offset and bytes
         self.roles: Roles | None = None
         self.tensor = TensorMemory(self) if self.layouts.sums else None
         ops = list(kernel.walk())
@@ -120,7 +120,7 @@ class Lowering(Flow):
             self.op(op)
             for buf in ends.get(op, ()):
                 if buf in self.taken:
-                    self.shared.release(*self.taken[buf])
+                    self.shared.release(*self.taken.pop(buf))
 
     def ops(self, region: Region) -> None:
         for op in region.ops:
@@ -257,9 +257,9 @@ class Lowering(Flow):
                 self.env[value] = self.products.landed(held)
 
     def stored_operands(self) -> bool:
-        """Whether products read in place what threads write, and not copy engines alone."""
+        """Whether products may yet read in place what threads write, and not copy engines alone."""
         filled = self.roles.memory if self.roles else {}
-        return any(placed.buf not in filled for placed in self.layouts.placed.values())
+        return any(p.buf in self.taken and p.buf not in filled for p in self.layouts.placed.values())
 
     def barrier(self) -> None:
         self.products.finish()  # they read shared memory, which what follows may overwrite
