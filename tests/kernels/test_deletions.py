@@ -46,8 +46,9 @@ REDUNDANT = [
     ("sm_90", "fence.mbarrier_init", INITIALISED),
     ("sm_90", "bar.warp.sync", "wgmma has read the slot when its wait is over; loads by lanes need it"),
 ]
-#: rows of one operand that 16 bytes divide, and of another that they do not; and more depth than any ring has
-MORE = ((70, 336, 70), (72, 672, 64))
+#: rows, depth and columns: rows of one operand that 16 bytes divide, and of another that they do not; more depth than
+#: any ring has; several blocks of the result where one block (or one cluster) makes all, an even and an odd number
+MORE = ((70, 336, 70), (70, 336, 72), (72, 336, 70), (72, 672, 64), (72, 336, 136), (24, 336, 136))
 
 
 def chosen() -> dict[str, Case]:
@@ -61,7 +62,7 @@ def chosen() -> dict[str, Case]:
 
 
 def with_more(case: Case) -> Case:
-    """Products have two more calls: one whose copies are not all tensor copies, one that goes around every ring."""
+    """Products have more calls, which reach every version of a kernel and all of its copies."""
     if case.name in ("seed_gemm", "seed_double_buffered_gemm"):
         calls = [partial(seed_cases.product, case.name.removeprefix("seed_"), *shape) for shape in MORE]
     elif case.name.startswith("matmul"):

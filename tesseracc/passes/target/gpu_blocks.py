@@ -204,6 +204,9 @@ def lower_copy(low: Lowering, op: Op) -> None:
     if not low.arch.has("cp_async") or size < 4 or not exact:
         through_registers(low)
         return
+    if source.ragged(low, vector):
+        through_registers(low, known=False)
+        return
     low.state = replace(low.state, copies=True)
     places = Places(low.b, low.thread(), layout)
     for axis in range(len(shape)):

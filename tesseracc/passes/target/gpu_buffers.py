@@ -165,6 +165,11 @@ class Block:
                 parts.append(b.op("arith.cmp", bound, b.const(extent), pred="ge"))
         return _all(low, parts)
 
+    def ragged(self, low: Lowering, vector: int) -> bool:
+        """Whether rows are known not to be made of whole vectors."""
+        dim, multiple = low.kernel.attrs.get("ragged", (None, 1))
+        return vector % multiple == 0 and str(dim) == str(self.memory.dims[-1])
+
     def aligned(self, low: Lowering, vector: int, extra: Sequence[Value | None]) -> Value | None:
         """Whether vectors begin at multiples of their size, and are inside or outside as a whole; None: known to."""
         if vector == 1:

@@ -6,7 +6,7 @@
             use the slot
 
 The barrier publishes what every thread has copied, and is also what keeps a slot until all have used it: the copies
-that follow it go to the slot of the iteration before.
+that follow it go to the slot of the iteration before. Copies that all go through registers have no groups.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     types = low.flat_types(op.results)
     inits = low.flat_like(op.group("inits"), op.results)
     low.before_write()  # nobody uses the rings any more
+    grouped = low.state.copies
 
     def copies(inner: Lowering, index: Value, slot: Value) -> None:
         """Starts the copies of an iteration, if there is one, and closes their group in any case."""
+
+        nonlocal grouped
 
         def start(deep: Lowering) -> list[Value]:
             deep.region(fill, [index, slot], [])
@@ -43,8 +46,9 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
 
         state = inner.state  # nobody looks at this slot before a wait and a barrier
         inner.branch(inner.b.op("arith.cmp", index, hi, pred="lt"), start, lambda _: [], [])
-        inner.b.emit("target.commit_copies")
-        inner.state = replace(state, copies=True)
+        if grouped := grouped or inner.state.copies:
+            inner.b.emit("target.commit_copies")
+        inner.state = replace(state, copies=grouped)
 
     def first(inner: Lowering, args: list[Value]) -> list[Value]:
         slot, index = args
@@ -59,8 +63,9 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     def body(inner: Lowering, args: list[Value]) -> list[Value]:
         k, slot, *carried = args
         b = inner.b
-        b.emit("target.wait_copies", pending=stages - 2)
-        inner.state = replace(inner.state, written=True, read=True, tiles=True, copies=True)
+        if grouped:
+            b.emit("target.wait_copies", pending=stages - 2)
+        inner.state = replace(inner.state, written=True, read=True, tiles=True, copies=grouped)
         inner.barrier()
         last = b.const(stages - 1)
         first = b.op("arith.cmp", slot, b.const(0), pred="eq")

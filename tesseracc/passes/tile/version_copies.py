@@ -5,6 +5,9 @@ not known is launched in one of two versions:
 
     launch k        =>        when sum of (dim mod multiple) + (dim is 0) = 0:  launch k__tensor
                               else:                                             launch k
+
+Where a single size must be a multiple, the other version is told that it is none (`ragged`), unless there is nothing to
+do: rows of that size have no vectors.
 """
 
 from __future__ import annotations
@@ -44,18 +47,25 @@ def run(module: Module, context: Context) -> Module:
     funcs: list[Func] = []
     for func in module.funcs:
         copies = tensor_copies(func) if func.kind == "tile.kernel" and not func.attrs["group"] % 128 else None
-        off = misfit(distances(func, copies)) if copies else 1
+        sizes = distances(func, copies) if copies else []
+        off = misfit(sizes) if copies else 1
         if isinstance(off, int):
             funcs.append(_tensor(func, func.name) if copies and off == 0 else func)
             continue
         version = _tensor(func, f"{func.name}__tensor")
         versions[func.name] = (version, off)
-        funcs += [version, func]
+        funcs += [version, _other(func, sizes)]
     return launch_versions(module.with_(funcs=tuple(funcs)), versions)
 
 
 def _tensor(kernel: Func, name: str) -> Func:
     return replace(kernel, name=name, attrs={**kernel.attrs, "tensor_copies": True})
+
+
+def _other(kernel: Func, sizes: list[tuple[Dim, int]]) -> Func:
+    """The version for the sizes that do not fit."""
+    ragged = [(dim, multiple) for dim, multiple in sizes if multiple > 1]
+    return replace(kernel, attrs={**kernel.attrs, "ragged": ragged[0]}) if len(ragged) == 1 else kernel
 
 
 def launch_versions(module: Module, versions: dict[str, tuple[Func, Dim]]) -> Module:
