@@ -36,8 +36,7 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     grouped = low.state.copies
 
     def copies(inner: Lowering, index: Value, slot: Value) -> None:
-        """Starts the copies of an iteration, if there is one, and closes their group in any case."""
-
+        """Starts the copies of an iteration, if there is one, and closes their group, if any copies have one."""
         nonlocal grouped
 
         def start(deep: Lowering) -> list[Value]:
@@ -46,7 +45,8 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
 
         state = inner.state  # nobody looks at this slot before a wait and a barrier
         inner.branch(inner.b.op("arith.cmp", index, hi, pred="lt"), start, lambda _: [], [])
-        if grouped := grouped or inner.state.copies:
+        grouped = grouped or inner.state.copies
+        if grouped:
             inner.b.emit("target.commit_copies")
         inner.state = replace(state, copies=grouped)
 
