@@ -44,7 +44,8 @@ def overwrites(group: Op, names: set[Value], result: int) -> bool:
     return True
 
 
-def _mark(func: Func) -> Func:
+def mark(func: Func) -> Func:
+    """The function with `updates` as its groups are now."""
     pairs = func.attrs.get("state", ())
     if not pairs:
         return func
@@ -73,4 +74,4 @@ def _mark(func: Func) -> Func:
 @register("mark-updates", level="schedule")
 def run(module: Module, context: Context) -> Module:
     """Finds state that can be updated where it lies."""
-    return module.with_(funcs=map_funcs(module.funcs, "schedule.func", _mark))
+    return module.with_(funcs=map_funcs(module.funcs, "schedule.func", mark))

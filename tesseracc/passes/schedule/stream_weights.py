@@ -15,19 +15,22 @@ rounding, as any order of a sum does. A weight that is 0 because x is -inf count
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
+from tessera.shapes import Dim, known_equal
 from tesseracc.analysis.access import is_contraction
 from tesseracc.ir.builder import Builder, make
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import captured, map_funcs, remove_dead, substitute
-from tesseracc.ir.types import I64, TensorType
+from tesseracc.ir.types import I64, TensorType, element
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.numerics import allows
 from tesseracc.passes.schedule.elements import delinearize
 from tesseracc.passes.schedule.groups import tensors_read, writes_of
 from tesseracc.passes.schedule.inline import inline, pulled_value
+from tesseracc.passes.schedule.mark_updates import mark
+from tesseracc.passes.schedule.simplify_indices import simplify_indices
 from tesseracc.passes.schedule.streams import Numbers, stream_of
 from tesseracc.passes.schedule.tidy import tidy
 from tesseracc.passes.schedule.tuning import Tuning, tuning_for
@@ -39,6 +42,14 @@ LONGEST = 64
 # -- one group of several ----------------------------------------------------------------------------------------------
 
 
+def _linear(b: Builder, indices: Sequence[Value], sizes: Sequence[Dim]) -> Value:
+    """The row-major place of a point."""
+    place: Value = b.const(0)
+    for index, size in zip(indices, sizes, strict=True):
+        place = b.op("arith.add", b.op("arith.mul", place, b.op("schedule.dim", expr=size)), index)
+    return place
+
+
 def _flat(op: Op) -> Op | None:
     """What makes a tensor, in pull form: a view reads its source; inner loops become axes of the domain."""
     if op.name == "schedule.view":
@@ -46,9 +57,7 @@ def _flat(op: Op) -> Op | None:
         assert isinstance(source, TensorType) and isinstance(target, TensorType)
         b = Builder(op.loc)
         args = [Value(I64) for _ in target.dims]
-        place: Value = b.const(0)
-        for arg, size in zip(args, target.dims, strict=True):
-            place = b.op("arith.add", b.op("arith.mul", place, b.op("schedule.dim", expr=size)), arg)
+        place = _linear(b, args, target.dims)
         indices = delinearize(b, place, [b.op("schedule.dim", expr=size) for size in source.dims])
         b.emit("schedule.write", b.op("schedule.read", op["tensor"], indices), args, result=0)
         group = make("schedule.group", regions=[Region(tuple(args), tuple(b.ops))], domain=target.dims, types=[target])
@@ -99,21 +108,22 @@ def _alone(op: Op, number: int) -> Op:
 
 
 class _Chain:
-    """The groups of a function behind one contraction. A group of several results stands for one group for each."""
+    """The groups of a function behind one product. A group of several results stands for one group for each."""
 
-    def __init__(self, func: Func, last: Op) -> None:
+    def __init__(self, func: Func, product: Op, last: Op) -> None:
         self.makers = {
             result: _alone(op, number) if op.name == "schedule.group" and len(op.results) > 1 else op
             for op in func.body.ops
             for number, result in enumerate(op.results)
         }
-        self.last = last
+        self.product = product
+        self.last = last  # the product, maybe in its only reader
         self.inside: list[Op] = []
         self.scores: set[int] = set()
 
     def gathered(self) -> Op | None:
-        """The contraction with the groups that make its weights inside, or None."""
-        found = is_contraction(self.last)
+        """The last group with those that make the product's weights inside, or None."""
+        found = is_contraction(self.product)
         if found is None:
             return None
         reads = [op for op in found.operand_ops(found.a) if op.name == "schedule.read"]
@@ -130,10 +140,11 @@ class _Chain:
                 return None
             if is_contraction(flat) is not None:
                 self.scores.add(id(maker))
+                weights |= {t for t in tensors_read(flat) if t in self.makers and _closed(self.makers[t])}
             else:
                 weights |= set(tensors_read(flat))
             self.inside.append(maker)
-            group = inline(flat, group)
+            group = simplify_indices(inline(flat, group))  # before what is read there hides them in conditions
         return None
 
     def _belongs(self, tensor: Value, weights: set[Value]) -> bool:
@@ -266,12 +277,74 @@ def _factored(group: Op) -> Op:
 # -- the pass ----------------------------------------------------------------------------------------------------------
 
 
-def _fused(func: Func, last: Op, tuning: Tuning) -> Op | None:
-    chain = _Chain(func, last)
+def _in_reader(func: Func, product: Op) -> tuple[Op, Op] | None:
+    """A product inside of the one group that reads its result, element by element and maybe in another shape: a group
+    over the product's points, whose result has the product's shape; and that reader. None where it is read otherwise.
+    """
+    if pulled_value(product) is None:
+        return None
+    value = product.result
+    while True:
+        users = [op for op in func.body.ops
+                 if value in op.operands or any(value in captured(region) for region in op.regions)]  # fmt: skip
+        if len(users) != 1 or value in func.body.yields:
+            return None
+        (reader,) = users
+        if reader.name != "schedule.view":
+            break
+        value = reader.result
+    flat = _flat(reader) if reader.name == "schedule.group" else None
+    if flat is None:
+        return None
+    region, domain = flat.regions[0], flat.attrs["domain"]
+    reads = [op for op in flat.walk() if op.name == "schedule.read" and op["tensor"] is value]
+    points = all(op in region.ops and op.group("indices") == region.args and not op.optional("where") for op in reads)
+    target, shape = product.result.type, value.type
+    assert isinstance(target, TensorType) and isinstance(shape, TensorType)
+    if not points or len(domain) != len(shape.dims) or not all(map(known_equal, domain, shape.dims)):
+        return None
+    b = Builder(flat.loc)
+    args = [Value(I64) for _ in target.dims]
+    at = delinearize(b, _linear(b, args, target.dims), [b.op("schedule.dim", expr=size) for size in domain])
+    same = dict(zip(region.args, at, strict=True))
+    element_ = b.op("schedule.read", product.result, args)
+    same.update((op.result, element_) for op in reads)
+    *before, write = (op for op in region.ops if op not in reads)
+    b.ops += substitute(Region((), tuple(before)), same).ops
+    b.emit("schedule.write", same.get(write["value"], write["value"]), args, result=0)
+    type_ = TensorType(target.dims, element(flat.result.type))
+    group = make(
+        "schedule.group", regions=[Region(tuple(args), tuple(b.ops))], domain=target.dims, types=[type_], loc=flat.loc
+    )
+    return inline(product, group), reader
+
+
+def _replaced(func: Func, product: Op, tuning: Tuning) -> Func | None:
+    """The function with a product and what makes its weights as one group, alone or in what reads it; or None."""
+    old, found = product, _fused(func, product, product, product, tuning)
+    if found is not None:
+        new = [found]
+    elif tuning.arch.kind == "cuda" and (whole := _in_reader(func, product)) is not None:
+        inside, old = whole  # a CPU has been measured with such readers apart
+        found = _fused(func, product, inside, old, tuning)
+        if found is None:
+            return None
+        view = make("schedule.view", found.result, types=[old.result.type], loc=old.loc)
+        new = [found, replace(view, results=old.results)]
+    else:
+        return None
+    ops = [op for other in func.body.ops for op in (new if other is old else [other])]
+    return func.with_(body=remove_dead(replace(func.body, ops=tuple(ops))))
+
+
+def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning) -> Op | None:
+    """One group of what makes a product's weights and of `last`: the product, or it inside of its reader, for which
+    the group stands then; or None."""
+    chain = _Chain(func, product, last)
     group = chain.gathered()
     if group is None:
         return None
-    taken = {result for op in (*chain.inside, last) for result in op.results}
+    taken = {result for op in (*chain.inside, product, replaced) for result in op.results}
     used = set(func.body.yields)
     for op in func.body.ops:
         if not taken.issuperset(op.results):
@@ -295,11 +368,10 @@ def run(module: Module, context: Context) -> Module:
 
     def change(func: Func) -> Func:
         for op in func.body.ops:
-            found = _fused(func, op, tuning) if op.name == "schedule.group" else None
+            found = _replaced(func, op, tuning) if _is_product(op) else None
             if found is not None:
                 context.permit("stream-weights", "blocks of weights in one pass", op.loc)
-                ops = tuple(found if other is op else other for other in func.body.ops)
-                func = func.with_(body=remove_dead(replace(func.body, ops=ops)))
+                func = mark(found)  # what the group now reads elsewhere it must not overwrite
         return func
 
     return module.with_(funcs=map_funcs(module.funcs, "schedule.func", change))

@@ -53,6 +53,11 @@ def other_weights(q: ts.Tensor["S", "D", F32], k: ts.Tensor["T", "D", F32], v: t
 
 
 @ts.function
+def kept(x: ts.State["S", 8, F32], v: ts.Tensor["S", 8, F32]):
+    return {"x": x + ts.softmax(x @ x.mT, axis=-1) @ v}
+
+
+@ts.function
 def layer(
     x: ts.Tensor["B", "S", 32, F32], qkv: ts.Tensor[32, 96, F32], out: ts.Tensor[32, 32, F32],
     up: ts.Tensor[32, 64, F32], down: ts.Tensor[64, 32, F32],
@@ -97,6 +102,13 @@ def test_what_is_recognised() -> None:
     # the weights are wanted themselves; weights that are no exponentials of differences to a maximum
     assert "stream" not in plans("both_used") + plans("other_weights")
     assert module_text(streamed("other_weights")) == module_text(module("other_weights"))
+
+
+def test_state_that_other_rows_read_is_not_overwritten() -> None:
+    """The last group alone reads the state at its own element; as one group with the scores it reads every row."""
+    assert plans("kept").count("stream") == 1
+    assert module("kept").funcs[0].attrs["updates"] == (("x", 0),)
+    assert streamed("kept").funcs[0].attrs["updates"] == ()
 
 
 def test_f32_on_a_gpu_keeps_its_groups() -> None:
