@@ -156,10 +156,15 @@ def _around(
         low.branch(aligned, vectors, elements, [])
 
 
+def _has_room(low: Lowering, size: int, alignment: int) -> bool:
+    """Whether a staged tile of so many bytes has a place in shared memory."""
+    return low.shared.fits("convert", size, alignment, low.arch.limits.shared_per_block)
+
+
 def _fitting(low: Lowering, value: Spread, alignment: int) -> Parts | None:
     """The fewest parts of a tile of which one fits into shared memory at a time."""
     size, count = prod(value.layout.shape) * size_of(value.dtype), 1
-    while not low.shared.fits("convert", size // count, alignment, low.arch.limits.shared_per_block):
+    while not _has_room(low, size // count, alignment):
         count *= 2
         if size // count < LEAST_PART:
             return None
@@ -201,9 +206,10 @@ def staged(low: Lowering, value: Spread, wide: LinearLayout) -> Room:
 def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
     """The block in a layout; 0 outside of the buffer."""
     way = route(low, block, layout, store=False)
-    if way is None:
-        return read_block(low, block, layout)
     dtype, arch = block.memory.dtype, low.arch
+    size = prod(layout.shape) * size_of(dtype)
+    if way is None or (way.staged and not _has_room(low, size, BUFFER_ALIGNMENT)):
+        return read_block(low, block, layout)
     low.tell(f"read {_saying(way).replace('after', 'before')}")
     aligned = block.aligned(low, block.vector(way.wide), [None] * len(block.axes))
     if not way.staged:
