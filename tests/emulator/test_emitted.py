@@ -54,7 +54,7 @@ add: rn.f32 rn.f64 s16 s32 s64
 and: b16 b32 b64 pred
 bfe: u32 u64
 cvt: f64.f32 rn.f32.f64 rn.f32.s32 rn.f32.s64 rn.f32.u16 rn.f32.u32 rn.f64.s32 rni.f64.f64 rzi.s32.f32 rzi.s64.f64
-cvt: s32.s16 s64.s32 u16.u32 u32.u16 u32.u64 u64.u16 u64.u32
+cvt: s32.s16 s64.s32 u16.u32 u16.u64 u32.u16 u32.u64 u64.u16 u64.u32
 div: rn.f32 rn.f64 s32 s64 u32 u64
 fma: rn.f32 rn.f64
 mad: lo.s32 lo.s64
@@ -85,13 +85,18 @@ xor: b16 b32 b64 pred
 ELSEWHERE = {
     r"bar\.sync": "test_counters.test_barriers",
     r"bar\.warp\.sync": "test_corpus.test_bug_is_reported_at_its_line",
+    r"barrier\.cluster\.(arrive|wait)\S*|mapa\.shared::cluster\.u32":
+        "outside.test_cuda_cluster.test_rows_travel_round_a_cluster",
     r"bra(\.uni)?|ret": "outside.test_cuda_odd.test_loops_that_jump_into_each_other",
-    r"cp\.async\.bulk\.(tensor\.[1-5]d\.)?(shared::cluster\.global|global\.shared::cta)\S*":
+    r"cp\.async\.bulk\.(tensor\.[1-5]d\.)?(shared::(cluster|cta)\.global|global\.shared::cta)\S*":
         "test_fast_paths.test_boxes_element_by_element",
     r"cp\.async\.bulk\.(commit|wait)_group(\.read)?": "outside.test_cuda_tensor.test_bulk_copies",
     r"cp\.async\.c[ag]\.shared\.global": "test_async_copies.test_any_number_of_source_bytes",
     r"cp\.async\.(commit_group|wait_group|wait_all)": "outside.test_cuda_tensor.test_cp_async_ring_with_ldmatrix",
     r"cvta\.param\.u64": "test_counters.test_tensor_copies",
+    r"cvt\.rn\.b?f16\.f32": "test_compare_convert.test_float_narrowing",
+    r"cvt\.rn\.b?f16x2\.f32": "test_compare_convert.test_bf16_pairs_and_tf32",
+    r"cvt\.f32\.b?f16": "test_compare_convert.test_widening_and_integral_rounding",
     r"elect\.sync": "test_warp.test_elect_and_activemask",
     r"fence\.(mbarrier_init\.release\.cluster|proxy\.async\S*)": "test_corpus.test_twin_is_clean_and_right",
     r"ld\.(param|global|shared)\.(v[24]\.)?(b8|b16|b32|b64|f32|f64)": "test_counters.test_bytes_of_every_memory",
@@ -102,6 +107,8 @@ ELSEWHERE = {
         "outside.test_triton.test_matmul_by_tensor_descriptors",
     r"mbarrier\.(init|arrive|arrive\.expect_tx|try_wait\.parity)\.shared::cta\.b64":
         "test_counters.test_mbarrier_arrivals",
+    r"mbarrier\.(arrive\.release|try_wait\.parity\.acquire)\.cluster\.shared::(cluster|cta)\.b64":
+        "outside.test_cuda_cluster.test_specialised_warps_with_multicast",
     r"mma\.sync\.aligned\.m16n8k\d+\.row\.col\S*": "test_matrix.test_mma",
     r"setmaxnreg\.\S+": "outside.test_cuda_cluster.test_specialised_warps_with_multicast",
     r"shfl\.sync\.(bfly|down|idx|up)\.b32": "test_warp.test_shuffle",
