@@ -33,7 +33,7 @@ NOMINAL = 4096
 #: bytes of a row of an operand: a row of a swizzle for groups of warps, half of one for single warps
 ROW_BYTES = {True: 128, False: 64}
 #: accumulators of a thread: what leaves room for the operands of instructions that take them from registers
-MOST_SUMS = {True: 128, False: 64}
+MOST_SUMS = {True: 64, False: 64}
 FEWEST_SUMS = 16  # of a thread: fragments of two instructions and more
 SIDES = (16, 32, 64, 128, 256)
 MOST_ROWS = 128  # of a tile

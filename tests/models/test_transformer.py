@@ -48,9 +48,8 @@ def seed_gradients(x: ts.Tensor["B", "S", "D", ts.bf16], w_qkv: ts.Tensor["D", "
 
 
 @cache
-def seed() -> Compiled:
-    """sm_90 multiplies bf16 on tensor cores, sm_70 has none for it."""
-    return Compiled(source.load(SEED).entries["transformer_layer"].python, seed_gradients, gpus=("sm_90", "sm_70"))
+def seed(*gpus: str) -> Compiled:
+    return Compiled(source.load(SEED).entries["transformer_layer"].python, seed_gradients, gpus=gpus or ("sm_80",))
 
 
 def seed_arguments(b: int, s: int, d: int) -> list[Array]:
@@ -72,6 +71,15 @@ def check_seed(found: dict[str, list[Array]], args: list[Array]) -> None:
 def test_seed_layer(b: int, s: int, d: int) -> None:
     args = seed_arguments(b, s, d)
     check_seed(seed().results("transformer_layer", args), args)
+
+
+@pytest.mark.slow
+def test_seed_layer_by_warp_groups_and_without_matrix_units() -> None:
+    """sm_90 multiplies bf16 by groups of warps, sm_70 has no unit for it; both with gradients."""
+    args, ct = seed_arguments(2, 7, 32), convert(np.random.default_rng(1).standard_normal((2, 7, 32)), bf16)
+    other = seed("sm_90", "sm_70")
+    check_seed(other.results("transformer_layer", args), args)
+    check_seed_gradients(other.results("seed_gradients", [*args, ct], interpreted=False), args, ct)
 
 
 def native_seed(name: str, *args: Array) -> list[Array]:
