@@ -33,7 +33,9 @@ NOMINAL = 4096
 #: bytes of a row of an operand: a row of a swizzle for groups of warps, half of one for single warps
 ROW_BYTES = {True: 128, False: 64}
 #: accumulators of a thread: what leaves room for the operands of instructions that take them from registers
-MOST_SUMS = {True: 64, False: 64}
+MOST_SUMS = {True: 128, False: 64}
+#: the same where more than rounding follows a product: values on the way need registers too
+MOST_SUMS_USED = 64
 FEWEST_SUMS = 16  # of a thread: fragments of two instructions and more
 SIDES = (16, 32, 64, 128, 256)
 MOST_ROWS = 128  # of a tile
@@ -85,12 +87,12 @@ def ring_depth(step: float) -> int:
 
 def product_tile(
     arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], extents: tuple[Dim, Dim, Dim], batch: Dim = 1,
-    *, copied: bool = True,
+    *, copied: bool = True, used: bool = False,
 ) -> Tile | None:  # fmt: skip
     """The tile of least estimated time for products of these types (a, b, accumulator; bytes of an element of a and b),
     extents m, n, k and so many of them. `copied`: operands are blocks of memory as they are, which groups of warps ask
-    for. None where the target has no matrix unit for them."""
-    found = _fastest(arch, types, sizes, extents, batch, copied=copied)
+    for; `used`: sums are computed with before they are stored. None where the target has no matrix unit for them."""
+    found = _fastest(arch, types, sizes, extents, batch, copied=copied, used=used)
     return found[1] if found else None
 
 
@@ -104,7 +106,7 @@ def product_seconds(
 
 def _fastest(
     arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], extents: tuple[Dim, Dim, Dim], batch: Dim,
-    *, copied: bool,
+    *, copied: bool, used: bool = False,
 ) -> tuple[float, Tile] | None:  # fmt: skip
     numbers = [size if isinstance(size, int) else NOMINAL for size in extents]
     count = batch if isinstance(batch, int) else 1
@@ -122,11 +124,13 @@ def _fastest(
         each = max(resident * step_seconds(arch, tile, rate, sizes), LATENCY / FEWEST)
         return math.ceil(tiles / (units * resident)) * (steps * each + LATENCY)
 
-    times = ((seconds(tile), tile) for tile in _tiles(arch, types, sizes, copied))
+    times = ((seconds(tile), tile) for tile in _tiles(arch, types, sizes, copied, used))
     return min(times, key=lambda found: found[0], default=None)
 
 
-def _tiles(arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], copied: bool) -> Iterator[Tile]:
+def _tiles(
+    arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], copied: bool, used: bool
+) -> Iterator[Tile]:
     """Those that a unit multiplies and whose rings fit, the largest first."""
     for m in reversed(SIDES):
         for n in reversed(SIDES):
@@ -138,6 +142,7 @@ def _tiles(arch: Arch, types: tuple[str, str, str], sizes: tuple[int, int], copi
                     ring = FEWEST * (m * sizes[0] + n * sizes[1]) * tile.k
                     parts = m * n // (32 * warps)
                     room = ring <= arch.limits.shared_per_block and m <= MOST_ROWS
-                    fits = FEWEST_SUMS <= parts <= MOST_SUMS[grouped] and room
+                    most = min(MOST_SUMS[grouped], MOST_SUMS_USED) if used else MOST_SUMS[grouped]
+                    fits = FEWEST_SUMS <= parts <= most and room
                     if rate and fits and ROW_BYTES[grouped] == k_bytes and (not grouped or m >= 16 * warps):
                         yield tile

@@ -77,9 +77,19 @@ def convolution_theorem(x: ts.Tensor["N", "M", ts.f32]):
     return ts.ifft(ts.complex_mul(ts.fft(pairs), ts.fft(pairs + 1.0)))
 
 
+IMAGE, WINDOW = (ts.array(np.random.default_rng(1).standard_normal(shape).astype(np.float32) / size)
+                 for shape, size in (((8, 2, 64, 40), 3000), ((3, 2, 31, 25), 30)))
+
+
+@ts.function
+def spectral_convolution(x: ts.Tensor["N", "M", ts.f32]):
+    return ts.nn.conv2d(IMAGE * ts.sum(x), WINDOW, padding=3)
+
+
 FUNCTIONS = {
     "split-sum": split_sum, "stream-weights": attention, "transpose-product": transpose_product,
-    "inverse-transform": inverse_transform, "convolution-theorem": convolution_theorem, "reciprocal": reciprocal,
+    "inverse-transform": inverse_transform, "convolution-theorem": convolution_theorem,
+    "spectral-convolution": spectral_convolution, "reciprocal": reciprocal,
     "reciprocal-root": reciprocal_root, "reassociate": reassociate, "factor-out": factor_out,
     "excess-precision": excess_precision, "contract": contract,
 }  # fmt: skip
@@ -95,6 +105,13 @@ def convolved(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     z = x + 2j * x
     y = np.fft.ifft(np.fft.fft(z) * np.fft.fft(z + 1 + 1j))
     return np.stack([y.real, y.imag], -1)
+
+
+def filtered(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    image, window = (np.asarray(t.numpy(), np.float64) for t in (IMAGE, WINDOW))
+    around = np.pad(image * x.sum(), ((0, 0), (0, 0), (3, 3), (3, 3)))
+    places = np.lib.stride_tricks.sliding_window_view(around, window.shape[2:], axis=(2, 3))
+    return np.einsum("bchwij,ocij->bohw", places, window, optimize=True)
 
 
 def built(fn: Any, profile: str, arch: Any = None) -> tuple[Build, list[str]]:
@@ -134,6 +151,7 @@ def test_results_stay_close_and_strict_is_what_eager_execution_rounds_to(rule: s
         "contract": (wide * wide + wide, wide - wide * wide), "stream-weights": (attended(wide),),
         "split-sum": (wide.sum(),), "transpose-product": ((wide + 1).T @ (2 * wide),),
         "inverse-transform": (np.stack([wide, 2 * wide], -1),), "convolution-theorem": (convolved(wide),),
+        "spectral-convolution": (filtered(wide),),
     }[rule]  # fmt: skip
     for profile in PROFILES:
         bundle = load_bundle(built(fn, profile)[0].bundle(), device="cpu")

@@ -25,6 +25,17 @@ from tesseracc.passes.schedule.to_tile_columns import column_reduction, few_rows
 from tesseracc.passes.schedule.tuning import Tuning
 
 
+def _used(group: Op, reduce: Op) -> bool:
+    """Whether more is done with the sums than to round and to store them."""
+    behind = {reduce.result}
+    for op in group.regions[0].ops:
+        if not behind.isdisjoint(op.operands):
+            behind.update(op.results)
+            if op.results and op.name != "arith.cast":
+                return True
+    return False
+
+
 class _Lowering:
     def __init__(self, group: Op, found: Contraction, emitter: Emitter, tuning: Tuning) -> None:
         self.group = group
@@ -36,7 +47,8 @@ class _Lowering:
         copied = all(op.result is not v or op.name == "schedule.read" for v in (found.a, found.b)
                      for op in found.operand_ops(v))  # fmt: skip
         extents = (self.m_size, self.n_size, self.k_size)
-        tuning = tuning.for_product((a, b, acc), extents, product(self._batch()), copied=copied)
+        used = _used(group, found.reduce)
+        tuning = tuning.for_product((a, b, acc), extents, product(self._batch()), copied=copied, used=used)
         emitter.lanes = tuning.lanes
         self.in_axes = tuning.arch.kind == "cuda"  # neighbours along an axis of the launch share what they read
         self.tuning = tuning

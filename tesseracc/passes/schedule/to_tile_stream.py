@@ -53,7 +53,7 @@ class _Lowering:
             self.depth = streamed.tile_k
             return
         a, b, acc = (element(v.type) for v in (found.a, found.b, score.result))
-        tuning = tuning.for_product((a, b, acc), (self.m_size, self.t_size, self.d_size), 1, copied=True)
+        tuning = tuning.for_product((a, b, acc), (self.m_size, self.t_size, self.d_size), 1, copied=True, used=True)
         self.step = tuning.step_m
         self.height, self.width = fit(tuning.tile_m // 2, self.m_size), fit(tuning.tile_n // 2, self.n_size)
         self.block = fit(tuning.stream, self.t_size)

@@ -38,14 +38,18 @@ class Tuning:
     whole: bool = False
 
     def for_product(
-        self, types: tuple[str, str, str], extents: tuple[Dim, Dim, Dim], batch: Dim, *, copied: bool
+        self, types: tuple[str, str, str], extents: tuple[Dim, Dim, Dim], batch: Dim, *, copied: bool,
+        used: bool,
     ) -> Tuning:
-        """The same for a product of these types and extents (m, n, k), `batch` times; `copied`: its operands are blocks
-        of memory. Where it runs on tile registers of a CPU, whole blocks of them, and as many bytes of the operands
-        along k as else of sums; on a GPU's matrix units what the cost model chooses."""
+        """The same for a product of these types and extents (m, n, k), `batch` times.
+
+        `copied`: its operands are blocks of memory; `used`: more follows than rounding. Where it runs on tile registers
+        of a CPU, whole blocks of them, and as many bytes of the operands along k as else of sums; on a GPU's matrix
+        units what the cost model chooses."""
         a, b, acc = types
         if self.arch.kind == "cuda":
-            tile = product_tile(self.arch, types, (size_of(a), size_of(b)), extents, batch, copied=copied)
+            tile = product_tile(self.arch, types, (size_of(a), size_of(b)), extents, batch, copied=copied,
+                                used=used)
             if tile is None:
                 return self
             lanes = tile.warps * self.arch.lanes
