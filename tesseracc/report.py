@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.core.errors import TesseraError
+from tessera_runtime.core.errors import BundleError, TesseraError
 from tesseracc.bundle.page import Levels
 from tesseracc.bundle.weights import sources_of
 from tesseracc.driver import Build
@@ -33,9 +33,12 @@ def sources(file: BundleFile, source: str | None) -> dict[str, str]:
     return {name: data.decode("utf-8", "replace") for name, data in found.items()}
 
 
-def levels(file: BundleFile, source: str | None, texts: Mapping[str, str]) -> Levels:
-    """The IR of every function and kernel, if the program is at hand and builds; else nothing."""
-    if not texts:
+def levels(file: BundleFile, source: str | None, texts: Mapping[str, str], *, trust: bool = False) -> Levels:
+    """The IR of every function and kernel, if the program is at hand and builds; else nothing.
+
+    Building a program executes it: one that only the bundle carries is built where the caller trusts it.
+    """
+    if not texts or (source is None and not trust):
         return Levels()
     try:
         recipe, _ = Recipe.parse(file.manifest.provenance.options)
@@ -54,9 +57,14 @@ def levels(file: BundleFile, source: str | None, texts: Mapping[str, str]) -> Le
 
 
 def write_out(folder: Path, texts: Mapping[str, str | bytes]) -> str:
-    """Puts the files of a program into a folder; returns the path of the module, which is the first."""
+    """Puts the files of a program into a folder; returns the path of the module, which is the first.
+
+    Raises E660 for a name that leads out of the folder.
+    """
     for name, text in texts.items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise BundleError("E660", f"the carried source {name!r} leads out of its folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode() if isinstance(text, str) else text)
     return str(folder / next(iter(texts)))

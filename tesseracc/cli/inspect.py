@@ -9,11 +9,13 @@ import click
 @click.argument("bundle", type=click.Path(), required=False)
 @click.option("--html", type=click.Path(), help="Write a self-contained page with graphs, code and memory.")
 @click.option("--source", type=click.Path(), help="The module, for the page to show its lines and the IR.")
+@click.option("--trust-source", is_flag=True, help="Show the IR of a source that the bundle carries; this executes it.")
 @click.option("--layout", metavar="TEXT", help="Draw a layout instead: its text or name, such as mma.m16n8k16.c.")
 @click.option("--shapes", is_flag=True, help="Only what is asked of sizes: symbols, equalities, guards, variants.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(
-    bundle: str | None, html: str | None, source: str | None, layout: str | None, shapes: bool, as_json: bool
+    bundle: str | None, html: str | None, source: str | None, trust_source: bool, layout: str | None, shapes: bool,
+    as_json: bool,
 ) -> None:
     """Show what BUNDLE holds: functions, kernels, plans, sizes, provenance, signatures. Every byte is verified first.
 
@@ -22,6 +24,7 @@ def command(
     tesseracc inspect m.tsb --json
     tesseracc inspect m.tsb --shapes
     tesseracc inspect m.tsb --html m.html --source model.py
+    tesseracc inspect m.tsb --html m.html --trust-source    built with --embed-source
     tesseracc inspect --layout wgmma.m64n64.c
 
     Exit codes: 0, 2 files, 3 the layout is not understood, 5 the bundle is invalid.
@@ -43,10 +46,10 @@ def command(
         _draw(layout, as_json)
         return
     assert bundle is not None
-    if source and not html:
-        raise UsageError("E801", "--source goes with --html")
+    if (source or trust_source) and not html:
+        raise UsageError("E801", "--source and --trust-source go with --html")
     check_apart(html, bundle, source)
-    file = BundleFile(bundle, verify_weights=True)
+    file = BundleFile(bundle, verify_weights=True, require_signature=None if trust_source else ())
     if shapes:
         from tesseracc.bundle.shapes import shapes as shapes_of
         from tesseracc.bundle.shapes import shapes_text
@@ -62,7 +65,7 @@ def command(
         from tesseracc.textio import write_text
 
         found = sources(file, source)
-        write_text(html, page(file, about, name, found, levels(file, source, found)))
+        write_text(html, page(file, about, name, found, levels(file, source, found, trust=trust_source)))
     if as_json:
         click.echo(json_text({"bundle": bundle, **about}))
     elif html:

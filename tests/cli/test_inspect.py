@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tessera_runtime.bundle import BundleFile
+from tessera_runtime.core.errors import BundleError
 from tesseracc.bundle.code import kernel_code, resources
 from tesseracc.codegen.disassemble import disassembler_path
+from tesseracc.report import write_out
 from tests.cli.run import Runner
 from tests.cli.samples import build, write_model
 
@@ -102,7 +104,7 @@ def test_text(tesseracc: Runner, bundle: Path) -> None:
 
 def test_page(tesseracc: Runner, bundle: Path, tmp_path: Path) -> None:
     html = tmp_path / "m.html"
-    said = tesseracc("inspect", bundle, "--html", html)
+    said = tesseracc("inspect", bundle, "--html", html, "--trust-source")
     assert said.code == 0 and "m.html" in said.out
     text = html.read_text()
     page = Page()
@@ -119,7 +121,7 @@ def test_page(tesseracc: Runner, bundle: Path, tmp_path: Path) -> None:
         assert part in shown, part
     assert ">matmul " in text and re.search(r"<td>[a-z ]*exp[a-z ]* div", text)  # what was fused into kernels
     assert re.search(r'class="hit"><b> +16</b>', text)  # the line of the kernel's multiplication
-    tesseracc("inspect", bundle, "--html", tmp_path / "again.html")
+    tesseracc("inspect", bundle, "--html", tmp_path / "again.html", "--trust-source")
     assert (tmp_path / "again.html").read_text() == text
 
 
@@ -131,6 +133,26 @@ def test_page_with_the_source_given_or_without(tesseracc: Runner, tmp_path: Path
     bare, full = (tmp_path / "a.html").read_text(), (tmp_path / "b.html").read_text()
     assert "Tile IR" not in bare and "Tile IR" in full
     assert ("SASS" if disassembler_path() else "PTX") in bare
+
+
+def test_a_carried_source_is_executed_only_where_it_is_trusted(tesseracc: Runner, tmp_path: Path) -> None:
+    source, ran = write_model(tmp_path / "src"), tmp_path / "ran"
+    source.write_text(f"open({str(ran)!r}, 'a').close()\n" + source.read_text())
+    bundle = build(tesseracc, source, tmp_path / "m.tsb", "--arch", "sm_80", "--embed-source")
+    ran.unlink()
+    assert tesseracc("inspect", bundle, "--html", tmp_path / "a.html").code == 0
+    assert not ran.exists() and "Tile IR" not in (tmp_path / "a.html").read_text()
+    assert tesseracc("inspect", bundle, "--html", tmp_path / "b.html", "--trust-source").code == 0
+    assert ran.exists() and "Tile IR" in (tmp_path / "b.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["../outside.py", "/outside.py", "a/../../outside.py"])
+def test_names_of_sources_stay_in_their_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with pytest.raises(BundleError, match="leads out of its folder"):
+        write_out(folder, {name: "x = 1"})
+    assert not list(tmp_path.rglob("outside.py"))
 
 
 def test_bad_input(tesseracc: Runner, bundle: Path, tmp_path: Path) -> None:
