@@ -67,7 +67,8 @@ def modules(folder: Path) -> list[Path]:
     """The modules below a folder that define a function or kernel, sorted. Names like `_x` and `.x` are left out."""
     found = []
     for path in sorted(folder.rglob("*.py")):
-        if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts) and _defines(path):
+        hidden = any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file() and _defines(path):
             found.append(path)
     return found
 
@@ -76,7 +77,7 @@ def _defines(path: Path) -> bool:
     """Whether a file is to be built: it has a decorator of the language, or is no Python, which the build then says."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError):
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         return b"tessera" in path.read_bytes() if os.access(path, os.R_OK) else True
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -92,6 +93,9 @@ def _one(options: Options, folder: Path, path: Path, text: bool) -> Outcome:
     command = [sys.executable, "-m", "tesseracc", "build", str(path), "--jobs", "1"]
     command += [f"--arch={arch}" for arch in options.archs]
     command += [f"--specialize={fixed}" for fixed in options.fixed]
+    command.append(f"--numerics={options.numerics}")
+    if options.tuning:
+        command.append(f"--tuning={options.tuning}")
     flags = ("embed_tests", "embed_source", "external_weights", "check_only", "no_cache")
     for flag in (*flags, *(["notes", "timing"] if text else [])):
         if getattr(options, flag):
@@ -106,8 +110,13 @@ def _one(options: Options, folder: Path, path: Path, text: bool) -> Outcome:
     if not options.check_only:
         _make_folder(target.parent)
     command += ["-o", str(target)]
-    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, encoding="utf-8", check=False)
-    return Outcome(str(path), run.returncode if run.returncode >= 0 else 70, run.stdout, run.stderr)
+    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, encoding="utf-8",
+                         errors="backslashreplace", check=False)
+    code, said = run.returncode, run.stderr
+    if not run.stdout and not said:  # the module ended its process: nothing was built
+        said = f"error: the build of {path} ended with exit code {code} and without a word\n"
+        code = code or 70
+    return Outcome(str(path), code if code >= 0 else 70, run.stdout, said)
 
 
 def _make_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -207,3 +208,19 @@ def test_bad_input(tesseracc: Runner, tmp_path: Path) -> None:
     for options in (("--all", "--entry", "f"), ("--all", "--emit", "ptx")):
         assert tesseracc("build", source, *options).code == 2
     assert tesseracc("build", source, "--diagnostics-format", "yaml").code == 2
+
+
+def test_all_passes_options_on_and_survives_what_is_no_module(tesseracc: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    write_model(folder)
+    (folder / "folder.py").mkdir()
+    os.mkfifo(folder / "pipe.py")
+    (folder / "deep.py").write_text("x = " + "-" * 100_000 + "1")
+    out = tmp_path / "out"
+    said = tesseracc("build", folder, "--all", "--arch", "x86-64-v3", "--numerics", "strict", "-o", out)
+    assert said.code == 0, said.err
+    assert "--numerics=strict" in BundleFile(out / "model.tsb").manifest.provenance.options
+    quits = "import tessera as ts, os\nos._exit(0)\n@ts.function\ndef f(x: ts.Tensor['N', ts.f32]): return x\n"
+    (folder / "quits.py").write_text(quits)
+    said = tesseracc("build", folder, "--all", "--arch", "x86-64-v3", "-o", out)
+    assert said.code == 70 and "1 of 2 modules built" in said.out and "quits.py" in said.err
