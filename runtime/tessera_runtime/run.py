@@ -26,7 +26,7 @@ from tessera_runtime.guards import signature, tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "expected_array"]
 
 Report = dict[str, Any]
 _ATOL, _RTOL = 1e-6, 1e-5  # of --expected
@@ -279,7 +279,7 @@ class Runner:
             output = declared[name]
             item = Input(name, "tensor", output.dtype, output.shape)
             expected = _suited(load_array(spec, seed=self.options.seed), spec, item)
-            expected = _as_array(expected, output.dtype, results[name])
+            expected = expected_array(name, expected, output.dtype, results[name])
             atol = _ATOL if self.options.atol is None else self.options.atol
             rtol = _RTOL if self.options.rtol is None else self.options.rtol
             found = compare(results[name], expected, output.dtype, atol, rtol)
@@ -369,13 +369,24 @@ def _suited(value: Any, spec: InputSpec, item: Input) -> Any:
     return value
 
 
-def _as_array(value: Any, dtype: str, result: NDArray[Any]) -> NDArray[Any]:
-    """What a result is compared with; a number stands for every element."""
+def expected_array(name: str, value: Any, dtype: str, result: NDArray[Any]) -> NDArray[Any]:
+    """What a result is compared with; a number stands for every element.
+
+    Raises E711 for a number that is none of the result's type, E703 for floats beside a result of an int type.
+    """
+    exact = DTYPES[dtype].kind != "f"
     if isinstance(value, np.ndarray):
+        if exact and value.dtype.kind not in "biu":
+            raise InputError("E703", f"what is expected of '{name}' is {value.dtype}, the result {dtype}")
         return value
-    if DTYPES[dtype].kind == "f":
-        return np.full(result.shape, cast_f64(np.array([float(value)]), dtype)[0])
-    return np.full(result.shape, int(value))
+    try:
+        if not exact:
+            return np.full(result.shape, cast_f64(np.array([float(value)]), dtype)[0])
+        if int(value) == value:
+            return np.full(result.shape, int(value), np.int64 if value < 2**63 else np.uint64)
+    except (ValueError, OverflowError):
+        pass
+    raise InputError("E711", f"what is expected of '{name}', {str(value)[:40]}, is no number of {dtype}")
 
 
 def _results(function: BundleFunction, values: Any) -> dict[str, NDArray[Any]]:

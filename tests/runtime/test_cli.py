@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 from tessera_runtime.cli import main
 from tessera_runtime.compare import compare
 from tessera_runtime.core import safetensors
+from tessera_runtime.core.errors import InputError
+from tessera_runtime.run import expected_array
 from tesseracc.bundle import TestCase, write
 from tests.runtime.support import bundle_bytes, contents, cpu_target, functions, kernels, plans
 
@@ -291,3 +294,12 @@ def test_the_end_of_the_process(path: str) -> None:
     with piped.stderr:
         told = piped.stderr.read()
     assert piped.wait() == 0 and told == b"bye"
+
+
+@pytest.mark.parametrize(("value", "code"), [(4.9, "E711"), (float("nan"), "E711"), (float("inf"), "E711"),
+                                             (10**23, "E711"), (np.full(2, 4, np.float32), "E703")])
+def test_what_is_expected_of_integers_is_no_fraction(value: Any, code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        expected_array("y", value, "i32", np.full(2, 4, np.int32))
+    assert caught.value.code == code
+    np.testing.assert_array_equal(expected_array("y", 4.0, "i32", np.full(2, 4, np.int32)), [4, 4])
