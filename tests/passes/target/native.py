@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from llvmlite import binding as llvm
@@ -20,6 +20,7 @@ from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
 from tesseracc.ir.value import Func, Module
 from tesseracc.passes.target import expand_fma, expand_narrow, lower_cpu  # noqa: F401 - registers the passes
+from tests.passes.target.guarded import Side, guarded
 
 _FLAGS = {
     "x86-64-v2": {"sse4.2", "popcnt"},
@@ -54,18 +55,38 @@ class Native:
     def __call__(
         self, kernel: str, args: list[Any], symbols: dict[str, int], ranges: list[tuple[int, int]] | None = None
     ) -> None:
-        """Runs the whole grid, or the given ranges of groups in order. Arrays are changed in place."""
+        """Runs the whole grid, or the given ranges of groups in order. Arrays are changed in place.
+
+        It runs on copies that begin behind a page without access, then on copies that end at one: an access outside
+        of them ends the process, and the bits must not depend on where the arrays lie.
+        """
+        arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
+        runs = []
+        for side in get_args(Side):
+            runs.append(copies := guarded(arrays, side))
+            given = iter(copies)
+            placed = [next(given) if isinstance(arg, np.ndarray) else arg for arg in args]
+            self.in_place(kernel, placed, symbols, ranges, side)
+        for array, *copies in zip(arrays, *runs, strict=True):
+            assert copies[0].tobytes() == copies[1].tobytes(), f"the results of {kernel} depend on alignment"
+            array[...] = copies[0]
+
+    def in_place(
+        self, kernel: str, args: list[Any], symbols: dict[str, int], ranges: list[tuple[int, int]] | None = None,
+        side: Side = "above",
+    ) -> None:  # fmt: skip
+        """The same, once and on the arrays where they are; the scratch memory has its guard page."""
         func, target = self.kernels[kernel], self.module.func(kernel)
         slots = [_slot(arg) for arg in args] + [symbols[name] for name in func.attrs["symbols"]]
         packed = (ctypes.c_int64 * max(len(slots), 1))(*slots)
         total = int(np.prod([evaluate_dim(size, symbols) for size in func.attrs["grid"]]))
-        memory = np.full(int(target.attrs["scratch"]) + 64, 0xAB, np.uint8)
-        scratch = -(-memory.ctypes.data // 64) * 64
+        # as the runtime reserves it: whole lines of 64 bytes
+        (scratch,) = guarded([np.full(-(-int(target.attrs["scratch"]) // 64) * 64, 0xAB, np.uint8)], side)
         run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(
             self.engine.get_function_address(kernel)
         )
         for begin, end in [(0, total)] if ranges is None else ranges:
-            run(ctypes.addressof(packed), begin, end, scratch)
+            run(ctypes.addressof(packed), begin, end, scratch.ctypes.data)
 
     def groups(self, kernel: str, symbols: dict[str, int]) -> int:
         return int(np.prod([evaluate_dim(size, symbols) for size in self.kernels[kernel].attrs["grid"]]))
@@ -85,11 +106,15 @@ def _initialise() -> None:
 
 
 def jit(ir: str, arch: Arch, opt: int = 1) -> Any:
-    """An engine that holds the object which the compiler would ship."""
+    """An engine that holds the object which the compiler would ship.
+
+    Code finds its constants by offsets of 32 bits. LLVM's own memory manager places sections wherever there is room,
+    in a process of more than 2 GiB too far apart; llvmlite's reserves one block for all of them.
+    """
     _initialise()
     code = compile_cpu(ir, arch, opt=opt)
     machine = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine

@@ -51,7 +51,7 @@ def test_every_element_once(monkeypatch: pytest.MonkeyPatch, level: str, size: i
             memory = np.full(5 * size + 200, -1.0, np.float32)
             x = rng.standard_normal((5, size)).astype(np.float32)
             y = memory[start : start + 5 * size].reshape(5, size)
-            code("f", [x, y], {"D": size, "N": 5})
+            code.in_place("f", [x, y], {"D": size, "N": 5})
             expected = x + (x if text is TEXT else (np.arange(size) % 64).astype(np.float32))
             np.testing.assert_array_equal(y, expected)
             assert (memory[:start] == -1).all() and (memory[start + 5 * size :] == -1).all()
