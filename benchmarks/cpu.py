@@ -180,15 +180,15 @@ def measure(case: Case, rounds: int, threads: int, chosen: tuple[str, ...]) -> d
 
 def page(results: dict[str, Any]) -> str:
     """The results to read."""
-    from benchmarks.report import _table
+    from benchmarks.report import table  # imports NumPy, for which the environment is set first
 
     lines = [f"# {results['name']}, {results['date']}", ""]
     lines += [f"- {key}: {value}" for key, value in {**results["machine"], **results["versions"]}.items()]
     lines += ["", "A ratio is the best of the others over ours in the same round: the median, and the worst round.", ""]
-    lines += _table(("limit", "measured"), [(key, f"{value:.1f}") for key, value in results["limits"].items()])
+    lines += table(("limit", "measured"), [(key, f"{value:.1f}") for key, value in results["limits"].items()])
     for threads in sorted({row["threads"] for row in results["rows"]}):
         lines += [f"## {threads} thread{'s' if threads > 1 else ''}", ""]
-        table = []
+        rows = []
         for row in (row for row in results["rows"] if row["threads"] == threads):
             ms = row["ms"]
             others = sorted((name for name in ms if name != "tessera"), key=lambda name: float(ms[name]))
@@ -201,8 +201,8 @@ def page(results: dict[str, Any]) -> str:
             )
             shown = ("", "") if ratio is None else (f"{ratio:.2f}", f"{row['worst']:.2f}")
             rest = ", ".join(f"{name} {ms[name]:.2f}" for name in others)
-            table.append((row["name"], f"{ms['tessera']:.2f}", rest, *shown, rate, goal))
-        lines += _table(("workload", "tessera ms", "others ms", "ratio", "worst", "rate", "target"), table)
+            rows.append((row["name"], f"{ms['tessera']:.2f}", rest, *shown, rate, goal))
+        lines += table(("workload", "tessera ms", "others ms", "ratio", "worst", "rate", "target"), rows)
     return "\n".join([*lines, *results.get("notes", []), ""])
 
 

@@ -14,7 +14,7 @@ from benchmarks.workloads import Workload, by_blocks
 FOLDER = Path(__file__).resolve().parent / "results"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(['---'] + ['---:'] * (len(head) - 1))}|"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
 
@@ -31,7 +31,7 @@ def text(results: dict[str, Any]) -> str:
     lines += ["The worst ratio pairs the two runs of one round.", ""]
     if results.get("limits"):
         lines += ["## Limits of the machine in the same run", ""]
-        lines += _table(("limit", "measured"), [(key, f"{value:.1f}") for key, value in results["limits"].items()])
+        lines += table(("limit", "measured"), [(key, f"{value:.1f}") for key, value in results["limits"].items()])
     if results.get("workloads"):
         lines += ["## Beside NumPy", ""]
         rows = []
@@ -45,7 +45,7 @@ def text(results: dict[str, Any]) -> str:
                     f"{row['worst_ratio']:.2f}x", rate, goal,
                 )
             )  # fmt: skip
-        lines += _table(("workload", "tessera ms", "NumPy ms", "ratio", "worst", "rate", "target"), rows)
+        lines += table(("workload", "tessera ms", "NumPy ms", "ratio", "worst", "rate", "target"), rows)
     if results.get("processes"):
         lines += ["## Processes", ""]
         runs = [
@@ -55,7 +55,7 @@ def text(results: dict[str, Any]) -> str:
             )
             for row in results["processes"]
         ]  # fmt: skip
-        lines += _table(("process", "median s", "worst s", "target"), runs)
+        lines += table(("process", "median s", "worst s", "target"), runs)
     return "\n".join(lines)
 
 

@@ -133,7 +133,8 @@ class _Entry:
     def __repr__(self) -> str:
         return f"<{type(self).__name__.lower()} {self.name}>"
 
-    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        """The arguments of a call by the names of parameters, defaults among them. E314 when they do not fit."""
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as err:
@@ -161,7 +162,7 @@ class Function(_Entry):
 
     def invoke(self, *args: Any, **kwargs: Any) -> Any:
         """Run the Python body on eager or traced values, with arguments and result checked against the annotations."""
-        bound = self._bind(args, kwargs)
+        bound = self.bind(args, kwargs)
         env: dict[str, Dim] = {}
         for name, parameter in self.signature.parameters.items():
             specs = leaf_spec(parameter.annotation) or spec_tree(parameter.annotation)
@@ -257,7 +258,7 @@ class Kernel(_Entry):
             if self.compiled:
                 _notice()
             run = self._evaluate
-        return self._launch(run, self._bind(args, kwargs))
+        return self._launch(run, self.bind(args, kwargs))
 
     def _evaluate(self, *args: Any) -> Any:
         from tessera.kernel import evaluate

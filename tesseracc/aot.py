@@ -72,7 +72,7 @@ def _entry(fn: Any) -> Function | Kernel:
 def _arguments(entry: Function | Kernel, examples: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
     """The example inputs by parameter name. E314 when they do not fit the signature."""
     by_name = isinstance(examples, Mapping)
-    bound = entry._bind(() if by_name else tuple(examples), dict(examples) if by_name else {})
+    bound = entry.bind(() if by_name else tuple(examples), dict(examples) if by_name else {})
     return dict(bound.arguments)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tessera_runtime.plan import Instance
 from tesseracc.bundle.describe import buffer_name, lifetimes, step_text
 
-__all__ = ["graph", "timeline"]
+__all__ = ["PlanGraph", "graph", "timeline"]
 
 Json = Mapping[str, Any]
 _ROW, _COLUMN, _WIDTH, _HEIGHT = 88, 190, 166, 50
@@ -17,14 +17,14 @@ _ROW, _COLUMN, _WIDTH, _HEIGHT = 88, 190, 166, 50
 
 def graph(plan: Json, about: Mapping[str, str]) -> str:
     """Inputs and constants above, kernels in order of what they need, results below. `about` is a line per kernel."""
-    drawn = _Graph(plan, about)
+    drawn = PlanGraph(plan, about)
     return _draw(drawn.nodes, drawn.edges)
 
 
 Made = dict[str, frozenset[int]]  # buffer -> nodes that may have given it its present value
 
 
-class _Graph:
+class PlanGraph:
     """The nodes of a plan, and what goes from one to another. Of blocks of which one runs, each may have written."""
 
     def __init__(self, plan: Json, about: Mapping[str, str]) -> None:

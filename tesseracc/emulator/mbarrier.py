@@ -125,7 +125,7 @@ class MBarriers:
 
     def ready(self, w: Wave, index: Array, parity: Array | None, token: Array | None) -> Array:
         """test_wait and try_wait, per executing lane; lanes that pass learn what the arrivals knew."""
-        w.counters.mbarrier_polls += w._count_warps()
+        w.counters.mbarrier_polls += w.active_warps()
         if parity is not None:
             done = (self.phase[index] & 1) != (parity & 1)
         else:

@@ -267,12 +267,12 @@ class Wave:
             limit = min([limit, *(p for p in self.held if p > pc)])
         self.select(lanes)
         steps, warps, threads = self.steps, self.launch.warp_counts, self.launch.thread_counts
-        count_warps = self._count_warps()
+        active = self.active_warps()
         budget = self.launch.max_steps
         while True:
             self.pc = pc
             self.steps_done += 1
-            warps[pc] += count_warps
+            warps[pc] += active
             threads[pc] += self.n
             before = self.n
             if steps[pc](self):
@@ -282,7 +282,7 @@ class Wave:
                 self.queue(pc, self.sel)
                 break
             if self.n != before:
-                count_warps = self._count_warps()
+                active = self.active_warps()
         if self.steps_done > budget:
             self.log.add(
                 STEP_LIMIT, f"the launch is not finished after {budget} steps: an endless loop?", self.code[pc]
@@ -290,7 +290,8 @@ class Wave:
             raise StopLaunch
         self.forced = False
 
-    def _count_warps(self) -> int:
+    def active_warps(self) -> int:
+        """Warps that have a selected lane."""
         if isinstance(self.sel, slice):
             return int((self.sel.stop + 31) // 32 - self.sel.start // 32)
         return int(np.count_nonzero(np.diff(self.lanes >> 5))) + 1

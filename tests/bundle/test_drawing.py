@@ -3,7 +3,7 @@
 from typing import Any
 
 from tesseracc.bundle.describe import shared_text
-from tesseracc.bundle.drawing import _Graph, graph
+from tesseracc.bundle.drawing import PlanGraph, graph
 
 
 def launch(kernel: str, reads: str, writes: str) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def edges(steps: list[dict[str, Any]]) -> set[tuple[str, str]]:
     buffers = {"x": "input", "t": "temp", "o": "output"}
     plan = {"buffers": [{"name": n, "kind": k, "type": "f32[N]", "bytes": "4 * N"} for n, k in buffers.items()],
             "steps": steps}  # fmt: skip
-    found = _Graph(plan, {})
+    found = PlanGraph(plan, {})
     titles = [title for _, title, *_ in found.nodes]
     assert "<svg" in graph(plan, {})
     return {(titles[a], titles[b]) for a, b, _ in found.edges}

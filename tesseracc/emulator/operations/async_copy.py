@@ -83,7 +83,7 @@ def _copy(i: Instruction, d: Decoder) -> Step:
         if not places:
             return
         place = places[0]
-        w.counters.async_copies["cp.async"] += w._count_warps()
+        w.counters.async_copies["cp.async"] += w.active_warps()
         w.counters.async_bytes["cp.async"] += size * len(place.offset)
         w.counters.bytes_written["shared"] += size * len(place.offset)
         offset, lanes = place.offset, place.lanes

@@ -1,4 +1,4 @@
-"""How tests run native code: accesses outside of arrays are faults, and other tests of a process are no cause of any."""
+"""How tests run native code: accesses outside of arrays are faults, and a large process is no cause of any."""
 
 from __future__ import annotations
 
