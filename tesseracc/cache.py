@@ -3,7 +3,8 @@
 The key covers what the bytes depend on: the program after the front end (its IR and constants, so that what a module
 reads or computes while it loads counts), the options, the compiler's own files, the versions of LLVM and the assembler.
 A hit gives exactly the bytes that the build would. Entries carry their own digest: a damaged one is built again. Builds
-of one key wait for each other (flock, released by the system when a process dies); entries appear by renaming.
+of one key wait for each other (flock, released by the system when a process dies), but not for ever: one that is stopped
+holds up nobody for more than `PATIENCE`. Entries appear by renaming, so that a lock saves work and protects nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +29,8 @@ from tesseracc.recipe import Loaded, Recipe
 __all__ = ["Cache", "Record", "default_folder", "key_of"]
 
 LIMIT = 2 << 30  # bytes of all entries; beyond, those unused for longest go
+NOTICE = 1.0  # seconds of waiting for another build, after which it is told
+PATIENCE = 120.0  # seconds, after which the program is built beside it
 _MAGIC = b"TSBCACH1"
 _HEAD = struct.Struct("<8s32sI")  # magic, SHA-256 of the rest, length of the JSON before the bundle
 
@@ -120,8 +124,11 @@ class Cache:
         return self.folder / key[:2] / key[2:]
 
     @contextmanager
-    def locked(self, key: str) -> Iterator[None]:
-        """Only one process at a time builds what `key` stands for (or, rarely, another key of the same lock)."""
+    def locked(self, key: str, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Only one process at a time builds what `key` stands for (or, rarely, another key of the same lock).
+
+        `say` is told for whom one waits, and that one does no longer.
+        """
         descriptor = None
         try:
             import fcntl
@@ -129,7 +136,23 @@ class Cache:
             path = self.folder / f"{key[:2]}.lock"
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            start, told = time.monotonic(), False
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, b"%d" % os.getpid(), 0)
+                    break
+                except BlockingIOError:
+                    waited = time.monotonic() - start
+                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace") or "another"
+                    if waited >= PATIENCE:
+                        say(f"process {holder} has held the lock {path} for {waited:.0f} s: building beside it")
+                        break
+                    if waited >= NOTICE and not told:
+                        told = True
+                        say(f"waiting for process {holder}, which holds the lock {path} of the build cache")
+                    time.sleep(min(0.01 + waited / 10, 0.1))
         except (OSError, ImportError):  # a read-only folder, a file system without locks
             pass
         try:

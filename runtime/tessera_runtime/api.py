@@ -15,7 +15,7 @@ from tessera_runtime import guards
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import accepts, np_dtype
-from tessera_runtime.core.errors import DeviceError, InputError
+from tessera_runtime.core.errors import DeviceError, InputError, about
 from tessera_runtime.core.manifest import Function, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
 from tessera_runtime.memory import aligned_empty
@@ -278,10 +278,11 @@ def load(
     one that was not used for longest is given up. `"strict"` refuses what would run otherwise (E909). Other devices
     have none, and ignore it unless it is strict.
     """
-    if require_signature is None and not os.environ.get("TESSERA_REQUIRE_SIGNATURE"):
+    if require_signature is None and "TESSERA_REQUIRE_SIGNATURE" not in os.environ:
         require_signature = ()
     file = BundleFile(source, verify_weights=verify_weights, require_signature=require_signature, weights=weights)
-    bundle = Bundle(file, open_device(device, threads) if isinstance(device, str) else device)
+    with about(file.path):
+        bundle = Bundle(file, open_device(device, threads) if isinstance(device, str) else device)
     if capture_graph:
         strict = capture_graph == "strict"
         enable = getattr(bundle.program, "capture_graphs", None)

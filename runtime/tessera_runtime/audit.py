@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core import safetensors
 from tessera_runtime.core.dtypes import from_file
-from tessera_runtime.core.errors import BundleError
+from tessera_runtime.core.errors import BundleError, about
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +19,11 @@ __all__ = ["audit", "vectors"]
 
 def audit(file: BundleFile) -> None:
     """Check the CPU images of all targets (E630, E631, E633) and the embedded tests (E640, E641). Runs nothing."""
+    with about(file.path):
+        _audit(file)
+
+
+def _audit(file: BundleFile) -> None:
     from tessera_runtime.devices.elf import check_description, read_symbols
 
     for target in file.manifest.targets:
@@ -36,6 +41,11 @@ def audit(file: BundleFile) -> None:
 
 def vectors(file: BundleFile, test: Test) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """The inputs and the expected results of an embedded test, by name. E640, E641."""
+    with about(file.path):
+        return _vectors(file, test)
+
+
+def _vectors(file: BundleFile, test: Test) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     function = file.manifest.function(test.function)
     assert function is not None, "the manifest was checked"
     tensors = safetensors.load(file.entry(test.entry))

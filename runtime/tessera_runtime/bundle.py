@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tessera_runtime.core import container
 from tessera_runtime.core.check import check
 from tessera_runtime.core.dtypes import DTYPES
-from tessera_runtime.core.errors import BundleError, UsageError
+from tessera_runtime.core.errors import BundleError, UsageError, about
 from tessera_runtime.core.manifest import CHUNK, MAX_MANIFEST, Constant, Entry, Manifest, from_json
 from tessera_runtime.core.safetensors import parse_header
 
@@ -52,6 +52,11 @@ class BundleFile:
         folder with the weights of a bundle that does not hold them (E614), by default that of a bundle given by path.
         `require_signature` is what `signature.requirements` takes; checked before the manifest is parsed. E651, E652.
         """
+        self.path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        with about(self.path):
+            self._open(source, verify_weights, require_signature, weights)
+
+    def _open(self, source: Any, verify_weights: bool, require_signature: Any, weights: Any) -> None:
         self._memory = _open(source)
         self._view = memoryview(self._memory)
         self.header = self._read_header()
@@ -59,6 +64,7 @@ class BundleFile:
         self.manifest = self._read_manifest()
         self._places = self._check_container()
         self._entries: dict[str, Entry] = {entry.name: entry for entry in self.manifest.entries}
+        self._outside_files: dict[str, str] = {}
         self._outside = self._find_weights(source, weights)
         self._verified: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -180,10 +186,13 @@ class BundleFile:
             path = os.path.join(os.fspath(folder), name) if folder is not None else name
             if folder is None or not os.path.exists(path):
                 raise BundleError("E614", f"the bundle's weights are in the file '{path}', which is not there")
-            data = memoryview(_open(path))
+            try:
+                data = memoryview(_open(path))
+            except BundleError:
+                data = memoryview(b"")
             if len(data) != entry.size:
                 raise BundleError("E611", f"'{path}' was altered: it has {len(data)} bytes of {entry.size}")
-            found[entry.name] = data
+            found[entry.name], self._outside_files[entry.name] = data, path
         return found
 
     def _data(self, name: str) -> memoryview:
@@ -205,8 +214,9 @@ class BundleFile:
             if key in self._verified:
                 continue
             if hashlib.sha256(content[index * CHUNK : (index + 1) * CHUNK]).hexdigest() != entry.sha256[index]:
+                what = self._outside_files.get(entry.name, entry.name)
                 raise BundleError(
-                    "E611", f"'{entry.name}' was altered: bytes from {index * CHUNK} on do not have their digest"
+                    "E611", f"'{what}' was altered: bytes from {index * CHUNK} on do not have their digest"
                 )
             with self._lock:
                 self._verified.add(key)
@@ -234,9 +244,10 @@ class BundleFile:
         if entry is None:
             raise BundleError("E612", f"the bundle has no entry '{name}'")
         data = bytes(self._data(name))
-        for index, digest in enumerate(entry.sha256):
-            if hashlib.sha256(data[index * CHUNK : (index + 1) * CHUNK]).hexdigest() != digest:
-                raise BundleError("E611", f"'{name}' was altered: its digest is not the one in the manifest")
+        with about(self.path):
+            for index, digest in enumerate(entry.sha256):
+                if hashlib.sha256(data[index * CHUNK : (index + 1) * CHUNK]).hexdigest() != digest:
+                    raise BundleError("E611", f"'{name}' was altered: its digest is not the one in the manifest")
         return data
 
     def raw(self, name: str) -> memoryview:
@@ -247,7 +258,8 @@ class BundleFile:
         """The verified bytes of a constant, without a copy, 64-byte aligned, read-only."""
         entry = self._entries[constant.entry]
         if constant.size:
-            self._verify(entry, constant.offset, constant.offset + constant.size)
+            with about(self.path):
+                self._verify(entry, constant.offset, constant.offset + constant.size)
         return self._data(entry.name)[constant.offset : constant.offset + constant.size].toreadonly()
 
 
@@ -282,7 +294,7 @@ def _map(descriptor: int, shown: str) -> mmap.mmap:
         if not stat.S_ISREG(state.st_mode):
             raise UsageError("E802", f"cannot read {shown}: it is not a regular file")
         if size == 0:
-            raise BundleError("E601", f"{shown} is empty")
+            raise BundleError("E601", "the bundle is empty")
         if size > _READ_LIMIT:
             return mmap.mmap(descriptor, size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
         memory = mmap.mmap(-1, size)

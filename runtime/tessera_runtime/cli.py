@@ -179,8 +179,9 @@ def _main(args: list[str]) -> int:
     runner = Runner(options)
     required = None  # then the environment decides; an option adds to it
     if options.require_signature:
-        from_environment = os.environ.get("TESSERA_REQUIRE_SIGNATURE", "").split(os.pathsep)
-        required = [*(path for path in from_environment if path), *options.require_signature]
+        from tessera_runtime.signature import from_environment
+
+        required = [*from_environment(), *options.require_signature]
     bundle = load(
         options.bundle, options.device, options.threads, verify_weights=options.verify, require_signature=required,
         weights=options.weights,

@@ -18,7 +18,7 @@ from tessera_runtime.core import safetensors
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
 from tessera_runtime.core.errors import InputError, UsageError
 from tessera_runtime.core.exitcodes import Exit
-from tessera_runtime.core.files import check_apart, write_atomic
+from tessera_runtime.core.files import check_apart, same_file, write_atomic
 from tessera_runtime.core.inputspec import GRAMMAR, InputSpec, cast_f64, load_array, parse
 from tessera_runtime.core.manifest import Input, Output, Test
 from tessera_runtime.guards import signature, tensor
@@ -64,8 +64,13 @@ class Runner:
             raise UsageError("E801", "--repeat and --save-every take a positive number of calls")
         if options.benchmark is not None and options.benchmark < 0:
             raise UsageError("E801", "--benchmark takes a positive number of calls")
-        for written in (options.profile, options.log, options.state):
-            check_apart(written, options.bundle)
+        written = {"--profile": options.profile, "--log": options.log, "--state": options.state}
+        written |= {f"--output {name}": path for name, path in self.outputs.items()}
+        for one, path in written.items():
+            check_apart(path, options.bundle)
+            for other in [name for name in written if name < one]:
+                if path and written[other] and same_file(path, written[other]):
+                    raise UsageError("E801", f"{other} and {one} would both write '{path}'")
         self.say = (lambda *_: None) if options.json else print
 
     def run(self, bundle: Bundle) -> tuple[Report, int]:

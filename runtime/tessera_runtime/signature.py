@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import select
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,14 +19,15 @@ from tessera_runtime.core.container import SIGNATURE_RECORD
 from tessera_runtime.core.errors import BundleError, UsageError
 
 __all__ = [
-    "ENVIRONMENT", "Signature", "Trust", "message", "parse_private", "parse_public", "private_pem", "public_pem",
-    "read_key", "require", "requirements", "unpack",
+    "ENVIRONMENT", "Signature", "Trust", "from_environment", "message", "parse_private", "parse_public", "private_pem",
+    "public_pem", "read_key", "require", "requirements", "unpack",
 ]  # fmt: skip
 
 ENVIRONMENT = "TESSERA_REQUIRE_SIGNATURE"
 _PUBLIC = bytes.fromhex("302a300506032b6570032100")  # SubjectPublicKeyInfo of Ed25519; the key follows
 _PRIVATE = bytes.fromhex("302e020100300506032b657004220420")  # PKCS #8 of Ed25519; the key follows
 _LIMIT = 1 << 16  # bytes of a key file
+_PATIENCE = 10.0  # seconds; a file is there at once, a pipe may be another process's
 _KEYRING = (".pem", ".pub")
 
 
@@ -78,10 +81,24 @@ def requirements(required: Any) -> tuple[Trust, ...]:
     E802 for files that cannot be read, E806 for what is no public key.
     """
     if required is None:
-        required = [part for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
+        required = from_environment()
     if isinstance(required, (bytes, str, os.PathLike)):
         required = [required]
     return tuple(_trust(item) for item in required)
+
+
+def from_environment() -> list[str]:
+    """The paths in TESSERA_REQUIRE_SIGNATURE; none where it is not set.
+
+    E806 for an empty part: it is what remains of a name that was not set, and would silently require less.
+    """
+    given = os.environ.get(ENVIRONMENT)
+    if given is None:
+        return []
+    parts = given.split(os.pathsep)
+    if not all(parts):
+        raise UsageError("E806", f"{ENVIRONMENT} has an empty part: {given!r}", help="unset it to require no signature")
+    return parts
 
 
 def _trust(item: bytes | str | os.PathLike[str]) -> Trust:
@@ -103,10 +120,22 @@ def _trust(item: bytes | str | os.PathLike[str]) -> Trust:
 
 
 def read_key(path: str) -> bytes:
-    """The contents of a key file; E802."""
+    """The contents of a key file, or of a pipe into which somebody writes within `_PATIENCE` seconds; E802."""
+    found, end = b"", time.monotonic() + _PATIENCE
     try:
-        with open(path, "rb") as file:
-            return file.read(_LIMIT)
+        # Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            while len(found) < _LIMIT:
+                if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+                    raise TimeoutError(None, f"nobody has written a key into it for {_PATIENCE:g} s")
+                part = os.read(descriptor, _LIMIT - len(found))
+                if not part:
+                    break
+                found += part
+            return found
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         raise UsageError("E802", f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from error
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera_runtime.core import container
-from tessera_runtime.core.errors import BundleError, DeviceError, TesseraError, UsageError
+from tessera_runtime.core.errors import BundleError, DeviceError, TesseraError, UsageError, about
 from tessera_runtime.core.manifest import Capability
 from tessera_runtime.devices.cuda import runs_on
 from tesseracc.arch.arch import Arch, load, names
@@ -62,6 +62,11 @@ def read_header(path: str) -> container.Header:
             length = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from None
+    with about(path):
+        return _header(data, length)
+
+
+def _header(data: bytes, length: int) -> container.Header:
     header = container.Header.unpack(data[container.HEADER_OFFSET :])
     expected = container.local_header(container.HEADER_NAME, container.HEADER_SIZE, 0, 4)
     skip = slice(container.CRC_OFFSET, container.CRC_OFFSET + 4)

@@ -278,8 +278,11 @@ def _cached(build: Build, loaded: Loaded, recipe: Recipe, options: Options, cach
     if cache is None:
         return make()
     key = key_of(loaded, recipe)
-    with cache.locked(key):
-        record = cache.get(key)
+    record = cache.get(key)
+    if record is not None:
+        return record
+    with cache.locked(key, lambda text: click.echo(f"note: {text}", err=True)):
+        record = cache.get(key)  # perhaps of the build that was waited for
         if record is None:
             _prestart(options, len(recipe.targets))
             record = make()

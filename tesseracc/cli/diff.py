@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import weights_option
+
 
 @click.command("diff")
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
+@weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(a: str, b: str, as_json: bool) -> None:
+def command(a: str, b: str, weights: str | None, as_json: bool) -> None:
     """Show what differs between the bundles A and B: functions, guards, kernels, code, weights, options.
 
     Signatures do not count: bundles with one content digest are equal.
@@ -25,7 +28,7 @@ def command(a: str, b: str, as_json: bool) -> None:
     from tessera_runtime.bundle import BundleFile
     from tesseracc.bundle.difference import differences
 
-    first, second = (BundleFile(path, verify_weights=True) for path in (a, b))
+    first, second = (BundleFile(path, verify_weights=True, weights=weights) for path in (a, b))
     found = differences(first, second)
     if as_json:
         document = {

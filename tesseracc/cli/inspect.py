@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import weights_option
+
 
 @click.command("inspect")
 @click.argument("bundle", type=click.Path(), required=False)
@@ -12,10 +14,11 @@ import click
 @click.option("--trust-source", is_flag=True, help="Show the IR of a source that the bundle carries; this executes it.")
 @click.option("--layout", metavar="TEXT", help="Draw a layout instead: its text or name, such as mma.m16n8k16.c.")
 @click.option("--shapes", is_flag=True, help="Only what is asked of sizes: symbols, equalities, guards, variants.")
+@weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(
     bundle: str | None, html: str | None, source: str | None, trust_source: bool, layout: str | None, shapes: bool,
-    as_json: bool,
+    weights: str | None, as_json: bool,
 ) -> None:
     """Show what BUNDLE holds: functions, kernels, plans, sizes, provenance, signatures. Every byte is verified first.
 
@@ -49,7 +52,7 @@ def command(
     if (source or trust_source) and not html:
         raise UsageError("E801", "--source and --trust-source go with --html")
     check_apart(html, bundle, source)
-    file = BundleFile(bundle, verify_weights=True, require_signature=None if trust_source else ())
+    file = BundleFile(bundle, verify_weights=True, weights=weights, require_signature=None if trust_source else ())
     if shapes:
         from tesseracc.bundle.shapes import shapes as shapes_of
         from tesseracc.bundle.shapes import shapes_text

@@ -21,23 +21,28 @@ def command(private: str, public: str | None, as_json: bool) -> None:
     import json
     import os
     import secrets
+    from contextlib import suppress
 
     from tessera_runtime.core import ed25519
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import write_atomic
+    from tessera_runtime.core.files import same_file, write_atomic
     from tessera_runtime.signature import private_pem, public_pem
 
     public = public or f"{private}.pub"
-    for path in (private, public):
-        if os.path.lexists(path):
-            raise UsageError("E803", f"'{path}' exists already", help="keys are never overwritten; choose another name")
+    if same_file(private, public):
+        raise UsageError("E803", f"'{public}' would be both keys", help="each half goes into a file of its own")
+    if os.path.lexists(public):  # before the work; what comes meanwhile is refused as well
+        raise UsageError("E803", f"'{public}' exists already, and is not overwritten")
     seed = secrets.token_bytes(ed25519.KEY_SIZE)
     key = ed25519.public_key(seed)
-    write_atomic(public, public_pem(key))
+    # Each name goes to one process alone, and whoever has the first and not the second gives it back: of several
+    # processes with names in common, the halves that stay belong together.
+    write_atomic(private, private_pem(seed), mode=0o600, new=True)
     try:
-        write_atomic(private, private_pem(seed), mode=0o600)
-    except UsageError:  # neither without the other
-        os.unlink(public)
+        write_atomic(public, public_pem(key), new=True)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(private)
         raise
     if as_json:
         click.echo(json.dumps({"key": key.hex(), "private": private, "public": public}, sort_keys=True))

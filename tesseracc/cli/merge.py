@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import weights_option
+
 
 @click.command("merge")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="The bundle to write.")
+@weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(bundles: tuple[str, ...], output: str, as_json: bool) -> None:
+def command(bundles: tuple[str, ...], output: str, weights: str | None, as_json: bool) -> None:
     """Put the targets of BUNDLES, built from the same program, into one. Signatures are dropped.
 
     The result is what building for all the targets at once gives, byte for byte.
@@ -25,7 +28,7 @@ def command(bundles: tuple[str, ...], output: str, as_json: bool) -> None:
     from tessera_runtime.core.files import write_atomic
     from tesseracc.bundle.combine import merge
 
-    data = merge([BundleFile(path, verify_weights=True) for path in bundles])
+    data = merge([BundleFile(path, verify_weights=True, weights=weights) for path in bundles])
     write_atomic(output, data)
     result = BundleFile(data)
     targets = [target.name for target in result.manifest.targets]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import weights_option
+
 
 @click.command("rebuild")
 @click.argument("bundle", type=click.Path())
@@ -11,8 +13,11 @@ import click
 @click.option("--source", type=click.Path(), help="The module; needed unless BUNDLE carries it.")
 @click.option("-o", "--output", type=click.Path(), help="Write what was built here.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Targets compiled at once.")
+@weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(bundle: str, verify: bool, source: str | None, output: str | None, jobs: int, as_json: bool) -> None:
+def command(
+    bundle: str, verify: bool, source: str | None, output: str | None, jobs: int, weights: str | None, as_json: bool
+) -> None:
     """Build BUNDLE again from the options, versions and source digests that it records, and prove that it is the same.
 
     The module is executed, after its digests were compared. Signatures are not part of what is compared.
@@ -34,7 +39,8 @@ def command(bundle: str, verify: bool, source: str | None, output: str | None, j
 
     if not verify and output is None:
         raise UsageError("E801", "nothing to do: give --verify or -o")
-    file = BundleFile(bundle, verify_weights=True, require_signature=None)  # the environment's: it is executed
+    # What a source is executed for must be signed as the environment demands.
+    file = BundleFile(bundle, verify_weights=True, weights=weights, require_signature=None)
     data = rebuild(file, source, jobs=jobs)
     if output is not None:
         write_atomic(output, data)

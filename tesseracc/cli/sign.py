@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import weights_option
+
 
 @click.command("sign")
 @click.argument("bundle", type=click.Path())
 @click.option("--key", "keys", multiple=True, type=click.Path(), metavar="PRIVATE", help="Sign with this key; repeats.")
 @click.option("--remove", is_flag=True, help="Remove the signatures that the bundle has; --key adds new ones.")
 @click.option("-o", "--output", type=click.Path(), help="Write the signed bundle here instead of in place.")
+@weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def command(bundle: str, keys: tuple[str, ...], remove: bool, output: str | None, as_json: bool) -> None:
+def command(
+    bundle: str, keys: tuple[str, ...], remove: bool, output: str | None, weights: str | None, as_json: bool
+) -> None:
     """Sign BUNDLE. Every byte of it is verified first. Its contents and content digest stay as they are.
 
     \b
@@ -33,7 +38,7 @@ def command(bundle: str, keys: tuple[str, ...], remove: bool, output: str | None
     if not keys and not remove:
         raise UsageError("E801", "nothing to do: give --key, or --remove", help="`tesseracc keygen` makes keys")
     seeds = [parse_private(read_key(path), path) for path in keys]
-    file = BundleFile(bundle, verify_weights=True)
+    file = BundleFile(bundle, verify_weights=True, weights=weights)
     found = {} if remove else {signature.key: signature for signature in file.signatures}
     for seed in seeds:
         signature = make(file.digest, seed)

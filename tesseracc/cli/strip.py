@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import weights_option
+
 
 @click.command("strip")
 @click.argument("bundle", type=click.Path())
@@ -12,9 +14,11 @@ import click
 @click.option("--sources", is_flag=True, help="Remove the embedded sources.")
 @click.option("--external-weights", "outside", is_flag=True, help="Put the weights into a file beside the output.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="The bundle to write.")
+@weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(
-    bundle: str, keep: tuple[str, ...], tests: bool, sources: bool, outside: bool, output: str, as_json: bool
+    bundle: str, keep: tuple[str, ...], tests: bool, sources: bool, outside: bool, output: str, weights: str | None,
+    as_json: bool,
 ) -> None:
     """Write BUNDLE with only the targets that --keep names, and the constants that they use. Signatures are dropped.
 
@@ -37,7 +41,7 @@ def command(
     from tesseracc.bundle.combine import strip
     from tesseracc.bundle.detach import write_detached
 
-    file = BundleFile(bundle, verify_weights=True)
+    file = BundleFile(bundle, verify_weights=True, weights=weights)
     if not (keep or tests or sources or outside or file.header.detached):
         raise UsageError("E801", "nothing to do: give --keep, --tests, --sources or --external-weights")
     names = [target.name for target in file.manifest.targets]

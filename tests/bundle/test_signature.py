@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,15 @@ from tessera_runtime.api import load
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import container, ed25519
 from tessera_runtime.core.errors import TesseraError
-from tessera_runtime.signature import ENVIRONMENT, Signature, message, private_pem, public_pem
+from tessera_runtime.signature import (
+    ENVIRONMENT,
+    Signature,
+    message,
+    parse_private,
+    parse_public,
+    private_pem,
+    public_pem,
+)
 from tesseracc.bundle.sign import attach, make
 from tests.bundle.forge import code_of
 from tests.cli.run import Runner
@@ -177,8 +187,21 @@ def test_the_environment_decides_where_nothing_is_said(tmp_path: Path, monkeypat
     assert outcome(bundle_bytes(), ()) == "ok"
     monkeypatch.setenv(ENVIRONMENT, os.pathsep.join(str(tmp_path / name) for name in ("a.pub", "b.pub")))
     assert outcome(signed(SEED), None) == "E651" and outcome(signed(SEED, OTHER), None) == "ok"
-    monkeypatch.setenv(ENVIRONMENT, "")
+    monkeypatch.delenv(ENVIRONMENT)
     assert outcome(bundle_bytes(), None) == "ok"
+
+
+@pytest.mark.parametrize("parts", [[""], ["", ""], ["a.pub", ""], ["", "a.pub"]])
+def test_an_empty_part_of_the_environment_is_no_requirement_that_was_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    (tmp_path / "a.pub").write_bytes(public_pem(ed25519.public_key(SEED)))
+    (tmp_path / "m.tsb").write_bytes(signed(SEED))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ENVIRONMENT, os.pathsep.join(parts))
+    assert outcome(signed(SEED), None) == "E806" and outcome(signed(SEED), ()) == "ok"
+    assert cli.main(["m.tsb", "--list"]) == 2
+    assert cli.main(["m.tsb", "--list", "--require-signature", "a.pub"]) == 2
 
 
 def test_a_signature_of_something_else() -> None:
@@ -261,10 +284,62 @@ def test_commands(tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert tesseracc("sign", "--key", key, bundle).code == 5 and bundle.read_bytes() == bundle_bytes()[:-1]
 
 
+@pytest.mark.parametrize("moment", ["secrets.token_bytes", "tessera_runtime.signature.public_pem"])
+@pytest.mark.parametrize("names", [("a.pem",), ("b.pem", "--public", "a.pem.pub")])
+def test_the_halves_of_a_key_belong_together_whoever_else_makes_one(
+    tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, names: tuple[str, ...]
+) -> None:
+    """Another process makes a key with a name in common, while this one is between its checks and its files."""
+    monkeypatch.chdir(tmp_path)
+    codes: list[int] = []
+    function = resolve_name(moment)
+
+    def meanwhile(given: Any) -> Any:
+        monkeypatch.setattr(moment, function)
+        codes.append(tesseracc("keygen", *names).code)
+        return function(given)
+
+    monkeypatch.setattr(moment, meanwhile)
+    said = tesseracc("keygen", "a.pem")
+    codes.append(said.code)
+    assert sorted(codes) == [0, 2]
+    (private,) = [name for name in os.listdir() if name.endswith(".pem")]
+    seed = parse_private(Path(private).read_bytes(), private)
+    assert public_pem(ed25519.public_key(seed)) == Path("a.pem.pub").read_bytes() and len(os.listdir()) == 2
+
+
+def test_keygen_refuses_what_is_there(tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(tmp_path)
+    for public in ("same.pem", "./same.pem", "here/same.pem"):
+        said = tesseracc("keygen", "same.pem", "--public", public)
+        assert (said.code, "E803" in said.err, os.listdir()) == (2, True, ["here"])
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    assert tesseracc("keygen", "dangling").code == tesseracc("keygen", "k.pem", "--public", "dangling").code == 2
+    assert sorted(os.listdir()) == ["dangling", "here"]
+
+
+def test_keys_come_from_pipes_too_but_nobody_waits_for_ever(
+    tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, bundle = tmp_path / "pipe", tmp_path / "m.tsb"
+    os.mkfifo(pipe)
+    bundle.write_bytes(bundle_bytes())
+    monkeypatch.setattr("tessera_runtime.signature._PATIENCE", 0.2)
+    said = tesseracc("sign", "--key", pipe, bundle)
+    assert said.code == 2 and "E802" in said.err and "0.2 s" in said.err
+    monkeypatch.setattr("tessera_runtime.signature._PATIENCE", 20.0)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(private_pem(SEED)))
+    writer.start()
+    assert tesseracc("sign", "--key", pipe, bundle).code == 0
+    writer.join()
+    assert bundle.read_bytes() == signed(SEED)
+    assert tesseracc("sign", "--key", tmp_path, bundle).code == 2  # a folder
+    assert tesseracc("sign", "--key", "/dev/zero", bundle).code == 2
+
+
 def test_keys_and_signatures_that_openssl_made() -> None:
     """`openssl genpkey -algorithm ed25519`, `openssl pkey -pubout`, `openssl pkeyutl -sign -rawin`."""
-    from tessera_runtime.signature import parse_private, parse_public
-
     seed = parse_private(OPENSSL_PRIVATE, "k")
     assert public_pem(ed25519.public_key(seed)) == OPENSSL_PUBLIC and private_pem(seed) == OPENSSL_PRIVATE
     key = parse_public(OPENSSL_PUBLIC, "k")

@@ -174,6 +174,34 @@ def started(source: Path, output: Path, folder: Path) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
+def test_a_stopped_build_is_named_and_holds_up_nobody(
+    tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever needs what a stopped process was going to build says so, waits a while, and builds it; others hit that."""
+    source, folder = write_model(tmp_path / "src"), tmp_path / "cache"
+    recipe = Recipe(("x86-64-v2",))
+    key = key_of(load_recipe(str(source), recipe), recipe)
+    code = "import sys, time; from pathlib import Path; from tesseracc.cache import Cache\n"
+    code += "with Cache(Path(sys.argv[1])).locked(sys.argv[2]): print(flush=True); time.sleep(600)"
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'runtime'}"}
+    with subprocess.Popen([sys.executable, "-c", code, folder, key], env=env, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == b"\n"
+            holder.send_signal(signal.SIGSTOP)
+            monkeypatch.setattr("tesseracc.cache.NOTICE", 0.1)
+            monkeypatch.setattr("tesseracc.cache.PATIENCE", 0.4)
+            for said_of_it in (True, False):
+                said = tesseracc("build", source, *CPU, "--cache-dir", folder, "-o", tmp_path / "m.tsb", "--json")
+                assert said.code == 0 and json.loads(said.out)["functions"]
+                notes = [line for line in said.err.splitlines() if f"process {holder.pid}" in line]
+                assert [("waiting for" in line, "building beside" in line) for line in notes] == (
+                    [(True, False), (False, True)] if said_of_it else []
+                )
+                assert not notes or all(str(folder / f"{key[:2]}.lock") in line for line in notes)
+        finally:
+            holder.kill()
+
+
 def test_parallel_builds(tmp_path: Path) -> None:
     """Six processes at once on one cache, two programs: right bytes everywhere, one entry for each program."""
     folder = tmp_path / "cache"

@@ -165,6 +165,26 @@ def damaged(data: bytes) -> dict[str, bytes]:
     }  # fmt: skip
 
 
+def test_files_that_are_written_are_files_apart(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One name for two files, or another name of the same, would keep only what is written last."""
+    x, link, copy = (tmp_path / name for name in ("x.safetensors", "link.safetensors", "copy.tsb.npy"))
+    link.symlink_to(x)
+    copy.symlink_to(bundle)
+    start = [bundle, "--function", "step", "--repeat", 2]
+    for there in (False, True):
+        for other in (x, tmp_path / "." / "x.safetensors", link):
+            for more in (["--state", x, "--log", other], ["--state", x, "--output", f"mean=@{other}"],
+                         ["--state", x, "--output", f"mean=@{x}", "--output", f"n=@{other}"]):  # fmt: skip
+                code, _, err = run(capsys, *start, *more)
+                assert (code, x.exists()) == (2, there) and "E801" in err and "would both write" in err
+        x.write_bytes(b"")
+    before = Path(bundle).read_bytes()
+    code, _, err = run(capsys, *start, "--state", tmp_path / "s", "--output", f"mean=@{copy}")
+    assert code == 2 and "E803" in err and Path(bundle).read_bytes() == before
+
+
 def test_bad_state_files_are_refused_and_left_alone(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

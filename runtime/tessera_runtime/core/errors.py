@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tessera_runtime.core.catalogue import CATALOGUE, exit_code_of
 
-__all__ = ["BundleError", "DeviceError", "InputError", "TesseraError", "UsageError"]
+__all__ = ["BundleError", "DeviceError", "InputError", "TesseraError", "UsageError", "about"]
 
 
 class TesseraError(Exception):
@@ -51,7 +54,24 @@ class TesseraError(Exception):
 
 
 class BundleError(TesseraError):
-    """E6xx: the bundle is truncated, altered, malformed or of another version."""
+    """E6xx: the bundle is truncated, altered, malformed or of another version. `file` is its path, where it has one."""
+
+    file: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Those of every error, and `file`."""
+        return {**super().to_json(), "file": self.file}
+
+
+@contextmanager
+def about(file: str | None) -> Iterator[None]:
+    """Bundle errors that arise inside name this file, unless they name one already."""
+    try:
+        yield
+    except BundleError as error:
+        if error.file is None and file is not None:
+            error.file, error.message = file, f"{file}: {error.message}"
+        raise
 
 
 class InputError(TesseraError):
