@@ -3,7 +3,7 @@
 The key covers what the bytes depend on: the program after the front end (its IR and constants, so that what a module
 reads or computes while it loads counts), the options, the compiler's own files, the versions of LLVM and the assembler.
 A hit gives exactly the bytes that the build would. Entries carry their own digest: a damaged one is built again. Builds
-of one key wait for each other (flock, released by the system when a process dies), but not for ever: one that is stopped
+of one key wait for each other (flock, released by the system when a process dies), but not for ever: one that hangs
 holds up nobody for more than `PATIENCE`. Entries appear by renaming, so that a lock saves work and protects nothing.
 """
 

@@ -124,7 +124,7 @@ def _sarif(reports: Sequence[Report]) -> str:
 
 def _result(d: Diagnostic, module: str) -> dict[str, Any]:
     text = d.message + (f" Help: {d.help}" if d.help else "") + (f" [{d.target}]" if d.target else "")
-    place: dict[str, Any] = {"artifactLocation": {"uri": (d.file or module).replace(os.sep, "/")}}
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(d.file or module)}}
     if d.line:
         region = {"startLine": d.line, "startColumn": max(d.column, 1)}
         if d.end_line >= d.line and (d.end_line, d.end_column) > (d.line, d.column):
@@ -132,6 +132,14 @@ def _result(d: Diagnostic, module: str) -> dict[str, Any]:
         place["region"] = region
     result = {"level": d.level, "message": {"text": text}, "locations": [{"physicalLocation": place}]}
     return {**result, "ruleId": d.code} if d.code else result
+
+
+def _uri(path: str) -> str:
+    """The path as a URI reference (RFC 3986): relative to the working directory, or a `file:` URI."""
+    from urllib.parse import quote
+
+    text = quote(os.fsencode(path.replace(os.sep, "/")))
+    return f"file://{text}" if os.path.isabs(path) else text
 
 
 def _junit(reports: Sequence[Report]) -> str:

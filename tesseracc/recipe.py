@@ -208,12 +208,27 @@ def imported(file: Path) -> dict[str, bytes]:
     return {name: found[name] for name in [first, *sorted(set(found) - {first})]}
 
 
+def imports_language(file: Path) -> bool:
+    """Whether a module imports `tessera`, itself or through modules of its folder; what is no Python: if it names it.
+    """
+    for text in imported(file).values():
+        try:
+            ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            if b"tessera" in text:
+                return True
+        else:
+            if ("tessera",) in _imports(text, ()):
+                return True
+    return False
+
+
 def _imports(text: bytes, package: tuple[str, ...]) -> set[tuple[str, ...]]:
     """The dotted names that a module of `package` may import, with all their parents."""
     names: set[tuple[str, ...]] = set()
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError):  # imported by nobody, or the module catches it
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # imported by nobody, or the module catches it
         return names
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+
+from tesseracc.recipe import imports_language
 
 if TYPE_CHECKING:
     from tesseracc.cli.build import Options
     from tesseracc.diagnostics import Report
 
 __all__ = ["build_all", "modules"]
-
-_MARKS = {"function", "kernel", "jit"}
 
 
 class Outcome(NamedTuple):
@@ -40,18 +40,28 @@ def build_all(options: Options) -> None:
     if not folder.is_dir():
         raise UsageError("E802", f"cannot read {options.file}: --all takes a folder")
     found = modules(folder)
+    nothing = UsageError("E802", f"{options.file} holds no module with a function or kernel of Tessera")
     if not found:
-        raise UsageError("E802", f"{options.file} holds no module with a function or kernel of Tessera")
+        raise nothing
     text = options.form == "text" and not options.as_json
+    made = [] if options.check_only else [_make_folder(_target(options, folder, path).parent) for path in found]
     with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = list(pool.map(lambda path: _one(options, folder, path, text), found))
+        everything = list(pool.map(lambda path: _one(options, folder, path, text), found))
+    for parent in sorted((p for parents in made for p in parents), reverse=True):
+        with suppress(OSError):  # it holds bundles
+            parent.rmdir()
+    outcomes = [outcome for outcome in everything if not _is_empty(outcome)]
+    if not outcomes:
+        raise nothing
     code = max(outcome.code for outcome in outcomes)
     if text:
         for outcome in outcomes:
             click.echo(outcome.out, nl=False)
             click.echo(outcome.err, nl=False, err=True)
         failed = sum(outcome.code != 0 for outcome in outcomes)
-        click.echo(f"{len(outcomes) - failed} of {len(outcomes)} modules {'pass' if options.check_only else 'built'}")
+        others = len(everything) - len(outcomes)
+        told = f"{len(outcomes) - failed} of {len(outcomes)} modules {'pass' if options.check_only else 'built'}"
+        click.echo(f"{told}; {others} without functions or kernels" if others else told)
     else:
         reports = [_report(outcome) for outcome in outcomes]
         if options.as_json:
@@ -64,29 +74,17 @@ def build_all(options: Options) -> None:
 
 
 def modules(folder: Path) -> list[Path]:
-    """The modules below a folder that define a function or kernel, sorted. Names like `_x` and `.x` are left out."""
+    """The files below a folder that may define a function or kernel, sorted. Names like `_x` and `.x` are left out.
+
+    To define one a module imports `tessera`, itself or through a module beside it. Whether it does define one is known
+    when it has been executed, once, by its build.
+    """
     found = []
     for path in sorted(folder.rglob("*.py")):
         hidden = any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and _defines(path):
+        if not hidden and path.is_file() and (not os.access(path, os.R_OK) or imports_language(path)):
             found.append(path)
     return found
-
-
-def _defines(path: Path) -> bool:
-    """Whether a file is to be built: it has a decorator of the language, or is no Python, which the build then says."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
-        return b"tessera" in path.read_bytes() if os.access(path, os.R_OK) else True
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            for mark in node.decorator_list:
-                called = mark.func if isinstance(mark, ast.Call) else mark
-                name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-                if name in _MARKS:
-                    return True
-    return False
 
 
 def _one(options: Options, folder: Path, path: Path, text: bool) -> Outcome:
@@ -104,12 +102,7 @@ def _one(options: Options, folder: Path, path: Path, text: bool) -> Outcome:
         command.append(f"--cache-dir={options.cache_dir}")
     if not text:
         command.append("--diagnostics-format=json")
-    target = path.with_suffix(".tsb")
-    if options.output:
-        target = Path(options.output) / path.relative_to(folder).with_suffix(".tsb")
-    if not options.check_only:
-        _make_folder(target.parent)
-    command += ["-o", str(target)]
+    command += ["-o", str(_target(options, folder, path))]
     run = subprocess.run(command, env=_environment(), capture_output=True, text=True, encoding="utf-8",
                          errors="backslashreplace", check=False)
     code, said = run.returncode, run.stderr
@@ -119,13 +112,33 @@ def _one(options: Options, folder: Path, path: Path, text: bool) -> Outcome:
     return Outcome(str(path), code if code >= 0 else 70, run.stdout, said)
 
 
-def _make_folder(folder: Path) -> None:
+def _is_empty(outcome: Outcome) -> bool:
+    """Whether the module was executed and defines nothing: E104, which without --entry means just that."""
+    if outcome.code == 0:
+        return False
+    try:
+        (found,) = json.loads(outcome.out)["modules"]
+        return [d["code"] for d in found["diagnostics"]] == ["E104"]
+    except (ValueError, KeyError, TypeError):
+        return any(line.startswith("error[E104]: ") for line in outcome.err.splitlines())
+
+
+def _target(options: Options, folder: Path, path: Path) -> Path:
+    """The bundle of a module: beside it, or at the same place below the folder -o."""
+    bundle = path.with_suffix(".tsb")
+    return Path(options.output) / bundle.relative_to(folder) if options.output else bundle
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """The folders that were not there."""
     from tessera_runtime.core.errors import UsageError
 
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError("E803", f"cannot write {folder}: {error.strerror}") from None
+    return missing
 
 
 def _environment() -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from urllib.parse import unquote, urljoin
 
 import numpy as np
 import pytest
@@ -143,6 +145,26 @@ def test_diagnostics(tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.Monk
         assert "ts.rleu(x)" in (suite[1][0].text or "") and '"<&>"' in (suite[1][0].text or "")
 
 
+@pytest.mark.parametrize("name", ["a b%.py", "sub:ject#1?.py", "modül/é.py", "a\\b.py"])
+def test_places_are_uris(tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Percent-encoded, so that whoever resolves them arrives at the file; outside the working directory a file: URI."""
+    path = tmp_path / "here" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(BAD)
+    for cwd, given in ((tmp_path / "here", name), (path.parent, path), (tmp_path / "here", path)):
+        monkeypatch.chdir(cwd)
+        said = tesseracc("build", given, "--check-only", "--diagnostics-format", "sarif")
+        (result,) = json.loads(said.out)["runs"][0]["results"]
+        uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        assert re.fullmatch(r"(?:[A-Za-z0-9._~/-]|%[0-9A-F]{2})+", uri), uri
+        assert unquote(urljoin(f"{cwd.as_uri()}/", uri)) == f"file://{path}"
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    said = tesseracc("build", path, "--check-only", "--diagnostics-format", "sarif")
+    (result,) = json.loads(said.out)["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == path.as_uri()
+
+
 @pytest.mark.parametrize("form", ["json", "sarif", "junit"])
 def test_diagnostics_of_success(tesseracc: Runner, tmp_path: Path, form: str) -> None:
     source = write_model(tmp_path)
@@ -183,6 +205,32 @@ def test_all(tesseracc: Runner, folder: Path, tmp_path: Path) -> None:
     alone = build(tesseracc, folder / "tiny.py", tmp_path / "t.tsb", "--arch", "x86-64-v2")
     assert alone.read_bytes() == (tmp_path / "out" / "tiny.tsb").read_bytes()
     assert not list(folder.rglob("*.tsb"))
+
+
+def test_all_asks_the_modules_themselves(tesseracc: Runner, tmp_path: Path) -> None:
+    """However a module comes to hold a function; each is executed once; what is not of the language is not executed."""
+    folder, out = tmp_path / "src", tmp_path / "out"
+    (folder / "tools").mkdir(parents=True)
+    mark = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__ + ' ')\n"
+    body = 'def f(x: ts.Tensor["N", ts.f32]):\n    return x + 1.0\n'
+    files = {
+        "renamed": f"import tessera as ts\nfrom tessera import function as fn\n@fn\n{body}",
+        "called": f"import tessera as ts\n{body}h = ts.function(f)\n",
+        "helped": f"from language import *\n@mark\n{body}",
+        "language": "import tessera as ts\nmark = ts.function\n",
+        "tools/unused": "import tessera\n", "foreign": "def jit(f): return f\n@jit\ndef f(x): return x\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(mark + text)
+    options = ("--all", "--arch", "x86-64-v2", "--no-cache", "-o", out)
+    said = tesseracc("build", folder, *options)
+    assert said.code == 0 and "3 of 3 modules built; 2 without functions or kernels" in said.out, said
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == ["called.tsb", "helped.tsb", "renamed.tsb"]
+    assert sorted((tmp_path / "ran").read_text().split()) == [
+        "called", "helped", "language", "language", "renamed", "unused",
+    ]  # fmt: skip
+    said = tesseracc("build", folder / "tools", "--all", "--check-only", "--arch", "x86-64-v2", "--json")
+    assert said.code == 2 and json.loads(said.out)["errors"][0]["code"] == "E802"
 
 
 def test_all_with_errors(tesseracc: Runner, folder: Path) -> None:

@@ -177,7 +177,7 @@ def started(source: Path, output: Path, folder: Path) -> subprocess.Popen[bytes]
 def test_a_stopped_build_is_named_and_holds_up_nobody(
     tesseracc: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever needs what a stopped process was going to build says so, waits a while, and builds it; others hit that."""
+    """Whoever needs what a stopped process was to build says so, waits a while, and builds it; others hit that."""
     source, folder = write_model(tmp_path / "src"), tmp_path / "cache"
     recipe = Recipe(("x86-64-v2",))
     key = key_of(load_recipe(str(source), recipe), recipe)
