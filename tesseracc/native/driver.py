@@ -176,29 +176,29 @@ def _find(codes: Sequence[Code], library: str, texts: _Texts) -> str:
     minor = body.value("alloca i32, align 4")
     opener = body.value("load ptr, ptr @tessera.slot.dlopen, align 8")
     handle = body.value(f"call ptr {opener}(ptr {texts(library)}, i32 {_NOW})")
-    _unless(body, body.value(f"icmp ne ptr {handle}, null"), no)
+    body.leave(body.value(f"icmp eq ptr {handle}, null"), no)
     body.line(f"store ptr {handle}, ptr {word(Words.LIBRARY)}, align 8")
     finder = body.value("load ptr, ptr @tessera.slot.dlsym, align 8")
     maps = any(kernel.maps for code in codes for kernel in code.target.kernels)
     for place, name in enumerate((*CALLS, MAPS) if maps else CALLS):
         found = body.value(f"call ptr {finder}(ptr {handle}, ptr {texts(name)})")
-        _unless(body, body.value(f"icmp ne ptr {found}, null"), no)
+        body.leave(body.value(f"icmp eq ptr {found}, null"), no)
         body.line(f"store ptr {found}, ptr {word(Words.FIRST + place)}, align 8")
-    _zero(body, call(body, "cuInit", "i32 0"), no)
+    body.leave(_failed(body, call(body, "cuInit", "i32 0")), no)
     ordinal = body.value(f"load i32, ptr {word(Words.ORDINAL)}, align 8")
-    _zero(body, call(body, "cuDeviceGet", f"ptr {number}, i32 {ordinal}"), no)
+    body.leave(_failed(body, call(body, "cuDeviceGet", f"ptr {number}, i32 {ordinal}")), no)
     device = body.value(f"load i32, ptr {number}, align 4")
     body.line(f"store i32 {device}, ptr {word(Words.DEVICE)}, align 8")
-    _zero(body, call(body, "cuDeviceGetAttribute", f"ptr {number}, i32 {_MAJOR}, i32 {device}"), no)
-    _zero(body, call(body, "cuDeviceGetAttribute", f"ptr {minor}, i32 {_MINOR}, i32 {device}"), no)
+    body.leave(_failed(body, call(body, "cuDeviceGetAttribute", f"ptr {number}, i32 {_MAJOR}, i32 {device}")), no)
+    body.leave(_failed(body, call(body, "cuDeviceGetAttribute", f"ptr {minor}, i32 {_MINOR}, i32 {device}")), no)
     having = [body.value(f"load i32, ptr {each}, align 4") for each in (number, minor)]
     chosen = body.value(f"call i32 @tessera.select(i32 {having[0]}, i32 {having[1]})")
-    _unless(body, body.value(f"icmp sge i32 {chosen}, 0"), f"i32 {CODES['DEVICE'][0]}")
+    body.leave(body.value(f"icmp slt i32 {chosen}, 0"), f"i32 {CODES['DEVICE'][0]}")
     body.line(f"store i64 {body.value(f'zext i32 {chosen} to i64')}, ptr {word(Words.TARGET)}, align 8")
     retained = call(body, "cuDevicePrimaryCtxRetain", f"ptr {word(Words.CONTEXT)}, i32 {device}")
-    _zero(body, retained, f"i32 {body.value(f'call i32 @tessera.code(i32 {retained})')}")
+    body.leave(_failed(body, retained), f"i32 {body.value(f'call i32 @tessera.code(i32 {retained})')}")
     pushed = call(body, "cuCtxPushCurrent_v2", f"ptr {_load(body, Words.CONTEXT)}")
-    _zero(body, pushed, f"i32 {body.value(f'call i32 @tessera.code(i32 {pushed})')}")
+    body.leave(_failed(body, pushed), f"i32 {body.value(f'call i32 @tessera.code(i32 {pushed})')}")
     status = body.value("alloca i32, align 4")
     body.line(f"switch i32 {chosen}, label %done [ " + " ".join(
         f"i32 {n}, label %load.{n}" for n in range(len(codes))) + " ]")  # fmt: skip
@@ -290,16 +290,9 @@ def _release() -> str:
     return _function("void @tessera.release()", body)
 
 
-def _unless(body: Body, condition: str, result: str) -> None:
-    good, bad = body.label("good"), body.label("bad")
-    body.line(f"br i1 {condition}, label %{good}, label %{bad}")
-    body.line(f"{bad}:")
-    body.line(f"ret {result}")
-    body.line(f"{good}:")
-
-
-def _zero(body: Body, value: str, result: str) -> None:
-    _unless(body, body.value(f"icmp eq i32 {value}, 0"), result)
+def _failed(body: Body, result: str) -> str:
+    """Whether a call of the driver gave anything but 0."""
+    return body.value(f"icmp ne i32 {result}, 0")
 
 
 def _function(head: str, body: Body) -> str:

@@ -85,18 +85,9 @@ def define(name: str, result: str, parameters: Sequence[str], body: Body) -> str
     return f"define {result} @{name}({', '.join(parameters)}) nounwind {{\nentry:\n{lines}\n}}\n"
 
 
-def fail(body: Body, condition: str, result: str) -> None:
-    """Return `result` if the i1 `condition` holds."""
-    bad, good = body.label("bad"), body.label("good")
-    body.line(f"br i1 {condition}, label %{bad}, label %{good}")
-    body.line(f"{bad}:")
-    body.line(f"ret {result}")
-    body.line(f"{good}:")
-
-
 def check_symbols(body: Body, result: str) -> None:
     for value in body.symbols.values():
-        fail(body, body.value(f"icmp slt i64 {value}, 0"), result)
+        body.leave(body.value(f"icmp slt i64 {value}, 0"), result)
 
 
 class _Layout(NamedTuple):
@@ -134,7 +125,7 @@ def _workspace(entry: Entry, kernels: Sequence[Kernel]) -> str:
     parameters, body = symbols_of(entry)
     check_symbols(body, f"i64 -{CODES['SHAPE'][0]}")
     layout = layout_of(body, entry, kernels)
-    fail(body, body.fault, f"i64 -{CODES['RANGE'][0]}")
+    body.leave(body.fault, f"i64 -{CODES['RANGE'][0]}")
     body.line(f"ret i64 {layout.total}")
     return define(f"{entry.name}_workspace", "i64", parameters, body)
 
@@ -144,7 +135,7 @@ def shape_text(entry: Entry, output: Output) -> str:
     parameters, body = symbols_of(entry)
     check_symbols(body, f"i32 {CODES['SHAPE'][0]}")
     values = [body.extent(dim) for dim in output.shape]
-    fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
+    body.leave(body.fault, f"i32 {CODES['RANGE'][0]}")
     for axis, value in enumerate(values):
         body.line(f"store i64 {value}, ptr {body.value(f'getelementptr i64, ptr %extents, i64 {axis}')}, align 8")
     body.line(f"ret i32 {CODES['OK'][0]}")
@@ -182,10 +173,10 @@ def _run(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, str]) ->
     layout = layout_of(body, entry, kernels)
     steps = Steps(body, entry.plan.steps, kernels, layout.nbytes, bits)
     steps.prepare()
-    fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
+    body.leave(body.fault, f"i32 {CODES['RANGE'][0]}")
     short = body.value(f"icmp slt i64 %workspace_bytes, {layout.total}")
     missing = body.value("icmp eq ptr %workspace, null")
-    fail(body, body.value(f"or i1 {short}, {missing}"), f"i32 {CODES['WORKSPACE'][0]}")
+    body.leave(body.value(f"or i1 {short}, {missing}"), f"i32 {CODES['WORKSPACE'][0]}")
     base = aligned(body)
     slots = max((len(step.args) for step in entry.plan.steps if isinstance(step, Launch)), default=0)
     body.line(f"%args = alloca [{max(slots, 1)} x i64], align 16")
@@ -225,16 +216,16 @@ def check_scalars(body: Body, entry: Entry, bits: Mapping[str, str]) -> None:
         if DTYPES[dtype].kind == "i" and width < 64:
             value = body.value(f"sext i{width} {body.value(f'trunc i64 {value} to i{width}')} to i64")
         wanted = body.operate("add", body.operate("mul", body.symbols[symbol.name], symbol.scale), symbol.offset)
-        fail(body, body.value(f"icmp ne i64 {value}, {wanted}"), f"i32 {CODES['SHAPE'][0]}")
+        body.leave(body.value(f"icmp ne i64 {value}, {wanted}"), f"i32 {CODES['SHAPE'][0]}")
 
 
 def check_guard(body: Body, guard: Guard, code: int) -> None:
     before, body.fault = body.fault, "false"
     value = body.dim(guard.expr)
-    fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
+    body.leave(body.fault, f"i32 {CODES['RANGE'][0]}")
     body.fault = before
     broken = {"eq": "ne", "ne": "eq", "ge": "slt", "gt": "sle"}[guard.relation]
-    fail(body, body.value(f"icmp {broken} i64 {value}, 0"), f"i32 {code}")
+    body.leave(body.value(f"icmp {broken} i64 {value}, 0"), f"i32 {code}")
 
 
 def aligned(body: Body) -> str:

@@ -21,7 +21,6 @@ from tesseracc.native.entries import (
     check_arguments,
     check_symbols,
     define,
-    fail,
     layout_of,
     own_outputs,
     run_parameters,
@@ -127,19 +126,10 @@ class _GpuSteps(Steps):
         self.body.wrong(self.body.value(f"icmp slt i64 {value}, {low}"))
         self.body.wrong(self.body.value(f"icmp sgt i64 {value}, {high}"))
 
-    def _launch(self, number: int, step: Launch) -> None:
-        body, kernel = self.body, self.kernels[step.kernel]
-        launch, after = body.label("launch"), body.label("after")
-        body.line(f"br i1 {body.value(f'icmp eq i64 {self._groups[number]}, 0')}, label %{after}, label %{launch}")
-        body.line(f"{launch}:")
-        count = len(step.args)
-        for slot, arg in enumerate(step.args):
-            if arg.buffer is not None:
-                given = f"ptr {self.pointers[arg.buffer]}"
-            else:
-                given = f"i64 {self.bits[arg.scalar] if arg.scalar is not None else self._dims[number, slot]}"
-            body.line(f"store {given}, ptr {self._at('%values', 8 * slot)}, align 8")
-            body.line(f"store ptr {self._at('%values', 8 * slot)}, ptr {self._at('%params', 8 * slot)}, align 8")
+    def _start(self, number: int, step: Launch) -> None:
+        body, kernel, count = self.body, self.kernels[step.kernel], len(step.args)
+        for slot in range(count):
+            body.line(f"store ptr {self._at('%args', 8 * slot)}, ptr {self._at('%params', 8 * slot)}, align 8")
         for place, entry in enumerate(kernel.maps):
             where = self._at("%maps", _MAP * place)
             self._encode(number, place, kernel, entry, step, where)
@@ -151,8 +141,6 @@ class _GpuSteps(Steps):
         group = f"i32 {kernel.group}, i32 1, i32 1"
         arguments = f"ptr {function}, {grid}, {group}, i32 {shared}, ptr null, ptr %params, ptr null"
         test(body, call(body, "cuLaunchKernel", arguments), "undo")
-        body.line(f"br label %{after}")
-        body.line(f"{after}:")
 
     def _encode(self, number: int, place: int, kernel: Kernel, entry: TensorMap, step: Launch, where: str) -> None:
         body, rank, param = self.body, len(entry.box), kernel.params[entry.param]
@@ -171,9 +159,6 @@ class _GpuSteps(Steps):
             f"i32 {_SWIZZLES[entry.span]}, i32 {_L2_256B}, i32 0"
         )
         test(body, call(body, driver.MAPS, arguments), "undo")
-
-    def _at(self, base: str, offset: int) -> str:
-        return self.body.value(f"getelementptr i8, ptr {base}, i64 {offset}")
 
     def _narrow(self, value: Number) -> Number:
         """A grid's extent, which has been checked, as the driver takes it."""
@@ -221,7 +206,7 @@ def _workspace(entry: Entry, entries: Sequence[Entry], codes: Sequence[Code]) ->
     every = faults[0]
     for other in faults[1:]:  # sizes that some target can have are no error yet
         every = body.value(f"and i1 {every}, {other}")
-    fail(body, every, f"i64 -{CODES['RANGE'][0]}")
+    body.leave(every, f"i64 -{CODES['RANGE'][0]}")
     body.line(f"ret i64 {_bytes(*_operands(entries, codes))}")
     return define(f"{entry.name}_workspace", "i64", parameters, body)
 
@@ -233,9 +218,9 @@ def _entry(entry: Entry, entries: Sequence[Entry], codes: Sequence[Code]) -> str
     needed = _bytes(*_operands(entries, codes))
     short = body.value(f"icmp slt i64 %workspace_bytes, {needed}")
     missing = body.value("icmp eq ptr %workspace, null")
-    fail(body, body.value(f"or i1 {short}, {missing}"), f"i32 {CODES['WORKSPACE'][0]}")
+    body.leave(body.value(f"or i1 {short}, {missing}"), f"i32 {CODES['WORKSPACE'][0]}")
     opened = body.value("call i32 @tessera.open()")
-    fail(body, body.value(f"icmp ne i32 {opened}, 0"), f"i32 {opened}")
+    body.leave(body.value(f"icmp ne i32 {opened}, 0"), f"i32 {opened}")
     target = body.value(f"load i64, ptr {word(Words.TARGET)}, align 8")
     cases = " ".join(f"i64 {number}, label %target.{number}" for number in range(len(codes)))
     body.line(f"switch i64 {target}, label %none [ {cases} ]")
@@ -261,11 +246,11 @@ def _plan(entry: Entry, kernels: Sequence[Kernel], weights: Mapping[str, int], n
             rounded = body.operate("mul", body.operate("ceildiv", layout.nbytes[index], _ALIGN), _ALIGN)
             end = body.operate("add", end, rounded)
     total = body.operate("max", end, _ALIGN)
-    fail(body, body.fault, f"i32 {CODES['RANGE'][0]}")
+    body.leave(body.fault, f"i32 {CODES['RANGE'][0]}")
     _frame(body, entry, kernels)
     context = body.value(f"load ptr, ptr {word(Words.CONTEXT)}, align 8")
     pushed = call(body, "cuCtxPushCurrent_v2", f"ptr {context}")
-    fail(body, body.value(f"icmp ne i32 {pushed}, 0"), f"i32 {body.value(f'call i32 @tessera.code(i32 {pushed})')}")
+    body.leave(body.value(f"icmp ne i32 {pushed}, 0"), f"i32 {body.value(f'call i32 @tessera.code(i32 {pushed})')}")
     test(body, call(body, "cuMemAlloc_v2", f"ptr %block, i64 {total}"), "pop")
     base = body.value("load ptr, ptr %block, align 8")
     constants = body.value(f"load ptr, ptr {word(Words.CONSTANTS)}, align 8") if weights else ""
@@ -301,7 +286,7 @@ def _frame(body: Body, entry: Entry, kernels: Sequence[Kernel]) -> None:
     launches = [step for step in entry.plan.steps if isinstance(step, Launch)]
     slots = max((len(step.args) + len(kernels[step.kernel].maps) for step in launches), default=0)
     base = aligned(body)
-    for name, offset in (("values", 0), ("params", 8 * slots), ("maps", -(-16 * slots // 64) * 64)):
+    for name, offset in (("args", 0), ("params", 8 * slots), ("maps", -(-16 * slots // 64) * 64)):
         body.line(f"%{name} = getelementptr i8, ptr {base}, i64 {offset}")
     body.line("%status = alloca i32, align 4")
     body.line("%block = alloca ptr, align 8")

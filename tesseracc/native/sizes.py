@@ -45,6 +45,14 @@ class Body:
         self._count += 1
         return f"{stem}{self._count}"
 
+    def leave(self, condition: str, result: str) -> None:
+        """Return `result`, a value with its type, if the i1 `condition` holds."""
+        bad, good = self.label("bad"), self.label("good")
+        self.line(f"br i1 {condition}, label %{bad}, label %{good}")
+        self.line(f"{bad}:")
+        self.line(f"ret {result}")
+        self.line(f"{good}:")
+
     def wrong(self, condition: str) -> None:
         """Set the flag if the i1 `condition` holds."""
         self.fault = condition if self.fault == "false" else self.value(f"or i1 {self.fault}, {condition}")

@@ -181,20 +181,26 @@ class Steps:
                     at += step.head + step.body
 
     def _launch(self, number: int, step: Launch) -> None:
-        body, groups = self.body, self._groups[number]
+        """Store the arguments, 8 bytes each, and start the kernel; no groups, no start."""
+        body, launch, after = self.body, self.body.label("launch"), self.body.label("after")
+        body.line(f"br i1 {body.value(f'icmp eq i64 {self._groups[number]}, 0')}, label %{after}, label %{launch}")
+        body.line(f"{launch}:")
         for slot, arg in enumerate(step.args):
             if arg.buffer is not None:
                 given = f"ptr {self.pointers[arg.buffer]}"
             else:
                 given = f"i64 {self.bits[arg.scalar] if arg.scalar is not None else self._dims[number, slot]}"
-            body.line(f"store {given}, ptr {body.value(f'getelementptr i64, ptr %args, i64 {slot}')}, align 8")
-        launch, after = body.label("launch"), body.label("after")
-        body.line(f"br i1 {body.value(f'icmp eq i64 {groups}, 0')}, label %{after}, label %{launch}")
-        body.line(f"{launch}:")
-        symbol = self.kernels[step.kernel].symbol
-        body.line(f'call void @"{symbol}"(ptr %args, i64 0, i64 {groups}, ptr {self.scratch})')
+            body.line(f"store {given}, ptr {self._at('%args', 8 * slot)}, align 8")
+        self._start(number, step)
         body.line(f"br label %{after}")
         body.line(f"{after}:")
+
+    def _start(self, number: int, step: Launch) -> None:
+        symbol, groups = self.kernels[step.kernel].symbol, self._groups[number]
+        self.body.line(f'call void @"{symbol}"(ptr %args, i64 0, i64 {groups}, ptr {self.scratch})')
+
+    def _at(self, base: str, offset: int) -> str:
+        return self.body.value(f"getelementptr i8, ptr {base}, i64 {offset}")
 
     def _row(self, step: Take | Put, row: tuple[str, Number]) -> None:
         body, (index, count) = self.body, row

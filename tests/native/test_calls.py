@@ -59,9 +59,13 @@ def test_16_threads_of_1000_calls(tmp_path: Path) -> None:
             assert not thread.is_alive()
 
     together(50)
-    before = resident()
-    together(450)
-    assert not wrong and resident() - before < 8 << 20
+    growth = []
+    for _ in range(3):
+        before = resident()
+        together(150)
+        growth.append(resident() - before)
+    # what calls kept would grow in every round; allocators of threads grow in some
+    assert not wrong and min(growth) < 1 << 20, growth
 
 
 @pytest.mark.parametrize("what", ["grid", "shape"])
