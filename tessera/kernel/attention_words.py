@@ -9,15 +9,13 @@ from dataclasses import replace
 from tessera.dtypes import bool_, f32, i32, i64
 from tessera.errors import Span
 from tessera.kernel.lane_words import LaneWords
-from tessera.kernel.operands import NOT_ELEMENTS, Items, Operand, Static, arithmetic, compare, to_expr
+from tessera.kernel.operands import NOT_ELEMENTS, Args, Items, Kwargs, Operand, Static, arithmetic, compare, to_expr
 from tessera.kernel.report import fail
 from tessera.kernel.tile_operands import Facts, TileOp, cast_tile, spread
 from tessera.kernel.tree import Binary, Compare, Const, Elem, Expr, Iota, Splat, TileType, Unary, Where
 
 __all__ = ["AttentionWords"]
 
-Args = list[Operand]
-Kwargs = dict[str, Operand]
 
 
 class AttentionWords(LaneWords):

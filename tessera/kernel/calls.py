@@ -11,7 +11,18 @@ from types import FunctionType
 from tessera.dtypes import DType, as_dtype, f32
 from tessera.errors import SourceError, Span
 from tessera.kernel.expressions import Expressions
-from tessera.kernel.operands import Operand, Static, convert, describe, is_expr, is_number, number, to_expr
+from tessera.kernel.operands import (
+    Args,
+    Kwargs,
+    Operand,
+    Static,
+    convert,
+    describe,
+    is_expr,
+    is_number,
+    number,
+    to_expr,
+)
 from tessera.kernel.report import fail
 from tessera.kernel.tile_operands import TileOp
 from tessera.kernel.tree import Binary, Broadcast, Cast, Elem, Read, Unary
@@ -56,7 +67,7 @@ class Calls(Expressions):
         )
 
     def bind(
-        self, name: str, params: str, args: list[Operand], kwargs: dict[str, Operand], span: Span
+        self, name: str, params: str, args: Args, kwargs: Kwargs, span: Span
     ) -> list[Operand]:
         """Arguments in the order of `params` ("a b c=1"); defaults are ints or None. Raises SourceError E218."""
         specs = [p.partition("=") for p in params.split()]
@@ -95,7 +106,7 @@ class Calls(Expressions):
         expr = to_expr(value, span) if not is_number(value) else to_expr(value, span, to)
         return expr if expr.type.dtype == to else Cast(expr, Elem(to, expr.type.varying), span)
 
-    def word(self, word: Word, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word(self, word: Word, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         """A call of a word of the language."""
         name = word.name
         tiles = any(self.is_tile(a) for a in (*args, *kwargs.values()))

@@ -12,8 +12,10 @@ from types import FunctionType, ModuleType
 from tessera.dtypes import DType, bool_, i64
 from tessera.errors import Span
 from tessera.kernel.operands import (
+    Args,
     BufferRef,
     Items,
+    Kwargs,
     Operand,
     Static,
     arithmetic,
@@ -100,7 +102,7 @@ class Expressions(Windows):
     def span(self, node: ast.AST) -> Span:
         return self.frame.source.span(node)
 
-    def inline(self, function: FunctionType, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def inline(self, function: FunctionType, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         raise AssertionError("given by the subclass")
 
     def temporary(self, value: Expr, hint: str = "t") -> Read:

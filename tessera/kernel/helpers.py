@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import FunctionType
 
 from tessera.errors import Span
-from tessera.kernel.operands import Items, Operand, Static
+from tessera.kernel.operands import Args, Items, Kwargs, Operand, Static
 from tessera.kernel.report import Already, fail
 from tessera.kernel.scope import Bound, Frame, Poison, Unset, static_operand
 from tessera.kernel.statements import Statements
@@ -21,7 +21,7 @@ _HELPER_DEPTH = 24
 class Helpers(Statements):
     """Inlines calls of Python functions."""
 
-    def inline(self, function: FunctionType, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def inline(self, function: FunctionType, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         """A call of a plain Python function: its statements, then its value."""
         depth, frame = 0, self.frame
         while frame.caller is not None:
@@ -61,7 +61,7 @@ class Helpers(Statements):
         self.out.extend(statements)
         return value
 
-    def _bind_arguments(self, inner: Frame, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> None:
+    def _bind_arguments(self, inner: Frame, args: Args, kwargs: Kwargs, span: Span) -> None:
         function, node = inner.function, inner.source.node
         spec = node.args
         if spec.vararg or spec.kwarg:

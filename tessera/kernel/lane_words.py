@@ -8,6 +8,8 @@ from tessera.dtypes import i64, u64
 from tessera.errors import Span
 from tessera.kernel.expressions import effect_free
 from tessera.kernel.operands import (
+    Args,
+    Kwargs,
     Operand,
     Static,
     arithmetic,
@@ -28,8 +30,6 @@ from tessera_runtime.core import randn
 
 __all__ = ["LaneWords"]
 
-Args = list[Operand]
-Kwargs = dict[str, Operand]
 _WORD = 0xFFFFFFFF
 
 

@@ -27,7 +27,8 @@ from tessera.shapes import Dim, dim_max, dim_min
 from tessera.shapes import Expr as DimExpr
 
 __all__ = [
-    "NOT_ELEMENTS", "BufferRef", "Items", "Operand", "Static", "arithmetic", "bitwise", "common", "compare",
+    "NOT_ELEMENTS", "Args", "BufferRef", "Items", "Kwargs", "Operand", "Static", "arithmetic", "bitwise", "common",
+    "compare",
     "constant_dim", "convert", "describe", "held_type", "is_expr", "is_number", "join_types",
     "negate", "number", "pure", "static_dim", "to_expr",
 ]  # fmt: skip
@@ -59,6 +60,9 @@ class Items:
 
 
 Operand: TypeAlias = Static | BufferRef | Items | TileOp | WindowRef | Register | Expr
+#: of a call, as its word takes them
+Args: TypeAlias = list[Operand]
+Kwargs: TypeAlias = dict[str, Operand]
 NOT_ELEMENTS = (Static, BufferRef, Items, TileOp, WindowRef, Register)
 
 

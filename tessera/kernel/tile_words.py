@@ -9,8 +9,10 @@ from dataclasses import replace
 from tessera.dtypes import DType, f32, i32
 from tessera.errors import Span
 from tessera.kernel.operands import (
+    Args,
     BufferRef,
     Items,
+    Kwargs,
     Operand,
     Static,
     arithmetic,
@@ -53,8 +55,6 @@ from tessera.shapes import Expr as DimExpr
 
 __all__ = ["TileWords"]
 
-Args = list[Operand]
-Kwargs = dict[str, Operand]
 
 
 class TileWords(Words):

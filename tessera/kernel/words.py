@@ -8,8 +8,10 @@ from tessera.dtypes import DType, bool_, f32, i64
 from tessera.errors import Span
 from tessera.kernel.calls import Calls
 from tessera.kernel.operands import (
+    Args,
     BufferRef,
     Items,
+    Kwargs,
     Operand,
     Static,
     arithmetic,
@@ -35,24 +37,24 @@ class Words(Calls):
 
     # -- elements --------------------------------------------------------------------------------------------------
 
-    def word_python_round(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_python_round(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         (a,) = self.bind(name, "x", args, kwargs, span)
         return self.cast(self._unary("round", a, span), i64, span)
 
-    def word_int_floor(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_int_floor(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self.cast(self._unary("floor", self.bind(name, "x", args, kwargs, span)[0], span), i64, span)
 
-    def word_int_ceil(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_int_ceil(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self.cast(self._unary("ceil", self.bind(name, "x", args, kwargs, span)[0], span), i64, span)
 
-    def word_int(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_int(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         (a,) = self.bind(name, "x", args, kwargs, span)
         value = number(a)
         if value is not None and math.isfinite(value):
             return Static(int(value))
         return a if static_dim(a) is not None else self.cast(a, i64, span)
 
-    def word_float(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_float(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         (a,) = self.bind(name, "x=0", args, kwargs, span)
         if isinstance(a, Static) and isinstance(a.value, (bool, int, float, str)):
             try:
@@ -61,10 +63,10 @@ class Words(Calls):
                 raise fail("E220", str(err), span) from None
         return a if is_expr(a) and held_type(a).dtype.is_float else self.cast(a, f32, span)
 
-    def word_bool(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_bool(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self.truth(self.bind(name, "x", args, kwargs, span)[0], span)
 
-    def word_len(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_len(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         match self.bind(name, "x", args, kwargs, span)[0]:
             case TileOp() as tile:
                 return Static(tile.shape[0])
@@ -74,7 +76,7 @@ class Words(Calls):
                 return Static(len(items))
         raise fail("E206", "len() needs a tensor or a tuple", span)
 
-    def word_abs(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_abs(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         (a,) = self.bind(name, "x", args, kwargs, span)
         value = number(a)
         if value is not None:
@@ -83,7 +85,7 @@ class Words(Calls):
         x = convert(x, i64 if x.type.dtype.kind == "bool" else x.type.dtype.wide)
         return Unary("abs", x, x.type, span)
 
-    def _extremum(self, op: str, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def _extremum(self, op: str, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         if len(args) == 1 and isinstance(args[0], Items):
             args = list(args[0].items)
         if len(args) < 2 or kwargs:
@@ -93,46 +95,46 @@ class Words(Calls):
             result = arithmetic(op, result, arg, span)
         return result
 
-    def reduction(self, op: str, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def reduction(self, op: str, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         raise AssertionError("given by the subclass")
 
-    def word_max(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_max(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         if args and self.is_tile(args[0]) and (len(args) == 1 or kwargs):
             return self.reduction("max", name, args, kwargs, span)
         return self._extremum("max", name, args, kwargs, span)
 
-    def word_min(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_min(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         if args and self.is_tile(args[0]) and (len(args) == 1 or kwargs):
             return self.reduction("min", name, args, kwargs, span)
         return self._extremum("min", name, args, kwargs, span)
 
-    def word_maximum(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_maximum(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self._extremum("max", name, args, kwargs, span)
 
-    def word_minimum(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_minimum(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self._extremum("min", name, args, kwargs, span)
 
-    def word_pow(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_pow(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         a, b = self.bind(name, "a b", args, kwargs, span)
         return arithmetic("pow", a, b, span)
 
-    def word_where(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_where(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         cond, a, b = self.bind(name, "cond a b", args, kwargs, span)
         return self.choose(to_expr(self.truth(cond, span), span), a, b, span, Where)
 
-    def word_cast(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_cast(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         value, dtype = self.bind(name, "x dtype", args, kwargs, span)
         return self.cast(value, dtype, span)
 
-    def word_isnan(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_isnan(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         x = to_expr(self.bind(name, "x", args, kwargs, span)[0], span)
         x = convert(x, x.type.dtype.wide) if x.type.dtype.is_float else convert(x, f32)
         return Compare("ne", x, x, Elem(bool_, x.type.varying), span)
 
-    def word_relu(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_relu(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return arithmetic("max", self.bind(name, "x", args, kwargs, span)[0], Static(0), span)
 
-    def word_sigmoid(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_sigmoid(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         (a,) = self.bind(name, "x", args, kwargs, span)
         grown = arithmetic("add", Static(1.0), self._unary("exp", negate(a, span), span), span)
         return arithmetic("div", Static(1.0), grown, span)
@@ -144,8 +146,8 @@ class Words(Calls):
         kind: str,
         varying: bool,
         name: str,
-        args: list[Operand],
-        kwargs: dict[str, Operand],
+        args: Args,
+        kwargs: Kwargs,
         span: Span,
         axis: int = 0,
     ) -> Operand:
@@ -158,29 +160,29 @@ class Words(Calls):
             )
         return Id(kind, Elem(i64, varying), span, axis)
 
-    def word_linear_id(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_linear_id(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.bind(name, "", args, kwargs, span)
         return self._id("linear", True, name, args, kwargs, span)
 
-    def word_local_id(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_local_id(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.bind(name, "", args, kwargs, span)
         return self._id("local", True, name, args, kwargs, span)
 
-    def word_lane_id(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_lane_id(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.bind(name, "", args, kwargs, span)
         return self._id("lane", True, name, args, kwargs, span)
 
-    def word_warp_id(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_warp_id(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         """The lane's warp in its group: 32 lanes each."""
         return arithmetic("floordiv", self.word_local_id(name, args, kwargs, span), Static(32), span)
 
-    def word_group_id(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_group_id(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         axis = constant_dim(self.bind(name, "axis=0", args, kwargs, span)[0])
         if axis not in (0, 1, 2):
             raise fail("E218", "the axis of group_id is 0, 1 or 2", span)
         return self._id("group", False, name, args, kwargs, span, axis)
 
-    def word_group_size(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_group_size(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.bind(name, "", args, kwargs, span)
         return Static(self.group)
 
@@ -196,7 +198,7 @@ class Words(Calls):
                 "move it out of the `if` or loop whose condition differs between lanes",
             )
 
-    def word_barrier(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_barrier(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.bind(name, "", args, kwargs, span)
         self.collective(name, span)
         if any(isinstance(s, Copy) for s in self.out):
@@ -204,7 +206,7 @@ class Words(Calls):
         self.out.append(Barrier(span))
         return Static(None)
 
-    def _reduce(self, op: str, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def _reduce(self, op: str, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.collective(name, span)
         value = self.bind(name, "x", args, kwargs, span)[0]
         if self.is_tile(value):
@@ -214,13 +216,13 @@ class Words(Calls):
         x = convert(x, (dtype.accum if op == "add" else dtype.wide) if dtype.kind != "bool" else i64)
         return self.temporary(Reduce(op, x, Elem(x.type.dtype), span), "reduced")
 
-    def word_reduce_sum(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_reduce_sum(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self._reduce("add", name, args, kwargs, span)
 
-    def word_reduce_max(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_reduce_max(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self._reduce("max", name, args, kwargs, span)
 
-    def word_reduce_min(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_reduce_min(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return self._reduce("min", name, args, kwargs, span)
 
     def _dims(self, operand: Operand, what: str, span: Span) -> tuple[Dim, ...]:
@@ -241,7 +243,7 @@ class Words(Calls):
         self._buffers[name] = count + 1
         return f"{name}.{count}" if count else name
 
-    def word_alloc_shared(self, name: str, args: list[Operand], kwargs: dict[str, Operand], span: Span) -> Operand:
+    def word_alloc_shared(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         """alloc_shared((64, 32), ts.f32) or alloc_shared(64, 32, dtype=ts.f32), with swizzle= and alignment=."""
         self.collective(name, span)
         options = {key: kwargs.pop(key) for key in ("swizzle", "alignment") if key in kwargs}

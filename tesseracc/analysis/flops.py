@@ -16,9 +16,11 @@ None stands for a number that sizes do not decide: loops and branches over value
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Mapping, Sequence
 
 from tessera.shapes import Dim, Expr, ceildiv, dim_max, dim_min, product, substitute, symbol, symbols_of
+from tesseracc.analysis.indices import RING
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.dialects.arith import BINARY, UNARY
 from tesseracc.ir.types import I64, LanesType, TileType, Type, element, kind_of
@@ -31,6 +33,9 @@ Counts = dict[str, Dim]
 _FREE = {"neg", "abs", "floor", "ceil", "round", "trunc"}
 _OPERATIONS = {f"arith.{name}": 1 for name in (*BINARY, *UNARY) if name not in _FREE} | {"arith.fma": 2}
 _FOLDS = ("add", "mul", "max", "min")
+_ARITHMETIC = {
+    **RING, "arith.floordiv": operator.floordiv, "arith.mod": operator.mod, "arith.max": dim_max, "arith.min": dim_min,
+}  # fmt: skip
 
 
 def counted(kernel: Func, counts: Counts | None, arch: Arch) -> Func:
@@ -265,19 +270,6 @@ def _value(op: Op, known: list[Dim] | None) -> Dim | None:
     if len(known) != 2:
         return None
     a, b = known
-    match op.name:
-        case "arith.add":
-            return a + b
-        case "arith.sub":
-            return a - b
-        case "arith.mul":
-            return a * b
-        case "arith.floordiv" if b != 0:
-            return a // b
-        case "arith.mod" if b != 0:
-            return a % b
-        case "arith.max":
-            return dim_max(a, b)
-        case "arith.min":
-            return dim_min(a, b)
-    return None
+    if op.name in ("arith.floordiv", "arith.mod") and b == 0:
+        return None
+    return _ARITHMETIC[op.name](a, b) if op.name in _ARITHMETIC else None

@@ -11,12 +11,18 @@ an opaque atom without a known range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.shapes import Dim, Expr, symbol, symbols_of
 from tesseracc.ir.types import I64
 from tesseracc.ir.value import Op, Region, Value
+
+#: operations on sizes that give polynomials
+RING: dict[str, Callable[[Dim, Dim], Dim]] = {
+    "arith.add": operator.add, "arith.sub": operator.sub, "arith.mul": operator.mul,
+}  # fmt: skip
 
 
 def terms_of(value: Dim) -> tuple[tuple[tuple[tuple[str, int], ...], int], ...]:
@@ -89,19 +95,11 @@ class Indices:
             case "schedule.dim":
                 expr: Dim = op.attrs["expr"]
                 return expr
-            case "arith.add" | "arith.sub" | "arith.mul" | "arith.floordiv" | "arith.mod":
-                a, b = (self.of(v) for v in op.operands)
-                match op.name:
-                    case "arith.add":
-                        return a + b
-                    case "arith.sub":
-                        return a - b
-                    case "arith.mul":
-                        return a * b
-                    case "arith.floordiv":
-                        found = self.floordiv(a, b)
-                    case _:
-                        found = self.mod(a, b)
+            case name if name in RING:
+                return RING[name](*(self.of(v) for v in op.operands))
+            case "arith.floordiv" | "arith.mod":
+                resolve = self.floordiv if op.name == "arith.floordiv" else self.mod
+                found = resolve(*(self.of(v) for v in op.operands))
                 if found is not None:
                     return found
         return self._opaque(op.result)
@@ -340,4 +338,4 @@ def walk_with_loops(op: Op, loops: tuple[Value, ...] = ()) -> Iterator[tuple[Op,
             yield from walk_with_loops(inner, inside)
 
 
-__all__ = ["Affine", "Indices", "at_least_zero", "divides", "linear", "term", "terms_of", "walk_with_loops"]
+__all__ = ["RING", "Affine", "Indices", "at_least_zero", "divides", "linear", "term", "terms_of", "walk_with_loops"]

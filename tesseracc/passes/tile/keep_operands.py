@@ -17,7 +17,7 @@ from math import prod
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
-from tesseracc.ir.rewrite import map_funcs, map_ops
+from tesseracc.ir.rewrite import map_funcs, map_ops, users_of
 from tesseracc.ir.types import BufType, TileType, size_of
 from tesseracc.ir.value import Func, Module, Op, Value
 from tesseracc.layout.select import choose_mma
@@ -32,10 +32,7 @@ OTHER = 128
 def kept(kernel: Func, arch: Arch) -> Func:
     """One kernel."""
     top = kernel.body.ops
-    users: dict[Value, list[Op]] = {}
-    for op in kernel.walk():
-        for value in (*op.operands, *(v for r in op.regions for v in r.yields)):
-            users.setdefault(value, []).append(op)
+    users = users_of(kernel)
     warps, most = int(kernel.attrs["group"]) // arch.lanes, arch.limits.registers_per_thread
     inside = [inner for op in top if op.name == "scf.for" for inner in op.regions[0].ops]
     rooms: dict[Value, Value] = {}  # what is moved: where to
