@@ -12,13 +12,7 @@ from tessera_runtime.core.manifest import Kernel
 from tesseracc.bundle import plan
 from tesseracc.bundle.edit import changed
 from tests.native.called import Called
-
-
-@ts.kernel
-def saxpy(a: ts.f32, x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
-    i = ts.tile.linear_id()
-    if i < N:
-        y[i] = a * x[i] + y[i]
+from tests.native.model import saxpy
 
 
 @ts.function

@@ -18,17 +18,12 @@ from tesseracc.codegen.image import Image
 from tesseracc.driver import Build, front
 from tesseracc.native.gpu_library import gpu_library
 from tests.cli.run import Runner
+from tests.native import model
 from tests.native.fake_libcuda import HOST, FakeCuda, build
+from tests.native.model import quarters, saxpy
 from tests.runtime.fake_gpu import FakeDriver
 
 WEIGHT = ts.tensor(np.random.default_rng(8).standard_normal((7, 5)).astype(np.float32))
-
-
-@ts.kernel
-def saxpy(a: ts.f32, x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
-    i = ts.tile.linear_id()
-    if i < N:
-        y[i] = a * x[i] + y[i]
 
 
 @ts.function
@@ -39,11 +34,6 @@ def network(x: ts.Tensor["N", 7, ts.f32]):
 @ts.function
 def product(x: ts.Tensor["M", "K", ts.f16], y: ts.Tensor["K", "N", ts.f16]):
     return x @ y
-
-
-@ts.function
-def quarters(x: ts.Tensor["N", ts.f32]):
-    return ts.sum(ts.reshape(x, (-1, 4)), axis=1)
 
 
 @ts.function
@@ -274,21 +264,10 @@ def test_no_driver(made: Made, tmp_path: Path) -> None:
         assert code == 4 and b"driver" in c.m_message(4) and c.m_supported() == 0
 
 
-SOURCE = """
-import tessera as ts
-
-@ts.kernel
-def saxpy(a: ts.f32, x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
-    i = ts.tile.linear_id()
-    if i < N:
-        y[i] = a * x[i] + y[i]
-"""
-
-
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The product opens libcuda.so.1, imports four functions of libc, and gives what its header declares."""
     source, out = tmp_path / "model.py", tmp_path / "native"
-    source.write_text(SOURCE)
+    source.write_text(Path(model.__file__).read_text())
     said = Runner(capsys)("build", source, "--emit", "c", "--arch", "sm_90", "--arch", "sm_80", "-o", out, "--json")
     assert said.code == 0 and len(json.loads(said.out)["files"]) == 3
     image = (out / "libmodel.so").read_bytes()

@@ -20,17 +20,13 @@ from tesseracc.driver import Build, front
 from tesseracc.native.cpu import X86_BITS
 from tesseracc.native.library import library
 from tests.cli.run import Runner
+from tests.native import model
 from tests.native.called import Called
+from tests.native.model import quarters, rows, saxpy
 
+MODEL = Path(model.__file__).read_text()
 WEIGHT = ts.tensor(np.random.default_rng(8).standard_normal((7, 5)).astype(np.float32))
 BIAS = ts.tensor(np.random.default_rng(9).standard_normal(5).astype(np.float32))
-
-
-@ts.kernel
-def saxpy(a: ts.f32, x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
-    i = ts.tile.linear_id()
-    if i < N:
-        y[i] = a * x[i] + y[i]
 
 
 @ts.kernel
@@ -50,11 +46,6 @@ def network(x: ts.Tensor["N", 7, ts.f32]):
 @ts.function
 def halves(x: ts.Tensor["2*H", ts.f32], z: ts.Tensor["K", ts.i32]):
     return ts.reshape(x, (2, -1)), ts.concatenate([z, z, z])
-
-
-@ts.function
-def quarters(x: ts.Tensor["N", ts.f32]):
-    return ts.sum(ts.reshape(x, (-1, 4)), axis=1)
 
 
 @ts.function
@@ -232,21 +223,6 @@ def test_each_feature_against_the_system(feature: str, tmp_path: Path) -> None:
         assert ctypes.CDLL(str(path)).asked() == int(feature in cpu_features())
 
 
-MODEL = """
-import tessera as ts
-
-@ts.kernel
-def saxpy(a: ts.f32, x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]):
-    i = ts.tile.linear_id()
-    if i < N:
-        y[i] = a * x[i] + y[i]
-
-@ts.function
-def rows(x: ts.Tensor["N", 8, ts.bf16]):
-    return ts.softmax(x)
-"""
-
-
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "model.py", tmp_path / "native"
     source.write_text(MODEL)
@@ -300,10 +276,6 @@ def test_the_example_in_an_empty_root(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_narrow_floats_are_bits(tmp_path: Path) -> None:
-    @ts.function
-    def rows(x: ts.Tensor["N", 8, ts.bf16]):
-        return ts.softmax(x)
-
     called = Called(tmp_path, {"rows": rows})
     x = rand(5, 8).astype(np_dtype("bf16"))
     code, results = called("rows", {"x": x}, N=5)
