@@ -31,6 +31,8 @@ __all__ = [
 
 #: so many places of a chain of calls are shown
 MAX_CHAIN = 8
+#: characters of a source line that are shown
+MAX_LINE = 160
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _OURS = (
@@ -123,13 +125,23 @@ def render(error: TesseraError, *, source: str | None = None, label: str = "erro
             end = span.end_col if span.end_line == span.line and span.end_col > span.col else 0
             width = (end or len(text.rstrip())) - span.col if span.end_line else 1
             gutter = " " * max(0, 5 - len(str(span.line))) + str(span.line)
-            lines.append(f"{gutter} | {text.rstrip()}")
+            shown, col, width = _window(text.rstrip(), span.col, max(1, width))
+            lines.append(f"{gutter} | {shown}")
             # Tabs stay tabs, so that the caret stands under its text however wide they are shown.
-            pad = "".join("\t" if c == "\t" else " " for c in text[: span.col])
-            lines.append(f"{' ' * len(gutter)} | {pad}{'^' * max(1, width)}")
+            pad = "".join("\t" if c == "\t" else " " for c in shown[:col])
+            lines.append(f"{' ' * len(gutter)} | {pad}{'^' * width}")
     if error.help:
         lines.append(f"  help: {error.help}")
     return "\n".join(lines)
+
+
+def _window(text: str, col: int, width: int) -> tuple[str, int, int]:
+    """The part of a line that is shown, and where the caret stands in it and how wide it is."""
+    start = max(0, min(col - MAX_LINE // 3, len(text) - MAX_LINE)) if len(text) > MAX_LINE else 0
+    before, after = "..." if start else "", "..." if start + MAX_LINE < len(text) else ""
+    col += len(before) - start
+    shown = "".join(c if c.isprintable() or c == "\t" else " " for c in text[start : start + MAX_LINE])
+    return before + shown + after, col, min(width, max(1, len(before + shown) - col))
 
 
 def _source_line(span: Span, source: str | None) -> str | None:

@@ -155,7 +155,7 @@ class Build:
     def bundle(self) -> bytes:
         """The bundle's bytes."""
         from tesseracc.bundle import plan
-        from tesseracc.bundle.write import Contents, TestCase, write
+        from tesseracc.bundle.write import Contents, TestCase, bundle_of
         from tesseracc.codegen.image import Image
 
         images = self.images
@@ -182,7 +182,7 @@ class Build:
                 functions, targets, entries, constants,
                 provenance=self.provenance, tests=tests, sources=self.sources,
             )  # fmt: skip
-            return write(None, contents)
+            return bundle_of(contents)
 
     # -- text ----------------------------------------------------------------------------------------------------
 
@@ -199,10 +199,10 @@ class Build:
 
         if level == "llvm":
             return images.request(self.target(arch), arch).ir
+        if level == "asm":
+            return images.assembly(self.target(arch), arch)
         (found,) = images.build_images([(self.target(arch), arch)])
-        if level == "ptx":
-            return found.ptx if arch.kind == "cuda" else images.assembly(self.target(arch), arch)
-        return images.listing(found)
+        return found.ptx if level == "ptx" else images.listing(found)
 
 
 # -- the front end -----------------------------------------------------------------------------------------------

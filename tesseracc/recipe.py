@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tessera_runtime.core.errors import BundleError, UsageError
+from tessera.errors import SourceError, Span
+from tessera_runtime.core.errors import BundleError
 from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
 from tesseracc.ir.pipeline import Note
@@ -23,6 +25,7 @@ from tesseracc.numerics import DEFAULT, PROFILES
 __all__ = ["Loaded", "Recipe", "imported", "input_files", "load_recipe"]
 
 _DIGEST = "=sha256:"
+_FILE = re.compile(rf"(.+){_DIGEST}([0-9a-f]{{64}})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,8 @@ class Recipe:
                 found[name].append(value)
             elif text in flags:
                 flags[text] = True
-            elif _DIGEST in text and not text.startswith("-"):
-                file, _, digest = text.rpartition(_DIGEST)
-                inputs[file] = digest
+            elif (file := _FILE.fullmatch(text)) is not None:  # its name may begin as an option does
+                inputs[file[1]] = file[2]
             else:
                 raise BundleError("E660", f"the bundle's recipe has the option {text!r}, which this compiler lacks")
         archs, entries, specs, fixed, profiles, tunings = (tuple(values) for values in found.values())
@@ -130,19 +132,24 @@ def load_recipe(file: str, recipe: Recipe, constants: str | None = None) -> Load
 
 
 def _parse(file: str, constants: str | None) -> Loaded:
+    from tessera_runtime.core.files import as_text, read_bytes
     from tesseracc.ir.parser import parse_module
     from tesseracc.ir.verify import verify
-    from tesseracc.textio import load_constants, read_text
+    from tesseracc.textio import CONSTANTS_LIMIT, parse_constants
 
-    text = read_text(file)
-    files = {Path(file).name: text.encode()}
+    files = {Path(file).name: read_bytes(file, regular=True)}
+    text = as_text(files[Path(file).name], file)
     beside = Path(file).with_name("constants.safetensors")
     if constants is None and beside.is_file():
         constants = str(beside)
-    arrays = load_constants(Path(constants)) if constants else {}
-    if constants:
-        files["constants.safetensors"] = Path(constants).read_bytes()
-    return Loaded(verify(parse_module(text, file, arrays)), files)
+    arrays = {}
+    if constants is not None:
+        files["constants.safetensors"] = read_bytes(constants, CONSTANTS_LIMIT)
+        arrays = parse_constants(files["constants.safetensors"], constants)
+    module = verify(parse_module(text, file, arrays))
+    if not module.funcs:
+        raise SourceError("E104", f"{Path(file).name} defines no function", span=Span(file, 1))
+    return Loaded(module, files)
 
 
 def _front(file: str, recipe: Recipe) -> Loaded:
@@ -173,27 +180,28 @@ def _front(file: str, recipe: Recipe) -> Loaded:
     wanted = parse_variants(recipe.fixed)
     module = front(chosen, given, notes, parse_fixed(recipe.fixed), wanted, tuning)
     check_variants(module, chosen, wanted)
-    return Loaded(module, input_files(Path(file), recipe), notes, remarks)
+    source.check_file_name(Path(file))
+    return Loaded(module, input_files(Path(file), recipe, loaded.data), notes, remarks)
 
 
-def input_files(file: Path, recipe: Recipe) -> dict[str, bytes]:
-    """What a build of the module reads: the module, those that it imports, and the tuning records. Raises E802."""
-    found = imported(file)
+def input_files(file: Path, recipe: Recipe, data: bytes | None = None) -> dict[str, bytes]:
+    """What a build of the module reads: the module (its bytes are `data` where they are known), those that it imports,
+    and the tuning records. Raises E802."""
+    from tessera_runtime.core.files import read_bytes
+
+    found = imported(file, data)
     if recipe.tuning:
-        try:
-            found[Path(recipe.tuning).name] = Path(recipe.tuning).read_bytes()
-        except OSError as error:
-            raise UsageError("E802", f"cannot read {recipe.tuning}: {error.strerror}") from None
+        found[Path(recipe.tuning).name] = read_bytes(recipe.tuning, regular=True)
     return found
 
 
-def imported(file: Path) -> dict[str, bytes]:
+def imported(file: Path, data: bytes | None = None) -> dict[str, bytes]:
     """A module's text and those of the modules in its folder that it imports, directly or not, by relative path.
 
     Import statements are what counts, at any depth; a module that is imported by a computed name is not seen.
     """
     folder = file.parent
-    found = {file.name: file.read_bytes()}
+    found = {file.name: file.read_bytes() if data is None else data}
     waiting = [file]
     while waiting:
         current = waiting.pop(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.errors import BundleError, TesseraError
+from tessera_runtime.core.files import read_bytes
 from tesseracc.bundle.page import Levels
 from tesseracc.bundle.weights import sources_of
 from tesseracc.driver import Build
@@ -21,11 +22,8 @@ __all__ = ["levels", "sources"]
 def sources(file: BundleFile, source: str | None) -> dict[str, str]:
     """Texts of the program by name: from the file given, else those that the bundle carries. Raises E802."""
     if source is not None:
-        from tesseracc.textio import read_text
-
-        read_text(source)
-        path = Path(source)
-        found = {path.name: path.read_bytes()} if path.suffix == ".tir" else imported(path)
+        path, data = Path(source), read_bytes(source, regular=True)
+        found = {path.name: data} if path.suffix == ".tir" else imported(path, data)
     else:
         carried = sources_of(file)
         recorded = Recipe.parse(file.manifest.provenance.options)[1] if carried else {}

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tessera_runtime.core.errors import UsageError
-from tessera_runtime.core.files import write_atomic
+from tessera_runtime.core.errors import TesseraError, UsageError
+from tessera_runtime.core.files import read_bytes, write_atomic
 
+CONSTANTS_LIMIT = 1 << 40  # bytes
 Array = np.ndarray[Any, Any]
-
-
-def read_text(path: str) -> str:
-    """The text of a file, or of stdin for `-`. Raises E802."""
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError("E802", f"{path} is not UTF-8 text") from None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -36,14 +25,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def load_constants(path: Path) -> dict[str, Array]:
-    """The named arrays of a module, from a safetensors file. Raises E802, E640."""
+def load_constants(path: str) -> dict[str, Array]:
+    """The named arrays of a module, from a safetensors file. Raises E802."""
+    return parse_constants(read_bytes(path, CONSTANTS_LIMIT), path)
+
+
+def parse_constants(data: bytes, path: str) -> dict[str, Array]:
+    """The arrays in the bytes of a safetensors file. Raises E802."""
     from tessera_runtime.core.safetensors import load
 
     try:
-        return dict(load(path.read_bytes()))
-    except OSError as error:
-        raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from None
+        return dict(load(data))
+    except TesseraError as error:
+        raise UsageError("E802", f"'{path}' is no safetensors file: {error.message}") from None
 
 
 def constants_bytes(constants: Mapping[str, Array]) -> bytes:

@@ -7,12 +7,14 @@ import atexit
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from tessera_runtime.core.errors import TesseraError, UsageError
-from tessera_runtime.core.exitcodes import Exit
+from tessera_runtime.core.command import run
+from tessera_runtime.core.errors import UsageError
+from tessera_runtime.core.numbers import integer, real
+from tessera_runtime.core.streams import Unread, flush
 
 __all__ = ["command", "main"]
 
@@ -43,6 +45,29 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError("E801", message, help="see tessera-run --help")
 
 
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of an option that takes an integer."""
+
+    def read(text: str) -> int:
+        try:
+            return integer(text, low, high)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def _bound(text: str) -> float:
+    """The type of an option that takes a tolerance."""
+    try:
+        value = real(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not finite and not negative")
+    return value
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """argparse makes one for every option, and imports shutil and all its compressors to learn the terminal's width."""
 
@@ -70,22 +95,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--expected", metavar="NAME=VALUE", action="append", default=[], help="compare a result; VALUE as for --input"
     )
-    p.add_argument("--atol", type=float, help="absolute tolerance for floats (--expected: 1e-6)")
-    p.add_argument("--rtol", type=float, help="relative tolerance for floats (--expected: 1e-5)")
-    p.add_argument("--seed", type=int, default=0, help="seed of randn: inputs (default 0)")
+    p.add_argument("--atol", type=_bound, help="absolute tolerance for floats (--expected: 1e-6)")
+    p.add_argument("--rtol", type=_bound, help="relative tolerance for floats (--expected: 1e-5)")
+    p.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="seed of randn: inputs (default 0)")
     p.add_argument("--device", default="cpu", help="cpu, cpu:TARGET, cuda:N or emulator (default cpu)")
-    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    p.add_argument("--threads", type=_whole(1, 4096), metavar="N", help="CPU threads (default: all)")
     p.add_argument(
-        "--benchmark", type=int, nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
+        "--benchmark", type=_whole(1), nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
     )
     p.add_argument(
-        "--repeat", type=int, metavar="N", help="call the function N times; what it updates goes into the next call"
-    )
+        "--repeat", type=_whole(1), metavar="N",
+        help="call the function N times; what it updates goes into the next call",
+    )  # fmt: skip
     p.add_argument(
         "--state", metavar="FILE", help="where the state lies, a .safetensors file: read if it exists, then written"
     )
     p.add_argument("--init", metavar="NAME", help="the function that makes the first state (default: init)")
-    p.add_argument("--save-every", type=int, metavar="K", help="write the state after every K calls too")
+    p.add_argument("--save-every", type=_whole(1), metavar="K", help="write the state after every K calls too")
     p.add_argument("--log", metavar="FILE", help="write the scalar results of every call as CSV")
     p.add_argument(
         "--profile", metavar="FILE",
@@ -120,49 +146,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code; never lets an exception out."""
     args = list(sys.argv[1:] if argv is None else argv)
-    try:
-        code = _main(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
-    except TesseraError as error:
-        return _fail(args, error.to_json(), error.render(), error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        _discard_output()
-        return 0
-    except SystemExit as error:  # argparse's --help
-        return error.code if isinstance(error.code, int) else 0
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename is None:  # no file of ours: stdout
-            _discard_output()
-            told = UsageError("E803", f"cannot write to the standard output: {error.strerror or error}")
-            return _fail([], {}, told.render(), told.exit_code)
-        if os.environ.get("TESSERA_DEBUG"):
-            raise
-        text, code = f"{type(error).__name__}: {error}", int(Exit.INTERNAL)
-        document = {"code": "internal", "message": text, "exit_code": code}
-        text = f"internal error: {text}\n  help: this is a fault of the runtime; TESSERA_DEBUG=1 shows where"
-        return _fail(args, document, text, code)
-
-
-def _fail(args: Sequence[str], document: dict[str, Any], text: str, code: int) -> int:
-    """Tells an error to programs or to people; the exit code."""
-    if "--json" not in args:
-        print(text, file=sys.stderr)
-        return code
-    try:
-        print(json.dumps({"errors": [document], "exit_code": code}, sort_keys=True), flush=True)
-    except OSError:  # nobody reads it; the exit code still tells
-        _discard_output()
-    return code
-
-
-def _discard_output() -> None:
-    """What is still to be flushed when the process ends goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return run(lambda: _main(args), as_json="--json" in args, whose="runtime")
 
 
 def _main(args: list[str]) -> int:
@@ -171,7 +155,10 @@ def _main(args: list[str]) -> int:
 
         print(f"tessera-run {__version__}")
         return 0
-    options = parser().parse_args(args)
+    try:
+        options = parser().parse_args(args)
+    except SystemExit as error:  # --help
+        return error.code if isinstance(error.code, int) else 0
     from tessera_runtime.api import load
     from tessera_runtime.run import Runner
 
@@ -204,10 +191,8 @@ def command() -> NoReturn:
     """
     code = main()
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed before the process began
-            with suppress(OSError, ValueError):  # of stdout main has told it
-                stream.flush()
+    with suppress(Exception, Unread):  # of stdout main has told it
+        flush()
     os._exit(code)
 
 

@@ -18,7 +18,7 @@ from tessera_runtime.core import safetensors
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
 from tessera_runtime.core.errors import InputError, UsageError
 from tessera_runtime.core.exitcodes import Exit
-from tessera_runtime.core.files import check_apart, same_file, write_atomic
+from tessera_runtime.core.files import check_apart, check_output, same_file, write_atomic
 from tessera_runtime.core.inputspec import GRAMMAR, InputSpec, cast_f64, load_array, parse
 from tessera_runtime.core.manifest import Input, Output, Test
 from tessera_runtime.guards import signature, tensor
@@ -51,8 +51,6 @@ class Runner:
             raise UsageError("E801", "--reference goes with --bisect")
         if options.validate and (self.inputs or self.outputs or self.expected or timed):
             raise UsageError("E801", "--validate takes its inputs and bounds from the bundle")
-        if not all(0 <= value < math.inf for value in (options.atol, options.rtol) if value is not None):
-            raise UsageError("E801", "--atol and --rtol must be finite and not negative")
         repeated = options.repeat is not None or options.state
         if repeated and (timed or options.bisect or options.validate):
             raise UsageError("E801", "--repeat and --state run a function; they time and compare nothing")
@@ -60,17 +58,14 @@ class Runner:
             raise UsageError("E801", "--init and --save-every go with --state")
         if options.log and not repeated:
             raise UsageError("E801", "--log goes with --repeat")
-        if any(value is not None and value < 1 for value in (options.repeat, options.save_every)):
-            raise UsageError("E801", "--repeat and --save-every take a positive number of calls")
-        if options.benchmark is not None and options.benchmark < 0:
-            raise UsageError("E801", "--benchmark takes a positive number of calls")
         written = {"--profile": options.profile, "--log": options.log, "--state": options.state}
         written |= {f"--output {name}": path for name, path in self.outputs.items()}
         for one, path in written.items():
-            check_apart(path, options.bundle)
+            check_apart(path, options.bundle, *(spec.path for spec in self.expected))
             for other in [name for name in written if name < one]:
                 if path and written[other] and same_file(path, written[other]):
                     raise UsageError("E801", f"{other} and {one} would both write '{path}'")
+        check_output(*written.values())
         self.say = (lambda *_: None) if options.json else print
 
     def run(self, bundle: Bundle) -> tuple[Report, int]:

@@ -95,7 +95,8 @@ def _hold(
 
 
 def _unfit(path: str, what: str) -> InputError:
-    return InputError("E715", f"'{path}' {what}", help="state files belong to one function; remove it to begin anew")
+    help = "give a file that this function has written; under a name that does not exist, a new state begins"
+    return InputError("E715", f"'{path}' {what}", help=help)
 
 
 def first_state(bundle: Bundle, function: BundleFunction, maker: str | None) -> State:

@@ -237,7 +237,8 @@ def default_cpu_levels(dtypes: frozenset[str] = frozenset()) -> tuple[str, ...]:
 def _unknown(name: str, candidates: Sequence[str]) -> TesseraError:
     from difflib import get_close_matches  # only needed on this path, and slow to import
 
-    near = get_close_matches(name, candidates, n=1, cutoff=0.5)
+    alike = [candidate for candidate in candidates if candidate[:1] == name[:1]]
+    near = get_close_matches(name, alike, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     return UsageError("E805", f"no target is called {name!r}", help=f"{guess}targets are cpu, {', '.join(names())}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tessera_runtime.bundle import BundleFile, weights_file
 from tessera_runtime.core import container
 from tessera_runtime.core.errors import UsageError
-from tessera_runtime.core.files import write_atomic
+from tessera_runtime.core.files import is_file_name, write_atomic
 from tesseracc.bundle.pack import pack
 
 __all__ = ["detached", "write_detached"]
@@ -30,7 +30,7 @@ def detached(file: BundleFile) -> tuple[bytes, dict[str, memoryview]]:
 
 def write_detached(path: str | os.PathLike[str], file: BundleFile) -> list[str]:
     """Writes both beside each other, the weights first, unless they are there already; returns their names. E803."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    if not is_file_name(os.fspath(path)):
         raise UsageError("E803", f"cannot write '{os.fspath(path)}': weights go beside a file")
     data, outside = detached(file)
     for name, weights in outside.items():

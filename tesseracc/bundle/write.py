@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from tessera_runtime.core import container, manifest, safetensors
 from tessera_runtime.core.check import check
 from tessera_runtime.core.dtypes import DTYPES, dtype_of, np_dtype
+from tessera_runtime.core.errors import BundleError, TesseraError
 from tessera_runtime.core.files import write_atomic
 from tesseracc.bundle.edit import changed
 from tesseracc.bundle.pack import pack
 from tesseracc.bundle.weights import SOURCES, WEIGHTS, pack_sources, pack_weights
 
-__all__ = ["Contents", "TestCase", "image_entry", "seal", "write"]
+__all__ = ["Contents", "TestCase", "bundle_of", "image_entry", "seal", "write"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,17 @@ def write(path: str | os.PathLike[str] | None, contents: Contents) -> bytes:
     if path is not None:
         write_atomic(os.fspath(path), data)
     return data
+
+
+def bundle_of(contents: Contents) -> bytes:
+    """The bundle of a compiled program. Raises E407 for a program with more or other than the format can say."""
+    try:
+        return write(None, contents)
+    except BundleError as error:
+        if error.code != "E621":
+            raise
+        said = error.message.removeprefix("manifest field ")
+        raise TesseraError("E407", f"no bundle can hold the program: {said}") from error
 
 
 def _assemble(contents: Contents) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tesseracc.cli.options import Target, Whole
 from tesseracc.numerics import DEFAULT, PROFILES
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from tesseracc.ir.value import Module
     from tesseracc.recipe import Loaded, Recipe
 
-LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
+LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass", "asm")
+_KINDS = {"ptx": "cuda", "sass": "cuda", "asm": "cpu"}  # of the targets that have a level; others are of all
 FORMATS = ("text", "json", "sarif", "junit")
 
 
@@ -57,6 +60,10 @@ class Options:
             raise click.UsageError("--json and --diagnostics-format exclude each other")
         if self.emit and (self.check_only or self.whole):
             raise click.UsageError("--emit goes neither with --check-only nor with --all")
+        if self.emit in LEVELS and self.output:
+            raise click.UsageError("--emit prints; -o goes with a bundle or --emit c")
+        if self.emit in LEVELS and self.form != "text":
+            raise click.UsageError("--emit and --diagnostics-format both write to stdout; --emit goes with --json")
         if self.whole and (self.entries or self.specs or self.dump_dir or self.constants):
             raise click.UsageError("--all takes options for one module only without --entry and the like")
 
@@ -69,7 +76,10 @@ class Options:
 @click.command("build")
 @click.argument("file", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="The bundle to write; default: FILE with the suffix .tsb.")
-@click.option("--arch", "archs", multiple=True, metavar="NAME", help="A target; repeats. Default: cpu and sm_90.")
+@click.option(
+    "--arch", "archs", multiple=True, type=Target("", ("cpu",)), metavar="NAME",
+    help="A target; repeats. Default: cpu and sm_90.",
+)  # fmt: skip
 @click.option("--entry", "entries", multiple=True, metavar="NAME", help="Build only this function; repeats.")
 @click.option(
     "--input-spec",
@@ -96,7 +106,7 @@ class Options:
 @click.option("--locations", is_flag=True, help="Print source locations in IR.")
 @click.option("--notes", is_flag=True, help="Say which rules were applied and what was decided.")
 @click.option("--timing", is_flag=True, help="Say where the time went.")
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Targets compiled at once.")
+@click.option("--jobs", default=2, show_default=True, type=Whole(1, 64), help="Targets compiled at once.")
 @click.option("--embed-tests", is_flag=True, help="Put test vectors into the bundle, for tessera-run --validate.")
 @click.option("--embed-source", is_flag=True, help="Put the module and its helpers into the bundle, for rebuild.")
 @click.option("--external-weights", is_flag=True, help="Put the weights into a file beside the bundle.")
@@ -160,7 +170,8 @@ def _reported(options: Options) -> None:
 
 def _run(options: Options) -> dict[str, Any]:
     """Does it; what is to be told in the end."""
-    from tessera_runtime.core.files import check_apart
+    from tessera_runtime.core.errors import UsageError
+    from tessera_runtime.core.files import check_apart, check_output
     from tesseracc.driver import DEFAULT_TARGETS
     from tesseracc.recipe import Recipe, load_recipe
 
@@ -169,12 +180,15 @@ def _run(options: Options) -> dict[str, Any]:
         options.embed_tests, options.embed_source, options.numerics,
         _tuning(options),
     )  # fmt: skip
-    targets = recipe.targets
-    output = options.output or str(Path(options.file).with_suffix(".tsb"))
+    targets = _having(recipe.targets, options.emit)
+    if os.path.isdir(options.file):
+        raise UsageError("E802", f"cannot read '{options.file}': it is a folder", help="--all builds what is in one")
     writes = options.emit is None and not options.check_only
+    beside = os.path.splitext(options.file)[0] + ".tsb"
+    output = beside if options.output is None else options.output
     if writes:
         check_apart(output, options.file, options.constants, options.tuning)
-        _check_writable(output)
+        check_output(output)
     cache = _cache(options) if writes and not options.dump_dir else None
     if cache is None and not options.check_only and options.emit not in ("graph", "schedule", "tile", "target"):
         _prestart(options, len(targets))  # LLVM loads while the front end works
@@ -182,7 +196,7 @@ def _run(options: Options) -> dict[str, Any]:
     progress("front end")
     loaded = load_recipe(options.file, recipe, options.constants)
     recipe = recipe.for_program(loaded.module)
-    targets = recipe.targets
+    targets = _having(recipe.targets, options.emit)
     if not options.quiet or options.as_json:
         for remark in loaded.remarks:
             click.echo(f"note: {remark}", err=True)
@@ -200,8 +214,10 @@ def _run(options: Options) -> dict[str, Any]:
         elif not options.quiet:
             click.echo("\n".join(files))
     elif options.emit is not None:
-        _emit(build, options.emit, targets, options.locations)
-        result = {"warnings": [], "told": []}
+        listings = _listings(build, options.emit, targets, options.locations)
+        result = {"emit": options.emit, "listings": listings, "warnings": [], "told": []}
+        progress("")
+        _print(result, options.as_json)
     elif options.check_only:
         for arch in targets:
             build.target(arch)
@@ -307,22 +323,17 @@ def _notes(notes: list[Note]) -> list[dict[str, Any]]:
     ]
 
 
-def _check_writable(output: str) -> None:
-    """Finds out before the work, not after it, that the bundle cannot be written. Raises E803."""
-    import os
-
+def _having(targets: tuple[Arch, ...], level: str | None) -> tuple[Arch, ...]:
+    """Those of the targets that have a level. Raises E801 where none has."""
     from tessera_runtime.core.errors import UsageError
 
-    path = Path(output)
-    if path.is_dir():
-        raise UsageError("E803", f"cannot write {output}: it is a folder")
-    if path.exists() and not path.is_file():  # a device or a pipe
-        return
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(
-            "E803", f"cannot write {output}: {'no such folder' if not folder.is_dir() else 'permission denied'}"
-        )
+    kind = _KINDS.get(level or "")
+    found = tuple(arch for arch in targets if kind is None or arch.kind == kind)
+    if not found:
+        names = ", ".join(arch.name for arch in targets)
+        told = "--emit asm is for CPUs" if kind == "cpu" else "--emit ptx and sass are for GPUs, asm for CPUs"
+        raise UsageError("E801", f"there is no {level} for {names}", help=told)
+    return found
 
 
 def _progress(as_json: bool) -> Any:
@@ -355,19 +366,23 @@ def _dumper(folder: str, module: Module) -> Any:
     return observe
 
 
-def _emit(build: Build, level: str, targets: tuple[Arch, ...], locations: bool) -> None:
+def _listings(build: Build, level: str, targets: tuple[Arch, ...], locations: bool) -> list[dict[str, str | None]]:
+    """The text of a level for every target, or for all."""
     if level in ("graph", "schedule"):
-        sys.stdout.write(build.text(level, locations=locations))
+        return [{"target": None, "text": build.text(level, locations=locations)}]
+    return [{"target": arch.name, "text": build.text(level, arch, locations=locations)} for arch in targets]
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"emit": result["emit"], "listings": result["listings"]}, sort_keys=True))
         return
-    shown = (
-        [a for a in targets if a.kind == "cuda"]
-        if level in ("ptx", "sass") and any(a.kind == "cuda" for a in targets)
-        else targets
-    )
-    for arch in shown:
-        if len(shown) > 1:
-            sys.stdout.write(f"// {level} for {arch.name}\n")
-        sys.stdout.write(build.text(level, arch, locations=locations))
+    for listing in result["listings"]:
+        if len(result["listings"]) > 1:
+            sys.stdout.write(f"// {result['emit']} for {listing['target']}\n")
+        sys.stdout.write(listing["text"])
 
 
 def _checked(build: Build, options: Options) -> dict[str, Any]:

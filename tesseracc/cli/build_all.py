@@ -94,8 +94,8 @@ def _one(options: Options, folder: Path, path: Path, text: bool) -> Outcome:
     command.append(f"--numerics={options.numerics}")
     if options.tuning:
         command.append(f"--tuning={options.tuning}")
-    flags = ("embed_tests", "embed_source", "external_weights", "check_only", "no_cache")
-    for flag in (*flags, *(["notes", "timing"] if text else [])):
+    flags = ("embed_tests", "embed_source", "external_weights", "check_only", "no_cache", "notes")
+    for flag in (*flags, *(["timing"] if text else [])):
         if getattr(options, flag):
             command.append(f"--{flag.replace('_', '-')}")
     if options.cache_dir:

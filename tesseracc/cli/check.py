@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import Target
+
 
 @click.command("check")
 @click.argument("bundle", type=click.Path())
 @click.option("--device", metavar="NAME", help="A device of this machine: cpu, cuda, cuda:N.")
-@click.option("--arch", metavar="NAME", help="A GPU: sm_90, sm_87, or an alias that `tesseracc targets` lists.")
-@click.option("--cpu", metavar="LEVEL", help="A CPU level: x86-64-v3.")
+@click.option(
+    "--arch", type=Target("cuda"), metavar="NAME",
+    help="A GPU: sm_90, sm_87, or an alias that `tesseracc targets` lists.",
+)  # fmt: skip
+@click.option("--cpu", type=Target("cpu"), metavar="LEVEL", help="A CPU level: x86-64-v3.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(bundle: str, device: str | None, arch: str | None, cpu: str | None, as_json: bool) -> None:
     """Say whether BUNDLE runs on a device, a GPU or a CPU, and which of its targets is taken.

@@ -19,11 +19,12 @@ def emit_c(build: Build, file: str, output: str | None, chosen: bool) -> list[st
 
     `chosen` tells that --arch was given: one CPU target or GPUs then, else it is the most modest CPU of this machine.
     """
+    from tesseracc.native.library import name_of
     from tesseracc.textio import write_bytes, write_text
 
-    stem = Path(file).stem
+    stem = name_of(Path(file).stem)
     made = _gpu(build, stem) if chosen and all(a.kind == "cuda" for a in build.archs) else _cpu(build, stem, chosen)
-    folder = Path(output) if output else Path(file).with_name(f"{stem}_c")
+    folder = Path(output) if output is not None else Path(file).with_name(f"{stem}_c")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from tesseracc.cli.options import Whole
+
 FINDINGS = 6  # the exit code of device errors: the kernel did something that it must not
 
 
@@ -18,9 +20,12 @@ FINDINGS = 6  # the exit code of device errors: the kernel did something that it
 )
 @click.option("--output", "outputs", multiple=True, help="N=@y.npy writes the buffer of argument N (from 0); repeats.")
 @click.option(
-    "--dynamic-shared", default=0, show_default=True, type=click.IntRange(0), help="Bytes of dynamic shared memory."
+    "--dynamic-shared", default=0, show_default=True, type=Whole(0, 2**31 - 1), help="Bytes of dynamic shared memory."
 )
-@click.option("--seed", default=0, show_default=True, help="Chooses the order in which asynchronous copies land.")
+@click.option(
+    "--seed", default=0, show_default=True, type=Whole(0, 2**32 - 1),
+    help="Chooses the order in which asynchronous copies land.",
+)  # fmt: skip
 @click.option("--detect/--no-detect", default=True, help="Look for races, stray and uninitialised accesses.")
 @click.option("--counters", is_flag=True, help="Print instructions, memory traffic, bank conflicts, barriers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -52,7 +57,7 @@ def command(
 
     code, text = emulate(
         file,
-        kernel or _only_entry(file),
+        kernel,
         grid,
         block,
         arguments,
@@ -66,17 +71,3 @@ def command(
     )
     click.echo(text)
     ctx.exit(FINDINGS if code else 0)
-
-
-def _only_entry(file: str) -> str:
-    """The name of the file's only entry. Raises E801 where there are several, or none."""
-    from tessera_runtime.core.errors import UsageError
-    from tesseracc.emulator import parse_ptx
-    from tesseracc.textio import read_text
-
-    names = list(parse_ptx(read_text(file)).entries)
-    if len(names) != 1:
-        raise UsageError(
-            "E801", f"{file} has {len(names)} kernels", help=f"choose one with --kernel: {', '.join(names)}"
-        )
-    return names[0]

@@ -36,7 +36,7 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import check_apart
+    from tessera_runtime.core.files import check_apart, check_output
     from tesseracc.bundle.describe import document, json_text, text
 
     if (layout is None) == (bundle is None):
@@ -52,6 +52,7 @@ def command(
     if (source or trust_source) and not html:
         raise UsageError("E801", "--source and --trust-source go with --html")
     check_apart(html, bundle, source)
+    check_output(html)
     file = BundleFile(bundle, verify_weights=True, weights=weights, require_signature=None if trust_source else ())
     if shapes:
         from tesseracc.bundle.shapes import shapes as shapes_of

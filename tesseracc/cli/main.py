@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from tessera_runtime.core.errors import TesseraError
 
 #: subcommand -> one line for --help; each lives in tesseracc.cli.<name> as `command`
 COMMANDS = {
@@ -70,32 +74,25 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: runs a subcommand, and turns every failure into a message and a documented exit code."""
+    from tessera_runtime.core.command import run
+
     args = sys.argv[1:] if argv is None else argv
+    sys.exit(run(lambda: _work(args), as_json="--json" in args, whose="compiler", parts=_parts, render=_render))
+
+
+def _work(args: list[str]) -> int:
     try:
         code = cli.main(args=args, prog_name="tesseracc", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
     except click.exceptions.Exit as error:
         code = error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
     except click.ClickException as error:
         if args:
-            code = report(_usage(error), as_json="--json" in args)
-        else:
-            error.show()  # the help
-            code = 2
-    except click.Abort:
-        click.echo("interrupted", err=True)
-        code = 130
-    except SystemExit:  # so click ends where nobody reads stdout any more
-        _discard_output()
-        code = 0
-    except OSError as error:
-        if error.filename is None:  # no file of ours: stdout
-            _discard_output()
-        code = report(_unusable(error), as_json="--json" in args and error.filename is not None)
-    except Exception as error:
-        code = report(error, as_json="--json" in args)
-    sys.exit(code if isinstance(code, int) else 0)
+            raise _usage(error) from None
+        error.show()  # the help
+        code = 2
+    return code if isinstance(code, int) else 0
 
 
 def _usage(error: click.ClickException) -> Exception:
@@ -108,44 +105,13 @@ def _usage(error: click.ClickException) -> Exception:
     return UsageError("E801", text[:1].lower() + text[1:], help=f"`{path} --help` says what it takes")
 
 
-def _discard_output() -> None:
-    """What is still to be flushed when the process ends goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _parts(error: TesseraError) -> Sequence[TesseraError]:
+    from tessera.errors import each_error
+
+    return each_error(error)
 
 
-def _unusable(error: OSError) -> Exception:
-    from tessera_runtime.core.errors import UsageError
+def _render(error: TesseraError) -> str:
+    from tessera.errors import render
 
-    what = f"'{error.filename}'" if error.filename is not None else "to the standard output"
-    return UsageError("E803", f"cannot write {what}: {error.strerror or error}")
-
-
-def report(error: Exception, *, as_json: bool = False) -> int:
-    """Prints an error for people or for programs; returns the exit code."""
-    from tessera_runtime.core.errors import TesseraError
-
-    if isinstance(error, TesseraError):
-        from tessera.errors import each_error, render
-
-        code = error.exit_code
-        found = [e.to_json() for e in each_error(error)] if as_json else []
-        text = "\n".join(render(e) for e in each_error(error))
-    else:
-        if os.environ.get("TESSERA_DEBUG"):
-            import traceback
-
-            traceback.print_exception(error)
-        code = 70
-        text = f"{type(error).__name__}: {error}"
-        found = [{"code": "internal", "message": text, "exit_code": code}]
-        text = f"internal error: {text}\n  help: this is a fault of the compiler; TESSERA_DEBUG=1 shows where"
-    if not as_json:
-        click.echo(text, err=True)
-        return code
-    import json
-
-    try:
-        click.echo(json.dumps({"errors": found}, sort_keys=True))
-    except OSError:  # nobody reads it; the exit code still tells
-        _discard_output()
-    return code
+    return render(error)

@@ -25,9 +25,10 @@ def command(bundles: tuple[str, ...], output: str, weights: str | None, as_json:
     import json
 
     from tessera_runtime.bundle import BundleFile
-    from tessera_runtime.core.files import write_atomic
+    from tessera_runtime.core.files import check_output, write_atomic
     from tesseracc.bundle.combine import merge
 
+    check_output(output)
     data = merge([BundleFile(path, verify_weights=True, weights=weights) for path in bundles])
     write_atomic(output, data)
     result = BundleFile(data)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from pathlib import Path
 
 import click
 
+from tesseracc.cli.options import Target
 from tesseracc.numerics import DEFAULT, PROFILES
 
 
 @click.command("opt")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("-p", "--passes", default="", help="Passes in order: a,b{n=2}.")
-@click.option("--arch", "arch_name", help="The target, for passes that need one.")
+@click.option("--arch", "arch_name", type=Target(), help="The target, for passes that need one.")
 @click.option("--numerics", type=click.Choice(PROFILES), default=DEFAULT, help="The numeric profile.")
 @click.option("--constants", type=click.Path(dir_okay=False), help="Safetensors file with the module's named arrays.")
 @click.option("--verify-each/--no-verify-each", default=True, help="Verify after every pass.")
@@ -23,7 +24,7 @@ from tesseracc.numerics import DEFAULT, PROFILES
     "--list", "list_passes", is_flag=True, is_eager=True, help="List the passes.", callback=lambda c, p, v: _list(c, v)
 )
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write here instead of printing.")
-@click.option("--json", "as_json", is_flag=True, help="Errors as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     file: str,
     passes: str,
@@ -45,6 +46,7 @@ def command(
 
     Exit codes: 0, 2 usage and files, 3 the text or a pass.
     """
+    from tessera_runtime.core.files import check_apart, check_output, read_text
     from tesseracc.arch.arch import load
     from tesseracc.ir.parser import parse_module
     from tesseracc.ir.pipeline import Context, Step, parse_pipeline, run_pipeline
@@ -52,11 +54,13 @@ def command(
     from tesseracc.ir.value import Module
     from tesseracc.ir.verify import verify
     from tesseracc.passes import pipelines as _registered  # noqa: F401
-    from tesseracc.textio import load_constants, read_text, write_text
+    from tesseracc.textio import load_constants, write_text
 
+    check_apart(output, constants)  # but over the text itself: a pass edits a file in place
+    check_output(output)
     steps = parse_pipeline(passes)
     context = Context(load(arch_name) if arch_name else None, numerics)
-    arrays = load_constants(Path(constants)) if constants else {}
+    arrays = load_constants(constants) if constants else {}
 
     def observe(step: Step, module: Module) -> None:
         if print_after_all:
@@ -68,9 +72,11 @@ def command(
         module = run_pipeline(steps, module, context, verify_each=verify_each, observe=observe)
         results.append(module_text(module, locations=locations))
     text = "\n// -----\n\n".join(results)
-    if output:
+    if output is not None:
         write_text(output, text)
-    else:
+    if as_json:
+        click.echo(json.dumps({"output": output, "modules": results if output is None else None}, sort_keys=True))
+    elif output is None:
         sys.stdout.write(text)
 
 

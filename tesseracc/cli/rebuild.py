@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tesseracc.cli.options import weights_option
+from tesseracc.cli.options import Whole, weights_option
 
 
 @click.command("rebuild")
@@ -12,7 +12,7 @@ from tesseracc.cli.options import weights_option
 @click.option("--verify", is_flag=True, help="Compare what was built with BUNDLE.")
 @click.option("--source", type=click.Path(), help="The module; needed unless BUNDLE carries it.")
 @click.option("-o", "--output", type=click.Path(), help="Write what was built here.")
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Targets compiled at once.")
+@click.option("--jobs", default=2, show_default=True, type=Whole(1, 64), help="Targets compiled at once.")
 @weights_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(
@@ -33,12 +33,13 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import write_atomic
+    from tessera_runtime.core.files import check_output, write_atomic
     from tesseracc.bundle.difference import differences
     from tesseracc.rebuild import rebuild
 
     if not verify and output is None:
         raise UsageError("E801", "nothing to do: give --verify or -o")
+    check_output(output)
     # What a source is executed for must be signed as the environment demands.
     file = BundleFile(bundle, verify_weights=True, weights=weights, require_signature=None)
     data = rebuild(file, source, jobs=jobs)

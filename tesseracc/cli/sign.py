@@ -31,24 +31,26 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import write_atomic
+    from tessera_runtime.core.files import check_output, write_atomic
     from tessera_runtime.signature import parse_private, read_key
     from tesseracc.bundle.sign import attach, make
 
     if not keys and not remove:
         raise UsageError("E801", "nothing to do: give --key, or --remove", help="`tesseracc keygen` makes keys")
+    check_output(output)
     seeds = [parse_private(read_key(path), path) for path in keys]
     file = BundleFile(bundle, verify_weights=True, weights=weights)
     found = {} if remove else {signature.key: signature for signature in file.signatures}
     for seed in seeds:
         signature = make(file.digest, seed)
         found[signature.key] = signature
-    mode = 0o666 if output else os.stat(bundle).st_mode & 0o777  # in place: no more readable than it was
-    write_atomic(output or bundle, attach(file, list(found.values())), mode=mode)
+    mode = 0o666 if output is not None else os.stat(bundle).st_mode & 0o777  # in place: no more readable than it was
+    written = bundle if output is None else output
+    write_atomic(written, attach(file, list(found.values())), mode=mode)
     if as_json:
-        document = {"bundle": output or bundle, "digest": file.digest, "keys": sorted(key.hex() for key in found)}
+        document = {"bundle": written, "digest": file.digest, "keys": sorted(key.hex() for key in found)}
         click.echo(json.dumps(document, sort_keys=True))
         return
-    click.echo(f"{output or bundle}: sha256:{file.digest}")
+    click.echo(f"{written}: sha256:{file.digest}")
     for key in sorted(found):
         click.echo(f"  signed by {key.hex()}")

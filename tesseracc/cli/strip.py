@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
-from tesseracc.cli.options import weights_option
+from tesseracc.cli.options import Target, weights_option
 
 
 @click.command("strip")
 @click.argument("bundle", type=click.Path())
-@click.option("--keep", multiple=True, metavar="TARGET", help="A target that stays; repeats. Default: all.")
+@click.option(
+    "--keep", multiple=True, type=Target(), metavar="TARGET", help="A target that stays; repeats. Default: all."
+)
 @click.option("--tests", is_flag=True, help="Remove the embedded tests.")
 @click.option("--sources", is_flag=True, help="Remove the embedded sources.")
 @click.option("--external-weights", "outside", is_flag=True, help="Put the weights into a file beside the output.")
@@ -37,10 +39,11 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import write_atomic
+    from tessera_runtime.core.files import check_output, write_atomic
     from tesseracc.bundle.combine import strip
     from tesseracc.bundle.detach import write_detached
 
+    check_output(output)
     file = BundleFile(bundle, verify_weights=True, weights=weights)
     if not (keep or tests or sources or outside or file.header.detached):
         raise UsageError("E801", "nothing to do: give --keep, --tests, --sources or --external-weights")
@@ -59,4 +62,5 @@ def command(
         click.echo(json.dumps(document, sort_keys=True))
     else:
         saved = file.header.file_size - size
-        click.echo(f"{output}: {', '.join(targets)}; {size:,} bytes, {saved:,} less, sha256:{result.digest}")
+        change = f"{abs(saved):,} {'less' if saved >= 0 else 'more'}"
+        click.echo(f"{output}: {', '.join(targets)}; {size:,} bytes, {change}, sha256:{result.digest}")

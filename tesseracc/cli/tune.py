@@ -8,11 +8,16 @@ from typing import Any
 
 import click
 
+from tesseracc.cli.options import Target
+
 
 @click.command("tune")
 @click.argument("file", type=click.Path())
 @click.option("--kernel", "name", required=True, metavar="NAME", help="The kernel to measure.")
-@click.option("--arch", default="cpu", show_default=True, help="cpu, or the target of a GPU in this machine.")
+@click.option(
+    "--arch", type=Target("", ("cpu",)), default="cpu", show_default=True,
+    help="cpu, or the target of a GPU in this machine.",
+)  # fmt: skip
 @click.option("--sizes", multiple=True, metavar="DIM=N,..", help="Sizes of all dims; repeats, one record each.")
 @click.option("-o", "--output", type=click.Path(), help="The record; default: FILE with the suffix .tuning.yaml.")
 @click.option("--json", "as_json", is_flag=True, help="Report as one JSON object on stdout.")
@@ -33,6 +38,7 @@ def command(file: str, name: str, arch: str, sizes: tuple[str, ...], output: str
     from tessera.decorators import Kernel
     from tessera_runtime import load as load_bundle
     from tessera_runtime.core.errors import UsageError
+    from tessera_runtime.core.files import check_output
     from tesseracc.arch.arch import load
     from tesseracc.driver import Build, host_level, place_of
     from tesseracc.frontend import kernel as kernels
@@ -42,7 +48,8 @@ def command(file: str, name: str, arch: str, sizes: tuple[str, ...], output: str
     from tesseracc.tuning.record import beside, read_records, write_records
     from tesseracc.tuning.space import spell
 
-    path = output or str(beside(file))
+    path = str(beside(file)) if output is None else output
+    check_output(path)
     records = {r.key: r for r in read_records(path)} if Path(path).is_file() else {}
     entry = source.choose(source.load(file), (name,))[name]
     if not isinstance(entry, Kernel) or not entry.space:

@@ -81,10 +81,10 @@ class Launch:
         self.memory, self.seed, self.detect, self.counting, self.max_steps = memory, seed, detect, counting, max_steps
         self.grid, self.block = _dims(grid, "grid"), _dims(block, "block")
         self.cluster = _dims(cluster or self.program.kernel.cluster or (1, 1, 1), "cluster")
+        check_shape(self.program.kernel, self.grid, self.block, self.cluster)
         self.cluster_size = int(np.prod(self.cluster))
         self.threads = int(np.prod(self.block))
         self.warps_per_cta = -(-self.threads // 32)
-        check_shape(self.program.kernel, self.grid, self.block, self.cluster)
         self.dynamic_shared = dynamic_shared
         self.log = FindingLog()
         self.counters = Counters()

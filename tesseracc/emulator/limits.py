@@ -16,6 +16,7 @@ _GRID: Dims = (2**31 - 1, 65535, 65535)
 _BLOCK: Dims = (1024, 1024, 64)
 _THREADS = 1024
 _CLUSTER = 16
+_WARPS = 1 << 24  # of a whole grid: more would run for days, and what is kept for each of them fill the memory
 _SHARED_EVERYWHERE = 48 << 10  # every chip has this much for a block
 _LOCAL = 512 << 10  # bytes of a thread
 
@@ -34,6 +35,8 @@ def check_shape(kernel: Function, grid: Dims, block: Dims, cluster: Dims) -> Non
         raise EmulatorError("E942", f"`{kernel.name}` allows {math.prod(kernel.maxntid)} threads, got {threads}")
     if math.prod(cluster) > _CLUSTER:
         raise EmulatorError("E942", f"a cluster of {math.prod(cluster)} CTAs: at most {_CLUSTER}")
+    if math.prod(grid) * -(-threads // 32) > _WARPS:
+        raise EmulatorError("E942", f"grid {grid} of {threads} threads each: the emulator runs at most {_WARPS} warps")
     for extent, unit in zip(grid, cluster):
         if extent % unit:
             raise EmulatorError("E942", f"grid {grid} is not a multiple of the cluster {cluster}")

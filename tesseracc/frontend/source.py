@@ -7,7 +7,6 @@ exception while the module's own statements run (E103).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import types
@@ -20,19 +19,20 @@ from tessera import decorators
 from tessera.decorators import Function, Kernel
 from tessera.errors import SourceError, Span, did_you_mean
 from tessera_runtime.core.errors import UsageError
+from tessera_runtime.core.files import read_bytes
 from tesseracc.frontend.user_errors import user_code
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A loaded module: its name, its path, the digest of its text, and its buildable objects by name.
+    """A loaded module: its name, its path, the bytes that were executed, and its buildable objects by name.
 
     `calls` are calls of them by the module's own statements, which ran eagerly: name and place.
     """
 
     name: str
     path: Path
-    digest: str
+    data: bytes
     entries: dict[str, Function | Kernel]
     namespace: dict[str, object]
     calls: tuple[tuple[str, Span | None], ...] = ()
@@ -41,10 +41,7 @@ class Source:
 def load(path: str | os.PathLike[str]) -> Source:
     """Executes the module at `path`. Raises UsageError E802, SourceError E101..E104."""
     file = Path(path)
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from None
+    data = read_bytes(path, regular=True)
     text = _decode(data, file)
     name = file.stem
     try:
@@ -69,8 +66,16 @@ def load(path: str | os.PathLike[str]) -> Source:
     folder = file.absolute().parent
     with _importable(name, module, folder), _recorded() as calls, user_code(file, "E103", "the module"):
         exec(code, module.__dict__)
-    digest = hashlib.sha256(data).hexdigest()
-    return Source(name, file, digest, _entries(module), module.__dict__, tuple(dict.fromkeys(calls)))
+    return Source(name, file, data, _entries(module), module.__dict__, tuple(dict.fromkeys(calls)))
+
+
+def check_file_name(file: Path) -> None:
+    """Raises E801 for a source whose name a bundle cannot record as the place that code comes from."""
+    if not file.name.isprintable() or "\\" in file.name:
+        raise UsageError(
+            "E801", f"a module cannot be called {file.name!r}",
+            help="rename it: bundles record the name, as printable UTF-8 text without a backslash",
+        )  # fmt: skip
 
 
 def _decode(data: bytes, file: Path) -> str:

@@ -24,7 +24,7 @@ from tesseracc.native.entries import CODES, GUARDS_FROM, Entry, entry_text, own_
 from tesseracc.native.header import example, header
 from tesseracc.native.messages import message_text
 
-__all__ = ["Library", "entries_of", "exports", "library", "messages_of", "plain", "prefix_of", "weights_of"]
+__all__ = ["Library", "entries_of", "exports", "library", "messages_of", "name_of", "plain", "prefix_of", "weights_of"]
 
 _ALIGN = 64
 _C_WORDS = {
@@ -80,6 +80,11 @@ def plain(text: str, arch: Arch) -> Request:
     """Code for any CPU of the machine that the target is of."""
     tool = arch.toolchain
     return Request(text, tool.triple, _PLAIN[tool.machine], "", "object", 0, label="the entry points")
+
+
+def name_of(stem: str) -> str:
+    """The name of a library and its files, from a module's: no character that means something to C or a shell."""
+    return re.sub(r"[^\w.+-]", "_", stem, flags=re.ASCII)
 
 
 def prefix_of(stem: str) -> str:

@@ -13,6 +13,7 @@ The size class of a dim of n elements is the smallest power of two that is not b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from typing import Any
 from tessera.decorators import Kernel
 from tessera.errors import did_you_mean
 from tessera_runtime.core.errors import UsageError
+from tessera_runtime.core.files import read_text
 from tesseracc.arch.arch import Arch, names
 from tesseracc.tuning.space import spell
 
 __all__ = ["Record", "beside", "find", "parse_records", "read_records", "size_class", "write_records"]
 
+RECORDS_LIMIT = 1 << 20  # bytes
 _FIELDS = ("kernel", "arch", "sizes", "config", "seconds")
 
 
@@ -52,17 +55,12 @@ def size_class(size: int) -> int:
 
 def beside(module: str | Path) -> Path:
     """Where the records of a module lie: `model.tuning.yaml` beside `model.py`."""
-    return Path(module).with_suffix(".tuning.yaml")
+    return Path(os.path.splitext(module)[0] + ".tuning.yaml")
 
 
 def read_records(file: str | Path) -> tuple[Record, ...]:
     """The records of a file. Raises E802 for what cannot be read or is no record."""
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError("E802", f"cannot read {file}: {what}") from None
-    return parse_records(text, Path(file).name)
+    return parse_records(read_text(file, RECORDS_LIMIT), Path(file).name)
 
 
 def parse_records(text: str, name: str) -> tuple[Record, ...]:

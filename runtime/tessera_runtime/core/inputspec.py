@@ -12,15 +12,18 @@ Without `NAME=` the input is positional. No shape stands for a scalar array: `f3
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tessera_runtime.core.dtypes import ALIASES, DTYPES, np_dtype
-from tessera_runtime.core.errors import InputError, UsageError
+from tessera_runtime.core.dtypes import ALIASES, DTYPES, decode, np_dtype, storage_dtype
+from tessera_runtime.core.errors import InputError, TesseraError, UsageError
+from tessera_runtime.core.files import open_regular, read_bytes
+from tessera_runtime.core.numbers import number, real, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["GRAMMAR", "MAX_BYTES", "InputSpec", "load_array", "parse"]
+__all__ = ["GRAMMAR", "MAX_BYTES", "InputSpec", "load_array", "parse", "read_npy"]
 
 GRAMMAR = (
     "NAME=@file.npy | @file.npz:key | @file.safetensors:key | 4x64xf32=1 | 2x2xf32=[[1 2][3 4]] | randn:4x64xf32 | 3.5"
@@ -29,9 +32,6 @@ MAX_BYTES = 1 << 40
 
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII | re.DOTALL)
 _TYPE = re.compile(r"((?:[0-9]{1,19}x)*)([a-z][a-z0-9_]*)", re.ASCII)
-_NUMBER = re.compile(
-    r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|true|false", re.ASCII | re.IGNORECASE
-)
 
 
 class InputSpec(NamedTuple):
@@ -47,11 +47,7 @@ class InputSpec(NamedTuple):
 
 
 def _bad(text: str, why: str) -> InputError:
-    return InputError("E711", f"input '{_short(text)}': {why}", help=f"write {GRAMMAR}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
+    return InputError("E711", f"input '{short(text)}': {why}", help=f"write {GRAMMAR}")
 
 
 def parse(text: str) -> InputSpec:
@@ -74,11 +70,13 @@ def parse(text: str) -> InputSpec:
         if not tail.strip():
             raise _bad(text, "no value after '='")
         return InputSpec(name, "values", shape=shape, dtype=dtype, text=tail)
-    if _NUMBER.fullmatch(value) is not None:
-        return InputSpec(name, "scalar", text=value)
-    if _TYPE.fullmatch(value) is not None:
-        raise _bad(text, f"a value is missing: '{value}=0'")
-    raise _bad(text, "not understood")
+    try:
+        number(value)
+    except ValueError as error:
+        if _TYPE.fullmatch(value) is not None:
+            raise _bad(text, f"a value is missing: '{value}=0'") from None
+        raise _bad(text, str(error) if value[:1].isdigit() else "not understood") from None
+    return InputSpec(name, "scalar", text=value)
 
 
 def _is_typed(word: str) -> bool:
@@ -101,7 +99,7 @@ def _parse_file(name: str | None, value: str, text: str) -> InputSpec:
 def _parse_type(value: str, text: str) -> tuple[tuple[int, ...], str]:
     match = _TYPE.fullmatch(value)
     if match is None:
-        raise _bad(text, f"'{_short(value)}' is not a shape and element type such as 4x64xf32")
+        raise _bad(text, f"'{short(value)}' is not a shape and element type such as 4x64xf32")
     dtype = ALIASES.get(match[2], match[2])
     if dtype not in DTYPES:
         raise _bad(text, f"unknown element type '{match[2]}'")
@@ -110,7 +108,7 @@ def _parse_type(value: str, text: str) -> tuple[tuple[int, ...], str]:
     for extent in shape:
         size *= max(extent, 1)
     if size > MAX_BYTES or len(shape) > 32:
-        raise InputError("E713", f"input '{_short(text)}' is too large", help=f"the limit is {MAX_BYTES} bytes")
+        raise InputError("E713", f"input '{short(text)}' is too large", help=f"the limit is {MAX_BYTES} bytes")
     return shape, dtype
 
 
@@ -122,23 +120,13 @@ def load_array(spec: InputSpec, *, seed: int = 0) -> NDArray[Any] | float | int 
     if spec.kind == "file":
         return _read_file(spec)
     if spec.kind == "scalar":
-        return _number(spec.text)
+        return number(spec.text)
     try:
         if spec.kind == "randn":
             return _randn(spec, seed)
         return _values(spec)
     except MemoryError as error:
         raise InputError("E713", f"input '{spec.name or ''}' does not fit into memory") from error
-
-
-def _number(word: str) -> float | int | bool:
-    lower = word.lower()
-    if lower in ("true", "false"):
-        return lower == "true"
-    try:
-        return int(lower)
-    except ValueError:
-        return float(lower)
 
 
 def cast_f64(values: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -166,29 +154,48 @@ def _values(spec: InputSpec) -> NDArray[Any]:
     import numpy as np
 
     text = spec.text.strip()
-    numbers = [_number(word) for word in _words(text, spec)]
-    kind = DTYPES[spec.dtype].kind
-    shown = f"{spec.name or 'input'}={'x'.join(map(str, (*spec.shape, spec.dtype)))}"
+    words = _words(text, spec)
+    shown = f"{spec.name or 'input'}={'x'.join(map(str, (*spec.shape, spec.dtype)))}={short(text)}"
     count = 1
     for extent in spec.shape:
         count *= extent
-    if len(numbers) != count and not (len(numbers) == 1 and not text.startswith("[")):
-        raise _bad(f"{shown}={_short(text)}", f"{len(numbers)} values for {count} elements")
-    if kind == "f":
-        flat = cast_f64(np.array([float(n) for n in numbers], dtype=np.float64), spec.dtype)
-    else:
-        bits = DTYPES[spec.dtype].bits
-        lo, hi = {"b": (0, 1), "u": (0, (1 << bits) - 1), "i": (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)}[kind]
-        for n in numbers:
-            if isinstance(n, float) or not lo <= n <= hi:
-                raise _bad(f"{shown}={_short(text)}", f"{n} is not a value of {spec.dtype}")
-        if bits < 8:  # in the low half of a byte
-            flat = np.array([int(n) & 15 for n in numbers], dtype=np.uint8).view(np_dtype(spec.dtype))
-        else:
-            flat = np.array(numbers, dtype=np_dtype(spec.dtype))
-    if len(numbers) == 1:
+    if len(words) != count and not (len(words) == 1 and not text.startswith("[")):
+        raise _bad(shown, f"{len(words)} values for {count} elements")
+    try:
+        flat = _reals(words, spec.dtype) if DTYPES[spec.dtype].kind == "f" else _integers(words, spec.dtype)
+    except ValueError as error:
+        raise _bad(shown, str(error)) from None
+    if len(words) == 1:
         return np.full(spec.shape, flat[0], dtype=flat.dtype)
     return flat.reshape(spec.shape)
+
+
+def _reals(words: list[str], dtype: str) -> NDArray[Any]:
+    """Elements of a floating-point type, rounded once. ValueError where a finite number has no finite one near it."""
+    import numpy as np
+
+    given = np.array([float(number(word)) if word.isalpha() else real(word) for word in words], dtype=np.float64)
+    flat = cast_f64(given, dtype)
+    narrow = DTYPES[dtype].numpy != DTYPES[dtype].raw
+    lost = np.isfinite(given) & ~np.isfinite(decode(dtype, flat.view(storage_dtype(dtype))) if narrow else flat)
+    if lost.any():
+        raise ValueError(f"{short(words[int(np.argmax(lost))], 40)} is beyond the range of {dtype}")
+    return flat
+
+
+def _integers(words: list[str], dtype: str) -> NDArray[Any]:
+    """Elements of an integer type. ValueError for what is none of it."""
+    import numpy as np
+
+    kind, bits = DTYPES[dtype].kind, DTYPES[dtype].bits
+    low, high = {"b": (0, 1), "u": (0, (1 << bits) - 1), "i": (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)}[kind]
+    values = [number(word) for word in words]
+    for word, value in zip(words, values, strict=True):
+        if isinstance(value, float) or not low <= value <= high:
+            raise ValueError(f"{short(word, 40)} is not a value of {dtype}")
+    if bits < 8:  # in the low half of a byte
+        return np.array([int(value) & 15 for value in values], dtype=np.uint8).view(np_dtype(dtype))
+    return np.array(values, dtype=np_dtype(dtype))
 
 
 def _words(text: str, spec: InputSpec) -> list[str]:
@@ -196,8 +203,10 @@ def _words(text: str, spec: InputSpec) -> list[str]:
     tokens = re.findall(r"[\[\]]|[^\s,\[\]]+", text)
     words = [token for token in tokens if token not in "[]"]
     for word in words:
-        if _NUMBER.fullmatch(word) is None:
-            raise _bad(text, f"'{_short(word)}' is not a number")
+        try:
+            number(word)
+        except ValueError as error:
+            raise _bad(short(text), str(error)) from None
     if len(words) == len(tokens):
         return words
     # counts[d] is the number of items seen so far in the bracket open at depth d; each must close at its extent.
@@ -226,30 +235,52 @@ def _words(text: str, spec: InputSpec) -> list[str]:
 
 
 def _read_file(spec: InputSpec) -> NDArray[Any]:
+    lower = spec.path.lower()
+    if lower.endswith(".npy"):
+        return _plain(read_npy(spec.path), spec)
+    if lower.endswith(".npz"):
+        return _plain(_guarded(spec.path, lambda: _member(spec)), spec)
+    from tessera_runtime.core import safetensors
+
+    tensors = _guarded(spec.path, lambda: safetensors.load(read_bytes(spec.path, MAX_BYTES, regular=True)))
+    return tensors[_pick(spec, list(tensors))]
+
+
+def read_npy(path: str) -> NDArray[Any]:
+    """The array of a .npy file; E802, E712."""
     import numpy as np
 
-    lower = spec.path.lower()
-    try:
-        if lower.endswith(".npy"):
-            return _plain(np.load(spec.path, allow_pickle=False), spec)
-        if lower.endswith(".npz"):
-            with np.load(spec.path, allow_pickle=False) as archive:
-                return _plain(archive[_pick(spec, list(archive.files))], spec)
-        from tessera_runtime.core import safetensors
+    def read() -> NDArray[Any]:
+        with open_regular(path) as file:
+            array = np.load(file, allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("it is an archive of arrays")
+            return array
 
-        with open(spec.path, "rb") as file:
-            tensors = safetensors.load(file.read())
-        return tensors[_pick(spec, list(tensors))]
-    except OSError as error:
-        if error.errno is None:  # numpy's own complaint about the content
-            raise InputError("E712", f"'{spec.path}' is not a readable array file") from error
-        raise UsageError("E802", f"cannot read '{spec.path}': {error.strerror}") from error
-    except (ValueError, EOFError, KeyError, NotImplementedError) as error:
-        raise InputError("E712", f"'{spec.path}' is not a well-formed array file: {_short(str(error))}") from error
-    except Exception as error:  # zipfile and numpy raise several kinds on a damaged archive
-        if isinstance(error, InputError):
-            raise
-        raise InputError("E712", f"'{spec.path}' is damaged: {_short(str(error))}") from error
+    return _guarded(path, read)
+
+
+def _member(spec: InputSpec) -> NDArray[Any]:
+    import numpy as np
+
+    with open_regular(spec.path) as file, np.load(file, allow_pickle=False) as archive:
+        return np.asarray(archive[_pick(spec, list(archive.files))])
+
+
+_Read = TypeVar("_Read")
+
+
+def _guarded(path: str, read: Callable[[], _Read]) -> _Read:
+    """What reading gives. NumPy and zipfile raise all kinds of exceptions on files that are damaged: E712."""
+    try:
+        return read()
+    except (InputError, UsageError):
+        raise
+    except MemoryError as error:
+        raise InputError("E713", f"'{path}' does not fit into memory") from error
+    except Exception as error:
+        why = error.message if isinstance(error, TesseraError) else str(error) or type(error).__name__
+        raise InputError("E712", f"'{path}' is not a well-formed array file: {short(why)}") from error
 
 
 def _plain(array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:

@@ -102,11 +102,16 @@ class CpuDevice:
             if not self._missing(target):
                 return target
         if not targets:
-            names = ", ".join(target.name for target in manifest.targets)
+            names = [target.name for target in manifest.targets]
+            found = ", ".join(target.name for target in manifest.targets if target.kind == "cpu")
+            if self._wanted in names:
+                told = f"'{self._wanted}' is an image for GPUs; the bundle's CPU images: {found or 'none'}"
+                raise DeviceError("E902", told, help="`--device cuda` or `--device emulator` takes it")
             lacking = f"CPU image '{self._wanted[:40]}'" if self._wanted else "CPU image"
             raise DeviceError(
-                "E902", f"the bundle has no {lacking}; it has {names}", help="build it with `--arch cpu` as well"
-            )
+                "E902", f"the bundle has no {lacking}; it has {found or ', '.join(names)}",
+                help=f"name one of these, or build it with `--arch {self._wanted[:40] or 'cpu'}` as well",
+            )  # fmt: skip
         lacks = "; ".join(f"{target.name} needs {' '.join(self._missing(target))}" for target in targets)
         raise DeviceError(
             "E902", f"no image of the bundle runs on this CPU: {lacks}", help="build it with `--arch cpu`"

@@ -21,6 +21,9 @@ ENTRIES = (
           "A pass or an option of a pass is not known. `tesseracc opt --list` prints them."),
     Entry("E406", "target needed", 3,
           "A pass depends on the target. Give one with --arch."),
+    Entry("E407", "program beyond the bundle format", 3,
+          "A name, a text or a number of things in the program is one that the bundle format (specs/bundle.md) does "
+          "not have: functions, kernels, parameters, lengths. The message has the field and its limit."),
     Entry("E411", "element not written once", 3,
           "A schedule.group leaves an element of its result unwritten, or writes it twice. Found by the Schedule "
           "interpreter."),

@@ -57,6 +57,9 @@ ENTRIES = (
           "`--validate` runs the tests that a bundle carries; this one has none. `build --embed-tests` puts them in."),
     Entry("E808", "nothing to compare with", 2,
           "`--bisect` needs a reference beside the target under test: give `--reference`, a device or a bundle."),
+    Entry("E809", "system refuses", 2,
+          "The operating system gives no more memory, processes or open files. Free some, raise the limit "
+          "(`ulimit -a`), or ask for less: fewer --jobs, smaller inputs."),
     # --- E9xx: devices, execution, emulator findings ---------------------------------------------------------------
     Entry("E901", "device unknown", 6,
           "The device is not one of cpu[:TARGET], cuda[:N] or an installed plug-in such as emulator."),

@@ -1,0 +1,94 @@
+"""How every command of the project ends: its streams, its errors as text or JSON, its exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from tessera_runtime.core import streams
+from tessera_runtime.core.errors import TesseraError, UsageError
+from tessera_runtime.core.exitcodes import Exit
+
+__all__ = ["INTERRUPTED", "run"]
+
+INTERRUPTED = 130
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_EXHAUSTED = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+
+Parts = Callable[[TesseraError], Sequence[TesseraError]]
+
+
+def run(work: Callable[[], int], *, as_json: bool, whose: str, parts: Parts = lambda error: (error,),
+        render: Callable[[TesseraError], str] = TesseraError.render) -> int:  # fmt: skip
+    """Runs a command on usable streams; the exit code. Nothing but KeyboardInterrupt of a second Ctrl-C gets out.
+
+    `parts` are the errors that one stands for, `render` is its text for people; a fault of the project is told to be of
+    `whose` making. Errors are JSON on stdout where `as_json`, unless stdout is what failed.
+    """
+    streams.prepare()
+    try:
+        code = work()
+        streams.flush()
+        return code
+    except streams.Unread:
+        return int(Exit.OK)
+    except streams.OutputError as error:
+        _say(error.render())
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        known = _known(error)
+        if known is None:
+            return _fault(error, as_json=as_json, whose=whose)
+        if as_json:
+            _tell([part.to_json() for part in parts(known)], known.exit_code)
+        else:
+            _say("\n".join(render(part) for part in parts(known)))
+        return known.exit_code
+
+
+def _known(error: Exception) -> TesseraError | None:
+    """The error that a user can act on: what the system refuses is one too."""
+    if isinstance(error, TesseraError):
+        return error
+    if isinstance(error, MemoryError):
+        return UsageError("E809", "there is not enough memory")
+    if not isinstance(error, OSError):
+        return None
+    name = error.filename
+    shown = "a temporary file" if name is None else f"'{os.fsdecode(name) if isinstance(name, bytes) else name}'"
+    if error.errno in _EXHAUSTED:
+        return UsageError("E809", f"the system refuses: {error.strerror}")
+    if error.errno in _FULL:
+        return UsageError("E803", f"cannot write {shown}: {error.strerror}")
+    return None if name is None else UsageError("E802", f"cannot use {shown}: {error.strerror}")
+
+
+def _fault(error: Exception, *, as_json: bool, whose: str) -> int:
+    """A fault of ours. With TESSERA_DEBUG its traceback."""
+    if os.environ.get("TESSERA_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    text, code = f"{type(error).__name__}: {error}", int(Exit.INTERNAL)
+    if as_json:
+        _tell([{"code": "internal", "message": text, "exit_code": code}], code)
+    else:
+        _say(f"internal error: {text}\n  help: this is a fault of the {whose}; TESSERA_DEBUG=1 shows where")
+    return code
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _tell(errors: list[dict[str, object]], code: int) -> None:
+    with suppress(streams.OutputError, streams.Unread):  # nobody reads it; the exit code still tells
+        print(json.dumps({"errors": errors, "exit_code": code}, sort_keys=True), flush=True)
