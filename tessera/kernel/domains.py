@@ -16,11 +16,12 @@ from tessera.errors import Span
 from tessera.kernel.report import fail
 from tessera.kernel.syntax import assigned_names, mentions
 from tessera.kernel.tree import Buffer
+from tessera.kernel.vocabulary import ATOMIC_WORDS
 from tessera.shapes import Dim, known_equal
 
 __all__ = ["Domain", "domain_loop", "find_domains", "output_names", "store_places", "with_loop"]
 
-_STORES = {"store", "store_vector"}
+_STORES = {"store", "store_vector", *ATOMIC_WORDS}
 _SYNCS = {"cp_commit_group", "cp_wait_group", "barrier"}
 _FILLS = {"cp_async", "load_async", "tma_load_async", "store", "store_vector", "load"}
 

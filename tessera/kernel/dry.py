@@ -18,6 +18,8 @@ from tessera.errors import Span
 from tessera.kernel.report import Report, fail
 from tessera.kernel.tree import (
     Assign,
+    Atomic,
+    AtomicTile,
     Barrier,
     Binary,
     Block,
@@ -117,10 +119,10 @@ class _Run:
         match stmt:
             case Assign(var, value):
                 self.env[var] = self.value(value)
-            case Store(buffer, indices, value):
+            case Store(buffer, indices, value) | Atomic(_, buffer, indices, value):
                 self.value(value)
                 self.fill(buffer, tuple(_one(self.value(i)) for i in indices), stmt.span, whole=False)
-            case StoreTile(window, value, counts):
+            case StoreTile(window, value, counts) | AtomicTile(_, window, value, counts):
                 self.value(value)
                 for count in counts:
                     self.value(count)

@@ -22,6 +22,8 @@ from tessera.kernel.tile_evaluate import TileEvaluator, largest_tile
 from tessera.kernel.tree import (
     Alloc,
     Assign,
+    Atomic,
+    AtomicTile,
     Barrier,
     Binary,
     Block,
@@ -211,6 +213,8 @@ class _Groups(TileEvaluator):
                 self.assign(var, self.expr(value, mask), mask)
             case Store():
                 self.store(stmt, mask)
+            case Atomic():
+                self.atomic(stmt, mask)
             case If(cond, then, orelse):
                 test = self.expr(cond, mask)
                 for part, taken in ((then, mask & test), (orelse, mask & ~test)):
@@ -225,6 +229,8 @@ class _Groups(TileEvaluator):
                     mask = mask & self.expr(cond, mask)
             case StoreTile():
                 self.store_tile(stmt, mask)
+            case AtomicTile():
+                self.atomic_tile(stmt, mask)
             case Copy():
                 self.copy(stmt, mask)
             case Commit():
@@ -267,6 +273,15 @@ class _Groups(TileEvaluator):
         memory.store(access)
         raw = values.to_storage(np.ascontiguousarray(np.broadcast_to(value, where.shape)[where]), stmt.buffer.dtype)
         memory.put(access.at, raw)
+
+    def atomic(self, stmt: Atomic, mask: Array) -> None:
+        indices = [self.expr(i, mask) for i in stmt.indices]
+        value = self.expr(stmt.value, mask)
+        memory = self.memories[stmt.buffer]
+        access, where = self.access(memory, indices, mask, stmt.varying, stmt.span)
+        memory.update(access, stmt.op)
+        raw = values.to_storage(np.ascontiguousarray(np.broadcast_to(value, where.shape)[where]), stmt.buffer.dtype)
+        memory.combine(access.at, raw, stmt.op)
 
     # -- memory ----------------------------------------------------------------------------------------------------
 

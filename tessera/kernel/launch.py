@@ -13,7 +13,21 @@ from __future__ import annotations
 from tessera.errors import Span
 from tessera.kernel.operands import pure
 from tessera.kernel.report import Report, fail
-from tessera.kernel.tree import Binary, Buffer, Compare, Const, DimValue, Expr, Id, Load, Stmt, Store, walk, walk_exprs
+from tessera.kernel.tree import (
+    Atomic,
+    Binary,
+    Buffer,
+    Compare,
+    Const,
+    DimValue,
+    Expr,
+    Id,
+    Load,
+    Stmt,
+    Store,
+    walk,
+    walk_exprs,
+)
 from tessera.shapes import Dim, ceildiv, parse_dim
 from tessera.shapes import Expr as DimExpr
 
@@ -67,7 +81,7 @@ def _at_least(a: Dim, b: Dim) -> bool:
 def lanes_needed(body: tuple[Stmt, ...], report: Report, span: Span) -> Dim:
     """The number of lanes that a kernel with `linear_id` works on. Raises SourceError E211 when it is ambiguous."""
     accesses: list[tuple[Buffer, tuple[Expr, ...], Span]] = [
-        (s.buffer, s.indices, s.span) for s in walk(body) if isinstance(s, Store)
+        (s.buffer, s.indices, s.span) for s in walk(body) if isinstance(s, (Store, Atomic))
     ] + [(e.buffer, e.indices, e.span) for e in walk_exprs(body) if isinstance(e, Load)]
     found: dict[Dim, tuple[str, Span]] = {}
     for buffer, indices, at in accesses:

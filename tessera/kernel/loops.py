@@ -29,7 +29,15 @@ from tessera.kernel.operands import (
 )
 from tessera.kernel.report import fail
 from tessera.kernel.scope import Bound, Env, Poison, Unset, conversions, join_env
-from tessera.kernel.syntax import assigned_names, carried_names, mentions, store_targets, tail_returns, tainted_names
+from tessera.kernel.syntax import (
+    assigned_names,
+    atomic_calls,
+    carried_names,
+    mentions,
+    store_targets,
+    tail_returns,
+    tainted_names,
+)
 from tessera.kernel.tile_operands import Register
 from tessera.kernel.tree import Block, Const, Elem, Expr, For, Id, Stmt, Var, While
 from tessera.kernel.vocabulary import COLLECTIVE, Word
@@ -247,10 +255,19 @@ class Reader(Work):
     # -- loops that are spread out (rules R3 and A69) --------------------------------------------------------------
 
     def _is_work(self, node: ast.For) -> bool:
-        """Whether iterations store elements of a parameter at places that depend on the loop variable."""
+        """Whether iterations store elements of a parameter at places that depend on the loop variable, or update some
+        atomically by what depends on it."""
         assert isinstance(node.target, ast.Name)
         names = tainted_names(node.body, {node.target.id})
-        return any(mentions(t.slice, names) for t in self._written(node.body))
+        params = [BufferRef(b) for b in self.params.values()]
+        updates = [c for c in atomic_calls(node.body) if self._updated(c) in params]
+        places: list[ast.expr] = [t.slice for t in self._written(node.body)]
+        return any(mentions(part, names) for part in [*places, *updates])
+
+    def _updated(self, call: ast.Call) -> object:
+        """What the first argument of an atomic update is, where it is a name or a subscript of one."""
+        place = call.args[0].value if isinstance(call.args[0], ast.Subscript) else call.args[0]
+        return self.frame.env.get(place.id) if isinstance(place, ast.Name) else None
 
     def _written(self, body: Sequence[ast.stmt]) -> list[ast.Subscript]:
         """The subscripts of parameters that statements store to."""
@@ -344,7 +361,7 @@ class Reader(Work):
         assert isinstance(node.target, ast.Name)
         names = tainted_names(node.body, {node.target.id})
         stores = store_targets(node.body)
-        if not stores or not all(mentions(t.slice, names) for t in stores):
+        if not (stores or atomic_calls(node.body)) or not all(mentions(t.slice, names) for t in stores):
             return False
         inner = [n for stmt in node.body for n in ast.walk(stmt)]
         if any(isinstance(n, ast.Slice) or (isinstance(n, ast.Attribute) and n.attr in COLLECTIVE) for n in inner):

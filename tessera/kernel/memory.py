@@ -4,38 +4,57 @@ A race is two accesses of one element, at least one a store, by different agents
 agent is a lane, or a group as a whole for accesses outside of varying control flow whose operands are uniform
 (these follow program order among themselves). Nothing orders the accesses of different groups.
 
-Per element the shadow keeps the last store and the last load since; of loads it also keeps whether several agents
-of the group, or several groups, have read. That suffices, because any race with an earlier access has been reported
-when the access in between was made.
+Loads share an element, and so do atomic updates of one kind; an atomic update conflicts with all else as a store does.
+Per element the shadow keeps the last store, and of the others what `Sharers` does. That suffices, because any race with
+an earlier access has been reported when the access in between was made.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tessera.errors import Span
 from tessera.kernel.report import fail
+from tessera.kernel.sharers import NONE, Sharers, runs
 from tessera.kernel.tree import Buffer
 from tessera.kernel.values import Array
 
 __all__ = ["Access", "Memory"]
 
-_NONE = -1
+#: the kinds of atomic updates
+_ATOMICS = {
+    "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+}  # fmt: skip
 
 
 @dataclass
 class Access:
-    """Which elements one statement touches: flat element numbers with the agent, group and barrier interval of each."""
+    """Which elements one statement touches: flat element numbers with the agent, group and barrier interval of each.
+
+    `whole`: by a group as a whole, in program order (a tile), so that only other groups can conflict with it.
+    """
 
     at: Array
     agent: Array
     group: Array
     interval: Array
     span: Span
+    whole: bool = False
+
+    def clash(self, others: Sharers) -> Array:
+        """Where it conflicts with loads or updates that were made."""
+        if self.whole:
+            return others.clash_groups(self.at, self.group)
+        return others.clash(self.at, self.agent, self.group, self.interval)
+
+    @property
+    def when(self) -> Array:
+        """The interval to remember: none, where what lanes of the group do cannot conflict."""
+        return np.full_like(self.interval, NONE) if self.whole else self.interval
 
 
 class Memory:
@@ -49,13 +68,10 @@ class Memory:
         if tracked:
             size = array.size
             self.store_agent, self.store_group, self.store_interval, self.store_line = (
-                np.full(size, _NONE, np.int64) for _ in range(4)
+                np.full(size, NONE, np.int64) for _ in range(4)
             )
-            self.load_agent, self.load_group, self.load_interval, self.load_line = (
-                np.full(size, _NONE, np.int64) for _ in range(4)
-            )
-            self.shared_load = np.zeros(size, bool)  # several agents of `load_group` in `load_interval`
-            self.crossed_load = np.zeros(size, bool)  # several groups, at any time
+            self.loads = Sharers(size)
+            self.updates: dict[str, Sharers] = {}  # by kind
         self.spans: list[Span] = []  # the places that the shadow refers to by number
         self.in_flight: Array | None = None  # shared: elements that a copy will change
 
@@ -74,6 +90,13 @@ class Memory:
             self.array.reshape(-1)[at] = raw
         else:
             self.array[np.unravel_index(at, self.array.shape)] = raw
+
+    def combine(self, at: Array, raw: Array, op: str) -> None:
+        """Changes elements at flat places, which may be equal, one after the other: op(old, raw)."""
+        if self.array.flags.c_contiguous:
+            _ATOMICS[op].at(self.array.reshape(-1), at, raw)
+        else:
+            _ATOMICS[op].at(self.array, np.unravel_index(at, self.array.shape), raw)
 
     # -- copies in flight --------------------------------------------------------------------------------------------
 
@@ -96,47 +119,7 @@ class Memory:
             raise fail("E225", f"`{self.buffer.name}`{where} is {what} while a copy into it is in flight", span,
                        "complete it with cp_wait_group (behind cp_commit_group), or with barrier")  # fmt: skip
 
-    # -- accesses of the group as a whole, in program order ----------------------------------------------------------
-
-    def load_tile(self, access: Access) -> None:
-        """Checks and records a load. Raises SourceError E215 (another group stores), E217, E225."""
-        at = access.at
-        self._defined(at, access.span)
-        if not self.tracked or self.buffer.space == "shared":
-            return
-        clash = (self.store_agent[at] != _NONE) & (self.store_group[at] != access.group)
-        if clash.any():
-            self._race(access, int(np.argmax(clash)), self.store_line, "a store", "this load")
-        self.crossed_load[at] |= (self.load_agent[at] != _NONE) & (self.load_group[at] != access.group)
-        order, first, last = _runs(at)
-        if order is not None:
-            self.crossed_load[at[order][first]] |= access.group[order][first] != access.group[order][last]
-        self.load_agent[at], self.load_group[at], self.load_interval[at] = access.agent, access.group, _NONE
-        self.load_line[at] = self._line(access.span)
-
-    def store_tile(self, access: Access) -> None:
-        """Checks and records a store. Raises SourceError E215 (another group), E225."""
-        at = access.at
-        self._landed(at, access.span, "stored to")
-        if self.written is not None:
-            self.written[at] = True
-        if not self.tracked or self.buffer.space == "shared":
-            return
-        order, first, last = _runs(at)
-        if order is not None:
-            double = first != last
-            where = self._index(int(at[order[first[int(np.argmax(double))]]]))
-            raise fail("E215", f"several groups store to `{self.buffer.name}`{where}", access.span,
-                       "let each element belong to one group")  # fmt: skip
-        clash = (self.store_agent[at] != _NONE) & (self.store_group[at] != access.group)
-        if clash.any():
-            self._race(access, int(np.argmax(clash)), self.store_line, "a store", "this store")
-        read = self.load_agent[at] != _NONE
-        clash = read & ((self.load_group[at] != access.group) | self.crossed_load[at])
-        if clash.any():
-            self._race(access, int(np.argmax(clash)), self.load_line, "a load", "this store")
-        self.store_agent[at], self.store_group[at], self.store_interval[at] = access.agent, access.group, _NONE
-        self.store_line[at] = self._line(access.span)
+    # -- accesses ----------------------------------------------------------------------------------------------------
 
     def _defined(self, at: Array, span: Span) -> None:
         self._landed(at, span, "read")
@@ -144,7 +127,9 @@ class Memory:
             raise fail("E217", f"`{self.buffer.name}` is read before it is written", span,
                        "shared memory has no defined contents at first")  # fmt: skip
 
-    # -- accesses of lanes -------------------------------------------------------------------------------------------
+    def _is_free(self, access: Access) -> bool:
+        """Whether nothing can conflict with an access: what a group does to its own memory is in program order."""
+        return not self.tracked or (access.whole and self.buffer.space == "shared")
 
     def _line(self, span: Span) -> int:
         """A number for a place in the source."""
@@ -153,46 +138,13 @@ class Memory:
         return self.spans.index(span)
 
     def load(self, access: Access) -> None:
-        """Checks and records a load. Raises SourceError E215, E217."""
-        at = access.at
-        self._defined(at, access.span)
-        if not self.tracked:
+        """Checks and records a load. Raises SourceError E215, E217, E225."""
+        self._defined(access.at, access.span)
+        if self._is_free(access):
             return
-        stored = self.store_agent[at] != _NONE
-        same_group = self.store_group[at] == access.group
-        clash = stored & ~same_group
-        clash |= (
-            stored & same_group & (self.store_interval[at] == access.interval) & (self.store_agent[at] != access.agent)
-        )
-        if clash.any():
-            self._race(access, int(np.argmax(clash)), self.store_line, "a store", "this load")
-        read = self.load_agent[at] != _NONE
-        other = read & (self.load_group[at] != access.group)
-        now = read & ~other & (self.load_interval[at] == access.interval)
-        several = now & (self.shared_load[at] | (self.load_agent[at] != access.agent))
-        order, first, last = _runs(at)
-        if order is not None:  # one statement, several lanes on one element
-            several = several[order]
-            group, agent = access.group[order], access.agent[order]
-            mixed = (agent[first] != agent[last]) & (group[first] == group[last])
-            crossed = group[first] != group[last]
-            position = at[order][first]
-            self.crossed_load[position] |= np.logical_or.reduceat(other[order], first) | crossed
-            self.shared_load[position] = np.logical_or.reduceat(several, first) | mixed
-            self._remember_load(access, order[last])
-        else:
-            self.crossed_load[at] |= other
-            self.shared_load[at] = several
-            self._remember_load(access, slice(None))
-
-    def _remember_load(self, access: Access, keep: Any) -> None:
-        at = access.at[keep]
-        self.load_agent[at], self.load_group[at], self.load_interval[at] = (
-            access.agent[keep],
-            access.group[keep],
-            access.interval[keep],
-        )
-        self.load_line[at] = self._line(access.span)
+        self._check_stores(access, "this load")
+        self._check_updates(access, "this load", None)
+        self.loads.record(access.at, access.agent, access.group, access.when, self._line(access.span))
 
     def store(self, access: Access) -> None:
         """Checks and records a store. Raises SourceError E215, E225."""
@@ -200,47 +152,61 @@ class Memory:
         self._landed(at, access.span, "stored to")
         if self.written is not None:
             self.written[at] = True
-        if not self.tracked:
+        if self._is_free(access):
             return
-        order, first, last = _runs(at)
-        if order is not None:
-            double = first != last
-            if double.any():
-                where = self._index(int(at[order[first[int(np.argmax(double))]]]))
-                raise fail(
-                    "E215",
-                    f"several lanes or groups store to `{self.buffer.name}`{where} at once",
-                    access.span,
-                    "give each lane its own element, or let one lane store",
-                )
-        clash = self._conflicts(access, at)
-        if clash.any():
-            self._race(access, int(np.argmax(clash)), self.store_line, "a store", "this store")
-        read = self.load_agent[at] != _NONE
-        same = self.load_group[at] == access.group
-        clash = read & (~same | self.crossed_load[at])
-        clash |= (
-            read
-            & same
-            & (self.load_interval[at] == access.interval)
-            & (self.shared_load[at] | (self.load_agent[at] != access.agent))
-        )
-        if clash.any():
-            self._race(access, int(np.argmax(clash)), self.load_line, "a load", "this store")
-        self.store_agent[at], self.store_group[at], self.store_interval[at] = (
-            access.agent,
-            access.group,
-            access.interval,
-        )
+        order, first, last = runs(at)
+        if order is not None and (first != last).any():
+            where = self._index(int(at[order[first[int(np.argmax(first != last))]]]))
+            if access.whole:
+                raise fail("E215", f"several groups store to `{self.buffer.name}`{where}", access.span,
+                           "let each element belong to one group")  # fmt: skip
+            raise fail("E215", f"several lanes or groups store to `{self.buffer.name}`{where} at once", access.span,
+                       "give each lane its own element, or let one lane store")  # fmt: skip
+        self._check_stores(access, "this store")
+        self._check_loads(access, "this store")
+        self._check_updates(access, "this store", None)
+        self.store_agent[at], self.store_group[at], self.store_interval[at] = access.agent, access.group, access.when
         self.store_line[at] = self._line(access.span)
 
-    def _conflicts(self, access: Access, at: Array) -> Array:
-        stored = self.store_agent[at] != _NONE
+    def update(self, access: Access, kind: str) -> None:
+        """Checks and records an atomic update. Raises SourceError E215, E217, E225."""
+        self._defined(access.at, access.span)
+        if self._is_free(access):
+            return
+        self._check_stores(access, "this update")
+        self._check_loads(access, "this update")
+        self._check_updates(access, "this update", kind)
+        made = self.updates.setdefault(kind, Sharers(self.array.size))
+        made.record(access.at, access.agent, access.group, access.when, self._line(access.span))
+
+    # -- races -------------------------------------------------------------------------------------------------------
+
+    def _check_stores(self, access: Access, this: str) -> None:
+        at = access.at
         same = self.store_group[at] == access.group
-        found: Array = stored & (
-            ~same | ((self.store_interval[at] == access.interval) & (self.store_agent[at] != access.agent))
-        )
-        return found
+        clash = ~same
+        if not access.whole:
+            clash |= (self.store_interval[at] == access.interval) & (self.store_agent[at] != access.agent)
+        clash &= self.store_agent[at] != NONE
+        if clash.any():
+            first = int(np.argmax(clash))
+            self._race(access, first, int(self.store_line[at[first]]), "a store", this, not same[first])
+
+    def _check_loads(self, access: Access, this: str) -> None:
+        self._check(access, self.loads, "a load", this)
+
+    def _check_updates(self, access: Access, this: str, kind: str | None) -> None:
+        for other, made in self.updates.items():
+            if other != kind:
+                self._check(access, made, f"an atomic {other}", this)
+
+    def _check(self, access: Access, others: Sharers, what: str, this: str) -> None:
+        clash = access.clash(others)
+        if clash.any():
+            first = int(np.argmax(clash))
+            at = access.at[first]
+            crossed = bool(others.crossed[at]) or others.group[at] != access.group[first]
+            self._race(access, first, int(others.line[at]), what, this, crossed)
 
     def _index(self, flat: int) -> str:
         shared = self.buffer.space == "shared"
@@ -248,12 +214,10 @@ class Memory:
         index = np.unravel_index(flat % math.prod(shape), shape) if shape else ()
         return "[" + ", ".join(str(int(i)) for i in index) + "]"
 
-    def _race(self, access: Access, at: int, lines: Array, what: str, this: str) -> None:
-        other = self.spans[int(lines[access.at[at]])]
+    def _race(self, access: Access, at: int, line: int, what: str, this: str, crossed: bool) -> None:
+        other = self.spans[line]
         where = "the same line" if other.line == access.span.line else f"line {other.line}"
-        cross = self.store_group if what == "a store" else self.load_group
-        crossed = what == "a load" and bool(self.crossed_load[access.at[at]])
-        if crossed or cross[access.at[at]] != access.group[at]:
+        if crossed:
             between, help = (
                 "by different groups",
                 "nothing orders the groups of a launch; let each element belong to one group",
@@ -267,17 +231,3 @@ class Memory:
             access.span,
             help,
         )
-
-
-def _runs(at: Array) -> tuple[Array | None, Array, Array]:
-    """A stable order by element with the first and last position of each run; (None, ..) when all differ."""
-    empty = np.zeros(0, np.int64)
-    if at.size < 2 or bool((at[1:] > at[:-1]).all()):
-        return None, empty, empty
-    order = np.argsort(at, kind="stable")
-    ordered = at[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    if starts.size == at.size:
-        return None, empty, empty
-    ends = np.concatenate((starts[1:] - 1, [at.size - 1]))
-    return order, starts, ends

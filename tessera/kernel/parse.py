@@ -23,6 +23,8 @@ from tessera.kernel.syntax import Source, assigned_names, function_source, neste
 from tessera.kernel.tile_operands import unknown_count
 from tessera.kernel.tree import (
     Alloc,
+    Atomic,
+    AtomicTile,
     Axis,
     Buffer,
     Copy,
@@ -34,6 +36,7 @@ from tessera.kernel.tree import (
     Store,
     StoreTile,
     TileType,
+    Window,
     walk,
     walk_exprs,
 )
@@ -178,7 +181,7 @@ def _read(
             frame.env[param.name] = Static(param.default)
     reader = Reader(frame, report, signature.buffers, signature.dims, group, spread)
     reader.groups = (1,) if scalar and grid is None else grid
-    reader.readonly = frozenset(signature.readonly)
+    reader.readonly, reader.reduced = frozenset(signature.readonly), signature.reduced
     reader.constant_names = set(frame.env) - assigned_names(node.body)
     reader.batched, reader.tracked = frozenset(signature.batched), tracked
     for name, size in signature.fixed.items():
@@ -285,13 +288,15 @@ def _places_output(
 
 def _accesses(body: tuple[Stmt, ...]) -> tuple[set[Buffer], set[Buffer]]:
     """The buffers that are stored to, and those that are read."""
-    stores, loads = set[Buffer](), set[Buffer]()
+    stores, loads, updates = set[Buffer](), set[Buffer](), set[Buffer]()
     for stmt in walk(body):
         match stmt:
             case Store(buffer):
                 stores.add(buffer)
             case StoreTile(window):
                 stores.add(window.buffer)
+            case Atomic(buffer=buffer) | AtomicTile(window=Window(buffer)):
+                updates.add(buffer)
             case Copy(dst, src):
                 stores.add(dst.buffer)
                 loads.add(src.buffer)
@@ -301,7 +306,8 @@ def _accesses(body: tuple[Stmt, ...]) -> tuple[set[Buffer], set[Buffer]]:
                 loads.add(buffer)
             case LoadTile(window):
                 loads.add(window.buffer)
-    return stores, loads
+    # an update reads what it changes; of shared memory nobody sees it unless it is read
+    return stores | updates, loads | {b for b in updates if b.space == "global"}
 
 
 def _open(body: tuple[Stmt, ...], dims: Sequence[str]) -> tuple[str, ...]:
@@ -310,8 +316,8 @@ def _open(body: tuple[Stmt, ...], dims: Sequence[str]) -> tuple[str, ...]:
     for stmt in walk(body):
         if isinstance(stmt, Alloc):
             shapes += stmt.buffer.dims
-        elif isinstance(stmt, (StoreTile, Copy)):
-            window = stmt.window if isinstance(stmt, StoreTile) else stmt.src
+        elif isinstance(stmt, (StoreTile, AtomicTile, Copy)):
+            window = stmt.src if isinstance(stmt, Copy) else stmt.window
             shapes += window.shape
     for expr in walk_exprs(body):
         if isinstance(expr.type, TileType):

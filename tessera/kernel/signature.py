@@ -33,6 +33,7 @@ class Signature:
         self.batched: set[str] = set()  # parameters whose leading axis is a product (rule R4)
         self.params: list[Param] = []
         self.readonly: set[str] = set()
+        self.reduced: dict[str, str] = {}  # parameters that only atomic updates of one kind may change
         self.constants: dict[str, object] = {}
         node = source.node
         if node.args.vararg or node.args.kwarg:
@@ -101,6 +102,8 @@ class Signature:
         if isinstance(annotation, RegionSpec):
             if annotation.privilege == "read":
                 self.readonly.add(name)
+            elif annotation.privilege.startswith("reduce_"):
+                self.reduced[name] = {"sum": "add"}.get(kind := annotation.privilege.removeprefix("reduce_"), kind)
             annotation = annotation.inner
         if isinstance(annotation, TensorSpec):
             type_ = annotation.type(name)

@@ -13,7 +13,7 @@ from functools import partial
 
 from tessera.dtypes import DType
 from tessera.errors import Call, SourceError, Span
-from tessera.kernel.attention_words import AttentionWords
+from tessera.kernel.atomic_words import AtomicWords
 from tessera.kernel.expressions import effect_free
 from tessera.kernel.operands import (
     NOT_ELEMENTS,
@@ -56,7 +56,7 @@ _HELP = {
 }
 
 
-class Statements(AttentionWords):
+class Statements(AtomicWords):
     """Reads the statements of one kernel, helpers inlined.
 
     `spread` says whether the kernel may have a work loop (rule R3): it uses no ids of the grid, has no explicit grid,
@@ -73,6 +73,7 @@ class Statements(AttentionWords):
         self.spread = spread
         self.trips: Dim | None = None  # iterations of the work loop
         self.readonly: frozenset[str] = frozenset()
+        self.reduced = {}
         self.level = 0
         self.spreading = False  # inside a loop that is spread over lanes
         self.returns: list[tuple[Span, Operand | None]] = []
@@ -166,6 +167,7 @@ class Statements(AttentionWords):
             return
         if not isinstance(node.value, ast.Call):
             raise fail("E202", "this expression has no effect", self.span(node))
+        self.alone = node.value
         self.expr(node.value)
 
     def do_Assign(self, node: ast.Assign) -> None:

@@ -14,10 +14,11 @@ from functools import lru_cache
 from types import FunctionType
 
 from tessera.errors import SourceError, Span
+from tessera.kernel.vocabulary import ATOMIC_WORDS
 
 __all__ = [
-    "Source", "assigned_names", "carried_names", "function_source", "mentions", "store_targets", "tail_returns",
-    "tainted_names",
+    "Source", "assigned_names", "atomic_calls", "carried_names", "function_source", "mentions", "store_targets",
+    "tail_returns", "tainted_names",
 ]  # fmt: skip
 
 
@@ -165,6 +166,12 @@ def changed_by(call: ast.Call) -> ast.Name | None:
     """The name that `fill(t, v)` or `update_accumulator(t, ..)` binds anew."""
     first = call.args[0] if call.args else None
     return first if _call_name(call) in ("fill", "update_accumulator") and isinstance(first, ast.Name) else None
+
+
+def atomic_calls(body: Sequence[ast.stmt]) -> list[ast.Call]:
+    """The atomic updates of the statements."""
+    calls = [node for stmt in body for node in ast.walk(stmt) if isinstance(node, ast.Call)]
+    return [call for call in calls if _call_name(call) in ATOMIC_WORDS and call.args]
 
 
 def store_targets(body: Sequence[ast.stmt]) -> list[ast.Subscript]:

@@ -21,6 +21,7 @@ from tessera.kernel import values
 from tessera.kernel.memory import Access, Memory
 from tessera.kernel.tree import (
     Alloc,
+    AtomicTile,
     Broadcast,
     Buffer,
     Copy,
@@ -141,14 +142,14 @@ class TileEvaluator:
         def each(value: Array) -> Array:
             return np.broadcast_to(value.reshape(-1, *[1] * (inside.ndim - 1)), inside.shape)[inside]
 
-        return Access(flat[inside], each(self.whole), each(self.group), each(self.interval), span)
+        return Access(flat[inside], each(self.whole), each(self.group), each(self.interval), span, whole=True)
 
     def raw(self, window: Window, mask: Array, span: Span) -> Array:
         """The elements of a window as they are stored, 0 outside of the buffer."""
         memory = self.memories[window.buffer]
         indices, inside = self.places(window, (), mask)
         flat = self._flat(window, indices, inside)
-        memory.load_tile(self._access(flat, inside, span))
+        memory.load(self._access(flat, inside, span))
         out = np.zeros(inside.shape, memory.array.dtype)
         out[inside] = memory.elements(flat[inside])
         return out
@@ -164,9 +165,19 @@ class TileEvaluator:
         indices, inside = self.places(window, stmt.counts, mask)
         flat = self._flat(window, indices, inside)
         memory = self.memories[window.buffer]
-        memory.store_tile(self._access(flat, inside, stmt.span))
+        memory.store(self._access(flat, inside, stmt.span))
         raw = values.to_storage(np.ascontiguousarray(value[inside]), window.buffer.dtype)
         memory.put(flat[inside], raw)
+
+    def atomic_tile(self, stmt: AtomicTile, mask: Array) -> None:
+        window = stmt.window
+        value = np.broadcast_to(self.expr(stmt.value, mask), (len(self.ids), *shape_of(window.shape)))
+        indices, inside = self.places(window, stmt.counts, mask)
+        flat = self._flat(window, indices, inside)
+        memory = self.memories[window.buffer]
+        memory.update(self._access(flat, inside, stmt.span), stmt.op)
+        raw = values.to_storage(np.ascontiguousarray(value[inside]), window.buffer.dtype)
+        memory.combine(flat[inside], raw, stmt.op)
 
     # -- asynchronous copies -----------------------------------------------------------------------------------------
 

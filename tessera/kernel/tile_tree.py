@@ -11,9 +11,10 @@ The element nodes of `tree.py` are used for tiles too: `Unary`, `Binary`, `Compa
 - `zeros` and `full` are `Splat(Const)`; `causal_mask`, `online_softmax`, `update_accumulator` ... are spelled out;
 - `a + mma(b, c)` is `Mma(b, c, acc=a)` where a is a tile of the accumulator's type;
 - operands of `Mma` have the types that the product is made of: equal types, or two fp8 types;
-- reads outside of a tensor give 0 and writes there are dropped (rule R8): `LoadTile`, `Copy` and `StoreTile` clip their
-  window to the buffer's extents by themselves. Where more is needed (the identity of a reduction, 0 in an operand of
-  `Mma` that was computed) a `Mask` says so. Nothing else in the tree knows about ragged edges.
+- reads outside of a tensor give 0 and writes there are dropped (rule R8): `LoadTile`, `Copy`, `StoreTile` and
+  `AtomicTile` clip their window to the buffer's extents by themselves. Where more is needed (the identity of a
+  reduction, 0 in an operand of `Mma` that was computed) a `Mask` says so. Nothing else in the tree
+  knows about ragged edges.
 
 Memory is named by a `Window`: a rectangle of one buffer. Lists of shared buffers are one buffer with a leading axis,
 indexed by the list index (a dropped axis with any uniform index), so a ring of stages needs no node of its own.

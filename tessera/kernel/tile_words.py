@@ -41,6 +41,7 @@ from tessera.kernel.tree import (
     Commit,
     Copy,
     Elem,
+    Expr,
     Iota,
     Splat,
     StoreTile,
@@ -265,9 +266,19 @@ class TileWords(Words):
 
     def store_window(self, window: Window, value: Operand, span: Span) -> None:
         """Stores a tile, or a number everywhere. Rounds to the buffer's type. Raises SourceError E206, E208, E223."""
+        self.may_store(window.buffer, span)
+        tile, counts = self.fitted(window, value, span)
+        if window.buffer.space == "shared":
+            whole = self.masked(tile, tuple(range(len(tile.shape))), 0, span)
+            self.out.append(StoreTile(window, whole, (None,) * len(tile.shape), span))
+            self.filled(window, replace(tile.facts, zero=True), span)
+            return
+        self.out.append(StoreTile(window, tile.expr, counts, span))
+
+    def fitted(self, window: Window, value: Operand, span: Span) -> tuple[TileOp, tuple[Expr | None, ...]]:
+        """A tile of the window's shape and type, and how much of it is valid beyond what the window clips."""
         self.collective("a store of a tile", span)
         buffer = window.buffer
-        self.may_store(buffer, span)
         if is_expr(value):
             self.check_stored(buffer, value, span)
             value = splat(self.scalar(value, buffer.dtype.base, span), window.shape, span)
@@ -284,17 +295,12 @@ class TileWords(Words):
             tile = spread(tile, window.shape, tuple(range(len(tile.shape))), span)
         self.fits(window.shape, tile.shape, f"`{buffer.name}` is given", span)
         tile = cast_tile(tile, want, span)
-        if buffer.space == "shared":
-            whole = self.masked(tile, tuple(range(len(tile.shape))), 0, span)
-            self.out.append(StoreTile(window, whole, (None,) * len(tile.shape), span))
-            self.filled(window, replace(tile.facts, zero=True), span)
-            return
         own = self.facts_of(window, span).counts
         counts = tuple(
             None if c is None or unknown_count(c) or (o is not None and key(c) == key(o)) else c
             for c, o in zip(tile.facts.counts, own, strict=True)
         )
-        self.out.append(StoreTile(window, tile.expr, counts, span))
+        return tile, counts
 
     def may_store(self, buffer: Buffer, span: Span) -> None:
         raise AssertionError("given by the subclass")

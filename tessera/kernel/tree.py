@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from tessera.dtypes import DType
 from tessera.errors import Span
+from tessera.kernel.atomic_tree import Atomic, AtomicTile
 from tessera.kernel.tile_tree import (
     Axis,
     Broadcast,
@@ -36,11 +37,11 @@ from tessera.kernel.tile_tree import (
 from tessera.shapes import Dim
 
 __all__ = [
-    "Alloc", "Assign", "Axis", "Barrier", "Binary", "Block", "Broadcast", "Buffer", "Cast", "Choose", "Commit",
-    "Compare", "Const", "Copy", "DimValue", "Elem", "Expr", "For", "Id", "If", "Iota", "KernelDef", "Load", "LoadTile",
-    "Mask", "Mma", "Note", "Param", "Permute", "Read", "Reduce", "ReduceTile", "Result", "Splat", "Stmt", "Store",
-    "StoreTile", "TileType", "Unary", "Var", "Wait", "Where", "While", "Window", "children", "parts", "walk",
-    "walk_exprs",
+    "Alloc", "Assign", "Atomic", "AtomicTile", "Axis", "Barrier", "Binary", "Block", "Broadcast", "Buffer", "Cast",
+    "Choose", "Commit", "Compare", "Const", "Copy", "DimValue", "Elem", "Expr", "For", "Id", "If", "Iota", "KernelDef",
+    "Load", "LoadTile", "Mask", "Mma", "Note", "Param", "Permute", "Read", "Reduce", "ReduceTile", "Result", "Splat",
+    "Stmt", "Store", "StoreTile", "TileType", "Unary", "Var", "Wait", "Where", "While", "Window", "children", "parts",
+    "walk", "walk_exprs",
 ]  # fmt: skip
 
 
@@ -283,7 +284,9 @@ class Alloc:
     span: Span
 
 
-Stmt: TypeAlias = Assign | Store | If | For | While | Barrier | Alloc | StoreTile | Copy | Commit | Wait
+Stmt: TypeAlias = (
+    Assign | Store | Atomic | If | For | While | Barrier | Alloc | StoreTile | AtomicTile | Copy | Commit | Wait
+)  # fmt: skip
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
@@ -396,9 +399,9 @@ def _own(stmt: Stmt) -> tuple[Expr, ...]:
     match stmt:
         case Assign(_, value):
             return (value,)
-        case Store(_, indices, value):
+        case Store(_, indices, value) | Atomic(_, _, indices, value):
             return (*indices, value)
-        case StoreTile(window, value, counts):
+        case StoreTile(window, value, counts) | AtomicTile(_, window, value, counts):
             return (*window.starts, value, *(c for c in counts if c is not None))
         case Copy(dst, src):
             return (*dst.starts, *src.starts)

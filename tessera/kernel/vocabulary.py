@@ -50,6 +50,9 @@ UNARY = {
 #: other functions of elements
 ELEMENT = frozenset({"abs", "maximum", "minimum", "max", "min", "where", "cast", "isnan", "sigmoid", "relu", "pow"})
 
+#: atomic updates of an element or a slice of memory
+ATOMIC_WORDS = frozenset(f"atomic_{op}" for op in ("add", "sub", "min", "max", "and", "or", "xor"))
+
 #: operations that exist in `ts.tile` only
 TILE = frozenset({
     "linear_id", "group_id", "lane_id", "local_id", "warp_id", "group_size", "group_tile_count",
@@ -59,16 +62,19 @@ TILE = frozenset({
     "cp_commit_group", "cp_wait_group", "mma", "matmul", "dot", "transpose",
     "row_max", "row_sum", "row_min", "col_max", "col_sum", "col_min", "sum",
     "broadcast", "scale", "causal_mask", "apply_causal_mask", "online_softmax", "update_accumulator",
+    *ATOMIC_WORDS,
 })  # fmt: skip
 
 #: words whose first argument is a place, not a value
-PLACES = frozenset({"load", "store", "load_vector", "store_vector", "fill", "update_accumulator"})
+PLACES = frozenset({"load", "store", "load_vector", "store_vector", "fill", "update_accumulator", *ATOMIC_WORDS})
 
 #: words that mean the same on every element of a tile
 ELEMENTWISE = ELEMENT | {"int", "float", "bool", "int_floor", "int_ceil", "python_round"}
 
 #: operations of a group that name a tile: a loop around them is not shared by lanes
-COLLECTIVE = TILE - {"linear_id", "group_id", "group_linear_id", "group_size", "group_tile_count", "range", "dropout"}
+COLLECTIVE = TILE - ATOMIC_WORDS - {
+    "linear_id", "group_id", "group_linear_id", "group_size", "group_tile_count", "range", "dropout",
+}  # fmt: skip
 
 #: words of other tile languages that this one leaves to the compiler, or refuses, and what to write instead
 REFUSED = {
@@ -79,8 +85,8 @@ REFUSED = {
     "set_persistent_kernel": 'write @ts.kernel(grid=...) and a loop over ts.tile.grid_stride_range(...)',
     "cluster_range": "write ts.tile.range or grid_stride_range; the compiler pairs blocks that load the same tiles",
     "cluster_rank": "write ts.tile.group_id(); the compiler pairs blocks that load the same tiles",
-    "atomic_add": "the order of atomics is not determined: write ts.tile.reduce_sum(v), one partial result for each "
-                  "group, and a second kernel that adds these",
+    "atomic_exchange": "which value stays depends on the order of lanes: let one lane store it",
+    "atomic_cas": "what it finds depends on the order of lanes: write atomic_min or atomic_max, or let one lane store",
 }  # fmt: skip
 
 #: words of tiles that `ts` has too

@@ -20,7 +20,8 @@ TF32 = 13  # bits of an f32 that a tf32 has not
 _MANTISSA = {"f16": 10, "bf16": 7, "fp8_e4m3": 3, "fp8_e5m2": 2}
 _SAME = frozenset({"tile.splat", "tile.broadcast", "tile.transpose", "tile.full", "arith.neg", "arith.abs"})
 _LOADS = frozenset({"tile.load", "tile.read"})
-_STORES = {"tile.store": ("value", "buf"), "tile.write": ("value", "buf"), "tile.copy_async": ("src", "dst")}
+_STORES = {"tile.store": ("value", "buf"), "tile.write": ("value", "buf"), "tile.copy_async": ("src", "dst"),
+           "tile.update": ("value", "buf"), "tile.update_block": ("value", "buf")}  # fmt: skip
 
 Bits = dict[Value, int]
 

@@ -116,6 +116,25 @@ def _copy_async(w: Writer, op: Op) -> None:
     _assembly(w, text, [], args, memory=True)
 
 
+def update(w: Writer, op: Op) -> None:
+    """`red`: relaxed, and seen by the whole GPU, or by the block where memory is its own."""
+    value, ptr = op["value"], op["ptr"]
+    kind, dtype = op.attrs["kind"], element(value.type)
+    bits = dtype[1:]
+    if kind in ("and", "or", "xor"):
+        suffix = f"b{bits}"
+    elif kind == "add" and bits == "64":
+        suffix = "u64"  # there is no add.s64, nor need for one
+    else:
+        suffix = f"{'s' if dtype[0] == 'i' else 'u'}{bits}"
+    assert isinstance(ptr.type, PtrType)
+    if ptr.type.space == "shared":
+        space, address = "cta.shared", _shared_address(w, ptr)
+    else:
+        space, address = "gpu.global", ("l", "i64 " + w.let(f"ptrtoint {w.typed(ptr)} to i64"))
+    _assembly(w, f"red.relaxed.{space}.{kind}.{suffix} [$0], $1;", [], [address, _value(w, value)], memory=True)
+
+
 def _wait(w: Writer, op: Op) -> None:
     pending = op.attrs["pending"]
     text = f"cp.async.wait_group {pending};" if pending else "cp.async.wait_all;"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tesseracc.codegen.llvm_text import Handler, Writer, scalar_text
+from tesseracc.codegen.llvm_ptx import update
+from tesseracc.codegen.llvm_text import Handler, Writer, is_signed, scalar_text
 from tesseracc.ir.types import PtrType, ScalarType, Type, VecType, element, size_of
 from tesseracc.ir.value import Op
 
@@ -59,6 +60,16 @@ def _store(w: Writer, op: Op) -> None:
     hint = ", !nontemporal !0" if op.attrs["nontemporal"] and w.debug is None else ""
     value = _to_memory(w, w[op["value"]], type_)
     w.line(f"store {volatile}{w.memory_type(type_)} {value}, {w.typed(op['ptr'])}, align {op.attrs['align']}{hint}")
+
+
+def _update(w: Writer, op: Op) -> None:
+    if w.nvptx:
+        update(w, op)
+        return
+    kind, type_ = op.attrs["kind"], op["value"].type
+    name = f"u{kind}" if kind in ("min", "max") and not is_signed(type_) else kind
+    size = size_of(element(type_))
+    w.line(f"atomicrmw {name} {w.typed(op['ptr'])}, {w.typed(op['value'])} monotonic, align {size}")
 
 
 def _masked_load(w: Writer, op: Op) -> str:
@@ -211,6 +222,7 @@ TARGET: dict[str, Handler] = {
     "target.store": _store,
     "target.masked_load": _masked_load,
     "target.masked_store": _masked_store,
+    "target.update": _update,
     "target.gather": _gather,
     "target.scatter": _scatter,
     "target.alloca": _alloca,

@@ -12,6 +12,8 @@ from tessera.kernel import values
 from tessera.kernel.tree import (
     Alloc,
     Assign,
+    Atomic,
+    AtomicTile,
     Barrier,
     Binary,
     Block,
@@ -43,7 +45,7 @@ from tessera.kernel.tree import (
     parts,
     walk,
 )
-from tesseracc.frontend.kernel_tiles import copy_tile, ir_tile, store_tile, tile_expr
+from tesseracc.frontend.kernel_tiles import copy_tile, ir_tile, store_tile, tile_expr, update_tile
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, Type
 from tesseracc.ir.value import Loc, Region, Value
@@ -109,6 +111,9 @@ class Body:
                     self.env[var].name = var.name.replace(".", "_")
             case Store():
                 self.store(stmt)
+            case Atomic(op, buffer, exprs, value, varying):
+                indices, where = self.element(exprs, varying)
+                self.b.emit("tile.update", self.expr(value), self.buffers[buffer], indices, where, kind=op)
             case If():
                 self.branch(stmt)
             case For():
@@ -119,6 +124,8 @@ class Body:
                 self.b.emit("tile.barrier")
             case StoreTile():
                 store_tile(self, stmt)
+            case AtomicTile():
+                update_tile(self, stmt)
             case Copy():
                 copy_tile(self, stmt)
             case Commit():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tessera.errors import SourceError, Span
 from tessera.kernel.tree import (
+    AtomicTile,
     Broadcast,
     Const,
     Copy,
@@ -107,6 +108,15 @@ def store_tile(body: Body, stmt: StoreTile) -> None:
     body.b.emit("tile.write", value, buf, at, _counts(body, stmt.counts, shape), axes=axes)
 
 
+def update_tile(body: Body, stmt: AtomicTile) -> None:
+    """An atomic update of a window of memory by a tile."""
+    value = body.expr(stmt.value)
+    buf, at, axes = _place(body, stmt.window)
+    shape = ir_tile(stmt.window.type, stmt.span).shape
+    counts = _counts(body, stmt.counts, shape)
+    body.b.emit("tile.update_block", value, buf, at, counts, axes=axes, kind=stmt.op)
+
+
 def copy_tile(body: Body, stmt: Copy) -> None:
     """Starts an asynchronous copy."""
     source, source_at, source_axes = _place(body, stmt.src)
@@ -118,4 +128,4 @@ def copy_tile(body: Body, stmt: Copy) -> None:
     )  # fmt: skip
 
 
-__all__ = ["copy_tile", "ir_tile", "store_tile", "tile_expr"]
+__all__ = ["copy_tile", "ir_tile", "store_tile", "tile_expr", "update_tile"]

@@ -166,6 +166,12 @@ def _store(run: _Run, op: Op) -> None:
     run.store(run.env[op["ptr"]], run.vector(op["value"]), op.attrs["align"])
 
 
+def _update(run: _Run, op: Op) -> None:
+    value, address = run.vector(op["value"]), run.env[op["ptr"]]
+    old = run.load(address, op["value"].type, value.itemsize)
+    run.store(address, scalar.binary(op.attrs["kind"], old, value, element(op["value"].type)), value.itemsize)
+
+
 def _places(run: _Run, op: Op) -> list[tuple[int, int]]:
     """(lane, address) where the mask is true: contiguous elements, or those at `index`."""
     mask, ptr = run.vector(op["mask"]), run.env[op["ptr"]]
@@ -225,6 +231,7 @@ _TABLE: dict[str, Callable[[_Run, Op], Any]] = {
     "target.offset": _offset,
     "target.load": _load,
     "target.store": _store,
+    "target.update": _update,
     "target.masked_load": _load_some,
     "target.masked_store": _store_some,
     "target.gather": _load_some,

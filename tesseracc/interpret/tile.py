@@ -17,8 +17,9 @@ from tessera_runtime.core.dtypes import np_dtype
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
-from tesseracc.interpret.tile_memory import MANY, Memory, Shadow
+from tesseracc.interpret.tile_memory import ATOMICS, Memory, Shadow
 from tesseracc.interpret.tile_program import Steps
+from tesseracc.interpret.tile_races import Races, place
 from tesseracc.interpret.tile_values import TileValues
 from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, element, kind_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
@@ -27,11 +28,7 @@ Array = np.ndarray[Any, Any]
 MAX_STEPS = 50_000_000
 
 
-def _where(op: Op) -> str:
-    return f" ({op.loc.file}:{op.loc.line})" if op.loc else ""
-
-
-class _Group(TileValues):
+class _Group(TileValues, Races):
     """One group of one kernel."""
 
     def __init__(self, kernel: Func, symbols: Mapping[str, int], group_ids: tuple[int, ...], epochs: list[int],
@@ -73,7 +70,7 @@ class _Group(TileValues):
         for op in region.ops:
             self.steps += 1
             if self.steps > MAX_STEPS:
-                raise TesseraError("E924", f"@{self.kernel.name}: no end after {MAX_STEPS} operations{_where(op)}")
+                raise TesseraError("E924", f"@{self.kernel.name}: no end after {MAX_STEPS} operations{place(op)}")
             found = self.step(op)
             if len(op.results) == 1:
                 self.values[op.result] = found
@@ -164,7 +161,7 @@ class _Group(TileValues):
                 lane = int(np.argmax(bad))
                 raise TesseraError(
                     "E921",
-                    f"@{self.kernel.name}{_where(op)}: index {int(index[lane])} of axis {axis} is outside "
+                    f"@{self.kernel.name}{place(op)}: index {int(index[lane])} of axis {axis} is outside "
                     f"0..{shape[axis] - 1} (lane {lane})",
                 )
             flat = flat * shape[axis] + np.where(active, index, 0)
@@ -210,54 +207,14 @@ class _Group(TileValues):
         self.check_write(op, memory, flat, active)
         memory.array.reshape(-1)[flat[active]] = self.lanes_of(op["value"])[active]
 
-    def check_read(self, op: Op, memory: Memory, flat: Array, active: Array) -> None:
-        shadow = memory.shadow
-        if shadow is None or not active.any():
-            return
-        at = flat[active]
-        if not shadow.initialised[at].all():
-            raise TesseraError("E922", f"@{self.kernel.name}{_where(op)}: reads memory of the group that nobody wrote")
-        if self.in_map or memory.per_lane:
-            return
-        lanes = np.flatnonzero(active)
-        clash = (shadow.write_epoch[at] == self.epoch) & (shadow.write_lane[at] != lanes)
-        if clash.any() and not self.is_uniform(op):
-            self._race(op, int(lanes[np.argmax(clash)]), int(shadow.write_lane[at][np.argmax(clash)]))
-        same = shadow.read_epoch[at] == self.epoch
-        shadow.read_lane[at] = np.where(same & (shadow.read_lane[at] != lanes), MANY, lanes)
-        order = np.argsort(at, kind="stable")
-        repeated = at[order][1:][at[order][1:] == at[order][:-1]]
-        shadow.read_lane[repeated] = MANY
-        shadow.read_epoch[at] = self.epoch
-
-    def check_write(self, op: Op, memory: Memory, flat: Array, active: Array) -> None:
-        shadow = memory.shadow
-        if shadow is None or not active.any():
-            return
-        at = flat[active]
-        shadow.initialised[at] = True
-        if self.in_map or memory.per_lane:
-            return
-        lanes = np.flatnonzero(active)
-        order = np.argsort(at, kind="stable")
-        twice = at[order][1:] == at[order][:-1]
-        if twice.any():
-            first = int(np.argmax(twice))
-            self._race(op, int(lanes[order[first + 1]]), int(lanes[order[first]]))
-        uniform = self.is_uniform(op)
-        clash = (shadow.write_epoch[at] == self.epoch) & (shadow.write_lane[at] != lanes)
-        clash |= (shadow.read_epoch[at] == self.epoch) & (shadow.read_lane[at] != lanes)
-        if clash.any() and not uniform:
-            self._race(op, int(lanes[np.argmax(clash)]), int(shadow.write_lane[at][np.argmax(clash)]))
-        shadow.write_epoch[at] = self.epoch
-        shadow.write_lane[at] = lanes
-
-    def _race(self, op: Op, lane: int, other: int) -> None:
-        whom = f"lane {other}" if other >= 0 else "another lane"
-        raise TesseraError(
-            "E923",
-            f"@{self.kernel.name}{_where(op)}: lane {lane} and {whom} touch one element without a barrier between",
-        )
+    def do_tile_update(self, op: Op) -> None:
+        memory = self.memory(op)
+        active = self.active(op)
+        if self.is_uniform(op) and not self.in_map:
+            active = active & (np.arange(self.lanes) == np.argmax(active))
+        flat = self.flat_index(op, memory, active)
+        self.check_update(op, memory, flat, active)
+        ATOMICS[op.attrs["kind"]].at(memory.array.reshape(-1), flat[active], self.lanes_of(op["value"])[active])
 
     # -- control flow --------------------------------------------------------------------------------------------
 

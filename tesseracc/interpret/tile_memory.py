@@ -19,6 +19,9 @@ class Shadow:
     read_epoch: Array
     read_lane: Array  # MANY when several lanes read in that epoch
     initialised: Array
+    update_epoch: Array  # of the last atomic update, by whom (MANY: several lanes in that epoch), and of what kind
+    update_lane: Array
+    update_kind: Array
     pending: Array | None = None  # how many copies under way write an element
 
     @classmethod
@@ -26,10 +29,16 @@ class Shadow:
         def fill(value: int) -> Array:
             return np.full(count, value, np.int64)
 
-        return cls(fill(-1), fill(-1), fill(-1), fill(-1), np.full(count, initialised))
+        return cls(fill(-1), fill(-1), fill(-1), fill(-1), np.full(count, initialised), fill(-1), fill(-1), fill(-1))
 
 
 MANY = -2
+
+#: kinds of atomic updates
+ATOMICS = {
+    "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+}  # fmt: skip
 
 
 @dataclass(slots=True)

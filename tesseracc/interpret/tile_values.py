@@ -11,7 +11,7 @@ import numpy as np
 from tessera_runtime.core.dtypes import np_dtype
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
-from tesseracc.interpret.tile_memory import Memory
+from tesseracc.interpret.tile_memory import ATOMICS, Memory
 from tesseracc.ir.types import TileType, element, kind_of
 from tesseracc.ir.value import Op, Region, Value
 
@@ -116,6 +116,15 @@ class TileValues:
             inside &= np.indices(value.shape, np.int64)[axis] < int(self.values[count])
         self._touch(op, memory, flat[inside], written=True)
         memory.array.reshape(-1)[flat[inside]] = value[inside]
+
+    def do_tile_update_block(self, op: Op) -> None:
+        memory: Memory = self.values[op["buf"]]
+        value: Array = self.values[op["value"]]
+        flat, inside = self._places(memory, value.shape, op.attrs["axes"], op.group("indices"))
+        for axis, count in enumerate(op.group("counts")):
+            inside &= np.indices(value.shape, np.int64)[axis] < int(self.values[count])
+        self._touch(op, memory, flat[inside], written=False)
+        ATOMICS[op.attrs["kind"]].at(memory.array.reshape(-1), flat[inside], value[inside])
 
     def _touch(self, op: Op, memory: Memory, flat: Array, *, written: bool) -> None:
         """Checks that memory of the group is there to be read, and that no copy to it is under way."""

@@ -22,6 +22,7 @@ from tessera.dtypes import DType
 from tessera.kernel import KernelDef
 from tessera.kernel.tree import (
     Assign,
+    AtomicTile,
     Const,
     Copy,
     DimValue,
@@ -136,7 +137,7 @@ def _value(expr: Expr, env: Mapping[str, Dim]) -> int | None:
 def _windows(stmt: Stmt) -> Iterator[Window]:
     if isinstance(stmt, Copy):
         yield stmt.src
-    elif isinstance(stmt, StoreTile):
+    elif isinstance(stmt, (StoreTile, AtomicTile)):
         yield stmt.window
     for expr in walk_exprs((stmt,)):
         if isinstance(expr, LoadTile):

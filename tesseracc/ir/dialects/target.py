@@ -53,6 +53,13 @@ define(
     doc="A scalar or a contiguous vec.",
 )
 define(
+    "target.update",
+    "value ptr",
+    "kind:str",
+    effect="write",
+    doc="Memory at `ptr` = kind(memory, value), atomically: add, min, max, and, or, xor of an integer.",
+)
+define(
     "target.masked_load",
     "ptr mask other",
     "align:int",

@@ -25,6 +25,9 @@ from tesseracc.ir.value import Attr, Op, Value
 LANES_I64 = LanesType("i64")
 LANES_BOOL = LanesType("bool")
 REDUCTIONS = ("add", "mul", "max", "min", "and", "or")
+#: kinds of atomic updates, and the element types of what they change
+UPDATES = ("add", "max", "min", "and", "or", "xor")
+UPDATED = ("i32", "u32", "i64", "u64")
 
 
 def _load(operands: Sequence[Value], attrs: Mapping[str, Attr]) -> tuple[Type, ...]:
@@ -57,6 +60,12 @@ def _check_store(op: Op) -> str | None:
     if element(op["value"].type) != element(op["buf"].type):
         return f"stores {op['value'].type} into {op['buf'].type}"
     return None
+
+
+def _check_update(op: Op) -> str | None:
+    if op.attrs["kind"] not in UPDATES or element(op["buf"].type) not in UPDATED:
+        return f"no atomic {op.attrs['kind']} of {element(op['buf'].type)}"
+    return _check_store(op)
 
 
 def _check_if(op: Op) -> str | None:
@@ -129,6 +138,17 @@ define(
     effect="write",
     verify=_check_store,
     doc="Stores elements; a uniform store (value, indices and `where` uniform) happens once per group.",
+)
+define(
+    "tile.update",
+    "value buf indices* where?",
+    "kind:str",
+    effect="write",
+    verify=_check_update,
+    doc=(
+        "buf[indices] = kind(buf[indices], value), atomically, of integers; kind: add, min, max, and, or, xor. "
+        "A uniform one (value, indices and `where` uniform) happens once per group."
+    ),
 )
 define(
     "tile.alloc",

@@ -20,9 +20,12 @@ from collections.abc import Mapping, Sequence
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
 from tesseracc.ir.dialects.scf import carried
-from tesseracc.ir.dialects.tile import LANES_I64, REDUCTIONS
+from tesseracc.ir.dialects.tile import LANES_I64, REDUCTIONS, UPDATED, UPDATES
 from tesseracc.ir.types import I64, BufType, LanesType, ScalarType, TileType, Type, element
 from tesseracc.ir.value import Attr, Op, Value
+
+#: what changes memory: its second operand
+WRITERS = frozenset({"tile.store", "tile.write", "tile.copy_async", "tile.update", "tile.update_block"})
 
 
 def _tile(type_: Type) -> TileType:
@@ -97,6 +100,12 @@ def _check_write(op: Op) -> str | None:
     return problem or (None if element(op["buf"].type) == type_.dtype else f"writes {type_} to {op['buf'].type}")
 
 
+def _check_update(op: Op) -> str | None:
+    if op.attrs["kind"] not in UPDATES or element(op["buf"].type) not in UPDATED:
+        return f"no atomic {op.attrs['kind']} of {element(op['buf'].type)}"
+    return _check_write(op)
+
+
 def _check_copy(op: Op) -> str | None:
     shape = op.attrs["shape"]
     for name in ("src", "dst"):
@@ -166,6 +175,14 @@ define(
         "Stores a tile as the block of a buffer that begins at `indices`; what lies outside of the buffer is dropped, "
         "and what is not below `counts` (one per axis of the tile, or none)."
     ),
+)
+define(
+    "tile.update_block",
+    "value buf indices* counts*",
+    "axes:tuple kind:str",
+    effect="write",
+    verify=_check_update,
+    doc="`tile.update` for every element of a block; where `tile.write` would write nothing, it changes nothing.",
 )
 define(
     "tile.copy_async",

@@ -182,6 +182,34 @@ def write_block(
         low.branch(first, both, lambda _: [], [])
 
 
+def update_block(low: Lowering, block: Block, value: Spread, counts: Sequence[Value | None], kind: str) -> None:
+    """Changes the elements of a block atomically, each by one thread; what lies outside, or behind a count, is left."""
+    places = Places(low.b, low.thread(), value.layout)
+    count = registers(value.layout)
+    for axis in range(len(block.axes)):
+        for register in range(count):
+            places.at(axis, register)
+    elements = value.as_elements(low.b)
+    extra: list[Value | None] = list(counts) or [None] * len(block.axes)
+
+    def each(inner: Lowering) -> list[Value]:
+        for register in sorted({constant_part(value.layout, r): r for r in reversed(range(count))}.values()):
+
+            def update(deep: Lowering, register: int = register) -> list[Value]:
+                ptr = block.memory.address(deep, block.indices(deep, places, register))
+                deep.b.emit("target.update", elements[register], ptr, kind=kind)
+                return []
+
+            inner.branch(block.inside(inner, places, register, extra), update, lambda _: [], [])
+        return []
+
+    first = places.first_copy()
+    if first is None:
+        each(low)
+    else:
+        low.branch(first, each, lambda _: [], [])
+
+
 # -- operations --------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from tesseracc.layout.build import coalesced
 from tesseracc.layout.convert import convert as plan_conversion
 from tesseracc.layout.exchange import GlobalAccess, global_access, room
 from tesseracc.layout.linear import LinearLayout
-from tesseracc.passes.target.gpu_blocks import read_block, write_block
+from tesseracc.passes.target.gpu_blocks import read_block, update_block, write_block
 from tesseracc.passes.target.gpu_buffers import Block, block_of
 from tesseracc.passes.target.gpu_convert import by_registers, convert, means
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT
@@ -257,10 +257,20 @@ def lower_read(low: Lowering, op: Op) -> Spread | Located:
     return read_global(low, block, low.layouts.of(op.result))
 
 
-def lower_write(low: Lowering, op: Op) -> None:
+def _written(low: Lowering, op: Op) -> tuple[Block, Spread, list[Value]]:
+    """The block that an operation changes, the tile, and how much of it counts."""
     value = low.spread(op["value"])
     block = block_of(low, op["buf"], op.group("indices"), value.shape, op.attrs["axes"])
     if block.memory.space == "shared":
         low.before_write()
-    counts = [low.get(v) for v in op.group("counts")]
+    return block, value, [low.get(v) for v in op.group("counts")]
+
+
+def lower_update(low: Lowering, op: Op) -> None:
+    block, value, counts = _written(low, op)
+    update_block(low, block, value, counts, op.attrs["kind"])
+
+
+def lower_write(low: Lowering, op: Op) -> None:
+    block, value, counts = _written(low, op)
     write_global(low, block, value, counts, low.roles.stores.get(op) if low.roles else None)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from tesseracc.ir.dialects.tile_values import WRITERS
 from tesseracc.ir.rewrite import makers_of, users_of
 from tesseracc.ir.types import BufType, TileType
 from tesseracc.ir.value import Func, Op, Region, Value
 from tesseracc.passes.target.gpu_buffers import Block, Swizzle
-
-_WRITERS = frozenset({"tile.write", "tile.copy_async", "tile.store"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def _regions(region: Region) -> Iterator[Region]:
 
 
 def _writes(op: Op, buf: Value) -> bool:
-    return any(inner.name in _WRITERS and buf in inner.operands for inner in op.walk())
+    return any(inner.name in WRITERS and buf in inner.operands for inner in op.walk())
 
 
 def _source(value: Value, makers: dict[Value, Op]) -> Op | None:

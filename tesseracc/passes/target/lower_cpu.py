@@ -33,7 +33,7 @@ from tesseracc.passes.target.lower_cpu_flow import (
 )
 from tesseracc.passes.target.lower_cpu_fold import lower_element, lower_fold
 from tesseracc.passes.target.lower_cpu_map import lower_map
-from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store
+from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store, lower_update
 from tesseracc.passes.target.lower_cpu_mma import lower_mma
 from tesseracc.passes.target.lower_cpu_tiles import lower_zeros
 from tesseracc.passes.target.lower_cpu_values import Affine, Buf, Int, Kernel, Rep, Stream, Vec
@@ -167,12 +167,12 @@ def lanes_independent(func: Func) -> bool:
             type_ = op.result.type
             if isinstance(type_, BufType) and type_.space != "local":
                 return False
-        if op.name in ("tile.load", "tile.store"):
+        if op.name in ("tile.load", "tile.store", "tile.update"):
             type_ = op["buf"].type
             if isinstance(type_, BufType) and type_.space == "local":
                 continue
             places.setdefault(op["buf"], set()).add(op.group("indices"))
-            if op.name == "tile.store":
+            if op.name != "tile.load":
                 written.add(op["buf"])
                 if not any(isinstance(v.type, LanesType) for v in op.group("indices")):
                     return False
@@ -233,6 +233,11 @@ def _store(k: Kernel, op: Op) -> list[Rep]:
     return []
 
 
+def _update(k: Kernel, op: Op) -> list[Rep]:
+    lower_update(k, op)
+    return []
+
+
 _TABLE: dict[str, Callable[[Kernel, Op], list[Rep]]] = {
     "tile.group_id": lambda k, op: [Affine(k.group_ids[op.attrs["axis"]])],
     "tile.local_id": lambda k, op: [_local_id(k)],
@@ -242,6 +247,7 @@ _TABLE: dict[str, Callable[[Kernel, Op], list[Rep]]] = {
     "tile.splat": lambda k, op: [k.env[op["a"]]],
     "tile.load": lambda k, op: [lower_load(k, op)],
     "tile.store": _store,
+    "tile.update": _update,
     "tile.alloc": lambda k, op: [lower_alloc(k, op)],
     "tile.barrier": lambda k, op: [],  # all lanes run in step
     "tile.reduce": lambda k, op: [_reduce(k, op)],

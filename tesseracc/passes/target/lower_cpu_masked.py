@@ -60,6 +60,27 @@ def scatter(k: Kernel, value: Value, ptr: Value, index: Value, dtype: str, mask:
     _spread(k, value, dtype, mask, _place(k, ptr, index, dtype))
 
 
+def update(k: Kernel, kind: str, value: Value, ptr: Value, index: Value, dtype: str, mask: Lane, own: bool) -> None:
+    """ptr[index] = kind(ptr[index], value) in the lanes of the mask, in order; atomically unless memory is `own`."""
+    place, (saved, _) = _place(k, ptr, index, dtype), _save(k, value, "value")
+
+    def body(lane: Value) -> None:
+        one = k.b.op("target.load", k.offset(saved, lane, dtype), types=ScalarType(dtype), align=size_of(dtype))
+        update_one(k, kind, one, place(lane), own)
+
+    _each_lane(k, mask, body)
+
+
+def update_one(k: Kernel, kind: str, value: Value, ptr: Value, own: bool) -> None:
+    """One element; memory that is this thread's own needs no atomic instruction."""
+    if not own:
+        k.b.emit("target.update", value, ptr, kind=kind)
+        return
+    size = size_of(element(value.type))
+    old = k.b.op("target.load", ptr, types=value.type, align=size)
+    k.b.emit("target.store", k.b.op(f"arith.{kind}", old, value), ptr, align=size)
+
+
 # -- lane by lane ------------------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tessera_runtime.core.errors import TesseraError
-from tesseracc.ir.types import BufType, ScalarType, size_of
+from tesseracc.ir.types import BufType, LanesType, ScalarType, size_of
 from tesseracc.ir.value import Op, Value
-from tesseracc.passes.target.lower_cpu_masked import gather, masked_load, masked_store, scatter, zero
+from tesseracc.passes.target.lower_cpu_masked import (
+    gather,
+    masked_load,
+    masked_store,
+    scatter,
+    update,
+    update_one,
+    zero,
+)
 from tesseracc.passes.target.lower_cpu_prefetch import prefetch, touch
 from tesseracc.passes.target.lower_cpu_values import ALL, Affine, Buf, Int, Kernel, Lane, Range, Rep, Splat, Vec, wrap
 
@@ -172,6 +180,26 @@ def lower_load(k: Kernel, op: Op) -> Rep:
 def lower_store(k: Kernel, op: Op) -> None:
     buf = buffer(k, op["buf"])
     store(k, buf, k.env[op["value"]], flat_index(k, buf, [k.env[v] for v in op.group("indices")]), _where(k, op))
+
+
+def lower_update(k: Kernel, op: Op) -> None:
+    """Threads share what the kernel is given, and nothing else: groups run on one each."""
+    buf, kind = buffer(k, op["buf"]), op.attrs["kind"]
+    index = flat_index(k, buf, [k.env[v] for v in op.group("indices")])
+    own, dtype, value, where = buf.type.space != "global", buf.type.dtype, k.env[op["value"]], _where(k, op)
+    if any(isinstance(v.type, LanesType) for v in op.operands):
+        mask = k.mask if where is None else k.meet(k.mask, where)
+        base, offsets = _split(k, index)
+        update(k, kind, k.vector(value, dtype), k.offset(buf.ptr, base, dtype), offsets, dtype, mask, own)
+        return
+    assert isinstance(index, Affine)
+    place = index.base
+
+    def once() -> list[Value]:
+        update_one(k, kind, k.scalar(value), k.offset(buf.ptr, place, dtype), own)
+        return []
+
+    k.when(True if where is None else _asked(k, where), once, list)
 
 
 def lower_alloc(k: Kernel, op: Op) -> Rep:

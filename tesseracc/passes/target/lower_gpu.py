@@ -29,7 +29,7 @@ from tesseracc.passes.target.gpu_buffers import memory_of, swizzles
 from tesseracc.passes.target.gpu_convert import convert, lower_broadcast, lower_fold, lower_transpose
 from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile, lower_map, tile_arith
 from tesseracc.passes.target.gpu_flow import Flow, Held
-from tesseracc.passes.target.gpu_global import lower_read, lower_write
+from tesseracc.passes.target.gpu_global import lower_read, lower_update, lower_write
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
@@ -314,7 +314,15 @@ class Lowering(Flow):
             return load(self)[0]
         return self.branch(self.get(where), load, lambda lowering: [lowering.zero(dtype)], [ScalarType(dtype)])[0]
 
+    def do_tile_update(self, op: Op) -> None:
+        self._change(op, lambda low: low.b.emit("target.update", low.get(op["value"]), low.address(op), **op.attrs))
+
     def do_tile_store(self, op: Op) -> None:
+        size = size_of(element(op["buf"].type))
+        self._change(op, lambda low: low.b.emit("target.store", low.get(op["value"]), low.address(op), align=size))
+
+    def _change(self, op: Op, change: Callable[[Lowering], object]) -> None:
+        """An element changed by each thread, or by one for the group where it is uniform."""
         where = op.optional("where")
         buf = op["buf"].type
         assert isinstance(buf, BufType)
@@ -327,7 +335,7 @@ class Lowering(Flow):
             cond = first if cond is None else self.b.op("arith.and", cond, first)
 
         def store(lowering: Lowering) -> list[Value]:
-            lowering.b.emit("target.store", lowering.get(op["value"]), lowering.address(op), align=size_of(buf.dtype))
+            change(lowering)
             return []
 
         if cond is None:
@@ -359,6 +367,7 @@ _TILES: dict[str, Callable[[Lowering, Op], Held | None]] = {
     "tile.pipeline": lower_pipeline,
     "tile.read": lower_read,
     "tile.transpose": lower_transpose,
+    "tile.update_block": lower_update,
     "tile.write": lower_write,
 }
 

@@ -19,7 +19,9 @@ from tesseracc.ir.value import Func, Module, Op, Value
 #: registers of a loop beside its tiles: fewer where products read operands in shared memory
 OTHER = {False: 56, True: 40}
 #: what depends on the number of lanes
-_OF_LANES = frozenset({"tile.reduce", "tile.linear_id", "tile.local_id", "tile.lane_id", "tile.store", "tile.map"})
+_OF_LANES = frozenset(
+    {"tile.reduce", "tile.linear_id", "tile.local_id", "tile.lane_id", "tile.store", "tile.update", "tile.map"}
+)
 
 
 def chosen(kernel: Func, context: Context) -> Func:

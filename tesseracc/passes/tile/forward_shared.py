@@ -21,7 +21,7 @@ from tesseracc.ir.types import BufType, TileType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 _ORDER = frozenset({"tile.commit", "tile.wait"})
-_ELEMENTS = frozenset({"tile.load", "tile.store", "tile.map"})
+_ELEMENTS = frozenset({"tile.load", "tile.store", "tile.update", "tile.map"})
 
 
 def forward(kernel: Func) -> Func:

@@ -20,6 +20,7 @@ from math import prod
 from tesseracc.analysis.products import multiplied
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
+from tesseracc.ir.dialects.tile_values import WRITERS
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import clone_op, map_funcs, map_ops, remove_dead, substitute
 from tesseracc.ir.types import I64, BufType, TileType, size_of
@@ -31,7 +32,6 @@ from tesseracc.tuning.products import FEWEST, loop_seconds, ring_depth
 #: bytes of shared memory left for what the lowering needs, at least
 RESERVE = 32 << 10
 _ON_THE_WAY = frozenset({"tile.transpose", "arith.cast"})
-_WRITERS = frozenset({"tile.write", "tile.store", "tile.copy_async"})
 
 
 def pipelined(kernel: Func, context: Context) -> Func:
@@ -106,7 +106,7 @@ def _operands(body: Region, arch: Arch) -> set[Value]:
 
 def _loads(body: Region, wanted: set[Value]) -> list[Op]:
     """Reads of global memory that are operands, in program order."""
-    written = {inner.operands[1] for op in body.ops for inner in op.walk() if inner.name in _WRITERS}
+    written = {inner.operands[1] for op in body.ops for inner in op.walk() if inner.name in WRITERS}
     return [op for op in body.ops if op.name == "tile.read" and op.result in wanted and _is_matrix(op, written)]
 
 

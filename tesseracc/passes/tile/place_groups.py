@@ -101,7 +101,7 @@ def _walk(region: Region) -> list[Op]:
 
 def _touches_elements(region: Region, buffers: set[Value]) -> bool:
     """Whether lanes access shared memory on their own: such accesses have no order but that of barriers."""
-    return any(op.name in ("tile.load", "tile.store") and op["buf"] in buffers for op in _walk(region))
+    return any(op.name in ("tile.load", "tile.store", "tile.update") and op["buf"] in buffers for op in _walk(region))
 
 
 def blocks_at_once(kernel: Func, arch: Arch) -> int:

@@ -154,7 +154,7 @@ class _Rewriter:
     # -- maps --------------------------------------------------------------------------------------------------------
 
     def map(self, b: Builder, tile: Value, shape: tuple[int, ...], target: Op | None = None) -> Value | None:
-        """Emits the map that stores a tile as a value, or (with `target`, a write or copy) in memory."""
+        """Emits the map that stores a tile as a value, or (with `target`, a write, update or copy) in memory."""
         inner = Builder(b.loc)
         body = _Elements(self, shape, inner)
         if target is None:
@@ -181,11 +181,14 @@ class _Rewriter:
                 target.attrs["axes"]
             )  # fmt: skip
         places, inside = body.places(buf, there, axes, body.coordinates)
-        if target.name == "tile.write":
+        if target.name != "tile.copy_async":
             for coordinate, count in zip(body.coordinates, target.group("counts")):
                 part = body.b.op("arith.cmp", coordinate, body.splat(count), pred="lt")
                 inside = part if inside is None else body.b.op("arith.and", inside, part)
-        body.b.emit("tile.store", body.splat(value), buf, places, inside)
+        if target.name == "tile.update_block":
+            body.b.emit("tile.update", body.splat(value), buf, places, inside, kind=target.attrs["kind"])
+        else:
+            body.b.emit("tile.store", body.splat(value), buf, places, inside)
 
     def need(self, b: Builder, value: Value) -> Value:
         """The value, a tile in memory if it is a tile."""
@@ -227,7 +230,7 @@ class _Rewriter:
         return Region(region.args, tuple(b.ops), tuple(yields))
 
     def operation(self, b: Builder, op: Op) -> None:
-        if op.name in ("tile.write", "tile.copy_async"):
+        if op.name in ("tile.write", "tile.update_block", "tile.copy_async"):
             self.flush_others(b, op)
             first = op.operands[0]
             shape = op.attrs["shape"] if op.name == "tile.copy_async" else first.type.shape  # type: ignore[union-attr]

@@ -88,6 +88,9 @@ ENTRIES = (
     Entry("E225", "copy still in flight", 3,
           "Shared memory is used while an asynchronous copy into it may not have completed. Put cp_commit_group and "
           "cp_wait_group, or a barrier, in between."),
+    Entry("E226", "result would depend on the order of lanes", 3,
+          "Atomic updates come in no order. Those of integers give the same result in any; sums of floats round, and "
+          "the old value of an element is another one each time, so neither is in the language. Sum in a fixed tree."),
     Entry("W201", "returned parameter never written", 3,
           "The kernel returns a parameter that it does not store to."),
     Entry("W202", "shared memory not used", 3,

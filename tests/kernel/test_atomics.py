@@ -1,0 +1,148 @@
+"""Atomic updates: every level and kind of GPU against NumPy, races with other accesses, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samples import histogram as sample
+from tessera.errors import SourceError
+from tessera.kernel import evaluate
+from tessera_runtime.core.errors import TesseraError
+from tests.kernel import atomic_kernels as K
+from tests.kernel.everywhere import everywhere, levels
+
+RNG = np.random.default_rng(226)
+FAMILIES = ("sm_70", "sm_75", "sm_80", "sm_89", "sm_90", "sm_100", "sm_120")
+
+
+@pytest.mark.parametrize(("n", "b"), ((0, 1), (1, 1), (1000, 7), (300, 97)))
+def test_counts_of_lanes_in_global_memory(n: int, b: int) -> None:
+    x, counts = RNG.integers(0, b, n).astype(np.int32), RNG.integers(0, 2**32, b).astype(np.uint32)
+    expected = counts + np.bincount(x, minlength=b).astype(np.uint32)
+    everywhere(K.counted.definition, [x, counts], archs=("sm_90",))
+    np.testing.assert_array_equal(counts, expected)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_bits_in_shared_memory_and_updates_of_the_whole_group(arch: str) -> None:
+    x, found = RNG.integers(0, 2**64, 331, dtype=np.uint64), RNG.integers(0, 2**64, 4, dtype=np.uint64)
+    total = np.array(-7, np.int64)
+    expected = found.copy()
+    for group in range(3):  # group g runs iterations g, g + 3, ..
+        mine = x[np.arange(x.size) // 64 % 3 == group]
+        for k in range(4):
+            expected[k] ^= np.bitwise_or.reduce(mine[mine % 4 == k])
+    everywhere(K.bits.definition, [x, found, total], archs=(arch,))
+    np.testing.assert_array_equal(found, expected)
+    assert total == -7 + 3000 - 331 * 330 // 2
+
+
+@pytest.mark.parametrize(("m", "n"), ((1, 1), (50, 45), (16, 64)))
+def test_ragged_tiles_change_what_is_there(m: int, n: int) -> None:
+    x = RNG.integers(-(2**62), 2**62, (m, n))
+    low, high, every = (RNG.integers(-(2**61), 2**61, n) for _ in range(3))
+    blocks = [x[i : i + 16].max(0) for i in range(0, m, 16)]
+    expected = np.minimum(low, x.min(0)), np.maximum(high, x.max(0)), np.bitwise_and.reduce([every, *blocks])
+    everywhere(K.extremes.definition, [x, low, high, every])
+    for found, wanted in zip((low, high, every), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_tiles_in_shared_memory_are_in_program_order() -> None:
+    x, sums = RNG.integers(-9, 9, (37, 45)).astype(np.int32), np.zeros(45, np.int32)
+    expected = np.zeros(45, np.int32)
+    for i in range(0, 37, 8):
+        expected += x[i : i + 8].sum(0, dtype=np.int32)
+        expected[::32] = np.maximum(expected[::32], -5)
+    everywhere(K.histogram2d.definition, [x, sums])
+    np.testing.assert_array_equal(sums, expected)
+
+
+def test_iterations_with_updates_are_spread_over_groups_and_lanes() -> None:
+    x, counts = RNG.integers(0, 5, (9, 140)).astype(np.int32), np.zeros(5, np.int32)
+    expected = np.bincount(x.reshape(-1), np.repeat(np.arange(9), 140), 5).astype(np.int32)
+    everywhere(K.shared_by_lanes.definition, [x, counts], archs=("sm_80",))
+    np.testing.assert_array_equal(counts, expected)
+    assert str(K.shared_by_lanes.definition.grid[0]) == "M"
+    assert any(note.message.startswith("A69") for note in K.shared_by_lanes.definition.notes)
+
+
+def test_sample() -> None:
+    x, counts = RNG.standard_normal(9001).astype(np.float32) * 2, RNG.integers(0, 9, 64).astype(np.int32)
+    places = np.clip((x + np.float32(4)) * np.float32(8), 0, 63).astype(np.int64)
+    expected = counts + np.bincount(places, minlength=64)
+    everywhere(sample.histogram.definition, [x, counts], archs=("sm_90",))
+    np.testing.assert_array_equal(counts, expected)
+
+
+# -- races and what is refused -----------------------------------------------------------------------------------------
+
+HEAD = """import tessera as ts
+@ts.kernel(grid=2, group=32)
+def k(x: ts.Tensor["N", ts.i32], y: ts.Tensor["N", ts.f32], z: ts.Region[ts.reduce_max, ts.Tensor["N", ts.i32]],
+      b: ts.Tensor["N", ts.i8]):
+    i = ts.tile.local_id()
+    s = ts.tile.alloc_shared((32,), ts.i32)
+    s[i] = i
+    ts.tile.barrier()
+"""
+
+
+def defined(body: str, path: Any) -> Any:
+    path.write_text(HEAD + "".join(f"    {line}\n" for line in body.split("; ")))
+    scope: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    return scope["k"].definition
+
+
+@pytest.mark.parametrize(("body", "who"), (
+    ("ts.tile.atomic_add(s[i % 2], 1); x[i + 32 * ts.tile.group_id()] = s[i]", "lanes"),
+    ("ts.tile.atomic_add(s[i % 2], 1); s[i] = 0; x[0] = s[0]", "lanes"),
+    ("t = s[0] + i; ts.tile.atomic_max(s[0], i)", "lanes"),
+    ("ts.tile.atomic_add(s[0], 1); ts.tile.atomic_max(s[0], i); x[0] = s[0]", "lanes"),
+    ("ts.tile.atomic_add(x[0], 1); ts.tile.barrier(); x[ts.tile.group_id()] = 1", "groups"),
+    ("ts.tile.atomic_add(x[0:8], 1); ts.tile.atomic_and(x[0:8], 1)", "groups"),
+    ("ts.tile.atomic_add(x[0], 1); ts.tile.barrier(); y[i] = ts.cast(x[0], ts.f32)", "groups"),
+))  # fmt: skip
+def test_updates_race_with_other_accesses_and_other_kinds(body: str, who: str, tmp_path: Any) -> None:
+    kernel = defined(body, tmp_path / "race.py")
+    with pytest.raises(SourceError, match=f"race on .* by different {who}") as told:
+        evaluate(kernel, arguments())
+    assert told.value.code == "E215"
+
+
+def arguments() -> list[Any]:
+    return [np.zeros(64, t) for t in (np.int32, np.float32, np.int32, np.int8)]
+
+
+def test_levels_below_find_races_of_lanes(tmp_path: Any) -> None:
+    body = "ts.tile.atomic_add(s[i % 2], 1); x[i + 32 * ts.tile.group_id()] = s[i]"
+    runs = levels(defined(body, tmp_path / "race.py"), ("sm_80",))
+    for name, code in (("interpreter", "E923"), ("sm_80", "E955")):
+        with pytest.raises(TesseraError) as told:
+            runs[name](*arguments())
+        assert told.value.code == code
+    mended = defined(body.replace("1); x", "1); ts.tile.barrier(); x"), tmp_path / "mended.py")
+    everywhere(mended, arguments(), archs=("sm_80",))
+
+
+@pytest.mark.parametrize(("body", "code", "words"), (
+    ("old = ts.tile.atomic_add(x[0], 1)", "E226", "strict"),
+    ("x[0] = ts.tile.atomic_add(x[0], 1) + 1", "E226", "order of lanes"),
+    ("ts.tile.atomic_add(y[0], 1.0)", "E226", "fixed tree"),
+    ("ts.tile.atomic_max(y[0:32], 1.0)", "E226", "deterministic"),
+    ("ts.tile.atomic_add(b[0], 1)", "E206", "i32, u32, i64 and u64"),
+    ("ts.tile.atomic_add(x[0], 1.5)", "E206", "holds i32"),
+    ("ts.tile.atomic_add(z[0], 1)", "E208", "reduce_max"),
+    ("ts.tile.atomic_add(x[0])", "E218", "a place and a value"),
+    ("ts.tile.atomic_add(x[0, 0], 1)", "E207", "rank 1"),
+    ("ts.tile.atomic_cas(x[0], 1, 2)", "E204", "atomic_min"),
+))  # fmt: skip
+def test_what_has_no_fixed_result_is_refused(body: str, code: str, words: str, tmp_path: Any) -> None:
+    with pytest.raises(SourceError) as told:
+        defined(body, tmp_path / "refused.py")
+    assert told.value.code == code and words in told.value.message + (told.value.help or "")
+    assert told.value.span is not None and told.value.span.line == 9
