@@ -103,19 +103,22 @@ def _container() -> list[Fault]:
     return [
         _raw("H1", "magic", "E601", h, b"X"),
         Fault("H1", "short", "E601", lambda: base()[:2000]),
+        Fault("H1", "empty", "E601", lambda: b""),
         Fault("C1", "prefix", "E601", lambda: b"#" + base()),
         _raw("C1", "local-header", "E606", 0, b"PX"),
         _raw("C1", "name", "E609", 30, b"x"),
+        _raw("C1", "padding", "E610", 63, b"x"),
         _raw("H2", "container-version", "E603", h + 8, b"\2\0"),
         _raw("H3", "minor-version", "E604", h + 10, b"\1"),
         _raw("H4", "least-reader", "E603", h + 12, b"\7\0"),
         _raw("H5", "unknown", "E604", h + 14, b"\2"),
-        _raw("H5", "detached-yet-inside", "E607 E614", h + 14, b"\1"),
         Fault("H5", "detached-without-weights", "E604", lambda: _weightless(detached=True)),
         Fault("X8", "weights-not-there", "E614", detached_base),
+        _raw("X8", "weights-inside", "E607 E614", h + 14, b"\1"),
         Fault("H6", "cut", "E602", lambda: base()[:-1]),
         Fault("H6", "longer", "E602", lambda: base() + b"\0"),
         _raw("H6", "size", "E602", h + 16, struct.pack("<Q", size + 1)),
+        Fault("H6", "entries-beyond", "E602 E606 E607", lambda: build(_longer_entry(), rehash=False)),
         _raw("H7", "outside", "E604", h + 24, b"\xff" * 7),
         _raw("H8", "outside", "E604", h + 32, b"\xff" * 8),
         _raw("H8", "beyond-64-MiB", "E604", h + 32, struct.pack("<Q", (64 << 20) + 1)),
@@ -124,6 +127,7 @@ def _container() -> list[Fault]:
         _raw("H9", "manifest", "E605", manifest_at.data + 9, b"~"),
         _raw("H10", "too-many", "E604", h + 72, b"\x41"),
         _raw("H11", "too-many", "E604", h + 76, b"\x41"),
+        Fault("H11", "beyond-the-file", "E604", lambda: _weightless(signatures=64)),
         _raw("H12", "rest", "E604", h + 2127, b"x"),
         _raw("H12", "padding", "E604", h + 80 + 31, b"x"),
         _raw("H12", "not-ascii", "E604", h + 80, b"\xff"),
@@ -166,6 +170,13 @@ def _container() -> list[Fault]:
         *(Fault("C9", name.replace("/", "-"), "E613", lambda name=name: _wrong_sum(name)) for name in (
             "images/cpu.elf", "manifest.json", "tsb.header", "tests/0000.safetensors")),
     ]  # fmt: skip
+
+
+def _longer_entry() -> Json:
+    """The manifest tells of more bytes of the last entry than the file has behind its beginning."""
+    value = document()
+    value["entries"][-1]["size"] += 1 << 20
+    return value
 
 
 def _moved_manifest(text: bytes) -> bytes:
@@ -258,7 +269,10 @@ def _fields() -> list[Fault]:
         ("grid", "targets.0.plans.0.steps.0.grid", [1, 1]), ("digest", "entries.0.sha256.0", "0" * 63 + "G"),
         ("entry-kind", "entries.0.kind", "pickle"), ("tolerance", "tests.0.rtol", "1e-5; x"),
         ("infinite", "tests.0.rtol", "1e999"), ("reserved-mesh", "mesh.meshes", [1]), ("null", "provenance", None),
-        ("entry-size", "entries.0.size", 0), ("versions", "versions", DROP), ("axis", "functions.0.symbols.0.axis", -2),
+        ("entry-size", "entries.0.size", 0), ("text", "functions.0.doc", 5), ("object", "functions.0", 5),
+        ("item", "functions.0.guards.0.expr", [None]), ("item-beyond-64-bits", "functions.0.guards.0.expr", [1 << 63]),
+        ("spelled-out", "targets.0.kernels.0.maps", []), ("versions", "versions", DROP), ("step", "targets.0.plans.0.steps.0", 5),
+        ("axis", "functions.0.symbols.0.axis", -2),
     ]  # fmt: skip
     versions = [("versions.container", 2), ("versions.plan", 0), ("versions.kernel_abi", 2), ("mesh.version", 2),
                 ("programs.version", 9)]  # fmt: skip
@@ -352,6 +366,11 @@ def _contents() -> list[Fault]:
         assert old in files[name] and len(old) == len(new)
         return lambda: with_file(name, files[name].replace(old, new, 1))
 
+    def headed(text: str) -> Callable[[], bytes]:
+        return lambda: with_file("tests/0000.safetensors", struct.pack("<Q", len(text)) + text.encode() + b"data")
+
+    entry = '{"a":{"data_offsets":[0,4],"dtype":"F32","shape":[%s]}}'
+
     def altered(what: str, name: str, offset: int, new: bytes) -> Fault:
         """Another byte, and the checksum that goes with it: only the digest is wrong."""
         at = _place(name).data
@@ -372,12 +391,20 @@ def _contents() -> list[Fault]:
         ),
         Fault("X2", "length", "E640", lambda: with_file("weights.safetensors", b"\xff" * 8 + weights[8:])),
         Fault("X2", "not-json", "E640", lambda: with_file("weights.safetensors", weights[:8] + b"x" + weights[9:])),
+        Fault("X2", "not-json-inside", "E640", swapped("weights.safetensors", b'":', b'";')),
+        Fault("X2", "unknown-dtype", "E640", swapped("weights.safetensors", b'"F32"', b'"F33"')),
+        Fault("X2", "unknown-key", "E640", swapped("weights.safetensors", b'"dtype"', b'"dtypo"')),
+        Fault("X2", "no-shape", "E640", swapped("weights.safetensors", b'"shape":[4]', b'"shape":444')),
         Fault("X2", "twice", "E640", swapped("weights.safetensors", b'"z"', b'"w"')),
         Fault("X7", "description", "E633", _otherwise_described),
         Fault("X5", "ptx", "E632", lambda: with_file("images/sm_90.ptx", b".version 8.0 \xe9\n")),
         Fault("X6", "name", "E641", swapped("tests/0000.safetensors", b"in/x", b"in/y")),
         Fault("X6", "neither", "E641", swapped("tests/0000.safetensors", b"out/out", b"put/out")),
         Fault("X6", "output", "E641", swapped("tests/0000.safetensors", b"out/out", b"out/oot")),
+        Fault("X6", "short", "E640", lambda: with_file("tests/0000.safetensors", b"abc")),
+        Fault("X6", "deep", "E640", headed('{"a":' + "[" * 17 + "]" * 17 + "}")),
+        Fault("X6", "metadata", "E640", headed('{"__metadata__":[1]}')),
+        Fault("X6", "large", "E640", headed(entry % "4611686018427387903,4")),
         Fault("X6", "file", "E640", lambda: with_file("tests/0000.safetensors", test[:-1])),
     ]
 

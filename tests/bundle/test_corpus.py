@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+import tessera_runtime
 from tessera_runtime.audit import audit
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.cli import main as run_bundle
@@ -55,10 +60,71 @@ def test_every_rule_has_a_file_and_every_file_a_rule() -> None:
     assert rules - {fault.rule for fault in FAULTS} == {"M4", "P1"}  # M4 stands for section 3; P1 is of calls
     assert {fault.rule for fault in FAULTS} <= rules
     assert {path.name for path in CORRUPT.iterdir()} == {f"{fault.rule}-{fault.name}.tsb" for fault in FAULTS}
+    for rule, given in codes_by_rule(text).items():
+        here = [set(fault.code.split()) for fault in FAULTS if fault.rule == rule]
+        assert all(codes & given for codes in here), rule
+        missing = {(rule, code) for code in given - set().union(*here)}
+        # those of a file beside the bundle (test_detached.py), of section 3, and of calls (test_plan.py)
+        assert missing <= {("X8", "E611"), ("M4", "E623"), ("P1", "E625")}, missing
     codes = set(re.findall(r"E6\d\d", text))
     assert {code for fault in FAULTS for code in fault.code.split()} | {"E625"} == codes
     readers = {code for code in CATALOGUE if "E600" <= code < "E660"}  # from E660 on, codes are of the tools
     assert readers - codes == {"E612"}  # of the API: no such entry
+
+
+def codes_by_rule(text: str) -> dict[str, set[str]]:
+    """The codes that each rule states, or else the heading above it."""
+    found: dict[str, set[str]] = {}
+    heading: set[str] = set()
+    for part in re.split(r"^(?=#)|^(?=- \*\*[A-Z])|^(?=\| \*\*)|(?<=\n)\n|(?=\*\*P1)", text, flags=re.MULTILINE):
+        codes = set(re.findall(r"E6\d\d", part))
+        if part.startswith("#"):
+            heading = codes
+        elif rule := re.match(r"(?:- |\| )?\*\*([A-Z]\d+)\*\*", part):
+            found[rule[1]] = codes or heading
+    return found
+
+
+CHECKS = ("bundle", "audit", "signature", "devices/elf", "core/container", "core/check", "core/check_steps",
+          "core/manifest", "core/plan_steps", "core/schema", "core/safetensors")  # fmt: skip
+#: bundle errors that no file alone leads to, by a word of theirs
+ELSEWHERE = {
+    "it has {len(data)} bytes": "the file of weights of a detached bundle",
+    "has no entry": "of the API",
+    "its digest is not the one": "a file that changes after it was opened",
+    "cannot be written": "of the writer",
+    "the code image has no function": "X4, of the one target that runs",
+}
+
+
+def test_every_check_of_the_reader_refuses_a_file() -> None:
+    """Each place where the reader raises a bundle error is reached by a corrupt file: no check that nothing tests."""
+    folder = Path(tessera_runtime.__file__).parent
+    wanted: dict[tuple[str, int], str] = {}
+    for name in CHECKS:
+        path = folder / f"{name}.py"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+                text = ast.unparse(node)
+                if node.exc.func.id in ("BundleError", "bad", "_bad") and not any(word in text for word in ELSEWHERE):
+                    wanted[str(path), node.lineno] = text
+    assert len(wanted) > 90
+    files, reached = {path for path, _ in wanted}, set()
+
+    def local(frame: FrameType, event: str, _: object) -> Any:
+        reached.add((frame.f_code.co_filename, frame.f_lineno))
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: local if frame.f_code.co_filename in files else None)
+    try:
+        for fault in FAULTS:
+            data = (CORRUPT / f"{fault.rule}-{fault.name}.tsb").read_bytes()
+            first_reader(data, fault.required)
+        first_reader(CORRUPT / "H1-empty.tsb")
+    finally:
+        sys.settrace(before)
+    assert not {place: text for place, text in wanted.items() if place not in reached}
 
 
 def test_the_corrupt_files_are_small_and_made_by_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

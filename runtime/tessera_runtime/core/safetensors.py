@@ -62,8 +62,6 @@ def parse_header(data: bytes | memoryview) -> dict[str, TensorEntry]:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _bad("header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _bad("header is not an object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _bad("__metadata__ is not a table of strings")
