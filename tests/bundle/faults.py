@@ -271,8 +271,8 @@ def _fields() -> list[Fault]:
         ("infinite", "tests.0.rtol", "1e999"), ("reserved-mesh", "mesh.meshes", [1]), ("null", "provenance", None),
         ("entry-size", "entries.0.size", 0), ("text", "functions.0.doc", 5), ("object", "functions.0", 5),
         ("item", "functions.0.guards.0.expr", [None]), ("item-beyond-64-bits", "functions.0.guards.0.expr", [1 << 63]),
-        ("spelled-out", "targets.0.kernels.0.maps", []), ("versions", "versions", DROP), ("step", "targets.0.plans.0.steps.0", 5),
-        ("axis", "functions.0.symbols.0.axis", -2),
+        ("spelled-out", "targets.0.kernels.0.maps", []), ("versions", "versions", DROP),
+        ("step", "targets.0.plans.0.steps.0", 5), ("axis", "functions.0.symbols.0.axis", -2),
     ]  # fmt: skip
     versions = [("versions.container", 2), ("versions.plan", 0), ("versions.kernel_abi", 2), ("mesh.version", 2),
                 ("programs.version", 9)]  # fmt: skip
