@@ -31,10 +31,13 @@ class FakeDriver:
         self.events: dict[int, float] = {}  # the device's time when each event happened
         self.graphs: dict[int, list[Node]] = {}
         self.orders: list[tuple[int, int]] = []  # (stream, stream that waits for it)
+        self.contexts: list[Any] = ["another library's"]
         self._recorded: dict[int, int] = {}
         self._handles = 0
 
     def note(self, *call: Any) -> None:
+        """Every call but those for a context is made in the device's."""
+        assert call[0].endswith("_context") or self.contexts[-1] == "context", call
         self.calls.append(call)
         if call[0] in self.fail:
             raise self.fail[call[0]]
@@ -57,13 +60,20 @@ class FakeDriver:
         self.note("retain_context", device)
         return "context"
 
-    def set_context(self, context: Any) -> None:
-        self.note("set_context", context)
+    def push_context(self, context: Any) -> None:
+        self.note("push_context", context)
+        self.contexts.append(context)
+
+    def pop_context(self) -> None:
+        assert self.contexts.pop() == "context"
 
     def load_module(self, image: bytes) -> str:
         self.images.append(image)
         self.note("load_module", len(image))
         return "module"
+
+    def unload_module(self, module: Any) -> None:
+        self.note("unload_module", module)
 
     def function(self, module: Any, symbol: str) -> str:
         self.note("function", symbol)

@@ -58,7 +58,7 @@ def test_the_exact_calls_of_a_launch() -> None:
     driver = FakeDriver()
     bundle = tessera_runtime.load(bundle_of(HOPPER), device=CudaDevice(driver, 1))
     assert driver.calls == [
-        ("retain_context", "device1"), ("set_context", "context"), ("load_module", len(b"image sm_90")),
+        ("retain_context", "device1"), ("push_context", "context"), ("load_module", len(b"image sm_90")),
         ("function", "saxpy"), ("function", "add_row"), ("function", "reverse"), ("function", "scalars"),
     ]  # fmt: skip
     driver.calls.clear()
@@ -70,7 +70,7 @@ def test_the_exact_calls_of_a_launch() -> None:
     block = 0x7000_0000
     one_and_a_half = int(np.float32(1.5).view(np.uint32))
     first = [
-        ("set_context", "context"), ("allocate", 2560), ("copy_in", block, 1200), ("copy_in", block + 1280, 1200),
+        ("push_context", "context"), ("allocate", 2560), ("copy_in", block, 1200), ("copy_in", block + 1280, 1200),
         ("launch", "saxpy", (3, 1, 1), (128, 1, 1), 0, (one_and_a_half, block, block + 1280, 300)),
         ("synchronize",), ("copy_out", block + 1280, 1200),
     ]  # fmt: skip
@@ -246,7 +246,7 @@ def test_the_seam_over_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = CudaPython()
     assert driver.device_count() == 3 and driver.name("dev") == "GPU" and driver.device(0) == "dev"
     assert driver.attribute("dev", "COMPUTE_CAPABILITY_MAJOR") == 9
-    driver.set_context(driver.retain_context("dev"))
+    driver.push_context(driver.retain_context("dev"))
     assert driver.function(driver.load_module(b"cubin"), "k") == "fun" and driver.allocate(100) == 4096
     driver.copy_in(1, 2, 3)
     driver.copy_out(1, 2, 3)
@@ -262,7 +262,7 @@ def test_the_seam_over_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuDeviceGet", 0),
         ("cuDeviceGetAttribute", 75, "dev"),
         ("cuDevicePrimaryCtxRetain", "dev"),
-        ("cuCtxSetCurrent", "ctx"),
+        ("cuCtxPushCurrent", "ctx"),
         ("cuModuleLoadData", b"cubin"),
         ("cuModuleGetFunction", "mod", b"k"),
         ("cuMemAlloc", 100),

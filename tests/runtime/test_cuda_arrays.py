@@ -27,8 +27,10 @@ class Foreign:
         self.driver, self.shape, self.number, self.readonly = driver, array.shape, number, readonly
         self.strides = [s // array.itemsize for s in array.strides]
         whole = array if array.base is None else array.base
+        driver.contexts.append("context")
         self.pointer = driver.allocate(max(whole.nbytes, 4))
         driver.copy_in(self.pointer, whole.ctypes.data, whole.nbytes)
+        driver.contexts.pop()
         self.count, self.streams = whole.size, []  # type: ignore[var-annotated]
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -147,6 +149,68 @@ def test_memory_goes_back_and_is_counted() -> None:
     assert sum(call[0] == "allocate" for call in driver.calls) == allocated
 
 
+@pytest.mark.parametrize("capture_graph", [False, True])
+def test_what_is_dropped_gives_everything_back(capture_graph: bool) -> None:
+    """Constants, temporaries, graphs and the module go with the bundle, results with themselves, whoever is first."""
+    gc.collect()
+    before, driver = usage.current()["device"], FakeDriver()
+    data = bundle_of(HOPPER)
+    for first in ("bundle", "results"):
+        foreign = Foreign(driver, rand(6, 5))
+        bundle = tessera_runtime.load(data, device=CudaDevice(driver), capture_graph=capture_graph)
+        results = bundle["chain"](foreign)
+        bundle["chain"](rand(70, 5))
+        if first == "results":
+            del results
+            gc.collect()
+        del bundle
+        gc.collect()
+        if first == "bundle":
+            np.testing.assert_array_equal(results[1].numpy(), foreign.values()[:, ::-1])
+            del results
+            gc.collect()
+        assert (usage.current()["device"], driver.graphs, driver.events) == (before, {}, {})
+        assert driver.memory.keys() == {foreign.pointer}
+        del driver.memory[foreign.pointer]
+    names = [call[0] for call in driver.calls]
+    assert names.count("unload_module") == names.count("load_module") == 2
+    assert all("synchronize" in names[:i] for i, name in enumerate(names) if name == "unload_module")
+
+
+def test_a_constant_that_cannot_be_uploaded_is_no_leak() -> None:
+    driver, bundle = loaded()
+    foreign = Foreign(driver, rand(6, 5))
+    driver.fail = {"copy_in": DeviceError("E905", "cuMemcpyHtoDAsync: CUDA_ERROR_X")}
+    for _ in range(3):
+        with pytest.raises(DeviceError):
+            bundle["chain"](foreign)
+    driver.fail = {}
+    np.testing.assert_array_equal(bundle["chain"](foreign)[0].numpy(), foreign.values()[:, ::-1] + WEIGHT)
+    del bundle
+    gc.collect()
+    assert driver.memory.keys() == {foreign.pointer}
+
+
+def test_the_context_of_others_is_theirs_again() -> None:
+    """Whatever is called, and whether it fails or not: the thread's context is what it was."""
+    driver, bundle = loaded(stream=5)
+    assert driver.contexts == ["another library's"]
+    foreign = Foreign(driver, rand(6, 5))
+    result, _ = bundle["chain"](foreign)
+    result.numpy()
+    result.copy()
+    result.__dlpack__(stream=7)
+    bundle["chain"](rand(3, 5))
+    for call in ("launch", "synchronize", "copy_in", "copy_out"):
+        driver.fail = {call: DeviceError("E905", "cuSomething: CUDA_ERROR_X")}
+        with pytest.raises(DeviceError):
+            bundle["chain"](rand(3, 5))
+    driver.fail = {}
+    del result, bundle
+    gc.collect()
+    assert driver.contexts == ["another library's"]
+
+
 def test_faults_name_what_may_have_run() -> None:
     driver, bundle = loaded()
     x, y = Foreign(driver, rand(300)), Foreign(driver, rand(300))
@@ -163,6 +227,25 @@ def test_faults_name_what_may_have_run() -> None:
     with pytest.raises(DeviceError) as caught:
         result.numpy()
     assert "in chain: reverse, add_row" in caught.value.message and caught.value.exit_code == 6
+    # A fault of one call may show in another, which waits or launches.
+    driver.fail = {}
+    bundle["saxpy"](2.0, x, y)
+    other, _ = bundle["chain"](Foreign(driver, rand(6, 5)))
+    driver.fail = {"synchronize": error}
+    with pytest.raises(DeviceError) as caught:
+        other.numpy()
+    told = "in chain: reverse, add_row; or, queued before it, in saxpy: saxpy (model.py:3)"
+    assert caught.value.message.endswith(told)
+    driver.fail = {"launch": error}
+    with pytest.raises(DeviceError) as caught:
+        bundle["saxpy"](2.0, x, y)
+    assert "launching kernel saxpy (model.py:3); or, queued before it, in chain: reverse" in caught.value.message
+    driver.fail = {}
+    other.numpy()
+    driver.fail = {"synchronize": error}
+    with pytest.raises(DeviceError) as caught:
+        other.numpy()
+    assert caught.value.message.endswith("in chain: reverse, add_row"), "what was waited for is not to blame"
     # With waits after every launch the very kernel is told.
     driver, bundle = loaded(synchronous=True)
     driver.fail = {"synchronize": error}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core.errors import DeviceError
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from tessera_runtime.bundle import BundleFile
 
 __all__ = ["CudaDevice", "CudaProgram", "open_cuda", "runs_on"]
+
+_REMEMBERED = 4  # calls that a fault is told of
 
 
 def runs_on(needed: Capability, major: int, minor: int) -> bool:
@@ -54,6 +58,7 @@ class CudaDevice:
         self.shared_limit = driver.attribute(self._device, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
         self.pool = BlockPool(self)
         self._context: Handle = None
+        self._queued: dict[str, None] = {}  # what nobody has waited for, the latest last
         self._lock = threading.Lock()
 
     def select(self, manifest: Manifest) -> Target:
@@ -74,12 +79,17 @@ class CudaDevice:
             help=f"build it with `--arch sm_{major}{minor}`",
         )
 
-    def activate(self) -> None:
-        """Make this device's context the calling thread's."""
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """This device's context is the calling thread's inside; afterwards what was it before, for others' sake."""
         with self._lock:
             if self._context is None:
                 self._context = self.driver.retain_context(self._device)
-        self.driver.set_context(self._context)
+        self.driver.push_context(self._context)
+        try:
+            yield
+        finally:
+            self.driver.pop_context()
 
     def load(self, file: BundleFile, target: Target) -> CudaProgram:
         """Verify and load the target's image."""
@@ -93,13 +103,26 @@ class CudaDevice:
         """Memory for a result that stays on the device; E906."""
         return empty(self, dtype, shape, origin)
 
+    def queue(self, origin: str) -> None:
+        """Remember what was queued and is not waited for: a fault in it shows at some later call, and is told of it."""
+        self._queued.pop(origin, None)
+        self._queued[origin] = None
+        for old in list(self._queued)[:-_REMEMBERED]:
+            self._queued.pop(old, None)
+
+    def suspects(self, origin: str = "") -> str:
+        """What a fault that shows now may come from: `origin`, and what was queued before it."""
+        before = [known for known in reversed(list(self._queued)) if known != origin]
+        return "; or, queued before it, in ".join([*([origin] if origin else []), *before])
+
     def wait(self, origin: str = "") -> None:
         """Wait for everything queued; the device is active. A fault in a kernel shows here: the error names `origin`,
-        what may have run."""
+        and what else may have run since somebody waited last."""
         try:
             self.driver.synchronize(self.stream)
         except DeviceError as error:
-            raise failed(error, origin) from error
+            raise failed(error, self.suspects(origin)) from error
+        self._queued.clear()
 
     def lead(self, stream: int) -> None:
         """What others queue on their `stream` from now on comes after all that is queued here."""
@@ -112,17 +135,20 @@ class CudaDevice:
     def _order(self, before: int, after: int) -> None:
         if before == after:
             return
-        self.activate()
-        event = self.driver.event()
-        try:
-            self.driver.record(event, before)
-            self.driver.wait(after, event)
-        finally:
-            self.driver.free_event(event)
+        with self.active():
+            event = self.driver.event()
+            try:
+                self.driver.record(event, before)
+                self.driver.wait(after, event)
+            finally:
+                self.driver.free_event(event)
 
     def bandwidth(self, nbytes: int) -> float:
         """Bytes per second, read and written, of a copy on the device that moves about `nbytes`: measured."""
-        self.activate()
+        with self.active():
+            return self._bandwidth(nbytes)
+
+    def _bandwidth(self, nbytes: int) -> float:
         half = max(nbytes // 2, 1 << 12)
         blocks = self.pool.take(half), self.pool.take(half)
         events = self.driver.event(), self.driver.event()

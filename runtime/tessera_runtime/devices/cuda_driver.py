@@ -58,11 +58,17 @@ class Driver(Protocol):
     def retain_context(self, device: Handle) -> Handle:
         """The device's primary context."""
 
-    def set_context(self, context: Handle) -> None:
-        """Make a context the calling thread's."""
+    def push_context(self, context: Handle) -> None:
+        """Make a context the calling thread's, above the one that is."""
+
+    def pop_context(self) -> None:
+        """Make the one below the calling thread's again."""
 
     def load_module(self, image: bytes) -> Handle:
         """Load a cubin, or PTX text that ends in a zero byte, which the driver compiles."""
+
+    def unload_module(self, module: Handle) -> None:
+        """Give a module back, none of whose kernels runs any more."""
 
     def function(self, module: Handle, symbol: str) -> Handle:
         """A kernel of a module."""
@@ -172,11 +178,17 @@ class CudaPython:
     def retain_context(self, device: Handle) -> Handle:
         return self._call("cuDevicePrimaryCtxRetain", device)
 
-    def set_context(self, context: Handle) -> None:
-        self._call("cuCtxSetCurrent", context)
+    def push_context(self, context: Handle) -> None:
+        self._call("cuCtxPushCurrent", context)
+
+    def pop_context(self) -> None:
+        self._call("cuCtxPopCurrent")
 
     def load_module(self, image: bytes) -> Handle:
         return self._call("cuModuleLoadData", image)
+
+    def unload_module(self, module: Handle) -> None:
+        self._call("cuModuleUnload", module)
 
     def function(self, module: Handle, symbol: str) -> Handle:
         return self._call("cuModuleGetFunction", module, symbol.encode())

@@ -36,6 +36,13 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._held)
 
+    def clear(self) -> None:
+        """Give all graphs back."""
+        with self._lock:
+            while self._held:
+                _, (graph, _) = self._held.popitem()
+                self._driver.free_graph(graph)
+
     def launch(self, key: Hashable, nodes: Sequence[Node], stream: int, what: str) -> None:
         """Launch these nodes as the graph of `key`. Nodes under one key differ in pointers and scalars only."""
         with self._lock:

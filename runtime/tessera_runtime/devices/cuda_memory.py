@@ -31,6 +31,7 @@ class BlockPool:
         self.device = device
         self._idle: list[tuple[int, int]] = []  # bytes, pointer
         self._lock = threading.RLock()  # a collection while it is held may give a block back
+        self._closed = False
 
     def take(self, nbytes: int) -> Block:
         """A block of at least `nbytes`. When none is large enough, those that are idle are given back first."""
@@ -41,9 +42,7 @@ class BlockPool:
                 self._idle.remove(best)
                 return Block(self, *best)
             small, self._idle = self._idle, []
-        for size, pointer in small:
-            self.device.driver.free(pointer)
-            usage.add("device", -size)
+        self._free(small)
         size = max(-(-nbytes // ALIGN) * ALIGN, ALIGN)
         pointer = self.device.driver.allocate(size)
         usage.add("device", size)
@@ -52,7 +51,23 @@ class BlockPool:
     def give(self, size: int, pointer: int) -> None:
         """Take a block back."""
         with self._lock:
-            self._idle.append((size, pointer))
+            if not self._closed:
+                self._idle.append((size, pointer))
+                return
+        with suppress(TesseraError), self.device.active():
+            self._free([(size, pointer)])
+
+    def _free(self, blocks: Sequence[tuple[int, int]]) -> None:
+        for size, pointer in blocks:
+            self.device.driver.free(pointer)
+            usage.add("device", -size)
+
+    def __del__(self) -> None:
+        self._closed = True  # blocks of the same garbage may come later
+        with suppress(TesseraError):  # at the end of a process the driver may be gone
+            if self._idle:
+                with self.device.active():
+                    self._free(self._idle)
 
 
 class Block:
@@ -105,10 +120,10 @@ class DeviceArray:
         import numpy as np
 
         result = np.empty(self.shape, np_dtype(self.dtype))
-        self.device.activate()
-        self.device.wait(self.origin)
-        if result.nbytes:
-            self.device.driver.copy_out(result.ctypes.data, self.pointer, result.nbytes)
+        with self.device.active():
+            self.device.wait(self.origin)
+            if result.nbytes:
+                self.device.driver.copy_out(result.ctypes.data, self.pointer, result.nbytes)
         return result
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -121,8 +136,8 @@ class DeviceArray:
         """The same values in memory of its own."""
         result = empty(self.device, self.dtype, self.shape, self.origin)
         if self.nbytes:
-            self.device.activate()
-            self.device.driver.copy(result.pointer, self.pointer, self.nbytes, self.device.stream)
+            with self.device.active():
+                self.device.driver.copy(result.pointer, self.pointer, self.nbytes, self.device.stream)
         return result
 
     def overlaps(self, other: object) -> bool:
@@ -174,8 +189,8 @@ class DeviceArray:
 
 def empty(device: CudaDevice, dtype: str, shape: Sequence[int], origin: str = "") -> DeviceArray:
     """A new array of undefined contents. E906 when there is no memory."""
-    device.activate()
-    block = device.pool.take(math.prod(shape) * DTYPES[dtype].itemsize)
+    with device.active():
+        block = device.pool.take(math.prod(shape) * DTYPES[dtype].itemsize)
     return DeviceArray(device, block.pointer, dtype, tuple(shape), block, origin=origin)
 
 
@@ -193,8 +208,8 @@ def import_array(device: CudaDevice, value: Any, what: str) -> DeviceArray | Non
         return None
     if number != device.ordinal:
         raise InputError("E708", f"{what} lies on cuda:{number}, and the bundle runs on {device.name}")
-    device.activate()
-    taken = dlpack.take(value, what, device.stream or 1)
+    with device.active():
+        taken = dlpack.take(value, what, device.stream or 1)
     dense = [math.prod(taken.shape[axis + 1 :]) for axis in range(len(taken.shape))]
     strided = any(s != d for s, d, n in zip(taken.strides, dense, taken.shape, strict=True) if n > 1)
     if strided and 0 not in taken.shape:

@@ -10,13 +10,14 @@ import ctypes
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.control import BranchStep, CopyStep, LaunchStep, LoopStep, walk
 from tessera_runtime.core import recording, usage
-from tessera_runtime.core.errors import DeviceError
+from tessera_runtime.core.errors import DeviceError, TesseraError
 from tessera_runtime.core.manifest import Kernel, Target
-from tessera_runtime.devices.cuda_driver import CopyNode, KernelNode, Node
+from tessera_runtime.devices.cuda_driver import CopyNode, Handle, KernelNode, Node
 from tessera_runtime.devices.cuda_graphs import Capture, Graphs
 from tessera_runtime.devices.cuda_memory import ALIGN, DeviceArray, failed
 from tessera_runtime.plan import Instance
@@ -38,15 +39,30 @@ class CudaProgram:
 
     def __init__(self, device: CudaDevice, file: BundleFile, target: Target) -> None:
         self._device, self._driver, self._file, self._target = device, device.driver, file, target
-        device.activate()
+        self._module: Handle = None
+        self._constants: dict[str, tuple[int, int]] = {}  # pointer, bytes
+        self._graphs: Graphs | None = None
         image = file.entry(target.image)
-        module = self._driver.load_module(image + b"\0" if target.format == "ptx" else image)
-        self._functions = [self._driver.function(module, kernel.symbol) for kernel in target.kernels]
+        with device.active():
+            self._module = self._driver.load_module(image + b"\0" if target.format == "ptx" else image)
+            self._functions = [self._driver.function(self._module, kernel.symbol) for kernel in target.kernels]
         self._shared = [_DEFAULT_SHARED] * len(self._functions)  # dynamic shared memory each kernel may use
         self._by_name = {constant.name: constant for constant in file.manifest.constants}
-        self._constants: dict[str, int] = {}
-        self._graphs: Graphs | None = None
         self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        """Give graphs, constants and the module back, when what was queued has run."""
+        if self._module is None:
+            return
+        with suppress(TesseraError), self._device.active():  # at the end of a process the driver may be gone
+            with suppress(DeviceError):  # it is told to whoever waits for results
+                self._driver.synchronize(self._device.stream)
+            if self._graphs is not None:
+                self._graphs.clear()
+            for pointer, size in self._constants.values():
+                self._driver.free(pointer)
+                usage.add("device", -size)
+            self._driver.unload_module(self._module)
 
     def capture_graphs(self, capture: Capture) -> None:
         """From now on run calls as CUDA graphs."""
@@ -59,8 +75,11 @@ class CudaProgram:
 
     def run(self, instance: Instance, arrays: Sequence[Any], scalars: Mapping[str, int]) -> None:
         """Run the plan's steps in order; see `devices.Program`. Waits for them if any array is the host's."""
+        with self._device.active():
+            self._run(instance, arrays, scalars)
+
+    def _run(self, instance: Instance, arrays: Sequence[Any], scalars: Mapping[str, int]) -> None:
         driver, buffers, stream = self._driver, instance.plan.buffers, self._device.stream
-        self._device.activate()
         offsets, total = _layout(instance, arrays)
         block = self._device.pool.take(total)  # goes back when this call returns
         pointers = [
@@ -84,6 +103,8 @@ class CudaProgram:
             for index, array in hosted:
                 if index in instance.written:
                     driver.copy_out(array.ctypes.data, pointers[index], array.nbytes)
+        else:
+            self._device.queue(self.origin(instance))
 
     def origin(self, instance: Instance) -> str:
         """What a fault while waiting may come from: `f: kernel (file:line), ..`."""
@@ -104,8 +125,11 @@ class CudaProgram:
             if self._device.synchronous:
                 self._driver.synchronize(stream)
         except DeviceError as error:
+            # Of an earlier call that nobody has waited for, a fault may show only here.
+            earlier = self._device.suspects()
+            also = f"; or, queued before it, in {earlier}" if earlier and not self._device.synchronous else ""
             shown = _shown(self._target.kernels[step.kernel])
-            raise DeviceError(error.code, f"{error.message}, launching kernel {shown}") from error
+            raise DeviceError(error.code, f"{error.message}, launching kernel {shown}{also}") from error
 
     def _node(self, step: LaunchStep | CopyStep, pointers: Sequence[int], scalars: Mapping[str, int]) -> Node:
         """A step with its operands. E907 for what the device cannot launch."""
@@ -153,7 +177,7 @@ class CudaProgram:
             except DeviceError as error:
                 if error.code == "E909":
                     raise
-                raise failed(error, self.origin(instance)) from error
+                raise failed(error, self._device.suspects(self.origin(instance))) from error
         return True
 
     def _timed(
@@ -188,18 +212,21 @@ class CudaProgram:
     def _constant(self, name: str) -> int:
         """The device pointer of a constant, uploaded and verified when first used."""
         with self._lock:
-            pointer = self._constants.get(name)
-            if pointer is None:
+            if name not in self._constants:
                 import numpy as np
 
                 data = np.frombuffer(self._file.constant(self._by_name[name]), dtype=np.uint8)
                 size = max(data.nbytes, ALIGN)
                 pointer = self._driver.allocate(size)
+                try:
+                    if data.nbytes:
+                        self._driver.copy_in(pointer, data.ctypes.data, data.nbytes, self._device.stream)
+                except DeviceError:
+                    self._driver.free(pointer)
+                    raise
                 usage.add("device", size)
-                if data.nbytes:
-                    self._driver.copy_in(pointer, data.ctypes.data, data.nbytes, self._device.stream)
-                self._constants[name] = pointer
-            return pointer
+                self._constants[name] = pointer, size
+            return self._constants[name][0]
 
 
 def _layout(instance: Instance, arrays: Sequence[Any]) -> tuple[list[int], int]:
