@@ -7,7 +7,7 @@ stands for c, so every polynomial that depends on them as `f * (a * B + b)` is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.shapes import Dim, known_equal, substitute
@@ -55,6 +55,12 @@ class Merger:
             if touch.tensor is tensor:
                 touch.indices[axis : axis + 2] = [touch.indices[axis] * inner + touch.indices[axis + 1]]
         dims[axis : axis + 2] = [dims[axis] * inner]
+
+    def split_tensor_axis(self, tensor: Value, axis: int, dims: Sequence[Dim], places: Sequence[Sequence[Dim]]) -> None:
+        """Sees an axis as several, of extents `dims`. `places` has the indices along these, access by access."""
+        self.dims[tensor][axis : axis + 1] = dims
+        for touch, place in zip([touch for touch in self.touches if touch.tensor is tensor], places, strict=True):
+            touch.indices[axis : axis + 1] = place
 
     def merge_unit_axes(self) -> None:
         """Axes of extent 1 join a neighbour."""

@@ -104,7 +104,11 @@ def decide(indices: Indices, op: Op) -> bool | None:
 def simplify_indices(group: Op) -> Op:
     """The group with canonical indices."""
     indices = Indices(group)
-    divided = {op.result for op in group.walk() if op.name in ("arith.mod", "arith.floordiv")}
+    divided: set[Value] = set()  # what comes of quotients and remainders
+    for op in group.walk():
+        sums = op.name in ("arith.add", "arith.sub", "arith.mul") and not divided.isdisjoint(op.operands)
+        if sums or op.name in ("arith.mod", "arith.floordiv"):
+            divided.add(op.result)
 
     def visit(op: Op) -> list[Op] | None:
         if op.name == "arith.cmp" and op.operands[0].type == I64:

@@ -31,6 +31,8 @@ from tesseracc.passes.schedule.groups import tensors_read, writes_of
 from tesseracc.passes.schedule.inline import inline, pulled_value
 from tesseracc.passes.schedule.mark_updates import mark
 from tesseracc.passes.schedule.simplify_indices import simplify_indices
+from tesseracc.passes.schedule.split_axes import split_axes, split_loops
+from tesseracc.passes.schedule.stream_tiles import stream_tiles
 from tesseracc.passes.schedule.streams import Numbers, stream_of
 from tesseracc.passes.schedule.tidy import tidy
 from tesseracc.passes.schedule.tuning import Tuning, tuning_for
@@ -321,29 +323,34 @@ def _in_reader(func: Func, product: Op) -> tuple[Op, Op] | None:
 
 def _replaced(func: Func, product: Op, tuning: Tuning) -> Func | None:
     """The function with a product and what makes its weights as one group, alone or in what reads it; or None."""
-    old, found = product, _fused(func, product, product, product, tuning)
-    if found is not None:
-        new = [found]
-    elif tuning.arch.kind == "cuda" and (whole := _in_reader(func, product)) is not None:
+    old, new = product, _fused(func, product, product, product, tuning)
+    if not new and tuning.arch.kind == "cuda" and (whole := _in_reader(func, product)) is not None:
         inside, old = whole  # a CPU has been measured with such readers apart
-        found = _fused(func, product, inside, old, tuning)
-        if found is None:
-            return None
-        view = make("schedule.view", found.result, types=[old.result.type], loc=old.loc)
-        new = [found, replace(view, results=old.results)]
-    else:
+        new = _fused(func, product, inside, old, tuning)
+        if new:
+            view = make("schedule.view", new[-1].result, types=[old.result.type], loc=old.loc)
+            new.append(replace(view, results=old.results))
+    if not new:
         return None
-    ops = [op for other in func.body.ops for op in (new if other is old else [other])]
+    ops = [op for other in func.body.ops for op in (new if other is old else [_of_source(other, new[-1])])]
     return func.with_(body=remove_dead(replace(func.body, ops=tuple(ops))))
 
 
-def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning) -> Op | None:
+def _of_source(op: Op, view: Op) -> Op:
+    """A view of a view as one of what that shows."""
+    if view.name != "schedule.view" or op.name != "schedule.view" or op["tensor"] is not view.result:
+        return op
+    return replace(op, operands=view.operands)
+
+
+def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning) -> list[Op]:
     """One group of what makes a product's weights and of `last`: the product, or it inside of its reader, for which
-    the group stands then; or None."""
+    the group stands then, behind the views that it reads; or
+    nothing."""
     chain = _Chain(func, product, last)
     group = chain.gathered()
     if group is None:
-        return None
+        return []
     taken = {result for op in (*chain.inside, product, replaced) for result in op.results}
     used = set(func.body.yields)
     for op in func.body.ops:
@@ -351,12 +358,14 @@ def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning) -> O
             used |= {*op.operands, *(v for region in op.regions for v in captured(region))}
     closed = [op for op in chain.inside if not (op.name == "schedule.group" and _closed(op))]
     if any(result in used for op in closed for result in op.results):
-        return None
-    group = _factored(_shared(tidy(group)))
-    found = stream_of(group)
-    if found is None or tuning.for_stream(*found.products) is None:
-        return None
-    return replace(group, attrs={**group.attrs, "plan": "stream"})
+        return []
+    cuda = tuning.arch.kind == "cuda"
+    group = _factored(_shared(tidy(split_loops(group) if cuda else group)))
+    found = stream_of(group, one_axis=cuda)
+    if found is None or not stream_tiles(tuning, *found.products):
+        return []
+    before, group = split_axes(group, func.attrs.get("assume", ()))
+    return [*before, replace(group, attrs={**group.attrs, "plan": "stream"})]
 
 
 @register("stream-weights", level="schedule")

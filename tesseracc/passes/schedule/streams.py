@@ -39,7 +39,7 @@ class Stream:
 
     @property
     def products(self) -> tuple[tuple[str, str, str], tuple[str, str, str], tuple[Dim, Dim, Dim, Dim], bool]:
-        """What Tuning.for_stream asks for: types of the products, extents, whether m and n are one axis each."""
+        """What stream_tiles asks for: types of the products, extents, whether m and n are one axis each."""
         score = self.score[self.maximum]
         inner = {result: op for op in score.regions[0].ops for result in op.results}
         outer = {result: op for op in self.total.regions[0].ops for result in op.results}
@@ -83,8 +83,9 @@ class Numbers:
         return key
 
 
-def stream_of(group: Op) -> Stream | None:
-    """The parts of a group that streams, or None where it has another form."""
+def stream_of(group: Op, *, one_axis: bool = False) -> Stream | None:
+    """The parts of a group that streams, or None where it has another form; `one_axis`: of i the last axis is taken,
+    the others are of the batch."""
     ops = group.regions[0].ops
     loops = [op for op in ops if op.regions]
     maxima = [op for op in loops if op.name == "schedule.reduce" and op.attrs["kind"] == "max"]
@@ -144,7 +145,7 @@ def stream_of(group: Op) -> Stream | None:
     uses = [{i for i, arg in enumerate(args) if arg in depends[value]} for value in (a, b, v)]
     of_x = {i for i, arg in enumerate(args) if arg in depends[maximum.regions[0].yields[0]]}
     n = tuple(sorted(uses[2] - of_x))
-    m = tuple(sorted(of_x - uses[1] - uses[2]))
+    m = tuple(sorted(of_x - uses[1] - uses[2]))[-1 if one_axis else 0 :]
     batch = tuple(i for i in range(len(args)) if i not in n and i not in m)
     factors = t not in depends[a] and d in depends[a] and d in depends[b] and t in depends[b]
     if not (factors and m and n and uses[1] <= set(batch) and uses[0] <= {*batch, *m}):

@@ -6,24 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tessera.shapes import Dim, symbols_of
 from tesseracc.analysis.flops import counted, of_group
-from tesseracc.ir.builder import Builder
+from tesseracc.ir.builder import Builder, make
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import captured
 from tesseracc.ir.types import BufType, TensorType, Type, element, size_of
 from tesseracc.ir.value import Attr, Func, Module, Op, Region, Value
 from tesseracc.passes.schedule.elements import Emitter
+from tesseracc.passes.schedule.stream_tiles import StreamTile
 from tesseracc.passes.schedule.to_tile_lanes import lower_lanes
 from tesseracc.passes.schedule.to_tile_mma import lower_mma
 from tesseracc.passes.schedule.to_tile_rows import lower_rows
-from tesseracc.passes.schedule.to_tile_stream import lower_stream
+from tesseracc.passes.schedule.to_tile_stream import lower_stream, tiles_of
 from tesseracc.passes.schedule.to_tile_turn import lower_turn
 from tesseracc.passes.schedule.tuning import Tuning, tuning_for
 
 #: a strategy emits the kernel's body and returns the grid
 Strategy = Callable[[Op, Emitter, Tuning], tuple[Dim, ...]]
-STRATEGIES: dict[str, Strategy] = {
-    "lanes": lower_lanes, "rows": lower_rows, "mma": lower_mma, "turn": lower_turn, "stream": lower_stream,
-}  # fmt: skip
+STRATEGIES: dict[str, Strategy] = {"lanes": lower_lanes, "rows": lower_rows, "mma": lower_mma, "turn": lower_turn}
 
 
 def _buf(type_: Type) -> BufType:
@@ -65,16 +64,28 @@ def _widest(group: Op) -> str:
     return sizes[max(sizes)]
 
 
-def lower_group(group: Op, name: str, context: Context) -> tuple[Func, list[Value]]:
+def strategies(group: Op, tuning: Tuning) -> list[tuple[Dim, Strategy]]:
+    """The versions of a group's kernel, each with a size that is 0 where it may run; the last may always."""
+    plan = group.attrs["plan"] or "lanes"
+    if plan != "stream":
+        return [(0, STRATEGIES[plan])]
+
+    def by(tile: StreamTile) -> Strategy:
+        return lambda group, emitter, tuning: lower_stream(group, emitter, tuning, tile)
+
+    return [(tile.unless, by(tile)) for tile in tiles_of(group, tuning)]
+
+
+def lower_group(
+    group: Op, strategy: Strategy, name: str, tuning: Tuning, context: Context
+) -> tuple[Func, list[Value]]:
     """The kernel of one group, and the tensors that it reads, in parameter order (results follow)."""
-    tuning = tuning_for(context.need_arch(), _widest(group))
     reads = [v for v in captured(group.regions[0]) if isinstance(v.type, TensorType)]
     params = [Value(_buf(v.type), v.name) for v in reads]
     outs = [Value(_buf(r.type), r.name or "out") for r in group.results]
     b = Builder(group.loc)
     emitter = Emitter(b, dict(zip(reads, params, strict=True)), outs, tuning.lanes)
-    strategy = group.attrs["plan"] or "lanes"
-    grid = STRATEGIES[strategy](group, emitter, tuning)
+    grid = strategy(group, emitter, tuning)
     body = b.region([*params, *outs])
     attrs = {
         "access": ("read",) * len(params) + ("write",) * len(outs),
@@ -152,8 +163,6 @@ class _Program:
         return buf
 
     def group(self, b: Builder, op: Op, returned: Mapping[Value, Value]) -> None:
-        kernel, reads = lower_group(op, f"{self.func.name}__{len(self.kernels)}", self.context)
-        self.kernels.append(kernel)
         outs = []
         for result in op.results:
             whole = returned.get(result, result)
@@ -161,9 +170,20 @@ class _Program:
             if whole is not result:  # the memory has the returned shape; the kernel sees it under its own
                 buf = self.bufs[result] = b.op("tile.view", buf, types=_buf(result.type))
             outs.append(buf)
-        loc, b.loc = b.loc, op.loc
-        b.emit("tile.launch", *(self.bufs[v] for v in reads), *outs, kernel=kernel.name)
-        b.loc = loc
+        tuning = tuning_for(self.context.need_arch(), _widest(op))
+        versions = [(unless, self.launch(op, by, tuning, outs)) for unless, by in strategies(op, tuning)]
+        _, step = versions.pop()
+        for unless, first in reversed(versions):
+            regions = Region((), (first,)), Region((), (step,))
+            step = make("tile.when", regions=regions, bind=(), unless=unless, loc=op.loc)
+        b.ops.append(step)
+
+    def launch(self, op: Op, strategy: Strategy, tuning: Tuning, outs: Sequence[Value]) -> Op:
+        """A group by one strategy, as a launch of a kernel of its own."""
+        name = f"{self.func.name}__{len(self.kernels)}"
+        kernel, reads = lower_group(op, strategy, name, tuning, self.context)
+        self.kernels.append(kernel)
+        return make("tile.launch", *(self.bufs[v] for v in reads), *outs, kernel=name, loc=op.loc)
 
     # -- control flow: a region's arguments are bound to buffers, its steps stand in a region of the program ---------
 

@@ -5,7 +5,7 @@
         for t0 in 0, block, ..:
             X = map(mma(A, B[t0 ..]), f)                      -inf beyond the end of t
             M' = max(M, row maxima of X),  r = exp(c(M) - c(M')), 1 where M is -inf: the sums are 0 there
-            P = exp(X - c(M')), 0 where X is -inf
+            P = exp(X - c(M')), 0 where X is -inf       (as it comes where c is finite)
             L = r L + row sums of P,  O = mma(P, V[t0 ..], r O),  M = M'
         map O: epilogue and stores
 
@@ -19,45 +19,37 @@ import math
 from collections.abc import Callable, Sequence
 
 from tessera.shapes import Dim, ceildiv, product
-from tesseracc.analysis.access import unwidened
+from tesseracc.analysis.access import dependence, unwidened
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import LanesType, TileType, element
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.schedule.elements import Emitter, Env, delinearize
+from tesseracc.passes.schedule.seen import finite_shift, highest, seen
+from tesseracc.passes.schedule.stream_tiles import StreamTile, stream_tiles
 from tesseracc.passes.schedule.streams import Stream, stream_of
-from tesseracc.passes.schedule.to_tile_mma import even_height, fit
+from tesseracc.passes.schedule.to_tile_mma import even_height
 from tesseracc.passes.schedule.tuning import Tuning
 
-#: the largest static extent of the score's sum for which the left operand is made once for all blocks
-DEPTH = 256
+#: operations on a row's number that are as well done again for every block
+PLAIN = ("arith.add", "arith.sub", "arith.mul", "arith.constant", "schedule.dim")
 Body = Callable[[Emitter, Env, list[Value], list[Value]], Sequence[Value]]
 
 
 class _Lowering:
-    def __init__(self, found: Stream, emitter: Emitter, tuning: Tuning) -> None:
+    def __init__(self, found: Stream, emitter: Emitter, tile: StreamTile) -> None:
         self.found = found
         self.emitter = emitter
         self.b = emitter.b
         self.domain: tuple[Dim, ...] = found.group.attrs["domain"]
         self.args = found.group.regions[0].args
-        score = found.score[found.maximum]
         self.m_size, self.n_size = (product(self.domain[axis] for axis in axes) for axes in (found.m, found.n))
         self.t_size: Dim = found.maximum.attrs["sizes"][0]
-        self.d_size: Dim = score.attrs["sizes"][0]
-        streamed = tuning.for_stream(*found.products)
-        assert streamed is not None, "groups stream where the target wants it"
-        self.whole = streamed.whole
-        if self.whole:
-            emitter.lanes, self.step = streamed.lanes, 0
-            self.height, self.width, self.block = streamed.tile_m, streamed.tile_n, streamed.stream
-            self.depth = streamed.tile_k
-            return
-        a, b, acc = (element(v.type) for v in (found.a, found.b, score.result))
-        tuning = tuning.for_product((a, b, acc), (self.m_size, self.t_size, self.d_size), 1, copied=True, used=True)
-        self.step = tuning.step_m
-        self.height, self.width = fit(tuning.tile_m // 2, self.m_size), fit(tuning.tile_n // 2, self.n_size)
-        self.block = fit(tuning.stream, self.t_size)
-        self.depth = fit(min(tuning.tile_k, DEPTH), self.d_size)
+        self.d_size: Dim = found.score[found.maximum].attrs["sizes"][0]
+        self.seen, self.finite = seen(found), finite_shift(found)
+        self.tile = tile
+        self.whole, self.step = tile.whole, tile.step
+        self.height, self.width, self.block, self.depth = tile.m, tile.n, tile.block, tile.depth
+        emitter.lanes = tile.lanes
 
     # -- elements ------------------------------------------------------------------------------------------------------
 
@@ -134,8 +126,9 @@ class _Lowering:
         self.em = rest if self.whole else self.rows
         self.en = b.op("arith.sub", emitter.dim(self.n_size), self.n0)
         self.t, self.d = emitter.dim(self.t_size), emitter.dim(self.d_size)
-        once = isinstance(self.d_size, int) and self.d_size <= self.depth
-        left = self._left(b, b.const(0)) if once else None
+        self.of_rows = self._of_rows()
+        self.limited = self.seen is not None and self.seen.bound in self.of_rows
+        left = self._left(b, b.const(0)) if self.tile.once else None
         (least,) = self._map(b, [self.em], (self.height,), [], ["f32"], lambda inside, *_: [self._lowest(inside)])
         sums = [b.op("tile.zeros", types=TileType((self.height,), "f32")) for _ in found.sums]
         total = b.op("tile.zeros", types=TileType((self.height, self.width), "f32"))
@@ -154,36 +147,39 @@ class _Lowering:
 
     def _end(self) -> Value:
         """Behind the last t at which x may be more than -inf for a row of the tile."""
-        found, b = self.found, self.b
-        body = found.maximum.regions[0]
-        made = {result: op for op in (*found.group.regions[0].ops, *body.ops) for result in op.results}
-        select = made.get(body.yields[0])
-        if select is None or select.name != "arith.select" or len(found.m) != 1:
+        b, found = self.b, self.found
+        if self.seen is None or len(found.m) != 1:
             return self.t
-        cond, other = made.get(select["cond"]), made.get(select["b"])
-        is_lowest = other is not None and other.name == "arith.constant" and other.attrs["value"] == -math.inf
-        if not is_lowest or cond is None or cond.name != "arith.cmp" or cond.attrs["pred"] not in ("le", "lt"):
+        last = b.op("arith.sub", b.op("arith.add", self.m0, self.rows), b.const(1))
+        end = highest(b, self.seen.bound, self.args[found.m[0]], (self.m0, last), found)
+        if end is None:
             return self.t
-        index, bound = cond.operands
-        row = self.args[found.m[0]]
-        added = made.get(bound)
-        rises = bound is row or (
-            added is not None and added.name == "arith.add" and row in added.operands
-            and all(v is row or self._is_size(made.get(v)) for v in added.operands)
-        )  # fmt: skip
-        if index is not body.args[0] or not rises:
-            return self.t
-        env = dict(self.point)
-        env[row] = b.op("arith.sub", b.op("arith.add", self.m0, self.rows), b.const(1))
-        for op in self._needed(bound, [row]):
-            self.emitter.op(op, env)
-        end = env[bound]
-        end = b.op("arith.add", end, b.const(1)) if cond.attrs["pred"] == "le" else end
+        end = b.op("arith.add", end, b.const(self.seen.more))
         return b.op("arith.min", b.op("arith.max", end, b.const(0)), self.t)
 
-    @staticmethod
-    def _is_size(op: Op | None) -> bool:
-        return op is not None and op.name in ("arith.constant", "schedule.dim")
+    def _of_rows(self) -> dict[Value, Value]:
+        """What x takes of a row beside its number and sizes, as tiles: made once for all blocks."""
+        found = self.found
+        known = [found.score[found.maximum].result, found.maximum.regions[0].args[0]]
+        needed = self._needed(found.maximum.regions[0].yields[0], known)
+        own = {id(op) for op in found.group.regions[0].ops}
+        rows = {self.args[axis] for axis in found.m}
+        depends = dependence(found.group)
+        taken = {v for op in needed if id(op) not in own for v in op.operands}
+        values = [
+            op.result for op in needed
+            if id(op) in own and op.result in taken and not rows.isdisjoint(depends[op.result])
+            and any(part.name not in PLAIN for part in self._needed(op.result, known))
+        ]  # fmt: skip
+        if not values:
+            return {}
+
+        def body(inside: Emitter, env: Env, at: list[Value], _: list[Value]) -> Sequence[Value]:
+            self._bind(inside, env, found.m, self.m0, at[0])
+            return [self._value(inside, dict(env), value) for value in values]
+
+        results = [element(value.type) for value in values]
+        return dict(zip(values, self._map(self.b, [self.em], (self.height,), [], results, body), strict=True))
 
     # -- one block -----------------------------------------------------------------------------------------------------
 
@@ -256,6 +252,8 @@ class _Lowering:
         def weigh(inside: Emitter, env: Env, at: list[Value], given: list[Value]) -> Sequence[Value]:
             by = inside.b.op("tile.element", shift, [at[0]])
             weight = inside.b.op("arith.exp", inside.b.op("arith.sub", given[0], by))
+            if self.finite:
+                return [weight]
             zero = inside.b.op("arith.constant", types=LanesType("f32"), value=0.0)
             return [inside.b.op("arith.select", self._equal(inside, given[0], self._lowest(inside)), zero, weight)]
 
@@ -284,35 +282,54 @@ class _Lowering:
         return inside.b.op("arith.cmp", a, b, pred="eq")
 
     def _x(self, b: Builder, t0: Value, et: Value, scores: Value) -> Value:
-        """x from the scores; -inf beyond the end of t, where the row maxima look too."""
+        """x from the scores; -inf beyond what a row sees and beyond the end of t, where the row maxima look too."""
         found = self.found
         body = found.maximum.regions[0]
         score = found.score[found.maximum].result
-        reads = any(op.name == "schedule.read" and op.group("indices") for op in self._needed(body.yields[0], [score]))
+        known = [score, *self.of_rows]
+        limits = self._limits(b, t0, et) if self.limited else None
+        seen = self.seen.x if self.seen is not None and limits is not None else body.yields[0]
+        reads = any(op.name == "schedule.read" and op.group("indices") for op in self._needed(seen, known))
 
-        def x(inside: Emitter, env: Env, at: list[Value], given: list[Value]) -> Value:
+        def x(inside: Emitter, env: Env, at: list[Value], given: list[Value]) -> Sequence[Value]:
             self._bind(inside, env, found.m, self.m0, at[0])
+            self._rows_known(inside, env, at[0])
             env[body.args[0]] = inside.b.op("arith.add", inside.splat(t0), at[1])
             env[score] = given[0]
-            return self._value(inside, env, body.yields[0], [score])
+            return [self._value(inside, env, seen, known)]
 
-        def bounded(inside: Emitter, at: list[Value], value: Value) -> Value:
-            inner = inside.b.op("arith.cmp", at[1], inside.splat(et), pred="lt")
-            return inside.b.op("arith.select", inner, value, self._lowest(inside))
+        def bounded(inside: Emitter, at: list[Value], value: Value) -> Sequence[Value]:
+            own = inside.splat(et) if limits is None else inside.b.op("tile.element", limits, [at[0]])
+            place = at[1] if limits is None else inside.b.op("arith.cast", at[1], to="i32")
+            sees = inside.b.op("arith.cmp", place, own, pred="lt")
+            return [inside.b.op("arith.select", sees, value, self._lowest(inside))]
 
         shape, all_columns = (self.height, self.block), [self.em, b.const(self.block)]
         if reads:  # they must not leave their tensors
-            (scores,) = self._map(
-                b, [self.em, et], shape, [scores], ["f32"], lambda inside, env, at, given: [x(inside, env, at, given)]
-            )
-            return self._map(
-                b, all_columns, shape, [scores], ["f32"],
-                lambda inside, env, at, given: [bounded(inside, at, given[0])],
-            )[0]  # fmt: skip
+            (scores,) = self._map(b, [self.em, et], shape, [scores], ["f32"], x)
         return self._map(
             b, all_columns, shape, [scores], ["f32"],
-            lambda inside, env, at, given: [bounded(inside, at, x(inside, env, at, given))],
+            lambda inside, env, at, given: bounded(inside, at, (given if reads else x(inside, env, at, given))[0]),
         )[0]  # fmt: skip
+
+    def _limits(self, b: Builder, t0: Value, et: Value) -> Value:
+        """How many columns of a block each row sees."""
+        assert self.seen is not None
+        most, bound, more = b.op("arith.min", et, b.const(self.block)), self.seen.bound, self.seen.more
+
+        def limit(inside: Emitter, env: Env, at: list[Value], _: list[Value]) -> Sequence[Value]:
+            self._bind(inside, env, self.found.m, self.m0, at[0])
+            self._rows_known(inside, env, at[0])
+            end = self._value(inside, env, bound, list(self.of_rows))
+            left = inside.b.op("arith.sub", end, inside.splat(b.op("arith.sub", t0, b.const(more))))
+            left = inside.b.op("arith.min", left, inside.splat(most))
+            left = inside.b.op("arith.max", left, inside.splat(b.const(0)))
+            return [inside.b.op("arith.cast", left, to="i32")]
+
+        return self._map(b, [self.em], (self.height,), [], ["i32"], limit)[0]
+
+    def _rows_known(self, inside: Emitter, env: Env, row: Value) -> None:
+        env.update((value, inside.b.op("tile.element", tile, [row])) for value, tile in self.of_rows.items())
 
     def _v(self, b: Builder, t0: Value, et: Value) -> Value:
         found = self.found
@@ -346,8 +363,17 @@ class _Lowering:
         self._map(self.b, [self.em, self.en], (self.height, self.width), [total], [], body)
 
 
-def lower_stream(group: Op, emitter: Emitter, tuning: Tuning) -> tuple[Dim, ...]:
-    """Emits the streamed sums; the grid has one group per tile of every batch point."""
-    found = stream_of(group)
+def lower_stream(group: Op, emitter: Emitter, tuning: Tuning, tile: StreamTile) -> tuple[Dim, ...]:
+    """Emits the streamed sums by such tiles; the grid has one group per tile of every batch point."""
+    return _Lowering(_found(group, tuning), emitter, tile).run()
+
+
+def tiles_of(group: Op, tuning: Tuning) -> tuple[StreamTile, ...]:
+    """The tiles by which a group streams, one version each."""
+    return stream_tiles(tuning, *_found(group, tuning).products)
+
+
+def _found(group: Op, tuning: Tuning) -> Stream:
+    found = stream_of(group, one_axis=tuning.arch.kind == "cuda")
     assert found is not None, "the strategy stream is chosen for groups of its form"
-    return _Lowering(found, emitter, tuning).run()
+    return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from tessera.shapes import Dim
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.types import size_of
-from tesseracc.layout.select import candidates
 from tesseracc.tuning.products import product_tile
 
 
@@ -61,31 +60,7 @@ class Tuning:
         tile_k = self.tile_k * size_of(acc) // size_of(b)
         return replace(self, step_m=step, tile_m=self.tile_m // step * step, tile_k=tile_k)
 
-    def for_stream(
-        self, scores: tuple[str, str, str], mixed: tuple[str, str, str], extents: tuple[Dim, Dim, Dim, Dim], plain: bool
-    ) -> Tuning | None:
-        """The same for weights that are made in blocks (stream_weights), or None where groups apart are better: for
-        products of these types, extents (m, n, t, d); `plain`: m and n are one axis each.
 
-        A GPU's matrix units take both products, and a tile whole rows of all operands: none is made again. A CPU keeps
-        the weights as they are.
-        """
-        if self.arch.kind != "cuda":
-            return self if self.stream and mixed[0] == "f32" else None
-        m, n, _, d = extents
-        if isinstance(m, int) and m <= self.tile_m // 2:  # few rows: groups apart run in parallel along t
-            return None
-        if not plain or not isinstance(n, int) or not isinstance(d, int) or not 0 < max(n, d) <= WIDEST:
-            return None
-        width, depth = (max(16, 1 << (size - 1).bit_length()) for size in (n, d))
-        shapes = (self.tile_m, self.stream, depth), (self.tile_m, width, self.stream)
-        warps = self.lanes // self.arch.lanes
-        units = (candidates(self.arch, *types, shape, warps=warps) for types, shape in zip((scores, mixed), shapes))
-        return replace(self, tile_n=width, tile_k=depth, whole=True) if all(units) else None
-
-
-#: columns of a row of queries, keys or values that a GPU's group holds
-WIDEST = 128
 #: tile registers of a CPU that a block of sums has along m
 REGISTERS_DOWN = 2
 #: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain

@@ -39,27 +39,30 @@ def constant_part(layout: LinearLayout, register: int) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Spread:
-    """A tile's elements in a thread: `elements` one by one, or `words` of 32 bits that hold neighbouring registers."""
+    """A tile's elements in a thread: `elements` one by one, or `words` of 32 bits that hold neighbouring registers.
+
+    What one is made of the other is kept where it is made, `b`: other regions may not see it."""
 
     layout: LinearLayout
     shape: tuple[int, ...]
     dtype: str
     elements: list[Value] | None = None
     words: list[Value] | None = None
+    made: tuple[Builder, list[Value]] | None = field(default=None, init=False)
 
     def as_elements(self, b: Builder) -> list[Value]:
         """The elements, taken out of the words where only those are known."""
-        if self.elements is None:
-            assert self.words is not None
-            self.elements = unpack(b, self.words, self.dtype)
-        return self.elements
+        return self.elements if self.elements is not None else self._other(b, self.words, unpack)
 
     def as_words(self, b: Builder) -> list[Value]:
         """The words; elements of 32 bits and more are words of their own."""
-        if self.words is None:
-            assert self.elements is not None
-            self.words = pack(b, self.elements, self.dtype)
-        return self.words
+        return self.words if self.words is not None else self._other(b, self.elements, pack)
+
+    def _other(self, b: Builder, held: list[Value] | None, turned: Callable[..., list[Value]]) -> list[Value]:
+        assert held is not None
+        if self.made is None or self.made[0] is not b:
+            self.made = b, turned(b, held, self.dtype)
+        return self.made[1]
 
 
 @dataclass(slots=True)

@@ -58,6 +58,16 @@ def kept(x: ts.State["S", 8, F32], v: ts.Tensor["S", 8, F32]):
 
 
 @ts.function
+def few(q: ts.Tensor["B", 1, 16, F32], k: ts.Tensor["B", "T", 16, F32], v: ts.Tensor["B", "T", 16, F32]):
+    return ts.softmax((q @ k.mT) * 0.25, axis=-1) @ v
+
+
+@ts.function
+def shared(q: ts.Tensor["B", 6, "S", 8, F32], k: ts.Tensor["B", 2, "T", 8, F32], v: ts.Tensor["B", 2, "T", 8, F32]):
+    return ts.nn.flash_attention(q, k, v, causal=True, scale=0.25)
+
+
+@ts.function
 def layer(
     x: ts.Tensor["B", "S", 32, F32], qkv: ts.Tensor[32, 96, F32], out: ts.Tensor[32, 32, F32],
     up: ts.Tensor[32, 64, F32], down: ts.Tensor[64, 32, F32],
@@ -111,10 +121,10 @@ def test_state_that_other_rows_read_is_not_overwritten() -> None:
     assert streamed("kept").funcs[0].attrs["updates"] == ()
 
 
-def test_f32_on_a_gpu_keeps_its_groups() -> None:
-    """No matrix unit takes f32 as it is."""
-    found = stream_weights.run(module("spelled"), Context(load("sm_90")))
-    assert module_text(found) == module_text(module("spelled"))
+def test_few_queries_on_a_gpu_keep_their_groups() -> None:
+    """They run in parallel along the keys."""
+    before = Build(front({"few": few}), (load("sm_90"),)).schedule
+    assert module_text(stream_weights.run(before, Context(load("sm_90")))) == module_text(before)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Array:
@@ -171,6 +181,16 @@ def test_causal(level: str, s: int) -> None:
     rng = np.random.default_rng(s)
     q, k, v = (normal(rng, 1, 2, s, 8) for _ in range(3))
     close(native("causal", level)(q, k, v), reference(q, k, v, lower_triangle(s)))
+
+
+@LEVELS
+@pytest.mark.parametrize(("s", "t"), [(1, 3), (7, 7), (130, 300), (300, 300)])
+def test_shared_heads(level: str, s: int, t: int) -> None:
+    """Rows of all heads that share keys lie behind each other; the limit of each is its remainder's."""
+    rng = np.random.default_rng(s)
+    q, k, v = normal(rng, 1, 6, s, 8), normal(rng, 1, 2, t, 8), normal(rng, 1, 2, t, 8)
+    mask = np.where(np.tri(s, t, t - s, dtype=bool), 0.0, -np.inf)
+    close(native("shared", level)(q, k, v), reference(q, *(np.repeat(x, 3, 1) for x in (k, v)), mask))
 
 
 @LEVELS

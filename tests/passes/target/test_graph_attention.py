@@ -14,6 +14,7 @@ from tesseracc.codegen.image import Image
 from tesseracc.driver import Build, front
 from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.interpret.binding import evaluate_dim
+from tesseracc.interpret.tile import run as tile_run
 from tesseracc.ir.types import BufType, size_of
 from tesseracc.ir.value import Module
 
@@ -44,6 +45,12 @@ def shared(q: ts.Tensor["B", 4, "S", 32, E], k: ts.Tensor["B", 2, "T", 32, E], v
 
 def one(q: ts.Tensor[1, 2, "S", 64, E], k: ts.Tensor[1, 2, "S", 64, E], v: ts.Tensor[1, 2, "S", 64, E]):
     """The division is part of the sums' group."""
+    return ts.nn.flash_attention(q, k, v, causal=True)
+
+
+def heads(x: ts.Tensor["B", "S", "3*D", E]):
+    b, s, d = x.shape[0], x.shape[1], x.shape[2] // 3
+    q, k, v = (t.reshape(b, s, 2, d // 2).transpose(1, 2) for t in ts.split(x, dim=-1, sections=3))
     return ts.nn.flash_attention(q, k, v, causal=True)
 
 
@@ -121,16 +128,62 @@ def temporaries(module: Module, sizes: dict[str, int]) -> int:
     return total
 
 
-@pytest.mark.parametrize("arch", ("sm_80", "sm_90", "sm_100"))
+@pytest.mark.parametrize("arch", ("sm_70", "sm_80", "sm_90", "sm_100"))
 def test_memory_grows_with_the_length(arch: str) -> None:
-    small, large = ({"B": 1, "S": s, "T": s} for s in (1024, 4096))
-    for name in (*FUNCTIONS, "shared", "one"):
+    small, large = ({"B": 1, "S": s, "T": s, "D": 64} for s in (1024, 4096))
+    for name in (*FUNCTIONS, "shared", "one", "heads", "wide", "exact"):
         tile = Build(front({name: ts.function(globals()[name])}), [load(arch)]).tile(load(arch))
         assert temporaries(tile, large) <= 4 * temporaries(tile, small)
 
 
-def test_what_matrix_units_do_not_take_stays_apart() -> None:
-    """f32 has no unit that rounds as it does; rows of 256 do not fit a group."""
-    for name in ("exact", "wide"):
-        schedule = Build(front({name: ts.function(globals()[name])}), [load("sm_90")]).tile(load("sm_90"))
-        assert temporaries(schedule, {"S": 1024}) >= 1024 * 1024
+def apart(x: Array, heads: int) -> list[Array]:
+    """[B, S, 3 H d] as queries, keys and values [B, H, S, d]."""
+    b, s, d = x.shape
+    return [part.reshape(b, s, heads, d // 3 // heads).transpose(0, 2, 1, 3) for part in np.split(x, 3, -1)]
+
+
+FEW = ((9, 24), (3, 129))
+MANY = ((1, 1), (70, 24), (67, 65), (66, 128), (3, 129), (33, 264))
+
+
+@pytest.mark.parametrize(("arch", "lengths"), [
+    ("sm_75", FEW), *(pytest.param(a, MANY, marks=pytest.mark.slow) for a in ("sm_70", "sm_75", "sm_80", "sm_90")),
+])  # fmt: skip
+def test_heads_of_any_size(arch: str, lengths: tuple[tuple[int, int], ...]) -> None:
+    """A head size that only the call knows: each bound, ragged below it, and the version in pieces."""
+    bundle, image = emulated(arch, ("heads",))
+    assert len({kernel.name.partition("__tensor")[0] for kernel in image.kernels}) == 3
+    assert all(kernel.spill_loads == kernel.stack == 0 for kernel in image.kernels)
+    rng = np.random.default_rng(8)
+    for s, d in lengths:
+        x = normal(rng, 1, s, 6 * d)
+        seen = np.where(np.tri(s, dtype=bool), 0.0, -np.inf)
+        close(bundle["heads"](x), reference(*apart(x, 2), d**-0.5, seen))
+        tile = tile_run(Build(front({"heads": ts.function(heads)}), [load(arch)]).tile(load(arch)), "heads", [x])
+        close(tile[0], reference(*apart(x, 2), d**-0.5, seen))
+
+
+@pytest.mark.parametrize("name,d", [("exact", 64), pytest.param("wide", 256, marks=pytest.mark.slow)])
+def test_without_matrix_units_and_in_pieces(name: str, d: int) -> None:
+    """f32 has no unit that rounds as it does; rows of 256 are taken in pieces."""
+    bundle, image = emulated("sm_90", (name,))
+    assert all(kernel.spill_loads == kernel.stack == 0 for kernel in image.kernels)
+    rng = np.random.default_rng(9)
+    q, k, v = (normal(rng, 70, d) for _ in range(3))
+    if name == "exact":
+        q, k, v = (x.astype(np.float32) for x in (q, k, v))
+    want, bound = reference(q, k, v, d**-0.5)
+    close(bundle[name](q, k, v), (want, 2**-10 * bound if name == "exact" else bound))
+
+
+def test_keys_that_nobody_sees_are_not_read() -> None:
+    """The loop over keys ends with the last that a row of the tile sees, in groups of heads too."""
+    bundle, _ = emulated("sm_80", ("shared",))
+    rng = np.random.default_rng(10)
+    q, k, v = normal(rng, 1, 4, 130, 32), normal(rng, 1, 2, 130, 32), normal(rng, 1, 2, 130, 32)
+    v[:, :, 128:] = np.nan
+    found = np.asarray(bundle["shared"](q, k, v)).astype(np.float64)
+    want, bound = reference(q, *(np.repeat(x[:, :, :64], 2, 1) for x in (k, v)), 32**-0.5,
+                            np.where(np.tri(130, 64, dtype=bool), 0.0, -np.inf))  # fmt: skip
+    close(found[:, :, :64], (want[:, :, :64], bound[:, :, :64]))
+    assert np.isnan(found[:, :, 128:]).all()
