@@ -19,6 +19,7 @@ from tesseracc.driver import DEFAULT_TARGETS, Build, Specialisation, front, lowe
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.value import Module
 from tesseracc.recipe import Loaded, Recipe, imported
+from tesseracc.static_values import spelled
 from tesseracc.textio import write_bytes
 from tesseracc.tuning.choice import Tuning
 
@@ -52,7 +53,7 @@ def compile(
     recipe = recipe.for_program(loaded.module)
     provenance = loaded.provenance(recipe)
     if wanted.static:  # no option spells Python values: the recipe says that it is not whole
-        extra = tuple(f"--static={name}={value!r}"[:4096] for name, value in wanted.static.items())
+        extra = tuple(f"--static={name}={spelled(value)}"[:4096] for name, value in wanted.static.items())
         provenance = type(provenance)(
             provenance.compiler, provenance.llvm, provenance.assembler, provenance.options + extra,
             provenance.source_sha256,

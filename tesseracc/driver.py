@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,6 +38,7 @@ from tesseracc.ir.value import Module
 from tesseracc.ir.verify import verify
 from tesseracc.numerics import DEFAULT, profile_of
 from tesseracc.passes import pipelines
+from tesseracc.static_values import identity
 from tesseracc.tuning.choice import Tuning, choose
 
 #: levels of IR and code that can be shown, in order
@@ -291,15 +292,15 @@ def jit(entry: Function | Kernel) -> Callable[..., object]:
 class _Jit:
     def __init__(self, entry: Function | Kernel) -> None:
         self.entry = entry if is_name(entry.name) else _called(entry, "function")
-        self._compiled: dict[tuple[str, ...], tuple[Callable[..., object], Tree | None]] = {}
+        self._compiled: dict[Hashable, tuple[Callable[..., object], Tree | None]] = {}
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         bound = self.entry.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         wanted = specialise(self.entry, bound.arguments)
-        if wanted.key not in self._compiled:
-            self._compiled[wanted.key] = self._compile(wanted)
-        run, tree = self._compiled[wanted.key]
+        if (key := wanted.key) not in self._compiled:
+            self._compiled[key] = self._compile(wanted)
+        run, tree = self._compiled[key]
         found = run(*_flat(self.entry, bound.arguments, wanted))
         if tree is None:
             return found
@@ -326,11 +327,10 @@ class Specialisation:
     fixed: Mapping[str, int]
 
     @property
-    def key(self) -> tuple[str, ...]:
+    def key(self) -> Hashable:
         """Equal for calls that one compilation serves."""
-        types = ((name, tree_map(str, type_)) for name, type_ in self.types.items())
-        parts = *types, *((n, repr(v)) for n, v in self.static.items()), *self.fixed.items()
-        return tuple(f"{name}={part}" for name, part in parts)
+        types = tuple(f"{name}={tree_map(str, type_)}" for name, type_ in self.types.items())
+        return types, identity(self.static), tuple(self.fixed.items())
 
 
 def specialise(entry: Function | Kernel, arguments: Mapping[str, object]) -> Specialisation:

@@ -1,5 +1,6 @@
 """`ts.aot.compile`: the bytes of the command line, types from examples, files and folders, errors."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tessera as ts
 import tessera_runtime
 from tessera_runtime.bundle import BundleFile
 from tesseracc.frontend.source import load as load_module
+from tesseracc.static_values import spelled
 from tests.cli.run import Runner
 
 MODEL = """
@@ -86,6 +88,40 @@ def test_python_values_and_functions_without_decorator(tmp_path: Path) -> None:
     assert "--static=count=5" in manifest.provenance.options
     result = tessera_runtime.load(path)["powers"](x)
     np.testing.assert_allclose(result, x + x**2 + x**3 + x**4, rtol=1e-5)
+
+
+class Settings:
+    """An object as users have them: without equality or spelling of its own."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+
+@dataclasses.dataclass
+class Record:
+    scale: float
+    names: set[str] = dataclasses.field(default_factory=lambda: {"b", "a"})
+
+
+def test_python_values_are_spelled_the_same_in_every_process(tmp_path: Path) -> None:
+    """No addresses and no order of a hash get into a bundle."""
+    x = data(4, 3)
+
+    def scaled(x, settings):
+        return x * settings.scale
+
+    kept, digests = [], set()
+    for i in range(2):
+        kept.append(Settings(2.0))  # another address each time
+        path = ts.aot.compile(scaled, [x, kept[-1]], tmp_path / f"{i}.tsb", ["x86-64-v2"])
+        digests.add(BundleFile(path).digest)
+    options = BundleFile(path).manifest.provenance.options
+    assert len(digests) == 1 and "--static=settings=<Settings>" in options
+    for value, text in (
+        (Record(0.5), "Record(scale=0.5, names={'a', 'b'})"), ([1, (2.0,), None, True], "[1, (2.0,), None, True]"),
+        ({"k": b"x", "f": data}, "{'k': b'x', 'f': <data>}"), (Settings, "<Settings>"),
+    ):  # fmt: skip
+        assert spelled(value) == text
 
 
 def test_errors_leave_nothing(module: Any, tmp_path: Path) -> None:

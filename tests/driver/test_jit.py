@@ -9,6 +9,7 @@ import tessera as ts
 from tesseracc.arch.arch import load
 from tesseracc.ir.parser import parse_module
 from tesseracc.ir.verify import verify
+from tesseracc.static_values import identity
 
 
 @ts.kernel
@@ -74,6 +75,34 @@ def test_compile_time_values_of_a_kernel() -> None:
     np.testing.assert_array_equal(y, x * x + np.float32(2))
     compiled(x, y, squares=False)
     np.testing.assert_array_equal(y, x)
+
+
+class Settings:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+
+def test_python_values_are_told_apart() -> None:
+    """Objects that come after each other may have one address, lists other items, numbers other types."""
+
+    @ts.function
+    def scaled(x: Any, by: Any) -> Any:
+        return x * (by.scale if isinstance(by, Settings) else by[0])
+
+    compiled, x = ts.jit(scaled), np.arange(5, dtype=np.float32)
+    settings = Settings(2.0)
+    np.testing.assert_array_equal(compiled(x, settings), x * np.float32(2))
+    place = id(settings)
+    del settings
+    others = [Settings(3.0) for _ in range(1000)]
+    settings = next((other for other in others if id(other) == place), others[0])
+    np.testing.assert_array_equal(compiled(x, settings), x * np.float32(3))
+    by = [0.5]
+    for by[0] in (2.0, 3.0):
+        np.testing.assert_array_equal(compiled(x, by), x * np.float32(by[0]))
+    values = (0.0, -0.0, 0, False, [0], (0,), {0}, {0: 0}, "0", Settings(0.0), Settings(0.0))
+    assert len(set(map(identity, values))) == len(values)
+    assert identity({"a": [1, {2.0}]}) == identity({"a": [1, {2.0}]})
 
 
 @pytest.mark.parametrize(
