@@ -10,6 +10,8 @@ DIST  := dist
 SOURCES := $(shell find tessera tesseracc runtime -name '*.py' -o -name '*.yaml' -o -name '*.toml' -o -name py.typed)
 # Test processes: the processors that this process may use, four at most.
 JOBS  ?= $(shell $(PYTHON) -c 'import os; print(min(4, len(os.sched_getaffinity(0))))')
+# A file's tests share what they compile, so one process runs them. Files in order, not by their number of tests.
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Of `make fuzz-bundle`.
 CASES ?= 100000
 SEED  ?= 1
@@ -43,10 +45,10 @@ python:
 	  { echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 test: $(VENV)/.stamp ## Run the tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
+	$(PYTEST)
 
 test-full: $(VENV)/.stamp ## Run every test that needs no GPU, the slow ones too
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 
 demo: $(DEMO)/compiler/.stamp $(DEMO)/runtime/.stamp ## Compile samples/digits.py and read real handwritten digits with the bundle
 	$(DEMO)/compiler/bin/tesseracc build samples/digits.py --arch cpu --arch sm_90 -o $(DEMO)/digits.tsb
@@ -86,7 +88,7 @@ type: $(VENV)/.stamp-dev ## Check types (mypy --strict)
 	$(BIN)/mypy
 
 fuzz: $(VENV)/.stamp ## Run the property-based tests for long, with fresh seeds
-	$(BIN)/python -m pytest -q -n $(JOBS) -m 'hypothesis and not gpu' --hypothesis-profile=fuzz
+	$(PYTEST) -m 'hypothesis and not gpu' --hypothesis-profile=fuzz
 
 fuzz-bundle: $(VENV)/.stamp ## Attack the bundle reader: CASES mutants, and writers killed at random
 	$(BIN)/python -m tests.bundle.campaign --cases $(CASES) --seed $(SEED)

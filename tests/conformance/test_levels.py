@@ -43,8 +43,6 @@ Array = np.ndarray[Any, Any]
 FIRST = [i for i, case in enumerate(CASES) if i == 0 or CASES[i - 1].op.name != case.op.name]
 SAMPLE = tuple(i for i in range(len(CASES)) if i in FIRST or i % 4 == 0)
 REST = tuple(i for i in range(len(CASES)) if i not in SAMPLE)
-#: one process builds the module of all cases, for all tests
-pytestmark = pytest.mark.xdist_group("conformance")
 
 
 def function_name(index: int) -> str:

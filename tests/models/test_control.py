@@ -14,8 +14,6 @@ from tests.models.control_programs import collatz, nested, recur
 from tests.models.levels import Compiled, numeric_gradient
 
 Array = np.ndarray[Any, Any]
-#: one process builds the module, for all tests
-pytestmark = pytest.mark.xdist_group("control")
 
 
 # Functions under test -------------------------------------------------------------------------------------------------

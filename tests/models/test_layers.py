@@ -12,8 +12,6 @@ from tests.models import references as ref
 from tests.models.levels import Compiled
 
 Array = np.ndarray[Any, Any]
-#: one process builds the module, for all tests
-pytestmark = pytest.mark.xdist_group("layers")
 
 
 def attention(q: ts.Tensor["B", 4, "S", "D", ts.f32], k: ts.Tensor["B", 2, "T", "D", ts.f32],

@@ -13,7 +13,6 @@ from tests.models import references as ref
 from tests.models.levels import Compiled, numeric_gradient
 
 Array = np.ndarray[Any, Any]
-pytestmark = pytest.mark.xdist_group("models")
 
 
 # A vision transformer -------------------------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from tests.models import references as ref
 from tests.models.levels import Compiled, numeric_gradient
 
 Array = np.ndarray[Any, Any]
-#: one process builds the module, for all tests
-pytestmark = pytest.mark.xdist_group("transformer")
 SEED = Path(__file__).parents[2] / "samples" / "seeds" / "transformer_layer.py"
 
 
@@ -49,6 +47,11 @@ def seed_gradients(x: ts.Tensor["B", "S", "D", ts.bf16], w_qkv: ts.Tensor["D", "
 
 @cache
 def seed(*gpus: str) -> Compiled:
+    return Compiled(source.load(SEED).entries["transformer_layer"].python, gpus=gpus or ("sm_80",))
+
+
+@cache
+def seed_and_gradients(*gpus: str) -> Compiled:
     return Compiled(source.load(SEED).entries["transformer_layer"].python, seed_gradients, gpus=gpus or ("sm_80",))
 
 
@@ -77,21 +80,16 @@ def test_seed_layer(b: int, s: int, d: int) -> None:
 def test_seed_layer_by_warp_groups_and_without_matrix_units() -> None:
     """sm_90 multiplies bf16 by groups of warps, sm_70 has no unit for it; both with gradients."""
     args, ct = seed_arguments(2, 7, 32), convert(np.random.default_rng(1).standard_normal((2, 7, 32)), bf16)
-    other = seed("sm_90", "sm_70")
+    other = seed_and_gradients("sm_90", "sm_70")
     check_seed(other.results("transformer_layer", args), args)
     check_seed_gradients(other.results("seed_gradients", [*args, ct], interpreted=False), args, ct)
-
-
-def native_seed(name: str, *args: Array) -> list[Array]:
-    found = seed().native[name](*args)
-    return list(found) if isinstance(found, tuple) else [found]
 
 
 @pytest.mark.parametrize(("b", "s"), [(1, 256), (2, 97)])
 def test_seed_layer_at_its_size(b: int, s: int) -> None:
     """16 heads of 32, whole and ragged lengths; natively."""
     args = seed_arguments(b, s, 512)
-    check_seed({"native": native_seed("transformer_layer", *args)}, args)
+    check_seed({"native": [seed().native["transformer_layer"](*args)]}, args)
 
 
 def check_seed_gradients(found: dict[str, list[Array]], args: list[Array], ct: Array) -> None:
@@ -113,11 +111,11 @@ def check_seed_gradients(found: dict[str, list[Array]], args: list[Array], ct: A
                 assert abs((g * v).sum() - want) < 0.04 * np.linalg.norm(g), (level, i)
 
 
-@pytest.mark.parametrize(("b", "s", "d"), [(2, 7, 32)])
-def test_seed_layer_gradients(b: int, s: int, d: int) -> None:
-    args = seed_arguments(b, s, d)
-    ct = convert(np.random.default_rng(1).standard_normal((b, s, d)), bf16)
-    check_seed_gradients(seed().results("seed_gradients", [*args, ct], interpreted=False), args, ct)
+@pytest.mark.slow
+def test_seed_layer_gradients() -> None:
+    args = seed_arguments(2, 7, 32)
+    ct = convert(np.random.default_rng(1).standard_normal((2, 7, 32)), bf16)
+    check_seed_gradients(seed_and_gradients().results("seed_gradients", [*args, ct], interpreted=False), args, ct)
 
 
 @pytest.mark.slow
@@ -125,7 +123,8 @@ def test_seed_layer_gradients(b: int, s: int, d: int) -> None:
 def test_seed_layer_gradients_at_its_size(b: int, s: int) -> None:
     args = seed_arguments(b, s, 512)
     ct = convert(np.random.default_rng(1).standard_normal((b, s, 512)), bf16)
-    check_seed_gradients({"native": native_seed("seed_gradients", *args, ct)}, args, ct)
+    found = seed_and_gradients().native["seed_gradients"](*args, ct)
+    check_seed_gradients({"native": list(found)}, args, ct)
 
 
 def test_seed_layer_needs_whole_heads() -> None:
@@ -172,7 +171,7 @@ def stack(x: ts.Tensor["B", "S", 8, ts.f32], qkv: ts.Tensor[2, 8, 24, ts.f32], o
 
 @cache
 def compiled() -> Compiled:
-    return Compiled(gpt, gpt_gradients, stack)
+    return Compiled(gpt, stack)
 
 
 def gpt_arguments(b: int, s: int) -> list[Array]:
@@ -187,11 +186,12 @@ def test_gpt_block(b: int, s: int) -> None:
     compiled().check("gpt", args, gpt_reference(*(a.astype(np.float64) for a in args)), 5e-5)
 
 
-def test_gpt_block_gradients() -> None:
+@pytest.mark.parametrize("gpus", [(), pytest.param(("sm_90",), marks=pytest.mark.slow)], ids=["native", "emulated"])
+def test_gpt_block_gradients(gpus: tuple[str, ...]) -> None:
     args = gpt_arguments(1, 5)
     wide = [a.astype(np.float64) for a in args]
     want = [numeric_gradient(lambda _: float((gpt_reference(*wide) ** 3).mean()), a) for a in wide]
-    compiled().check("gpt_gradients", args, want, 2e-4, interpreted=False)
+    Compiled(gpt_gradients, gpus=gpus).check("gpt_gradients", args, want, 2e-4, interpreted=False)
 
 
 def test_stack() -> None:
