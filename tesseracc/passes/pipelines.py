@@ -21,6 +21,7 @@ from tesseracc.passes.schedule import copies_to_views as _copies_to_views
 from tesseracc.passes.schedule import drop_unit_axes as _drop_unit_axes
 from tesseracc.passes.schedule import flatten_accesses as _flatten_accesses
 from tesseracc.passes.schedule import fuse as _fuse
+from tesseracc.passes.schedule import fuse_siblings as _fuse_siblings
 from tesseracc.passes.schedule import mark_updates as _mark_updates
 from tesseracc.passes.schedule import split_products as _split_products
 from tesseracc.passes.schedule import split_reductions as _split_reductions
@@ -38,6 +39,7 @@ from tesseracc.passes.tile import choose_warps as _choose_warps
 from tesseracc.passes.tile import count_flops as _count_flops
 from tesseracc.passes.tile import exact_units as _exact_units
 from tesseracc.passes.tile import forward_shared as _forward_shared
+from tesseracc.passes.tile import join_launches as _join_launches
 from tesseracc.passes.tile import join_variants as _join_variants
 from tesseracc.passes.tile import keep_operands as _keep_operands
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
@@ -57,7 +59,8 @@ _PASSES = (
     _choose_strategy, _to_tile, _join_variants, _contract, _expand_fma, _expand_math, _expand_narrow,
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
-    _count_flops, _share_tiles, _keep_operands, _choose_warps,
+    _count_flops, _share_tiles, _keep_operands, _choose_warps, _join_launches,
+    _fuse_siblings,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -68,21 +71,23 @@ GRAPH: tuple[Step, ...] = parse_pipeline(
     "specialise,algebra,decompose,canonicalize,relax,graph-cse,fold-constants,graph-remove-dead"
 )
 
-# Fusion wants one group per operator, in pull form, with all axes; so it comes first. Loops of extent 1 go next (they
+# Fusion wants one group per operator, in pull form, with all axes; so it comes first, then that of siblings, which have
+# equal axes still. Loops of extent 1 go next (they
 # hide that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read
 # through merged axes, and only then loops collapse, for both look at the accesses as they will be. A group that by now
-# only copies is a view. Long reductions are cut last: partial results are in memory, so nothing fuses across them. What
-# groups read and write is final then: state that can be updated where it lies is marked.
+# only copies is a view. Long reductions are cut last: partial results are in memory, so nothing fuses across them.
+# What groups read and write is final then: state that can be updated where it lies is marked.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
-    "graph-to-schedule,fuse,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views,split-reductions,"
-    "mark-updates"
+    "graph-to-schedule,fuse,fuse-siblings,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views,"
+    "split-reductions,mark-updates"
 )
 
 # What streams is one group before strategies are chosen, and says itself how it runs; parts of products are groups
 # like others. The strategy of others is
-# recorded before the target is known to matter; the lowering reads the target's sizes. What kernels do is counted last.
+# recorded before the target is known to matter; the lowering reads the target's sizes. Launches are joined when it is
+# known which memory each of them writes. What kernels do is counted last.
 TILE: tuple[Step, ...] = parse_pipeline(
-    "stream-weights,split-products,choose-strategy,schedule-to-tile,update-in-place,join-variants,count-flops"
+    "stream-weights,split-products,choose-strategy,schedule-to-tile,update-in-place,join-launches,join-variants,count-flops"
 )
 
 # Products and sums contract before functions become polynomials, whose steps are chosen for where they round; functions

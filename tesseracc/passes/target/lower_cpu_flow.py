@@ -138,10 +138,19 @@ def lower_scf_while(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
 
 
 def lower_scf_if(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
+    """Only one of the regions runs: they have the same scratch memory."""
+    start = most = k.scratch_bytes
+
+    def branch(region: Region) -> list[Rep]:
+        nonlocal most
+        saved, k.scratch_bytes = dict(k.temporaries), start
+        found = lower(k, region)
+        k.scratch_bytes = most = max(most, k.scratch_bytes)
+        k.temporaries = saved
+        return found
+
     types = [r.type for r in op.results]
-    return choose(
-        k, k.scalar(k.env[op["cond"]]), types, *(lambda region=region: lower(k, region) for region in op.regions)
-    )
+    return choose(k, k.scalar(k.env[op["cond"]]), types, *(lambda region=region: branch(region) for region in op.regions))
 
 
 # -- tile.if -----------------------------------------------------------------------------------------------------------
