@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tessera.shapes import Dim, dim_max
 from tesseracc.layout.select import candidates
 from tesseracc.passes.schedule.to_tile_mma import fit
-from tesseracc.passes.schedule.tuning import Tuning
+from tesseracc.passes.schedule.tuning import STREAM, STREAM_STEPS, Tuning, micro_rows
 
 __all__ = ["StreamTile", "stream_tiles"]
 
@@ -112,7 +112,8 @@ def _on_cpu(tuning: Tuning, scores: Types, extents: tuple[Dim, Dim, Dim, Dim]) -
     m, n, t, d = extents
     tuning = tuning.for_product(scores, (m, t, d), 1, copied=True, used=True)
     once = isinstance(d, int) and d <= min(tuning.tile_k, DEPTH)
+    rows = STREAM_STEPS * micro_rows(tuning.arch) // tuning.step_m * tuning.step_m
     return StreamTile(
-        tuning.lanes, fit(tuning.tile_m // 2, m), fit(tuning.tile_n // 2, n), fit(tuning.stream, t),
+        tuning.lanes, fit(rows, m), fit(STREAM, n), fit(tuning.stream, t),
         fit(min(tuning.tile_k, DEPTH), d), once, step=tuning.step_m, whole=False,
     )  # fmt: skip

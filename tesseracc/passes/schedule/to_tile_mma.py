@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tessera.shapes import Dim, ceildiv, dim_max, product
+from tessera.shapes import Dim, ceildiv, dim_max, dim_min, product
 from tesseracc.analysis.access import Contraction, is_contraction
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import LanesType, TileType, element
@@ -84,8 +84,9 @@ class _Lowering:
         (tile_m, tile_n, _), tuning = self.tile, self.tuning
         m, n, k = (emitter.dim(size) for size in (self.m_size, self.n_size, self.k_size))
         few = self._few()
-        # the columns of a group: longer pieces of rows where nothing is packed
-        width = tile_n + (tuning.strip - tile_n) * few
+        # the columns of a group: more groups where one has all rows, longer pieces of rows where nothing is packed
+        narrow = min(tile_n, tuning.narrow or tile_n)
+        width = narrow + (tile_n - narrow) * dim_min(1, self.m_size // (tile_m + 1)) + (tuning.strip - narrow) * few
         blocks_m, blocks_n = ceildiv(self.m_size, tile_m), ceildiv(self.n_size, width)
         batch = self._batch()
         sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
@@ -102,6 +103,8 @@ class _Lowering:
         extent_m, extent_n = b.op("arith.sub", m, m0), b.op("arith.sub", n, n0)
         if self.step:
             extent_m = b.op("arith.min", extent_m, height)
+        if narrow < tile_n:
+            extent_n = b.op("arith.min", extent_n, emitter.dim(width))
         point: dict[int, Value] = dict(zip(self.found.batch, batch_point, strict=True))
 
         def by_rows(inner: Builder) -> Sequence[Value]:

@@ -17,8 +17,8 @@ class Tuning:
     keep: bytes of a row's values that a group may keep from one loop to the next; turn: side of the tiles in which
     operands that lie along another axis are turned; strip: columns whose results a group holds while it reduces them,
     rows: how many rows it then takes at a time; few: rows of a product that do without packed operands; stream:
-    columns of a block of weights that are made where they are used. 0: the target does not. `arch` is the target.
-    whole: tiles are made for the extents, and are not cut."""
+    columns of a block of weights that are made where they are used; narrow: columns of a tile where one has all rows.
+    0: the target does not. `arch` is the target. whole: tiles are made for the extents, and are not cut."""
 
     arch: Arch
 
@@ -35,6 +35,7 @@ class Tuning:
     few: int
     stream: int
     whole: bool = False
+    narrow: int = 0
 
     def for_product(
         self, types: tuple[str, str, str], extents: tuple[Dim, Dim, Dim], batch: Dim, *, copied: bool,
@@ -67,19 +68,23 @@ REGISTERS_DOWN = 2
 VECTORS_PER_VALUE = 4
 #: side of the tiles in which a CPU turns operands: a few cache lines per row; the best of 8 .. 256 on every CPU level
 TURN = 32
-#: blocks of the micro-kernel in the height of a tile at most, and columns of a tile: enough of both that to bring an
-#: operand's elements into place takes little beside their products
-STEPS, TILE_N = 32, 512
-#: the part of the second level cache that a tile of the right operand takes, and that a row's kept values may take
-B_PART, KEEP_PART = 4, 8
+#: columns of a tile, and where there is one row of tiles, which then has more tiles to run in parallel: so many that to
+#: bring an operand's elements into place takes little beside their products
+TILE_N, NARROW = 1024, 512
+#: the part of the first level cache that the micro-kernel's operands take: a panel of the right one stays there for all
+#: rows of the left. The part of the second level cache that a tile of the left one takes: it stays there for all panels
+L1_PART, A_PART = 2, 5
+#: the part of the second level cache that a row's kept values may take
+KEEP_PART = 8
 #: columns of a strip: pieces of rows long enough for the memory, results few enough for the nearest cache
 STRIP = 2048
 #: rows that are added to a strip at a time: the results then move from and to the nearest cache once for so many
 ROWS = 4
 #: rows of a product up to which bringing the right operand into place takes longer than the product without
 FEW = 4
-#: columns of a block of streamed weights: with the rows of a tile, what the second level cache holds beside operands
-STREAM = 256
+#: columns of a block of streamed weights, and blocks of the micro-kernel in its height: what the second level cache holds
+#: beside operands
+STREAM, STREAM_STEPS = 256, 16
 
 
 def micro_rows(arch: Arch) -> int:
@@ -91,9 +96,11 @@ def tuning_for(arch: Arch, dtype: str) -> Tuning:
     """The numbers for kernels that compute mostly with `dtype` (a name)."""
     if arch.kind == "cuda":
         return Tuning(arch, arch.group, 4 * arch.group, 64, 64, 16, 0, 0, 0, 0, 0, 0, 64)
-    native, l2, step = arch.vector_bits // (8 * size_of(dtype)), arch.memory("l2").bytes, micro_rows(arch)
-    tile_k = max(64, l2 // B_PART // (TILE_N * size_of(dtype)) // 64 * 64)
+    size, step = size_of(dtype), micro_rows(arch)
+    native, l1, l2 = arch.vector_bits // (8 * size), arch.memory("l1").bytes, arch.memory("l2").bytes
+    tile_k = max(64, l1 // L1_PART // ((2 * native + step) * size) // 64 * 64)
+    tile_m = l2 // A_PART // (tile_k * size) // step * step
     return Tuning(
-        arch, VECTORS_PER_VALUE * native, 2048, STEPS * step, TILE_N, tile_k, step, l2 // KEEP_PART, TURN, STRIP, ROWS,
-        FEW, STREAM,
+        arch, VECTORS_PER_VALUE * native, 2048, tile_m, TILE_N, tile_k, step, l2 // KEEP_PART, TURN, STRIP, ROWS, FEW,
+        STREAM, narrow=NARROW,
     )  # fmt: skip
