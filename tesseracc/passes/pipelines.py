@@ -87,7 +87,8 @@ SCHEDULE: tuple[Step, ...] = parse_pipeline(
 # recorded before the target is known to matter; the lowering reads the target's sizes. Launches are joined when it is
 # known which memory each of them writes. What kernels do is counted last.
 TILE: tuple[Step, ...] = parse_pipeline(
-    "stream-weights,split-products,choose-strategy,schedule-to-tile,update-in-place,join-launches,join-variants,count-flops"
+    "stream-weights,split-products,choose-strategy,schedule-to-tile,update-in-place,join-launches,join-variants,"
+    "count-flops"
 )
 
 # Products and sums contract before functions become polynomials, whose steps are chosen for where they round; functions

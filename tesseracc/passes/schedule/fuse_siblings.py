@@ -4,8 +4,8 @@
 
 Apart they move bytes(x) twice, together once: the time saved is bytes(x) / bandwidth and a launch, and nothing is
 computed again. So they join where both read some tensor at every point of a domain that they share: neither depends on
-the other, no other group stands between, and each would be mapped alone as both are together. Products, sums
-down columns and long sums stay as they are, for later passes divide them (their launches join, `join-launches`). Nor does
+the other, no other group stands between, and each would be mapped alone as both are together. Products, sums down
+columns and long sums stay as they are, for later passes divide them (their launches join, `join-launches`). Nor does
 the arena grow: what would be a new temporary does not join where another one, which it could have replaced, ends.
 """
 

@@ -82,8 +82,8 @@ STRIP = 2048
 ROWS = 4
 #: rows of a product up to which bringing the right operand into place takes longer than the product without
 FEW = 4
-#: columns of a block of streamed weights, and blocks of the micro-kernel in its height: what the second level cache holds
-#: beside operands
+#: columns of a block of streamed weights, and blocks of the micro-kernel in its height: what the second level cache
+#: holds beside operands
 STREAM, STREAM_STEPS = 256, 16
 
 

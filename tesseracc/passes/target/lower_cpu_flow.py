@@ -149,8 +149,8 @@ def lower_scf_if(k: Kernel, op: Op, lower: LowerRegion) -> list[Rep]:
         k.temporaries = saved
         return found
 
-    types = [r.type for r in op.results]
-    return choose(k, k.scalar(k.env[op["cond"]]), types, *(lambda region=region: branch(region) for region in op.regions))
+    cond, types = k.scalar(k.env[op["cond"]]), [r.type for r in op.results]
+    return choose(k, cond, types, *(lambda region=region: branch(region) for region in op.regions))
 
 
 # -- tile.if -----------------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ matrices are one launch each. With L the time of a launch, w of a group, and P g
 
     apart   sum (L + ceil(g_i / P) w_i)                joined   L + ceil(sum g_i / P) max w_i   at most
 
-and as ceil(sum g_i / P) <= sum ceil(g_i / P), the launch is never slower where groups hold no memory together and have
-as many lanes: what a group takes for itself then decides P alone. So on GPUs kernels of shared memory and of matrix
-units stay apart, whose size would bind all others. The arena keeps its size: a launch that brings a new temporary does not
-join where one of those before it is the last to use another, whose place it could have had.
+and as ceil(sum g_i / P) <= sum ceil(g_i / P), the launch is never slower where groups have as many lanes and hold no
+memory together, so that P is the same for all. So on GPUs kernels of shared memory and of matrix units stay apart,
+whose size would bind all others. The arena keeps its size: a launch that brings a new temporary does not join where one
+of those before it is the last to use another, whose place it could have had.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import clone_op
-from tesseracc.ir.types import LanesType, TileType
+from tesseracc.ir.types import TileType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 #: kernels of one launch: the code of all of them is one function, which is compiled as a whole

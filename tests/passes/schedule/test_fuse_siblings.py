@@ -12,7 +12,6 @@ from tesseracc.ir.value import Module
 from tests.passes.programs import groups, passes, scheduled
 
 
-
 def both(function: Any) -> tuple[Module, Module]:
     """The module before and after the pass."""
     before = passes(scheduled(front({function.name: function})), "fuse")
