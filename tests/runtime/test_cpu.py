@@ -222,6 +222,29 @@ def test_pool_shares_the_first_range_too_when_groups_are_known_to_take_long() ->
     assert slots == {0, 1}
 
 
+def test_ranges_of_the_pool_become_shorter_but_not_too_short() -> None:
+    for known in (1.0, 1e-5):
+        ranges: list[tuple[int, int]] = []
+        Pool(2).run(lambda begin, end, slot: ranges.append((begin, end)), 1000, known)
+        lengths = [end - begin for begin, end in sorted(ranges)]
+        assert sum(lengths) == 1000 and lengths[0] == 250 and len(lengths) < 40
+        assert lengths == sorted(lengths, reverse=True) and min(lengths[:-1]) * known >= 50e-6
+
+
+def test_threads_of_the_pool_keep_off_the_caller() -> None:
+    mine = os.sched_getaffinity(0)
+    pool = Pool(2)
+    try:
+        pool.run(lambda begin, end, slot: None, 100, 1.0)
+        for processor in sorted(mine)[:3]:
+            os.sched_setaffinity(0, {processor})  # the caller's thread alone
+            pool.run(lambda begin, end, slot: None, 100, 1.0)
+            (other,) = (thread.native_id for thread in threading.enumerate() if thread.native_id in pool._others)
+            assert os.sched_getaffinity(other) == (mine - {processor} or mine)
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 def test_pool_finishes_when_a_later_range_fails() -> None:
     pool = Pool(3)
 

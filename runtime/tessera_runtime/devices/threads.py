@@ -1,10 +1,18 @@
-"""A pool of threads that share out ranges of independent groups. Native code releases the interpreter's lock."""
+"""A pool of threads that share out ranges of independent groups. Native code releases the interpreter's lock.
+
+A range is a part of what is left, so that ranges become shorter towards the end: few of them for little time between,
+and short ones last for equal ends. Where the system tells on which processor the caller runs, the others are kept off
+it: a scheduler that sees a busy neighbour, such as a library's thread that waits in a loop, else wakes them behind the
+caller, and moves them away only milliseconds later.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -13,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool", "available_threads"]
 
-_CHUNKS = 64  # a launch is cut into at most so many ranges, whatever the number of threads
+_FIRST = 64  # of groups that nothing is known about, one in so many is measured first
+_PART = 2  # a range is what is left, divided by so many times the number of threads
+_GRAIN = 50e-6  # seconds that a range takes at least, beside which handing it out is little
 _WORTH = 60e-6  # seconds of work left for which waking other threads pays
 
 Work = Callable[[int, int, int], None]
@@ -25,11 +35,18 @@ def available_threads() -> int:
     return max(1, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
 
 
-class _Job:
-    """One range to work off: participants take chunks until none is left."""
+@cache
+def _processor() -> Callable[[], int] | None:
+    """The system's call for the number of the processor that runs the caller."""
+    return getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
 
-    def __init__(self, work: Work, start: int, count: int, chunk: int) -> None:
-        self.work, self.count, self.chunk = work, count, chunk
+
+class _Job:
+    """Groups start .. count - 1 to work off: participants take ranges of `least` or more until none is left."""
+
+    def __init__(self, work: Work, start: int, count: int, least: int, threads: int) -> None:
+        self.work, self.count, self.least = work, count, least
+        self._share = _PART * threads
         self._next = start
         self._slots = 0
         self._running = 0
@@ -46,7 +63,8 @@ class _Job:
                 begin = self._next
                 if begin >= self.count:
                     return
-                self._next = end = min(begin + self.chunk, self.count)
+                left = self.count - begin
+                self._next = end = begin + min(left, max(self.least, left // self._share))
                 self._running += 1
             try:
                 self.work(begin, end, slot)
@@ -66,6 +84,9 @@ class Pool:
         self._queue: SimpleQueue[_Job] | None = None
         self._lock = threading.Lock()
         self._process = 0
+        self._others: list[int] = []  # the system's numbers of the other threads
+        self._processors: set[int] = set()
+        self._avoided: int | None = None  # the processor that they keep off
 
     def _started(self) -> SimpleQueue[_Job]:
         """The queue that threads serve; they are started if this process has none. A forked child has none."""
@@ -75,11 +96,28 @@ class Pool:
             from queue import SimpleQueue  # slow to import, and small launches need no other thread
 
             self._queue = SimpleQueue()
+            self._others, self._avoided = [], None
             for index in range(self.threads - 1):
                 worker = threading.Thread(target=_serve, args=(self._queue,), name=f"tessera-{index}", daemon=True)
                 worker.start()
+                self._others.append(worker.native_id or 0)
+            if available_threads() >= self.threads and _processor() is not None:
+                self._processors = os.sched_getaffinity(0)
             self._process = os.getpid()
             return self._queue
+
+    def _make_way(self) -> None:
+        """Keep the other threads off the caller's processor, if there are processors for all of them."""
+        where = _processor()
+        here = where() if where is not None and self._processors else None
+        if here == self._avoided or here is None:
+            return
+        self._avoided = here
+        try:
+            for thread in self._others:
+                os.sched_setaffinity(thread, self._processors - {here})
+        except OSError:  # other processors than before, or none of our business: threads stay where they are
+            self._processors = set()
 
     def run(self, work: Work, count: int, group_seconds: float = 0.0) -> float:
         """Call `work(begin, end, slot)` for ranges that cover 0..count; `slot` < threads tells participants apart.
@@ -89,21 +127,21 @@ class Pool:
         and from its time decides whether the others are worth waking anybody.
         """
         start, begin = perf_counter(), 0
-        chunk = -(-count // _CHUNKS)
-        if self.threads == 1 or count <= 1:
-            chunk = count
-        if chunk == count or 0 < group_seconds * count < _WORTH:
+        if self.threads == 1 or count <= 1 or 0 < group_seconds * count < _WORTH:
             work(0, count, 0)
             return (perf_counter() - start) / max(count, 1)
         if not group_seconds:
-            work(0, chunk, 0)
-            group_seconds, begin = (perf_counter() - start) / chunk, chunk
+            begin = -(-count // _FIRST)
+            work(0, begin, 0)
+            group_seconds = (perf_counter() - start) / begin
             if group_seconds * (count - begin) < _WORTH:
                 work(begin, count, 0)
                 return group_seconds
         queue = self._started()
-        job = _Job(work, begin, count, chunk)
-        helpers = min(self.threads, -(-(count - begin) // chunk)) - 1
+        self._make_way()
+        least = max(1, round(_GRAIN / group_seconds))
+        helpers = min(self.threads, -(-(count - begin) // least)) - 1
+        job = _Job(work, begin, count, least, helpers + 1)
         for _ in range(helpers):
             queue.put(job)
         job.participate()
