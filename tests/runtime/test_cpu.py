@@ -225,7 +225,11 @@ def test_pool_shares_the_first_range_too_when_groups_are_known_to_take_long() ->
 def test_ranges_of_the_pool_become_shorter_but_not_too_short() -> None:
     for known in (1.0, 1e-5):
         ranges: list[tuple[int, int]] = []
-        Pool(2).run(lambda begin, end, slot: ranges.append((begin, end)), 1000, known)
+
+        def work(begin: int, end: int, slot: int, ranges: list[tuple[int, int]] = ranges) -> None:
+            ranges.append((begin, end))
+
+        Pool(2).run(work, 1000, known)
         lengths = [end - begin for begin, end in sorted(ranges)]
         assert sum(lengths) == 1000 and lengths[0] == 250 and len(lengths) < 40
         assert lengths == sorted(lengths, reverse=True) and min(lengths[:-1]) * known >= 50e-6
