@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from tessera.errors import SourceError
 from tessera.tensor import Tensor, as_tensor
 from tessera.types import check_spec
 from tessera_runtime.core.errors import UsageError
-from tesseracc.arch.arch import Arch
 from tesseracc.driver import DEFAULT_TARGETS, Build, Specialisation, front, lowered, specialise
+from tesseracc.frontend.tuned import tuning_for
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.value import Module
-from tesseracc.recipe import Loaded, Recipe, imported
+from tesseracc.recipe import Loaded, Recipe, input_files
 from tesseracc.static_values import spelled
 from tesseracc.textio import write_bytes
 from tesseracc.tuning.choice import Tuning
@@ -46,10 +47,11 @@ def compile(
         tuple(f"{name}={size}" for name, size in wanted.fixed.items()),
         embed_tests,
     )
-    targets = recipe.targets  # E805 for an unknown one, before any work
+    tuning, file = tuning_for(entry, recipe.targets)  # E805 for an unknown target, before any work
+    recipe = replace(recipe, tuning=file)
     path = _path(output_path, entry.name)
     notes: list[Note] = []
-    loaded = Loaded(_module(entry, wanted, notes, targets), _files(entry), notes)
+    loaded = Loaded(_module(entry, wanted, notes, tuning), _files(entry, recipe), notes)
     recipe = recipe.for_program(loaded.module)
     provenance = loaded.provenance(recipe)
     if wanted.static:  # no option spells Python values: the recipe says that it is not whole
@@ -93,16 +95,17 @@ def _check(entry: Function | Kernel, arguments: Mapping[str, Any], wanted: Speci
             env = check_spec(f"`{entry.name}`", parameter.name, parameter.tensor, as_tensor(value).type, env)
 
 
-def _module(entry: Function | Kernel, wanted: Specialisation, notes: list[Note], targets: tuple[Arch, ...]) -> Module:
+def _module(entry: Function | Kernel, wanted: Specialisation, notes: list[Note], tuning: Tuning) -> Module:
     if wanted.static:
-        return lowered(entry, wanted)[0]
-    return front({entry.name: entry}, {entry.name: wanted.types}, notes, wanted.fixed, tuning=Tuning(targets))
+        return lowered(entry, wanted, tuning)[0]
+    return front({entry.name: entry}, {entry.name: wanted.types}, notes, wanted.fixed, tuning=tuning)
 
 
-def _files(entry: Function | Kernel) -> dict[str, bytes]:
-    """The module's text and its helpers', for digests; nothing for a function of an interactive session."""
+def _files(entry: Function | Kernel, recipe: Recipe) -> dict[str, bytes]:
+    """What is read, for digests: the module's text, its helpers' and its tuning records; nothing for a function of an
+    interactive session."""
     file = Path(entry.file)
-    return imported(file) if file.is_file() else {"interactive.py": b""}
+    return input_files(file, recipe) if file.is_file() else {"interactive.py": b""}
 
 
 def _path(output: str | os.PathLike[str], name: str) -> Path:

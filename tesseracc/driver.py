@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,7 +39,7 @@ from tesseracc.ir.verify import verify
 from tesseracc.numerics import DEFAULT, profile_of
 from tesseracc.passes import pipelines
 from tesseracc.static_values import identity
-from tesseracc.tuning.choice import Tuning, choose
+from tesseracc.tuning.choice import Tuning
 
 #: levels of IR and code that can be shown, in order
 LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass")
@@ -259,26 +259,19 @@ def _front_entry(
 ) -> Module:
     root = os.path.dirname(entry.file)
     if isinstance(entry, Kernel):
-        from tessera.kernel import specialise
-        from tesseracc.frontend import kernel as kernels
+        from tesseracc.frontend.tuned import kernel_module
 
-        definition = entry.definition
-        if tuning is not None and entry.space:
-            choice = choose(entry, tuning, fixed)
-            definition = choice.kernel
-            if notes is not None:
-                notes += [Note(text, kernels.location(definition.span, root)) for text in choice.notes]
-        definition = specialise(definition, dims={n: fixed[n] for n in definition.symbols if n in fixed})
-        if notes is not None:
-            notes += kernels.notes(definition, root)
-        return kernels.lower(replace(definition, name=entry.name), root)
+        return kernel_module(entry, tuning, fixed, notes)
     from tesseracc.frontend import trace
     return with_variants(trace.trace(entry, types, root).module, entry, variants)
 
 
 def inspect_ir(entry: Function | Kernel, level: str, *, arch: str | None = None) -> str:
     """The text of one function at one level (`fn.inspect_ir("tile")`), for sm_90 or another target."""
-    return Build(front({entry.name: entry}), (load(arch or "sm_90"),)).text(level)
+    from tesseracc.frontend.tuned import tuning_for
+
+    archs = (load(arch or "sm_90"),)
+    return Build(front({entry.name: entry}, tuning=tuning_for(entry, archs)[0]), archs).text(level)
 
 
 def jit(entry: Function | Kernel) -> Callable[..., object]:
@@ -308,9 +301,10 @@ class _Jit:
 
     def _compile(self, wanted: Specialisation) -> tuple[Callable[..., object], Tree | None]:
         from tessera_runtime import load as load_bundle
+        from tesseracc.frontend.tuned import tuning_for
 
-        module, tree = lowered(self.entry, wanted)
         device, arch = place_of(str(self.entry.options.get("device", "cpu")))
+        module, tree = lowered(self.entry, wanted, tuning_for(self.entry, (arch,))[0])
         data = Build(module, (arch,), numerics=profile_of(self.entry.options)).bundle()
         capture = self.entry.options.get("capture_graph", False)
         bundle = load_bundle(data, device=device, require_signature=(), capture_graph=capture)
@@ -345,14 +339,14 @@ def specialise(entry: Function | Kernel, arguments: Mapping[str, object]) -> Spe
     return Specialisation(types, static, _fixed(entry, arguments))
 
 
-def lowered(entry: Function | Kernel, wanted: Specialisation) -> tuple[Module, Tree | None]:
+def lowered(
+    entry: Function | Kernel, wanted: Specialisation, tuning: Tuning | None = None
+) -> tuple[Module, Tree | None]:
     """The entry's module at the front end's level, and the structure of its results."""
     if isinstance(entry, Kernel):
-        from tessera.kernel import specialise as specialised
-        from tesseracc.frontend import kernel as kernels
+        from tesseracc.frontend.tuned import kernel_module
 
-        definition = specialised(entry.definition, wanted.static, dims=wanted.fixed)
-        return kernels.lower(definition, os.path.dirname(entry.file)), None
+        return kernel_module(entry, tuning, wanted.fixed, constants=wanted.static), None
     from tesseracc.frontend import trace
 
     traced = trace.trace(entry, wanted.types, static=wanted.static)

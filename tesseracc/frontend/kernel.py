@@ -4,16 +4,20 @@ The tree's variables become SSA values: a branch yields, and a loop carries, the
 conditions and bounds give `tile.if`, `tile.for`, `tile.while`; uniform ones `scf`. A range that is spread over lanes
 keeps its bounds as `lo + local_id * step` and `group * step`. The program has the kernel's tensors and scalars as
 parameters; it yields what the kernel returns, then what it writes without returning it. A returned scalar is a
-buffer of rank 0 behind the kernel's parameters.
+buffer of rank 0 behind the kernel's parameters. Where the sizes of a call choose between forms of a kernel, the program
+has a tree of `tile.when`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from tessera.errors import Span
 from tessera.kernel import KernelDef
 from tessera.kernel.tree import Buffer
+from tessera.polynomials import dim_max
+from tessera.shapes import symbol
 from tesseracc.frontend.kernel_body import Body
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Note
@@ -21,6 +25,7 @@ from tesseracc.ir.rewrite import remove_dead
 from tesseracc.ir.types import BufType, ScalarType
 from tesseracc.ir.value import Func, Loc, Module, Value
 from tesseracc.ir.verify import verify
+from tesseracc.tuning.split import Split
 
 __all__ = ["location", "lower", "notes"]
 
@@ -43,13 +48,21 @@ def _buf(buffer: Buffer) -> BufType:
     return BufType(buffer.dims, buffer.dtype.name, "global")
 
 
-def lower(kernel: KernelDef, root: str | None = None) -> Module:
+def lower(
+    kernel: KernelDef, root: str | None = None, others: Sequence[KernelDef] = (), choice: Split[int] | int = 0
+) -> Module:
     """A verified module with the functions `<name>__0` (the kernel) and `<name>` (the program).
 
-    `root` is the folder that locations are relative to.
+    `root` is the folder that locations are relative to. `others` are the kernel at other points of its space,
+    `<name>__1` and so on; `choice` says by sizes which of them all runs, by number.
     """
+    forms = [_kernel(form, f"{kernel.name}__{number}", root) for number, form in enumerate((kernel, *others))]
+    return verify(Module((*forms, _program(kernel, forms, choice, location(kernel.span, root)))))
+
+
+def _kernel(kernel: KernelDef, name: str, root: str | None) -> Func:
+    """One form of a kernel."""
     loc = location(kernel.span, root)
-    name = f"{kernel.name}__0"
     outs = [r for r in kernel.results if r.param is None]
     params: list[Value] = []
     body = Body(Builder(loc), kernel.group, lambda span: location(span, root))
@@ -75,16 +88,26 @@ def lower(kernel: KernelDef, root: str | None = None) -> Module:
     }
     if stages := dict(kernel.config).get("num_stages"):
         attrs["stages"] = stages
-    func = Func("tile.kernel", name, remove_dead(body.b.region(params)), attrs, loc)
-    return verify(Module((func, _program(kernel, func, loc))))
+    return Func("tile.kernel", name, remove_dead(body.b.region(params)), attrs, loc)
 
 
-def _program(kernel: KernelDef, func: Func, loc: Loc) -> Func:
-    b = Builder(loc)
+def _program(kernel: KernelDef, forms: Sequence[Func], choice: Split[int] | int, loc: Loc) -> Func:
+    b, func = Builder(loc), forms[0]
     count = sum(1 for p in kernel.params if not p.constant)
     params = [Value(p.type, p.name) for p in func.params[:count]]
     temps = [b.op("tile.temp", types=p.type) for p in func.params[count:]]
-    b.emit("tile.launch", *params, *temps, kernel=func.name)
+
+    def launch(choice: Split[int] | int) -> Builder:
+        inner = Builder(loc)
+        if isinstance(choice, Split):
+            regions = [launch(choice.below).region(), launch(choice.above).region()]
+            beyond = dim_max(symbol(choice.name) - choice.limit, 0)
+            inner.emit("tile.when", types=[], regions=regions, bind=(), unless=beyond)
+        else:
+            inner.emit("tile.launch", *params, *temps, kernel=forms[choice].name)
+        return inner
+
+    b.ops += launch(choice).ops
     by_name = {p.name: p for p in params}
     fresh = iter(temps)
     yields = {r.name: by_name[r.param] if r.param is not None else next(fresh) for r in kernel.results}

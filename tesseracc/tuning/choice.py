@@ -1,7 +1,9 @@
 """The choice of a point: from a tuning record where there is one, else by the cost model.
 
-A bundle holds one program for all its targets, so the choice is one for all: a point that is legal on each of them.
-A record for one of the targets, in the order of `--arch`, decides; without any, the product of the estimates.
+A bundle holds one program for all its targets, so the choice is one for all: points that are legal on each of them.
+The records for one of the targets, the first in the order of `--arch` that has some, decide; without any, the product
+of the estimates. Records for different classes of sizes that have no number yet make variants: the program takes the
+first whose classes a call's sizes are in, else the general point.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from tessera.errors import SourceError, Span
 from tessera.kernel import KernelDef
 from tesseracc.arch.arch import Arch
 from tesseracc.tuning.model import estimate
-from tesseracc.tuning.record import Record, find
+from tesseracc.tuning.record import Record, fitting, size_class
 from tesseracc.tuning.space import Point, points, spell
+from tesseracc.tuning.split import Box
 
-__all__ = ["Choice", "Tuning", "choose"]
+__all__ = ["Choice", "Tuning", "Variant", "choose"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,31 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The kernel at the point for sizes of some classes (by dim, the largest size of each)."""
+
+    kernel: KernelDef
+    config: Mapping[str, int]
+    classes: Mapping[str, int]
+
+    @property
+    def box(self) -> Box:
+        """The sizes of these classes."""
+        return {name: (largest // 2 if largest > 1 else -1, largest) for name, largest in self.classes.items()}
+
+
+@dataclass(frozen=True)
 class Choice:
-    """The kernel at the point that was chosen, and what `--notes` says of it."""
+    """The kernel at the general point, the variants, in their order, and what `--notes` says of them."""
 
     kernel: KernelDef
     config: Mapping[str, int]
     notes: list[str] = field(default_factory=list)
+    variants: tuple[Variant, ...] = ()
 
 
 def choose(kernel: Kernel, tuning: Tuning, fixed: Mapping[str, int] | None = None) -> Choice:
-    """The point for the targets; `fixed` gives dims numbers. Raises E221 where no point is legal, E802 for a record
+    """The points for the targets; `fixed` gives dims numbers. Raises E221 where no point is legal, E802 for a record
     with a point that is not in the space, or not legal."""
     tables = [points(kernel, arch, fixed) for arch in tuning.archs]
     illegal = (p for table in tables for p in table if p.kernel is None)
@@ -50,29 +68,60 @@ def choose(kernel: Kernel, tuning: Tuning, fixed: Mapping[str, int] | None = Non
             "E221", f"no point of the space of `{kernel.name}` is legal: {tables[0][0].reason or 'see --notes'}",
             span=Span(kernel.file, kernel.line), help="add smaller tiles or fewer lanes to the space",
         )  # fmt: skip
-    chosen, why = _recorded(kernel, tuning, legal, fixed or {}) or _modelled(tuning.archs, legal, fixed or {})
-    notes.append(f"autotune: {spell(chosen.config)} of {len(tables[0])} points, {len(legal)} legal: {why}")
-    assert chosen.kernel is not None
-    return Choice(chosen.kernel, chosen.config, notes)
+    for_each = (fitting(tuning.records, kernel, arch, fixed or {}) for arch in tuning.archs)
+    records = next((found for found in for_each if found), [])
+    count = f"of {len(tables[0])} points, {len(legal)} legal"
+    if not records:
+        point, why = _modelled(tuning.archs, legal, fixed or {})
+        return Choice(_kernel(point), point.config, [*notes, f"autotune: {spell(point.config)} {count}: {why}"])
+    points_of = {id(record): _legal(kernel, record, legal) for record in records}
+    general = next((record for record in records if set(record.sizes) <= set(fixed or {})), records[0])
+    point = points_of[id(general)]
+    notes.append(f"autotune: {spell(point.config)} {count}: by the {_place(general)}")
+    variants = _variants(records, points_of, fixed or {})
+    for variant in variants if any(v.config != point.config for v in variants) else ():
+        sizes = " and ".join(f"{n} of {_range(largest)}" for n, largest in sorted(variant.classes.items()))
+        notes.append(f"autotune: {spell(variant.config)} for {sizes}, by its tuning record")
+    return Choice(_kernel(point), point.config, notes, variants)
 
 
-def _recorded(
-    kernel: Kernel, tuning: Tuning, legal: Sequence[tuple[Point, ...]], sizes: Mapping[str, int]
-) -> tuple[Point, str] | None:
+def _kernel(point: Point) -> KernelDef:
+    assert point.kernel is not None
+    return point.kernel
+
+
+def _place(record: Record) -> str:
+    return f"tuning record for {record.arch} ({spell(record.sizes) or 'all sizes'})"
+
+
+def _range(largest: int) -> str:
+    return f"{largest // 2 + 1} to {largest}" if largest > 2 else {1: "at most 1"}.get(largest, str(largest))
+
+
+def _variants(
+    records: Sequence[Record], points_of: Mapping[int, Point], fixed: Mapping[str, int]
+) -> tuple[Variant, ...]:
+    """One for each record that names sizes without number, first those that name most."""
+    found: dict[tuple[tuple[str, int], ...], Variant] = {}
+    for record in records:
+        classes = {name: size_class(size) for name, size in record.sizes.items() if name not in fixed}
+        point = points_of[id(record)]
+        if classes:
+            found.setdefault(tuple(sorted(classes.items())), Variant(_kernel(point), point.config, classes))
+    return tuple(sorted(found.values(), key=lambda v: (-len(v.classes), sorted(v.classes.items()))))
+
+
+def _legal(kernel: Kernel, record: Record, legal: Sequence[tuple[Point, ...]]) -> Point:
+    """The point of a record. Raises E802 where it is not legal on all targets."""
     from tessera_runtime.core.errors import UsageError
 
-    for arch in tuning.archs:
-        record = find(tuning.records, kernel, arch, sizes)
-        if record is None:
-            continue
-        for row in legal:
-            if row[0].config == record.config:
-                return row[0], f"by the tuning record for {record.arch} ({spell(record.sizes) or 'all sizes'})"
-        raise UsageError(
-            "E802", f"the tuning record of `{kernel.name}` for {record.arch} has {spell(record.config)}, illegal here",
-            help="`tesseracc build --notes` without the record says why; measure again with `tesseracc tune`",
-        )  # fmt: skip
-    return None
+    for row in legal:
+        if row[0].config == record.config:
+            return row[0]
+    raise UsageError(
+        "E802", f"the tuning record of `{kernel.name}` for {record.arch} has {spell(record.config)}, illegal here",
+        help="`tesseracc build --notes` without the record says why; measure again with `tesseracc tune`",
+    )  # fmt: skip
 
 
 def _modelled(

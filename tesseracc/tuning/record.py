@@ -26,7 +26,7 @@ from tessera_runtime.core.files import read_text
 from tesseracc.arch.arch import Arch, names
 from tesseracc.tuning.space import spell
 
-__all__ = ["Record", "beside", "find", "parse_records", "read_records", "size_class", "write_records"]
+__all__ = ["Record", "beside", "fitting", "parse_records", "read_records", "size_class", "write_records"]
 
 RECORDS_LIMIT = 1 << 20  # bytes
 _FIELDS = ("kernel", "arch", "sizes", "config", "seconds")
@@ -122,22 +122,23 @@ def write_records(file: str | Path, records: Sequence[Record]) -> None:
     write_atomic(str(file), yaml.safe_dump({"version": 1, "records": rows}, sort_keys=False).encode())
 
 
-def find(records: Sequence[Record], kernel: Kernel, arch: Arch, sizes: Mapping[str, int]) -> Record | None:
-    """The record for a kernel on a target. Of several that fit `sizes`, it is that which names most of them, then the
-    one for the largest sizes. Raises E802 where it has a configuration that the space lacks."""
+def fitting(records: Sequence[Record], kernel: Kernel, arch: Arch, sizes: Mapping[str, int]) -> list[Record]:
+    """The records for a kernel on a target that fit `sizes`: first the one that names most of these, then the one for
+    the largest sizes. Raises E802 where one has a configuration that the space lacks, or a size that is none of the
+    kernel's."""
     level = (arch.name, "cpu") if arch.kind == "cpu" else (arch.name,)
-    fitting = [
+    found = [
         r for r in records
         if r.kernel == kernel.name and r.arch in level
         and all(size_class(sizes[n]) == size_class(s) for n, s in r.sizes.items() if n in sizes)
     ]  # fmt: skip
-    if not fitting:
-        return None
-    best = max(fitting, key=lambda r: (len(set(r.sizes) & set(sizes)), r.arch == arch.name, r.key[2]))
-    inside = set(best.config) == set(kernel.space) and all(v in kernel.space[n] for n, v in best.config.items())
-    if not inside:
-        raise UsageError(
-            "E802", f"the tuning record of `{kernel.name}` for {best.arch} has {spell(best.config)}, not in its space",
-            help="measure again with `tesseracc tune`",
-        )  # fmt: skip
-    return best
+    found.sort(key=lambda r: (len(set(r.sizes) & set(sizes)), r.arch == arch.name, r.key[2]), reverse=True)
+    for record in found:
+        config, known = record.config, {*kernel.definition.symbols, *sizes}
+        inside = set(config) == set(kernel.space) and all(v in kernel.space[n] for n, v in config.items())
+        unknown = sorted(set(record.sizes) - known)
+        what = f"the size `{unknown[0]}`, which it has not" if unknown else f"{spell(config)}, not in its space"
+        if unknown or not inside:
+            raise UsageError("E802", f"the tuning record of `{kernel.name}` for {record.arch} has {what}",
+                             help="measure again with `tesseracc tune`")  # fmt: skip
+    return found

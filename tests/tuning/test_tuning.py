@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import runpy
@@ -14,16 +15,20 @@ import yaml
 import tessera as ts
 from tessera.errors import SourceError
 from tessera.kernel import evaluate, specialise
+from tessera.shapes import substitute
 from tessera_runtime import load as load_bundle
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core.errors import UsageError
 from tesseracc.arch.arch import load
 from tesseracc.cli.main import main
 from tesseracc.driver import Build, host_level
+from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.frontend import kernel as kernels
+from tesseracc.frontend.tuned import kernel_module, tuning_for
+from tesseracc.ir.value import Module
 from tesseracc.tuning.choice import Tuning, choose
 from tesseracc.tuning.model import estimate
-from tesseracc.tuning.record import Record, find, parse_records, read_records, size_class, write_records
+from tesseracc.tuning.record import Record, fitting, parse_records, read_records, size_class, write_records
 from tesseracc.tuning.space import points
 
 SEEDS = Path(__file__).parents[2] / "samples" / "seeds"
@@ -154,9 +159,8 @@ def test_the_closest_record_is_taken(module: Path) -> None:
     rows = [Record("gemm", "cpu", {"M": 64, "N": n}, {**BEST, "BN": bn}, 1.0) for n, bn in ((64, 16), (512, 32))]
     kernel = gemm(module)
     for sizes, bn in (({"N": 60}, 16), ({"N": 400}, 32), ({}, 32)):
-        found = find(rows, kernel, host_level(), sizes)
-        assert found is not None and found.config["BN"] == bn
-    assert find(rows, kernel, load("sm_90"), {}) is None
+        assert fitting(rows, kernel, host_level(), sizes)[0].config["BN"] == bn
+    assert fitting(rows, kernel, load("sm_90"), {}) == []
 
 
 def test_records_come_back_as_written(tmp_path: Path) -> None:
@@ -185,6 +189,74 @@ def test_bad_records(text: str, what: str) -> None:
 def test_a_record_outside_the_space_is_refused(module: Path) -> None:
     with pytest.raises(UsageError, match="not in its space"):
         choose(gemm(module), Tuning((host_level(),), parse_records(record(config={"BM": 8}), "r")))
+
+
+def test_a_record_of_a_size_that_the_kernel_lacks_is_refused(module: Path) -> None:
+    with pytest.raises(UsageError, match="the size `Q`"):
+        choose(gemm(module), Tuning((host_level(),), parse_records(record(sizes={"Q": 8}), "r")))
+
+
+TILES = {(16, 16): {"M": 32, "N": 32}, (32, 16): {"M": 64}, (32, 32): {"M": 64, "N": 128}, (16, 32): {"M": 512, "K": 8}}
+
+
+def written(module: Path) -> None:
+    """A record for every pair of tiles beside the module."""
+    rows = [Record("gemm", arch, sizes, {"BM": bm, "BN": bn, "num_warps": 1}, 1.0)
+            for (bm, bn), sizes in TILES.items() for arch in ("cpu", "sm_90")]  # fmt: skip
+    write_records(module.with_suffix(".tuning.yaml"), rows)
+
+
+def fastest(m: int, k: int, n: int) -> tuple[int, int]:
+    """The tiles that these records say: of what fits the most sizes, else those for the largest."""
+    sizes = {"M": m, "N": n, "K": k}
+    fit = [(len(own), bm, bn) for (bm, bn), own in TILES.items()
+           if all(size_class(sizes[d]) == size_class(s) for d, s in own.items())]  # fmt: skip
+    return max(fit)[1:] if fit else (32, 32)
+
+
+def launched(module: Module, sizes: dict[str, int]) -> tuple[str, ...]:
+    """The grid of the kernel that a call with these sizes launches."""
+    (op,) = (op for op in module.func("gemm").body.ops if op.name in ("tile.when", "tile.launch"))
+    while op.name == "tile.when":
+        op = op.regions[0 if substitute(op.attrs["unless"], sizes) == 0 else 1].ops[0]
+    return tuple(str(size) for size in module.func(op.attrs["kernel"]).attrs["grid"])
+
+
+def test_the_sizes_of_a_call_choose_the_point_of_their_class(module: Path) -> None:
+    written(module)
+    kernel = gemm(module)
+    tuning, _ = tuning_for(kernel, (host_level(),))
+    found = kernel_module(kernel, tuning, {})
+    assert len(found.of_kind("tile.kernel")) == 4
+    ms, ks, ns = (0, 1, 16, 17, 32, 33, 64, 65, 300, 512, 513), (1, 4, 5, 8, 9), (16, 17, 32, 33, 100, 129)
+    for m, k, n in itertools.product(ms, ks, ns):
+        bm, bn = fastest(m, k, n)
+        assert launched(found, {"M": m, "K": k, "N": n}) == (f"ceildiv(M, {bm})", f"ceildiv(N, {bn})"), (m, k, n)
+    some = kernel_module(kernel, tuning, {"M": 60})  # the records for other M do not fit; that of M alone is general
+    assert [launched(some, {"K": 8, "N": n})[1] for n in (64, 65, 129)] == [f"ceildiv(N, {b})" for b in (16, 32, 16)]
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("emulator", marks=pytest.mark.slow)])
+def test_all_ways_to_compile_choose_alike_and_give_the_product(
+    module: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(module)
+    kernel, arch, path = gemm(module), load("sm_90") if place == "emulator" else host_level(), str(module) + ".tsb"
+    assert run("build", str(module), "--arch", arch.name, "--notes", "--no-cache", "-o", path) == 0
+    assert "BM=32, BN=32, num_warps=1 for M of 33 to 64 and N of 65 to 128, by its tuning" in capsys.readouterr().err
+    device = EmulatorDevice() if place == "emulator" else "cpu"
+    bundle, rng = load_bundle(path, device=device, require_signature=()), np.random.default_rng(5)
+    jitted = ts.jit(kernel) if place == "cpu" else bundle["gemm"]
+    for m, k, n in ((17, 5, 20), (64, 3, 33), (33, 9, 100), (300, 8, 10), (65, 4, 9), (1, 1, 1), (0, 3, 4)):
+        a, b = rng.standard_normal((m, k)).astype(np.float32), rng.standard_normal((k, n)).astype(np.float32)
+        found = np.asarray(bundle["gemm"](a, b))
+        np.testing.assert_allclose(found, a.astype(np.float64) @ b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(found, np.asarray(jitted(a, b)))
+    compiled = ts.aot.compile(kernel, [a, b], str(module) + ".aot.tsb", target_archs=[arch.name])
+    plans = [BundleFile(p).manifest.functions for p in (path, compiled)]
+    assert plans[0] == plans[1]
+    assert "--tuning=gemm.tuning.yaml" in BundleFile(compiled).manifest.provenance.options
+    assert kernel.inspect_ir("tile", arch=arch.name).count("tile.when") >= 3
 
 
 def test_tune_then_build_then_rebuild(module: Path, capsys: pytest.CaptureFixture[str]) -> None:
