@@ -21,6 +21,7 @@ from tessera_runtime.core.files import write_atomic
 __all__ = ["Profile", "Row", "profile"]
 
 _SMALLEST, _LARGEST = 16, 28  # log2 of the bytes of the copies that are measured
+_WIDEST = 24  # of what kernels compute, in the table
 
 
 class Row(NamedTuple):
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     flops_per_second: float | None
     roofline: float | None
     bound: str | None
+    op: str
 
 
 class Profile:
@@ -85,7 +87,7 @@ class Profile:
             first.name, first.function, first.step, first.file, first.line, first.device, len(spans), total,
             statistics.median(times), times[int(0.95 * (len(times) - 1) + 0.5)], moved,
             moved / total if total else 0.0, flops, flops / total if flops is not None and total else None,
-            roof, bound if roof is not None else None,
+            roof, bound if roof is not None else None, first.op,
         )  # fmt: skip
 
     def _achieved(self, span: recording.Span) -> dict[str, Any]:
@@ -120,13 +122,14 @@ class Profile:
 
     def table(self) -> str:
         """The rows as text."""
-        titles = ("kernel", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s", "GFLOP/s",
+        titles = ("kernel", "op", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s", "GFLOP/s",
                   "roofline", "bound")
         everything = self.total()
         lines = [titles]
         for row in self.rows():
             lines.append((
-                row.name, f"{row.file}:{row.line}" if row.file else "-", str(row.calls), f"{row.total * 1e3:.3f}",
+                row.name, _short(row.op), f"{row.file}:{row.line}" if row.file else "-", str(row.calls),
+                f"{row.total * 1e3:.3f}",
                 f"{row.p50 * 1e6:.1f}", f"{row.p95 * 1e6:.1f}",
                 f"{row.total / everything:.1%}" if everything else "-", f"{row.bytes / 1e6:.3f}",
                 f"{row.bytes_per_second / 1e9:.2f}",
@@ -135,7 +138,7 @@ class Profile:
             ))  # fmt: skip
         widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
         text = [
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
+            "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
             for line in lines
         ]
         return "\n".join(text)
@@ -153,7 +156,7 @@ class Profile:
         for span in sorted(spans, key=lambda span: (span.start, -span.stop)):
             details = {
                 "function": span.function, "step": span.step, "bytes": span.bytes, "grid": list(span.grid),
-                "source": f"{span.file}:{span.line}" if span.file else "",
+                "source": f"{span.file}:{span.line}" if span.file else "", "op": span.op,
             }  # fmt: skip
             if span.kind != "call":
                 details |= self._achieved(span)
@@ -171,6 +174,10 @@ class Profile:
     def to_json(self) -> list[dict[str, Any]]:
         """The rows as objects; seconds and bytes."""
         return [row._asdict() for row in self.rows()]
+
+
+def _short(op: str) -> str:
+    return "-" if not op else op if len(op) <= _WIDEST else f"{op[: _WIDEST - 2]}.."
 
 
 @contextmanager

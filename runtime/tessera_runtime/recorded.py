@@ -56,5 +56,5 @@ def span(
     moved = traffic(instance, kernel, step)
     return Span(
         "launch", kernel.name, start, stop, device, thread, function, number, moved, file, line, step.grid,
-        *arithmetic(kernel, step),
+        *arithmetic(kernel, step), " ".join(kernel.ops),
     )  # fmt: skip

@@ -99,6 +99,7 @@ def _target(file: BundleFile, target: M.Target) -> Json:
                 "params": [_param(p) for p in kernel.params],
                 "maps": [{"param": m.param, "box": list(m.box), "span": m.span} for m in kernel.maps],
                 "flops": [{"count": dim_text(f.count), "rate": f.rate} for f in kernel.flops],
+                "ops": list(kernel.ops),
                 "source": f"{kernel.source.file}:{kernel.source.line}" if kernel.source else None,
             }
         )

@@ -20,13 +20,6 @@ from tesseracc.bundle.style import STYLE
 __all__ = ["Levels", "page"]
 
 Json = Mapping[str, Any]
-# name, the kind of a reduction, type of the result
-_OPERATION = re.compile(r"= (?:arith|tile)\.([a-z_]+)\b(?:[^\n]*?kind = \"(\w+)\")?[^\n]*: ([\w<>\[\], ]+)")
-_NAMES, _KINDS = {"mma": "matmul"}, {"add": "sum", "mul": "prod"}
-_PLUMBING = frozenset([
-    "constant", "splat", "load", "read", "write", "full", "broadcast", "temp", "view", "alloc", "zeros", "map", "dim",
-    "for", "cmp", "select", "cast",
-])  # fmt: skip
 _LOC = re.compile(r"^\s*\.loc\s+\d+\s+(\d+)", re.MULTILINE)
 _SAMPLE = 1024  # the value of every symbol where memory is drawn
 _LONGEST = 400  # lines of code shown of a kernel
@@ -121,6 +114,7 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
         rows.append(
             [
                 f'<a href="#{escape(shown["name"])}-{escape(k["symbol"])}">{escape(k["name"])}</a>',
+                escape(" ".join(k["ops"])),
                 escape(" × ".join(g for i, g in enumerate(k["grid"] or ["?"]) if not i or g != "1")),
                 *(f"{k[key]:,}" for key in ("group", "registers")),
                 _number(shared_text(k)),
@@ -129,12 +123,10 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
                 escape(k["source"] or ""),
             ]
         )
-    head = ["kernel", "grid", "group", "registers", "shared", "spills", "stack", "scratch", "code", "flops", "source"]
+    head = ["kernel", "computes", "grid", "group", "registers", "shared", "spills", "stack", "scratch", "code", "flops",
+            "source"]  # fmt: skip
     tiles = {k["name"]: _tile_of(k["name"], levels.tiles.get(shown["name"], {})) for k in shown["kernels"]}
-    fused = {name: _fused(text) for name, text in tiles.items()}
-    for row, k in zip(rows, shown["kernels"], strict=True):
-        row.insert(1, escape(fused.get(k["name"], "")))
-    head.insert(1, "computes")
+    computed = {k["name"]: " ".join(k["ops"]) for k in shown["kernels"]}
     out = [
         f"<p>{escape(shown['format'])}, {shown['bytes']:,} bytes, for {escape(runs)}; "
         f"preference {shown['preference']}</p>",
@@ -142,7 +134,7 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
     ]
     for plan_record, plan in zip(record.plans, shown["plans"], strict=True):
         out.append(f"<h3>{escape(plan['function'])}</h3>")
-        out.append(f'<div class="scroll">{graph(plan, fused)}</div>')
+        out.append(f'<div class="scroll">{graph(plan, computed)}</div>')
         drawn = _memory(file.manifest, record, plan_record)
         if drawn:
             symbols = ", ".join(s.name for s in _function(file.manifest, plan_record).symbols)
@@ -166,17 +158,6 @@ def _tile_of(kernel: str, tiles: Mapping[str, str]) -> str:
     """The Tile IR that a kernel was made from: that of its name, or of the name that it is a version of."""
     names = [name for name in tiles if kernel == name or kernel.startswith(f"{name}__")]
     return tiles[max(names, key=len)] if names else ""
-
-
-def _fused(tile: str) -> str:
-    """The operations of a tile kernel on data, in order of first use: what was fused into it.
-
-    Arithmetic on indices is i64; a kernel that has nothing else is one on integers.
-    """
-    found = [match.groups() for match in _OPERATION.finditer(tile)]
-    names = [_KINDS.get(kind, kind) if name == "reduce" else _NAMES.get(name, name) for name, kind, _ in found]
-    on_data = [name for name, (*_, type_) in zip(names, found, strict=True) if "i64" not in type_ and type_ != "bool"]
-    return " ".join(name for name in dict.fromkeys(on_data or names) if name not in _PLUMBING)
 
 
 def _function(manifest: M.Manifest, plan: M.Plan) -> M.Function:

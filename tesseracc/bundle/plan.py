@@ -235,6 +235,7 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
                 _params(kernel, launches.get(kernel.name)),
                 maps=tuple(M.TensorMap(param, box, span) for param, span, box in kernel.attrs.get("maps", ())),
                 flops=tuple(M.Flops(encode_dim(count), rate) for count, rate in kernel.attrs.get("flops", ())),
+                ops=tuple(kernel.attrs.get("ops", ())),
                 symbols=tuple(kernel.attrs["symbols"]),
                 grid=_grid(kernel, {}),
                 dynamic_shared=int(kernel.attrs.get("dynamic_shared", 0)),

@@ -43,6 +43,7 @@ from tesseracc.passes.tile import join_launches as _join_launches
 from tesseracc.passes.tile import join_variants as _join_variants
 from tesseracc.passes.tile import keep_operands as _keep_operands
 from tesseracc.passes.tile import maps_to_tiles as _maps_to_tiles
+from tesseracc.passes.tile import name_operations as _name_operations
 from tesseracc.passes.tile import pipeline_loads as _pipeline_loads
 from tesseracc.passes.tile import place_groups as _place_groups
 from tesseracc.passes.tile import share_copies as _share_copies
@@ -60,7 +61,7 @@ _PASSES = (
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
     _count_flops, _share_tiles, _keep_operands, _choose_warps, _join_launches,
-    _fuse_siblings,
+    _fuse_siblings, _name_operations,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -88,7 +89,7 @@ SCHEDULE: tuple[Step, ...] = parse_pipeline(
 # known which memory each of them writes. What kernels do is counted last.
 TILE: tuple[Step, ...] = parse_pipeline(
     "stream-weights,split-products,choose-strategy,schedule-to-tile,update-in-place,join-launches,join-variants,"
-    "count-flops"
+    "count-flops,name-operations"
 )
 
 # Products and sums contract before functions become polynomials, whose steps are chosen for where they round; functions

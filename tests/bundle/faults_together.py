@@ -97,6 +97,9 @@ def together() -> list[Fault]:
         Fault("M3", "flops-rate", "E621", lambda: build(flops(rate=0), rehash=False)),
         Fault("M5", "flops", "E624", lambda: build(flops(count=["N", "mul"]), rehash=False)),
         Fault("F7", "flops-in-plan-1", "E623", lambda: build(flops(1), rehash=False)),
+        Fault("F7", "ops-in-plan-1", "E623", lambda: build(_ops(), rehash=False)),
+        manifest_fault("M3", "ops-name", "E621", "targets.0.kernels.0.ops", ["mul; rm"]),
+        manifest_fault("M3", "ops-many", "E621", "targets.0.kernels.0.ops", ["mul"] * 33),
         Fault("F14", "flops", "E623", lambda: build(_heavy(counts=True), rehash=False)),
         Fault("F2", "kernel-symbols", "E623", lambda: build(_two_dims(), rehash=False)),
         Fault("F10", "copy-between-types", "E623", lambda: build(_other_type(), rehash=False)),
@@ -133,6 +136,13 @@ def flops(version: int = 2, **change: Any) -> Json:
     value["versions"]["plan"] = version
     kernel = value["targets"][0]["kernels"][0]
     kernel["flops"] = [{"count": ["N", 8, "mul"], "rate": 32, **change}, {"count": 3, "rate": 8}]
+    return value
+
+
+def _ops() -> Json:
+    value = document()
+    value["versions"]["plan"] = 1
+    value["targets"][0]["kernels"][0]["ops"] = ["mul"]
     return value
 
 

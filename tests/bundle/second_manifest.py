@@ -199,7 +199,7 @@ def _target(t: Any, functions: Any, constants: Any, version: int) -> None:
         for p in k["params"]:
             need(p["shape"] is None or p["kind"] == "buffer")
             _expressions(p["shape"] or [], k["symbols"])
-        need(version > 1 or not k.get("flops"))
+        need(version > 1 or not (k.get("flops") or k.get("ops")))
         _expressions([item["count"] for item in k.get("flops", [])], k["symbols"])
         for entry in k.get("maps", []):
             need(version > 1 and not cpu and entry["param"] < len(k["params"]) and entry["span"] in (32, 64, 128))

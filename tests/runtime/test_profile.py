@@ -18,6 +18,7 @@ from tessera_runtime.devices.cuda import CudaDevice
 from tessera_runtime.profile import profile
 from tessera_runtime.recorded import arithmetic
 from tesseracc.bundle.edit import changed
+from tesseracc.driver import Build, front, host_level
 from tests.runtime.fake_gpu import FakeDriver
 from tests.runtime.support import bundle_bytes, kernels
 
@@ -31,6 +32,11 @@ def product(a: ts.Tensor["M", "K", ts.f32], b: ts.Tensor["K", "N", ts.f32]):
 def scaled(x: ts.Tensor["N", "D", ts.f32], w: ts.Tensor["D", ts.f32]):
     h = ts.layer_norm(x)
     return h * w
+
+
+@ts.function
+def several(x: ts.Tensor["N", 8, ts.f32], w: ts.Tensor[8, 8, ts.f32]):
+    return ts.exp(x @ w) + 1.0, ts.sum(x * x, axis=0)
 
 
 def test_steps_bytes_and_sources() -> None:
@@ -183,13 +189,28 @@ def test_the_clock_is_that_of_a_cpu() -> None:
     assert CudaDevice(FakeDriver()).clock() == 132 * 1.98e9
 
 
+def test_kernels_say_what_they_compute() -> None:
+    """From the bundle to the rows, the table and the trace; a long list is cut in the table alone."""
+    bundle = tessera_runtime.load(Build(front({"several": several}), [host_level()]).bundle())
+    with profile() as found:
+        bundle["several"](*(np.random.default_rng(n).standard_normal((n, 8)).astype(np.float32) for n in (5, 8)))
+    products, squares = sorted((set(row.op.split()) for row in found.rows()), key=lambda ops: "exp" not in ops)
+    assert {"matmul", "exp", "add"} <= products and "mul" in squares and "exp" not in squares
+    assert all(row.op in found.table() for row in found.rows())
+    told = {event["args"]["op"] for event in found.chrome_trace()["traceEvents"] if event.get("cat") == "launch"}
+    assert told == {row.op for row in found.rows()}
+    span = next(span for span in found.spans if span.kind == "launch")
+    found._recorder.spans[:] = [span._replace(op="matmul add max sub exp sum div")]
+    assert " matmul add max sub exp..  " in found.table() and found.rows()[0].op.endswith("div")
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, trace = tmp_path / "m.tsb", tmp_path / "t.json"
     path.write_bytes(bundle_bytes())
     arguments = [str(path), "--function=chain", "--input=randn:4x5xf32", f"--profile={trace}"]
     assert main([*arguments, "--benchmark=4"]) == 0
     out = capsys.readouterr().out.splitlines()
-    titles = ["kernel", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s",
+    titles = ["kernel", "op", "source", "calls", "total ms", "p50 us", "p95 us", "share", "MB", "GB/s",
               "GFLOP/s", "roofline", "bound"]  # fmt: skip
     assert out[0].split() == " ".join(titles).split()
     assert {line.split()[0] for line in out[1:4]} == {"reverse", "add_row", "copy"} and out[4] == f"trace: {trace}"

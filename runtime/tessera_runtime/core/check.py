@@ -129,8 +129,8 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
         raise bad(where, "has steps that plans of version 1 do not have")
     if (manifest.versions.plan == 1 or target.kind == "cpu") and any(kernel.maps for kernel in target.kernels):
         raise bad(where, "has tensor maps, which plans of version 1 and CPUs do not have")
-    if manifest.versions.plan == 1 and any(kernel.flops for kernel in target.kernels):
-        raise bad(where, "has counts of operations, which plans of version 1 do not have")
+    if manifest.versions.plan == 1 and any(kernel.flops or kernel.ops for kernel in target.kernels):
+        raise bad(where, "tells of operations, which plans of version 1 do not")
     weights = [_weight(kernel) for kernel in target.kernels]
     for plan in target.plans:
         at = f"{where}, plan {plan.function}"

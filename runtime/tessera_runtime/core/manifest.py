@@ -220,6 +220,7 @@ class Kernel(Record):
 
     `symbols` name the values of its dim parameters, in order; `grid`, `dynamic_shared` and the parameters' shapes are
     expressions over them. Every launch is held against them before code runs. Null: not declared, any will do.
+    `ops` names what the kernel computes, for people.
     """
 
     name: str = field(_Name)
@@ -236,6 +237,7 @@ class Kernel(Record):
     source: Source | None = field(Nullable(Nested(Source)), default=None)
     maps: tuple[TensorMap, ...] = field(Array(Nested(TensorMap), 64), default=(), sparse=True)
     flops: tuple[Flops, ...] = field(Array(Nested(Flops), 16), default=(), sparse=True)
+    ops: tuple[str, ...] = field(Array(Text(64, r"[a-z][a-z0-9_]*"), 32), default=(), sparse=True)
 
 
 @record

@@ -5,6 +5,7 @@
     dtypes   per parameter: its element type
     symbols  sizes that follow the parameters as i64 arguments
     flops    floating-point operations and the rate of their unit, pairs (tesseracc.analysis.flops)
+    ops      names of what it computes (name-operations)
 """
 
 from __future__ import annotations
@@ -21,4 +22,5 @@ def interface(kernel: Func) -> dict[str, Attr]:
         "grid": kernel.attrs["grid"],
         "symbols": kernel.attrs["symbols"],
         "flops": kernel.attrs.get("flops", ()),
+        "ops": kernel.attrs.get("ops", ()),
     }
