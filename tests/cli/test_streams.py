@@ -119,6 +119,8 @@ def test_interrupted(tmp_path: Path) -> None:
     running = subprocess.Popen(
         command, cwd=tmp_path, env=ENV, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # jobs in the background ignore it, and so do their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 30
     while not (tmp_path / "started").exists() and time.monotonic() < deadline:

@@ -58,9 +58,23 @@ def check_product(found: Array, a: Array, b: Array) -> None:
     assert (np.abs(found - np.maximum(wide_a @ wide_b, 0)) <= bound).all()
 
 
-@pytest.mark.parametrize("staged", ["none", "async", "write"])
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("arch", sorted(ARCHS))
+#: by default every pair of target and type, of target and staging, of type and staging; the rest is slow
+STAGED = ("none", "async", "write")
+PRODUCTS = [
+    pytest.param(arch, dtype, staged, marks=() if (i + j + k) % 3 == 0 else pytest.mark.slow)
+    for i, arch in enumerate(sorted(ARCHS))
+    for j, dtype in enumerate(("f32", "f16", "bf16"))
+    for k, staged in enumerate(STAGED)
+]
+SHAPES = [(16, 8, 16), (128, 32, 64), (32, 128, 16), (96, 48, 32)]
+TILES = [
+    pytest.param(*shape, group, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+    for i, shape in enumerate(SHAPES)
+    for j, group in enumerate((32, 64, 256))
+]
+
+
+@pytest.mark.parametrize("arch,dtype,staged", PRODUCTS)
 def test_product(arch: str, dtype: str, staged: str) -> None:
     code = built(arch, "gemm", m=64, n=64, k=32, dtype=dtype, staged=staged)
     assert uses_matrix_units(code[1]) == (dtype in ARCHS[arch])
@@ -72,8 +86,7 @@ def test_product(arch: str, dtype: str, staged: str) -> None:
             np.testing.assert_array_equal(ours[2], theirs[2])
 
 
-@pytest.mark.parametrize("group", [32, 64, 256])
-@pytest.mark.parametrize("m,n,k", [(16, 8, 16), (128, 32, 64), (32, 128, 16), (96, 48, 32)])
+@pytest.mark.parametrize("m,n,k,group", TILES)
 def test_tile_shapes(m: int, n: int, k: int, group: int) -> None:
     code = built("sm_80", "gemm", m=m, n=n, k=k, dtype="bf16", staged="async", group=group)
     assert uses_matrix_units(code[1])

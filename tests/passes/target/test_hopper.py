@@ -15,6 +15,12 @@ from tests.passes.target.test_lower_gpu import attempt, run, versions
 
 SIZES = {"small": (64, 64, 64, 128), "two groups": (128, 64, 32, 256), "wide": (64, 256, 64, 256)}
 TURNED = [(True, False), (False, True), (True, True)]
+#: the small product in every orientation, the others as they stand; the rest is slow
+PRODUCTS = [
+    pytest.param(name, dtype, trans, marks=() if name == "small" or not any(trans) else pytest.mark.slow)
+    for name, dtype in (("small", "bf16"), ("two groups", "f16"), ("wide", "bf16"))
+    for trans in ((False, False), (True, False), (False, True))
+]
 
 
 def product(name: str, dtype: str, **options: Any) -> tuple[Module, Image]:
@@ -22,8 +28,7 @@ def product(name: str, dtype: str, **options: Any) -> tuple[Module, Image]:
     return built("sm_90", "gemm", m=m, n=n, k=k, dtype=dtype, group=group, **options)
 
 
-@pytest.mark.parametrize("trans", [(False, False), (True, False), (False, True)])
-@pytest.mark.parametrize("name,dtype", [("small", "bf16"), ("two groups", "f16"), ("wide", "bf16")])
+@pytest.mark.parametrize("name,dtype,trans", PRODUCTS)
 def test_product(name: str, dtype: str, trans: tuple[bool, bool]) -> None:
     module, image = product(name, dtype, trans_a=trans[0], trans_b=trans[1])
     kernel = module.funcs[0]
