@@ -1,5 +1,8 @@
 """Fourier transforms against numpy.fft in f64: sizes of every kind, compiled code, and derivatives."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -52,15 +55,22 @@ def there_any(x: ts.Tensor["B", "N", 2, ts.f64]):
     return ts.fft(x), ts.ifft(x)
 
 
+@cache
+def compiled(fn: ts.Function) -> list[Any]:
+    """For this CPU, and for an emulated GPU."""
+    made = [(Build(front({fn.name: fn}), [arch]).bundle(), device)
+            for arch, device in ((host_level(), "cpu"), (load("sm_80"), EmulatorDevice()))]
+    return [load_bundle(data, device=device)[fn.name] for data, device in made]
+
+
 @pytest.mark.parametrize(("fn", "size", "dtype", "near"), [(there, 60, np.float32, 4e-7),
                                                            (there_any, 13, np.float64, 1e-14),
                                                            (there_any, 300, np.float64, 1e-14)])
 def test_compiled_code_is_the_transform(fn: ts.Function, size: int, dtype: type, near: float) -> None:
     z = random(5, size)
     want = pairs(np.fft.fft(z)), pairs(np.fft.ifft(z))
-    for arch, device in ((host_level(), "cpu"), (load("sm_80"), EmulatorDevice())):
-        found = load_bundle(Build(front({fn.name: fn}), [arch]).bundle(), device=device)[fn.name](pairs(z, dtype))
-        for got, exact in zip(found, want, strict=True):
+    for transform in compiled(fn):
+        for got, exact in zip(transform(pairs(z, dtype)), want, strict=True):
             np.testing.assert_allclose(got, exact, rtol=0, atol=near * np.abs(exact).max())
 
 
