@@ -224,6 +224,8 @@ class Expressions(Windows):
                 return Static(dtype)
             if name in ("pi", "e", "inf", "nan"):
                 return Static(getattr(math, name))
+            if name == "tf32":  # a way to compute, not a type
+                return Static(name)
             if name in TILE:
                 raise fail("E204", f"there is no `ts.{name}`", span, f"did you mean `ts.tile.{name}`?")
         shown = {"tessera": "ts", "tessera.tile": "ts.tile"}.get(space.name, space.name)

@@ -20,9 +20,9 @@ from tessera.kernel.operands import (
     number,
     to_expr,
 )
+from tessera.kernel.product_words import ProductWords
 from tessera.kernel.report import fail
 from tessera.kernel.tile_operands import TileOp
-from tessera.kernel.tile_words import TileWords
 from tessera.kernel.tree import Alloc, Barrier, Buffer, Elem, Id, Load, Store
 from tessera.kernel.vocabulary import Word
 from tessera.shapes import Dim
@@ -33,7 +33,7 @@ __all__ = ["LaneWords"]
 _WORD = 0xFFFFFFFF
 
 
-class LaneWords(TileWords):
+class LaneWords(ProductWords):
     """Each is what the user would write with ids, shared memory and integer arithmetic."""
 
     groups: tuple[Dim, ...] | None = None  # what the kernel is launched with, where it says so

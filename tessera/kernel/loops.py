@@ -73,6 +73,9 @@ class Reader(Work):
                 varying = read()
 
             body, back = self.nested(run, head, self.varying)
+            # an error may be one of this reading only: what it left unknown is as before, to be read again
+            unknown = [name for name in head if isinstance(back.get(name), Poison) and head[name] != back[name]]
+            back |= {name: head[name] for name in unknown}
             known = {name: back[name] for name in head if name in back}
             joined = join_env(head, known, varying or self.varying, span, self.frame.prefix, invariant)
             if joined == head:
@@ -80,6 +83,7 @@ class Reader(Work):
                 body += conversions(back, head, span)
                 for name in sorted(names - set(head)):
                     head[name] = Unset("is assigned only inside a loop that may not run")
+                head |= dict.fromkeys(unknown, Poison())
                 self.frame.env = head
                 return body, head
             self.report.back(mark)

@@ -27,13 +27,15 @@ class Report:
     def __init__(self) -> None:
         self.errors: list[SourceError] = []
         self.notes: list[Note] = []
+        self.left_out = 0  # statements that could not be read for an error reported before
 
-    def mark(self) -> tuple[int, int]:
-        return len(self.errors), len(self.notes)
+    def mark(self) -> tuple[int, int, int]:
+        return len(self.errors), len(self.notes), self.left_out
 
-    def back(self, mark: tuple[int, int]) -> None:
+    def back(self, mark: tuple[int, int, int]) -> None:
         del self.errors[mark[0] :]
         del self.notes[mark[1] :]
+        self.left_out = mark[2]
 
     def error(self, error: SourceError) -> None:
         """Adds an error once per place and code."""
@@ -57,5 +59,6 @@ class Report:
 
     def finish(self) -> None:
         """Raises the errors, if any."""
+        assert self.errors or not self.left_out, "a statement is left out, and no error says so"
         if self.errors:
             raise KernelErrors(sorted(self.errors, key=lambda e: (e.span.line, e.span.col) if e.span else (0, 0)))

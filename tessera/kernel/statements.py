@@ -107,6 +107,7 @@ class Statements(AtomicWords):
             try:
                 self.statement(stmt)
             except Already:
+                self.report.left_out += 1
                 self._recover(stmt)
             except SourceError as error:
                 self.report.error(self._placed(error))

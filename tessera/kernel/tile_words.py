@@ -212,6 +212,8 @@ class TileWords(Words):
     def call_load(self, node: ast.Call, name: str) -> Operand:
         """load(src), or load(dst, src) into shared memory."""
         span = self.span(node)
+        if wrong := [k.arg for k in node.keywords if k.arg not in ("vector", "prefetch")]:
+            raise fail("E218", f"`{name}` has no argument `{wrong[0]}`", span, "it is load(x[..], vector=, prefetch=)")
         args = [self._place(a, "what is loaded") for a in node.args]
         if len(args) == 1:
             return self.load_tile(args[0], span)
@@ -223,9 +225,10 @@ class TileWords(Words):
     def call_store(self, node: ast.Call, name: str) -> Operand:
         """store(dst, tile); a whole parameter takes the tile at the place of the group's iteration (rule R9)."""
         span = self.span(node)
-        if len(node.args) != 2 or node.keywords:
-            raise fail("E218", f"`{name}` takes a place and a tile", span)
-        value = self.expr(node.args[1])
+        given = [*node.args[1:], *(k.value for k in node.keywords if k.arg == "value")]
+        if not node.args or len(given) != 1 or len(node.args) + len(node.keywords) != 2:
+            raise fail("E218", f"`{name}` takes a place and a tile", span, "it is store(x[..], value)")
+        value = self.expr(given[0])
         found = self.expr(node.args[0]) if isinstance(node.args[0], ast.Name) else None
         if isinstance(found, BufferRef) and found.buffer.space == "global":
             self.store_output(found.buffer, self.tile(value, span), span)
@@ -249,7 +252,8 @@ class TileWords(Words):
     def call_load_vector(self, node: ast.Call, name: str) -> Operand:
         """load_vector(src[i, j], width=4): `width` elements from there, masked as a slice is."""
         span = self.span(node)
-        widths = [self.expr(k.value) for k in node.keywords if k.arg == "width"] + [self.expr(a) for a in node.args[1:]]
+        given = [*(k.value for k in node.keywords), *node.args[1:]]
+        widths = [self.expr(a) for a in given] if all(k.arg == "width" for k in node.keywords) else []
         width = constant_dim(widths[0]) if len(widths) == 1 else None
         if not node.args or width is None or width < 1:
             raise fail("E218", f"`{name}` takes a place and width=, a constant", span)
@@ -343,26 +347,7 @@ class TileWords(Words):
     def bind_name(self, name: str, value: Operand, span: Span, updated: bool = False) -> None:
         raise AssertionError("given by the subclass")
 
-    # -- products --------------------------------------------------------------------------------------
-
-    def word_mma(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
-        self.collective(name, span)
-        for old in ("accum", "acc"):
-            if old in kwargs:
-                kwargs["accumulator"] = kwargs.pop(old)
-        kwargs.pop("precision", None)
-        a, b, acc = self.bind(name, "a b accumulator=", args, kwargs, span)
-        start: TileOp | DType | None = None
-        if isinstance(acc, Static) and isinstance(acc.value, DType):
-            start = acc.value
-        elif self.is_tile(acc):
-            start = self.tile(acc, span)
-        elif acc != Static(None):
-            raise fail("E218", f"the accumulator of `{name}` is an element type or a tile, not {describe(acc)}", span)
-        return self.mma(self.tile(a, span), self.tile(b, span), start, span)
-
-    word_matmul = word_mma
-    word_dot = word_mma
+    # -- transposition and scale --------------------------------------------------------------------------------------
 
     def word_transpose(self, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         return transpose(self.tile(self.bind(name, "x", args, kwargs, span)[0], span), span)
@@ -389,7 +374,7 @@ class TileWords(Words):
 
     def _along(self, op: str, axis: int, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.collective(name, span)
-        kwargs.pop("order", None)
+        self.order(name, kwargs, span)
         x, keep = self.bind(name, "x keepdims=0", args, kwargs, span)
         tile = self.tile(x, span)
         if len(tile.shape) != 2:
@@ -406,6 +391,7 @@ class TileWords(Words):
     def reduction(self, op: str, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         """sum(x, axis=, keepdims=): over one axis, or over all."""
         self.collective(name, span)
+        self.order(name, kwargs, span)
         for alias, word in (("dim", "axis"), ("keepdim", "keepdims")):
             if alias in kwargs:
                 kwargs[word] = kwargs.pop(alias)

@@ -94,6 +94,8 @@ def unary(op: str, a: Array, dtype: DType) -> Array:
     with np.errstate(all="ignore"):
         if op == "not":
             return np.logical_not(a) if dtype.kind == "bool" else np.invert(a)
+        if op == "round_tf32":
+            return round_tf32(a)
         if op in _EXACT:
             out: Array = _EXACT[op](a)
             return out
@@ -101,6 +103,16 @@ def unary(op: str, a: Array, dtype: DType) -> Array:
             return (1.0 / np.sqrt(a.astype(np.float64))).astype(a.dtype)
         result: Array = _F64[op](a.astype(np.float64))
         return result.astype(a.dtype)
+
+
+def round_tf32(a: Array) -> Array:
+    """f32 rounded to nearest, ties to even, to 10 bits of mantissa; a NaN keeps no bits below either."""
+    pattern = np.ascontiguousarray(a).view(np.uint32)
+    low = np.uint32(13)
+    rounded = (pattern + (((pattern >> low) & np.uint32(1)) + np.uint32(0xFFF))) >> low << low
+    quiet = ((pattern >> low) | np.uint32(1 << 9)) << low
+    out: Array = np.where(np.isnan(a), quiet, rounded).view(np.float32)
+    return out
 
 
 def binary(op: str, a: Array, b: Array, dtype: DType) -> Array:

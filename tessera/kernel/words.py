@@ -17,6 +17,7 @@ from tessera.kernel.operands import (
     arithmetic,
     constant_dim,
     convert,
+    describe,
     held_type,
     is_expr,
     negate,
@@ -206,8 +207,17 @@ class Words(Calls):
         self.out.append(Barrier(span))
         return Static(None)
 
+    def order(self, name: str, kwargs: Kwargs, span: Span) -> None:
+        """`order=` of a reduction: "tree" is the order that it has; "warp" asks for none, and has the same."""
+        wanted = kwargs.pop("order", Static("tree"))
+        if wanted not in (Static("tree"), Static("warp")):
+            raise fail("E218", f'`order` of `{name}` is "tree" or "warp", not {describe(wanted)}', span)
+        if wanted == Static("warp"):
+            self.report.once("a reduction keeps the order of the tree of halves, so that its bits are the same", span)
+
     def _reduce(self, op: str, name: str, args: Args, kwargs: Kwargs, span: Span) -> Operand:
         self.collective(name, span)
+        self.order(name, kwargs, span)
         value = self.bind(name, "x", args, kwargs, span)[0]
         if self.is_tile(value):
             return self.all_reduced(op, self.tile(value, span), span)

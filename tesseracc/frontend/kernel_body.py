@@ -47,7 +47,7 @@ from tessera.kernel.tree import (
 )
 from tesseracc.frontend.kernel_tiles import copy_tile, ir_tile, store_tile, tile_expr, update_tile
 from tesseracc.ir.builder import Builder
-from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, Type
+from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, Type, with_element
 from tesseracc.ir.value import Loc, Region, Value
 
 __all__ = ["Body"]
@@ -243,6 +243,8 @@ class Body:
                 return b.op(f"tile.{kind}_id")
             case Read(var):
                 return self.env[var]
+            case Unary("round_tf32", a):
+                return round_tf32(b, self.expr(a))
             case Unary(op, a):
                 return b.op(f"arith.{op}", self.expr(a))
             case Binary(op, x, y):
@@ -295,3 +297,19 @@ class Body:
             regions.append(b.region((), result))
         name = "scf.if" if cond.type == BOOL else "tile.if"
         return self.b.op(name, cond, types=ir_type(expr.type), regions=regions)
+
+
+def round_tf32(b: Builder, x: Value) -> Value:
+    """f32 rounded to nearest, ties to even, to 10 bits of mantissa, by its pattern."""
+    words = with_element(x.type, "u32")
+
+    def number(value: int) -> Value:
+        return b.const(value, words)
+
+    pattern = b.op("arith.bitcast", x, to="u32")
+    kept = b.op("arith.shr", pattern, number(13))
+    half = b.op("arith.add", b.op("arith.and", kept, number(1)), number(0xFFF))
+    rounded = b.op("arith.shl", b.op("arith.shr", b.op("arith.add", pattern, half), number(13)), number(13))
+    quiet = b.op("arith.shl", b.op("arith.or", kept, number(1 << 9)), number(13))
+    found = b.op("arith.select", b.op("arith.cmp", x, x, pred="ne"), quiet, rounded)
+    return b.op("arith.bitcast", found, to="f32")

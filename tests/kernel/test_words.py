@@ -12,6 +12,9 @@ import tessera as ts
 from tessera.errors import SourceError
 from tessera.kernel.vocabulary import REFUSED
 from tessera_runtime.core import randn
+from tesseracc.arch.arch import load
+from tesseracc.driver import Build
+from tesseracc.frontend.kernel import lower
 from tests.kernel import word_kernels as K
 from tests.kernel.everywhere import everywhere
 
@@ -95,3 +98,64 @@ def test_strides_of_a_grid_of_dims_and_of_one_group() -> None:
     v = RNG.integers(-9, 10, 20).astype(np.float32)
     found = everywhere(K.strided_sum.definition, [v], archs=("sm_90",))
     assert found == v[2::3].sum()
+
+
+def tf32(x: Any) -> Any:
+    """Rounded to 11 significant bits, ties to even, in f64."""
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.rint(np.ldexp(mantissa, 11)), exponent - 11)
+
+
+@pytest.mark.parametrize("arch", ("sm_80", "sm_90"))
+def test_precision_of_products(arch: str) -> None:
+    a, b = (RNG.standard_normal(s).astype(np.float32) for s in ((37, 29), (29, 41)))
+    a[0, :2], b[:2, 0] = (1 + 2**-11, 1 + 3 * 2**-11), (1, 1)  # ties: down to 1, and up to 1 + 2**-9
+    found = [np.zeros((37, 41), np.float32) for _ in range(3)]
+    everywhere(K.precise.definition, [a, b, *found], archs=(arch,))
+    rounded = [(tf32(a), tf32(b)), tuple(x.astype(ml_dtypes.bfloat16).astype(np.float64) for x in (a, b)), (a, b)]
+    for c, (x, y) in zip(found, rounded, strict=True):
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        assert (np.abs(c - x @ y) <= 40 * 2.0**-24 * (np.abs(x) @ np.abs(y))).all()
+    ptx = Build(lower(K.precise.definition), [load(arch)]).text("ptx")
+    assert "tf32" in ptx and "bf16" in ptx
+
+
+def test_orders_of_reductions_are_the_tree() -> None:
+    x, y, z = RNG.standard_normal((37, 40)).astype(np.float32), np.zeros(37, np.float32), np.zeros(37, np.float32)
+    run(K.ordered, x, y, z)
+    np.testing.assert_allclose(y, x.astype(np.float64).sum(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(y, z)
+    assert any("tree of halves" in note.message for note in K.ordered.definition.notes)
+
+
+@pytest.mark.parametrize(("line", "words"), (
+    ("ts.tile.sum(x[0:16], order='any')", '"tree" or "warp"'),
+    ("ts.tile.reduce_max(1.0, order=3)", '"tree" or "warp"'),
+    ("ts.tile.load(x[0:16], fast=True)", "no argument `fast`"),
+    ("ts.tile.load_vector(x[0], step=4)", "width="),
+    ("ts.tile.store(x[0:16], tile=1.0)", "a place and a tile"),
+    ("ts.tile.mma(ts.tile.zeros((16, 16)), ts.tile.zeros((16, 16)), precision='f8')", "f32, tf32, bf16, f16"),
+))  # fmt: skip
+def test_unknown_options_are_refused(line: str, words: str, tmp_path: Any) -> None:
+    path = tmp_path / "options.py"
+    path.write_text(f"import tessera as ts\n@ts.kernel\ndef k(x: ts.Tensor['N', ts.f32]):\n    {line}\n")
+    scope: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    with pytest.raises(SourceError, match="E218") as told:
+        _ = scope["k"].definition
+    assert words in told.value.message + (told.value.help or "") and told.value.span.line == 4
+
+
+def test_an_error_in_a_loop_that_is_read_again_is_told(tmp_path: Any) -> None:
+    """The loop's carried `t` gets another type, so that it is read twice; the error of the first reading stays."""
+    path = tmp_path / "loop.py"
+    path.write_text(
+        "import tessera as ts\n@ts.kernel\ndef k(x: ts.Tensor['M', 16, ts.f32], y: ts.Tensor[16, ts.f32]):\n"
+        "    t = ts.tile.zeros((16,))\n    c = 0\n    for m in ts.tile.range(0, M, 8):\n"
+        "        t = t + ts.tile.col_sum(x[m : m + 8, :]) * ts.no_such_word\n        c = c + 0.5\n    y[:] = t\n"
+    )
+    scope: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    with pytest.raises(SourceError, match="no_such_word") as told:
+        _ = scope["k"].definition
+    assert told.value.span.line == 7

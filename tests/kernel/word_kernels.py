@@ -68,3 +68,24 @@ def strided_sum(x: ts.Tensor["N", ts.f32]) -> ts.f32:
     for j in ts.tile.grid_stride_range(2, N, step=3):
         t += x[j]
     return t
+
+
+@ts.kernel
+def precise(a: ts.Tensor["M", "K", ts.f32], b: ts.Tensor["K", "N", ts.f32], c: ts.Tensor["M", "N", ts.f32],
+            d: ts.Tensor["M", "N", ts.f32], e: ts.Tensor["M", "N", ts.f32]):
+    x, y = ts.tile.zeros((32, 32)), ts.tile.zeros((32, 32))
+    z = ts.tile.zeros((32, 32))
+    for k in ts.tile.range(0, K, 16):
+        x = ts.tile.mma(a[m : m + 32, k : k + 16], b[k : k + 16, n : n + 32], x, precision=ts.tf32)
+        y = ts.tile.mma(a[m : m + 32, k : k + 16], b[k : k + 16, n : n + 32], y, precision="bf16")
+        z = ts.tile.mma(a[m : m + 32, k : k + 16], b[k : k + 16, n : n + 32], z, precision=ts.f32)
+    c[m : m + 32, n : n + 32] = x
+    d[m : m + 32, n : n + 32] = y
+    ts.tile.store(e[m : m + 32, n : n + 32], value=z)
+
+
+@ts.kernel
+def ordered(x: ts.Tensor["M", 40, ts.f32], y: ts.Tensor["M", ts.f32], z: ts.Tensor["M", ts.f32]):
+    t = ts.tile.load(x[m : m + 16, :], vector=4, prefetch=True)
+    y[m : m + 16] = ts.tile.row_sum(t, order="tree")
+    z[m : m + 16] = ts.tile.sum(t, axis=1, order="warp")
