@@ -101,7 +101,7 @@ class _Joining:
             else:
                 ops += self.close(run)
                 run = _Run()
-                if op.name == "tile.launch" and can_share(self.kernel(op), self.arch):
+                if op.name == "tile.launch" and self.shares(op):
                     self.add(run, op)
                 else:
                     ops.append(replace(op, regions=tuple(self.region(inner, ()) for inner in op.regions)))
@@ -110,10 +110,13 @@ class _Joining:
     def kernel(self, launch: Op) -> Func:
         return self.kernels[str(launch.attrs["kernel"])]
 
+    def shares(self, launch: Op) -> bool:
+        """Whether a launch may be one with any; of a kernel of a lower level it stays as it is."""
+        return str(launch.attrs["kernel"]) in self.kernels and can_share(self.kernel(launch), self.arch)
+
     def takes(self, run: _Run, launch: Op) -> bool:
         """Whether a launch may be one with those of a run."""
-        kernel = self.kernel(launch)
-        if not can_share(kernel, self.arch) or launch.attrs.get("when", 1) != 1:
+        if not self.shares(launch) or launch.attrs.get("when", 1) != 1:
             return False
         if not run.ops:
             return True
@@ -123,7 +126,7 @@ class _Joining:
         if run.ends and any(v in self.temps and v not in reads for v in writes):
             return False
         first = self.kernel(run.ops[0])
-        if kernel.attrs["group"] != first.attrs["group"] or len(run.ops) == MOST:
+        if self.kernel(launch).attrs["group"] != first.attrs["group"] or len(run.ops) == MOST:
             return False
         every = [self.kernel(op) for op in (*run.ops, launch)]
         slots = sum(len(k.params) for k in every) + len({s for k in every for s in k.attrs["symbols"]})
