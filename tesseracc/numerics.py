@@ -51,6 +51,8 @@ RULES: dict[str, Rule] = {
              "constants are computed now"),
         Rule("factor-out", "sum(x * a) = sum(x) * a, (x * a) @ y = (x @ y) * a for a number a", "fast",
              "the factor is applied to the result"),
+        Rule("scale-behind-rounding", "sum(round(w * c) * v) = sum(round(w) * v) * c, c the same for all terms", "fast",
+             "attention whose rounded weights are divided by their sum takes one pass in place of two"),
         Rule("excess-precision", "cast_f32(cast_narrow(x)) = x for x of type f32", "fast",
              "values between operators keep what a narrow type would drop"),
         Rule("contract", "x * y + z = fma(x, y, z)", "fast", "one instruction, one rounding"),

@@ -10,12 +10,14 @@ blocks, with M, L and O as they are so far. When a block raises the maximum from
     exp(x - c(M')) = exp(x - c(M)) exp(c(M) - c(M')).
 
 What O's weights have beside the exponential and without t, such as 1 / L, is taken out of the sum: both steps change
-rounding, as any order of a sum does. A weight that is 0 because x is -inf counts as 0 whatever v is.
+rounding, as any order of a sum does. Where the weights are rounded with 1 / L in them, O is a second pass over t, which
+keeps their rounding, if the profile does not allow `scale-behind-rounding`. A weight that is 0 because x is -inf counts
+as 0 whatever v is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tessera.shapes import Dim, known_equal
@@ -32,11 +34,14 @@ from tesseracc.passes.schedule.inline import inline, pulled_value
 from tesseracc.passes.schedule.mark_updates import mark
 from tesseracc.passes.schedule.simplify_indices import simplify_indices
 from tesseracc.passes.schedule.split_axes import split_axes, split_loops
+from tesseracc.passes.schedule.stream_form import factored, scaled_behind, shared
 from tesseracc.passes.schedule.stream_tiles import stream_tiles
-from tesseracc.passes.schedule.streams import Numbers, stream_of
+from tesseracc.passes.schedule.streams import stream_of
 from tesseracc.passes.schedule.tidy import tidy
 from tesseracc.passes.schedule.tuning import Tuning, tuning_for
 
+#: the rule by which O's weights may be rounded before they are scaled
+SCALE = "scale-behind-rounding"
 #: moves of groups that one chain may take: more are not looked for
 LONGEST = 64
 
@@ -183,99 +188,6 @@ class _Chain:
         return False
 
 
-# -- its form ----------------------------------------------------------------------------------------------------------
-
-
-def _hoisted(ops: tuple[Op, ...], args: tuple[Value, ...]) -> tuple[list[Op], list[Op]]:
-    """Operations that depend on the arguments, and those, before them, that do not; of nested reductions likewise."""
-    varying = set(args)
-    outside: list[Op] = []
-    inside: list[Op] = []
-    for op in ops:
-        if op.regions:
-            region = op.regions[0]
-            free, bound = _hoisted(region.ops, region.args)
-            op = replace(op, regions=(Region(region.args, tuple(bound), region.yields),))
-            for inner in free:
-                _place(inner, varying, outside, inside)
-        _place(op, varying, outside, inside)
-    return outside, inside
-
-
-def _place(op: Op, varying: set[Value], outside: list[Op], inside: list[Op]) -> None:
-    used = {*op.operands, *(v for region in op.regions for v in captured(region))}
-    if op.results and varying.isdisjoint(used):
-        outside.append(op)
-    else:
-        inside.append(op)
-        varying |= set(op.results)
-
-
-def _shared(group: Op) -> Op:
-    """Everything as far out as it goes, and equal operations of the group's region once."""
-    region = group.regions[0]
-    ops: list[Op] = []
-    for op in region.ops:
-        if op.regions:
-            body = op.regions[0]
-            free, bound = _hoisted(body.ops, body.args)
-            ops += [*free, replace(op, regions=(Region(body.args, tuple(bound), body.yields),))]
-        else:
-            ops.append(op)
-    numbers = Numbers()
-    first: dict[Hashable, Op] = {}
-    same: dict[Value, Value] = {}
-    kept: list[Op] = []
-    for op in ops:
-        op = substitute(Region((), (op,)), same).ops[0]
-        key = numbers.op(op)
-        if op.results and key in first:
-            same.update(zip(op.results, first[key].results, strict=True))
-            continue
-        first[key] = op
-        kept.append(op)
-    return replace(group, regions=(remove_dead(Region(region.args, tuple(kept), region.yields)),))
-
-
-def _factors(value: Value, made: Mapping[Value, Op]) -> list[Value]:
-    op = made.get(value)
-    if op is None or op.name != "arith.mul":
-        return [value]
-    return [factor for operand in op.operands for factor in _factors(operand, made)]
-
-
-def _factored(group: Op) -> Op:
-    """Factors of a sum's terms that do not depend on its index go out of it."""
-    region = group.regions[0]
-    ops: list[Op] = []
-    same: dict[Value, Value] = {}
-    for op in region.ops:
-        op = substitute(Region((), (op,)), same).ops[0]
-        ops.append(op)
-        if op.name != "schedule.reduce" or op.attrs["kind"] != "add":
-            continue
-        body = op.regions[0]
-        made = {result: inner for inner in body.ops for result in inner.results}
-        factors = _factors(body.yields[0], made)
-        free = [factor for factor in factors if factor not in made]
-        bound = [factor for factor in factors if factor in made]
-        if not free or not bound:
-            continue
-        b = Builder(op.loc)
-        term = bound[0]
-        for factor in bound[1:]:
-            term = b.op("arith.mul", term, factor)
-        result = Value(op.result.type, op.result.name)
-        ops[-1] = replace(op, results=(result,), regions=(Region(body.args, (*body.ops, *b.ops), (term,)),))
-        b = Builder(op.loc)
-        total = result
-        for factor in free:
-            total = b.op("arith.mul", total, factor)
-        ops += b.ops
-        same[op.result] = total
-    return replace(group, regions=(remove_dead(Region(region.args, tuple(ops), region.yields)),))
-
-
 # -- the pass ----------------------------------------------------------------------------------------------------------
 
 
@@ -321,12 +233,12 @@ def _in_reader(func: Func, product: Op) -> tuple[Op, Op] | None:
     return inline(product, group), reader
 
 
-def _replaced(func: Func, product: Op, tuning: Tuning) -> Func | None:
+def _replaced(func: Func, product: Op, tuning: Tuning, context: Context) -> Func | None:
     """The function with a product and what makes its weights as one group, alone or in what reads it; or None."""
-    old, new = product, _fused(func, product, product, product, tuning)
+    old, new = product, _fused(func, product, product, product, tuning, context)
     if not new and tuning.arch.kind == "cuda" and (whole := _in_reader(func, product)) is not None:
         inside, old = whole  # a CPU has been measured with such readers apart
-        new = _fused(func, product, inside, old, tuning)
+        new = _fused(func, product, inside, old, tuning, context)
         if new:
             view = make("schedule.view", new[-1].result, types=[old.result.type], loc=old.loc)
             new.append(replace(view, results=old.results))
@@ -343,7 +255,7 @@ def _of_source(op: Op, view: Op) -> Op:
     return replace(op, operands=view.operands)
 
 
-def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning) -> list[Op]:
+def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning, context: Context) -> list[Op]:
     """One group of what makes a product's weights and of `last`: the product, or it inside of its reader, for which
     the group stands then, behind the views that it reads; or
     nothing."""
@@ -360,11 +272,14 @@ def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning) -> l
     if any(result in used for op in closed for result in op.results):
         return []
     cuda = tuning.arch.kind == "cuda"
-    group = _factored(_shared(tidy(split_loops(group) if cuda else group)))
-    found = stream_of(group, one_axis=cuda)
+    group = shared(tidy(split_loops(group) if cuda else group))
+    behind = scaled_behind(group) if allows(context.numerics, SCALE) else group
+    found = stream_of(factored(behind), one_axis=cuda)
     if found is None or not stream_tiles(tuning, *found.products):
         return []
-    before, group = split_axes(group, func.attrs.get("assume", ()))
+    if behind is not group:
+        context.permit(SCALE, "weights are divided by their sum at the end", product.loc)
+    before, group = split_axes(found.group, func.attrs.get("assume", ()))
     return [*before, replace(group, attrs={**group.attrs, "plan": "stream"})]
 
 
@@ -377,7 +292,7 @@ def run(module: Module, context: Context) -> Module:
 
     def change(func: Func) -> Func:
         for op in func.body.ops:
-            found = _replaced(func, op, tuning) if _is_product(op) else None
+            found = _replaced(func, op, tuning, context) if _is_product(op) else None
             if found is not None:
                 context.permit("stream-weights", "blocks of weights in one pass", op.loc)
                 func = mark(found)  # what the group now reads elsewhere it must not overwrite

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tessera.shapes import Dim, known_equal, product
 from tesseracc.analysis.access import dependence, unwidened
 from tesseracc.ir.types import element
-from tesseracc.ir.value import Op, Value
+from tesseracc.ir.value import Op, Region, Value
 
 __all__ = ["Numbers", "Stream", "stream_of"]
 
@@ -17,10 +17,10 @@ __all__ = ["Numbers", "Stream", "stream_of"]
 class Stream:
     """A group with M[i] = max_t x[i, t] and sums over t of exp(x[i, t] - c(M[i])) (see stream_weights).
 
-    `maximum` is M's reduction with the term x, `sums` are the L, `total` is O, whose term is the weight times `v`.
-    The weights are `rounded` to a type for it. `score` is the contraction inside each, by the reduction around it,
-    `weight` the exponential there, `shift` is c(M). Axes of the domain: `batch`, those of i (`m`), those of v (`n`).
-    `a`, `b` are the score's factors in the maximum."""
+    `maximum` is M's reduction with the term x, `sums` are the L, `total` is O, whose term is `factor` times `v`. The
+    factor is the weight, `rounded` to a type, or made of it, `x` and numbers of the row: `twice`. `score` is the
+    contraction inside each, by the reduction around it, `weight` the exponential there, `shift` is c(M). Axes of the
+    domain: `batch`, those of i (`m`), those of v (`n`). `a`, `b` are the score's factors in the maximum."""
 
     group: Op
     maximum: Op
@@ -29,13 +29,20 @@ class Stream:
     score: Mapping[Op, Op]
     weight: Mapping[Op, Op]
     shift: Value
+    x: Value
+    factor: Value
+    twice: bool
     v: Value
     a: Value
     b: Value
     batch: tuple[int, ...]
     m: tuple[int, ...]
     n: tuple[int, ...]
-    rounded: str  # the weights' type in the product with v
+
+    @property
+    def rounded(self) -> str:
+        """The factor's type."""
+        return element(self.factor.type)
 
     @property
     def products(self) -> tuple[tuple[str, str, str], tuple[str, str, str], tuple[Dim, Dim, Dim, Dim], bool]:
@@ -112,6 +119,7 @@ def stream_of(group: Op, *, one_axis: bool = False) -> Stream | None:
     depends = dependence(group)
     totals: list[Op] = []
     sums: list[Op] = []
+    terms: list[Value] = []
     shifts: set[Value] = set()
     x = numbers.value(maximum.regions[0].yields[0])
     for op in adds:
@@ -122,7 +130,11 @@ def stream_of(group: Op, *, one_axis: bool = False) -> Stream | None:
             return None
         weight[op] = exps[0]
         shifts.add(sub.operands[1])
-        (sums if op.regions[0].yields[0] is exps[0].result else totals).append(op)
+        if op.regions[0].yields[0] is exps[0].result:
+            sums.append(op)
+        else:
+            totals.append(op)
+            terms.append(sub.operands[0])
     if len(totals) != 1 or len(shifts) != 1 or not _only_of(shifts.copy().pop(), maximum, ops):
         return None
     (total,) = totals
@@ -130,10 +142,14 @@ def stream_of(group: Op, *, one_axis: bool = False) -> Stream | None:
     mixed = made.get(total.regions[0].yields[0])
     if mixed is None or mixed.name != "arith.mul":
         return None
-    widened = [unwidened(value, made) for value in mixed.operands]
-    narrow = [value for value in widened if _unrounded(value, made) is weight[total].result]
-    v = next((value for value, other in zip(mixed.operands, widened, strict=True) if other not in narrow), None)
-    if len(narrow) != 1:
+    of_weight = _made_of(weight[total].result, total.regions[0].ops)
+    factors = [unwidened(value, made) for value in mixed.operands if value in of_weight]
+    v = next((value for value in mixed.operands if value not in of_weight), None)
+    if len(factors) != 1:
+        return None
+    (factor,) = factors
+    twice = _unrounded(factor, made) is not weight[total].result
+    if twice and not _by_rows(factor, terms[0], total.regions[0]):
         return None
     body = score[maximum].regions[0]
     term = {result: op for op in body.ops for result in op.results}.get(body.yields[0])
@@ -147,13 +163,38 @@ def stream_of(group: Op, *, one_axis: bool = False) -> Stream | None:
     n = tuple(sorted(uses[2] - of_x))
     m = tuple(sorted(of_x - uses[1] - uses[2]))[-1 if one_axis else 0 :]
     batch = tuple(i for i in range(len(args)) if i not in n and i not in m)
-    factors = t not in depends[a] and d in depends[a] and d in depends[b] and t in depends[b]
-    if not (factors and m and n and uses[1] <= set(batch) and uses[0] <= {*batch, *m}):
+    factored = t not in depends[a] and d in depends[a] and d in depends[b] and t in depends[b]
+    if not (factored and m and n and uses[1] <= set(batch) and uses[0] <= {*batch, *m}):
         return None
     if element(term.result.type) != "f32":
         return None
-    rounded = element(narrow[0].type)
-    return Stream(group, maximum, tuple(sums), total, score, weight, shifts.pop(), v, a, b, batch, m, n, rounded)
+    return Stream(
+        group, maximum, tuple(sums), total, score, weight, shifts.pop(), terms[0], factor, twice, v, a, b, batch, m, n
+    )
+
+
+def _made_of(value: Value, ops: tuple[Op, ...]) -> set[Value]:
+    """A value, and those computed from it."""
+    found = {value}
+    for op in ops:
+        if not found.isdisjoint(op.operands):
+            found.update(op.results)
+    return found
+
+
+def _by_rows(factor: Value, x: Value, body: Region) -> bool:
+    """Whether a factor is arithmetic on x and what is made outside of the sum."""
+    made = {result: op for op in body.ops for result in op.results}
+    todo = [factor]
+    while todo:
+        value = todo.pop()
+        op = made.get(value)
+        if value is x or (op is None and value not in body.args):
+            continue
+        if op is None or op.regions or op.defn.dialect != "arith":
+            return False
+        todo += op.operands
+    return True
 
 
 def _unrounded(value: Value, made: Mapping[Value, Op]) -> Value:

@@ -9,6 +9,8 @@
             L = r L + row sums of P,  O = mma(P, V[t0 ..], r O),  M = M'
         map O: epilogue and stores
 
+Where O's weights are rounded with the finished L in them, O is added up in a second loop, from the scores again.
+
 Memory is that of a tile, whatever the extent of t. Where f gives -inf for all t behind some t(i), as causal masks do,
 the loop ends with the last block that any row of the tile needs.
 """
@@ -133,12 +135,17 @@ class _Lowering:
         sums = [b.op("tile.zeros", types=TileType((self.height,), "f32")) for _ in found.sums]
         total = b.op("tile.zeros", types=TileType((self.height, self.width), "f32"))
 
+        once = [] if found.twice else [total]
+
         def step(inner: Builder, t0: Value, carried: list[Value]) -> Sequence[Value]:
             inner.loc = b.loc
-            return self._block(inner, t0, left, carried[0], carried[1:-1], carried[-1])
+            count = 1 + len(sums)
+            return self._block(inner, t0, left, carried[0], carried[1:count], carried[count:])
 
-        results = b.for_(b.const(0), self._end(), b.const(self.block), [least, *sums, total], step, hint="t0")
-        self._finish(results[0], results[1:-1], results[-1])
+        end = self._end()
+        least, *sums = b.for_(b.const(0), end, b.const(self.block), [least, *sums, *once], step, hint="t0")
+        total = self._again(end, left, least, sums, total) if found.twice else sums.pop()
+        self._finish(least, sums, total)
         return (product(batch) * blocks[0] * blocks[1],)
 
     @staticmethod
@@ -229,8 +236,9 @@ class _Lowering:
         return b.for_(b.const(0), self.d, b.const(self.depth), [zeros], step, hint="d0")[0]
 
     def _block(
-        self, b: Builder, t0: Value, left: Value | None, least: Value, sums: Sequence[Value], total: Value
+        self, b: Builder, t0: Value, left: Value | None, least: Value, sums: Sequence[Value], totals: Sequence[Value]
     ) -> list[Value]:
+        """M, L and, where it is summed up at once, O behind a block."""
         found = self.found
         et = self._rest(b, self.t, t0)
         x = self._x(b, t0, et, self._scores(b, t0, et, left))
@@ -268,14 +276,50 @@ class _Lowering:
 
         sums = [self._map(b, [self.em], (self.height,), [old, ratio, row_sums], ["f32"], add)[0] for old in sums]
 
+        if not totals:
+            return [new, *sums]
+
         def scale(inside: Emitter, env: Env, at: list[Value], given: list[Value]) -> Sequence[Value]:
             return [inside.b.op("arith.mul", given[0], inside.b.op("tile.element", ratio, [at[0]]))]
 
-        (scaled,) = self._map(b, [self.em, self.en], (self.height, self.width), [total], ["f32"], scale)
+        (scaled,) = self._map(b, [self.em, self.en], (self.height, self.width), totals, ["f32"], scale)
         if found.rounded != "f32":
             (p,) = self._map(b, [self.em, et], shape, [p], [found.rounded], round_)
         total = b.op("tile.mma", p, self._v(b, t0, et), scaled, [self.em, self.en, et])
         return [new, *sums, total]
+
+    def _again(self, end: Value, left: Value | None, least: Value, sums: Sequence[Value], total: Value) -> Value:
+        """O in a loop of its own, from factors that need M and L."""
+        found, b = self.found, self.b
+        results = {found.maximum.result: least, **dict(zip((op.result for op in found.sums), sums, strict=True))}
+        own = {id(op) for op in found.group.regions[0].ops}
+        needed = self._needed(found.factor, [found.x, *results])
+        taken = {v for op in needed if id(op) not in own for v in op.operands}
+        values = [op.result for op in needed if id(op) in own and op.result in taken and op.operands]
+        values += [value for value in results if value in taken]
+
+        def of_row(inside: Emitter, env: Env, at: list[Value], given: list[Value]) -> Sequence[Value]:
+            self._bind(inside, env, found.m, self.m0, at[0])
+            env.update(zip(results, given, strict=True))
+            return [self._value(inside, dict(env), value, list(results)) for value in values]
+
+        types = [element(value.type) for value in values]
+        of_rows = dict(zip(values, self._map(b, [self.em], (self.height,), list(results.values()), types, of_row)))
+
+        def step(inner: Builder, t0: Value, carried: list[Value]) -> Sequence[Value]:
+            inner.loc = b.loc
+            et = self._rest(inner, self.t, t0)
+            x = self._x(inner, t0, et, self._scores(inner, t0, et, left))
+
+            def factor(inside: Emitter, env: Env, at: list[Value], given: list[Value]) -> Sequence[Value]:
+                env.update((value, inside.b.op("tile.element", tile, [at[0]])) for value, tile in of_rows.items())
+                env[found.x] = given[0]
+                return [self._value(inside, env, found.factor, [found.x, *of_rows])]
+
+            (p,) = self._map(inner, [self.em, et], (self.height, self.block), [x], [found.rounded], factor)
+            return [inner.op("tile.mma", p, self._v(inner, t0, et), carried[0], [self.em, self.en, et])]
+
+        return b.for_(b.const(0), end, b.const(self.block), [total], step, hint="t0")[0]
 
     @staticmethod
     def _equal(inside: Emitter, a: Value, b: Value) -> Value:

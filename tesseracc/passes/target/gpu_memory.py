@@ -90,11 +90,11 @@ class State:
 
 
 def last_uses(kernel: Func, stays: Iterable[Value]) -> dict[Op, list[Value]]:
-    """Buffers of the group that nobody uses behind an operation of the kernel's body.
+    """Buffers of the group, those of loops too, that nobody uses behind an operation of the kernel's body.
 
     `stays`: tiles that are read where they lie in shared memory, so who uses them uses the buffer.
     """
-    homes = {op.result: op.result for op in kernel.body.ops if op.name == "tile.alloc"}
+    homes = {op.result: op.result for op in kernel.walk() if op.name == "tile.alloc"}
     kept = set(stays)
     found: dict[Value, Op] = {}
     if any(isinstance(r.type, BufType) for op in kernel.walk() if op.name != "tile.alloc" for r in op.results):

@@ -37,11 +37,12 @@ _ON_THE_WAY = frozenset({"tile.transpose", "arith.cast"})
 def pipelined(kernel: Func, context: Context) -> Func:
     """One kernel."""
     arch = context.need_arch()
-    taken = sum(_bytes(op.result) for op in kernel.walk() if op.name == "tile.alloc")
-    room = arch.limits.shared_per_block - taken
+    own = {op.result for op in kernel.walk() if op.name == "tile.alloc"}
+    room = arch.limits.shared_per_block - sum(map(_bytes, own))
 
     def visit(op: Op) -> list[Op] | None:
-        found = _loop(op, room, kernel, context)
+        rings = [inner.result for inner in op.walk() if inner.name == "tile.alloc" and inner.result not in own]
+        found = _loop(op, room - sum(map(_bytes, rings)), kernel, context)
         if found is not None and (wanted := kernel.attrs.get("stages", 0)) > (had := found[-1].attrs["stages"]):
             context.note(f"@{kernel.name}: {had} stages fit into shared memory, not {wanted}", op.loc)
         return found

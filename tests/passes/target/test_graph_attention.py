@@ -54,6 +54,11 @@ def heads(x: ts.Tensor["B", "S", "3*D", E]):
     return ts.nn.flash_attention(q, k, v, causal=True)
 
 
+def spelled(q: ts.Tensor["B", "S", 64, E], k: ts.Tensor["B", "T", 64, E], v: ts.Tensor["B", "T", 64, E]):
+    """Scores round to bf16, and weights do when they are divided by their sum."""
+    return ts.softmax(q @ k.mT * 0.125) @ v
+
+
 def wide(q: ts.Tensor["S", 256, E], k: ts.Tensor["S", 256, E], v: ts.Tensor["S", 256, E]):
     return ts.nn.flash_attention(q, k, v)
 
@@ -131,7 +136,7 @@ def temporaries(module: Module, sizes: dict[str, int]) -> int:
 @pytest.mark.parametrize("arch", ("sm_70", "sm_80", "sm_90", "sm_100"))
 def test_memory_grows_with_the_length(arch: str) -> None:
     small, large = ({"B": 1, "S": s, "T": s, "D": 64} for s in (1024, 4096))
-    for name in (*FUNCTIONS, "shared", "one", "heads", "wide", "exact"):
+    for name in (*FUNCTIONS, "shared", "one", "heads", "wide", "exact", "spelled"):
         tile = Build(front({name: ts.function(globals()[name])}), [load(arch)]).tile(load(arch))
         assert temporaries(tile, large) <= 4 * temporaries(tile, small)
 
@@ -187,3 +192,22 @@ def test_keys_that_nobody_sees_are_not_read() -> None:
                             np.where(np.tri(130, 64, dtype=bool), 0.0, -np.inf))  # fmt: skip
     close(found[:, :, :64], (want[:, :, :64], bound[:, :, :64]))
     assert np.isnan(found[:, :, 128:]).all()
+
+
+def test_roundings_of_the_program_are_kept() -> None:
+    """O is a second pass over the keys: its weights are rounded with their sum in them, bit for bit as apart."""
+    bundle, image = emulated("sm_80", ("spelled",))
+    assert all(kernel.spill_loads == kernel.stack == 0 for kernel in image.kernels)
+    rng = np.random.default_rng(11)
+    for s, t in ((70, 75), (3, 130)):
+        q, k, v = normal(rng, 1, s, 64), normal(rng, 1, t, 64), normal(rng, 1, t, 64)
+        scores = rounded(rounded(q.astype(np.float64) @ k.astype(np.float64).transpose(0, 2, 1)) * 0.125)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        want = rounded(weights / weights.sum(-1, keepdims=True)) @ v.astype(np.float64)
+        found = np.asarray(bundle["spelled"](q, k, v)).astype(np.float64)
+        assert (found == rounded(want)).mean() > 0.99  # f32 and f64 rarely round apart; unrounded weights do at 40 %
+        assert (np.abs(found - want) <= 2**-8 * np.abs(want) + 2**-11 * (weights @ np.abs(v.astype(np.float64)))).all()
+
+
+def rounded(x: Array) -> Array:
+    return x.astype(np.float32).astype(BF16).astype(np.float64)
