@@ -113,7 +113,7 @@ class Signature:
             buffer = Buffer(name, dims, type_.dtype, "global", span, declared=tuple(type_.dims))
             self.params.append(Param(name, span, buffer=buffer))
             return
-        plain = annotation in (int, bool, None, inspect.Parameter.empty)
+        plain = annotation in (int, bool, str, None, inspect.Parameter.empty)
         if has_default and plain and (isinstance(default, (int, float, str, FunctionType)) or default is None):
             value = constants.get(name, default)
             self.constants[name] = value

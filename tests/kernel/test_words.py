@@ -120,6 +120,13 @@ def test_precision_of_products(arch: str) -> None:
     assert "tf32" in ptx and "bf16" in ptx
 
 
+@pytest.mark.parametrize(("given", "expected"), (({}, np.abs), ({"neg": True, "mode": "as it is"}, np.negative)))
+def test_bools_and_texts_are_known_while_compiling(given: dict[str, Any], expected: Any) -> None:
+    x, y = RNG.standard_normal((13, 9)).astype(np.float32), np.zeros((13, 9), np.float32)
+    everywhere(K.chosen.definition, [x, y], given, archs=("sm_80",))
+    np.testing.assert_array_equal(y, expected(x))
+
+
 def test_orders_of_reductions_are_the_tree() -> None:
     x, y, z = RNG.standard_normal((37, 40)).astype(np.float32), np.zeros(37, np.float32), np.zeros(37, np.float32)
     run(K.ordered, x, y, z)

@@ -89,3 +89,11 @@ def ordered(x: ts.Tensor["M", 40, ts.f32], y: ts.Tensor["M", ts.f32], z: ts.Tens
     t = ts.tile.load(x[m : m + 16, :], vector=4, prefetch=True)
     y[m : m + 16] = ts.tile.row_sum(t, order="tree")
     z[m : m + 16] = ts.tile.sum(t, axis=1, order="warp")
+
+
+@ts.kernel
+def chosen(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], neg: bool = False, mode: str = "abs"):
+    t = x[m : m + 8, n : n + 8]
+    if neg:
+        t = -t
+    y[m : m + 8, n : n + 8] = ts.tile.abs(t) if mode == "abs" else t
