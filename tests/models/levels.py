@@ -17,6 +17,7 @@ from tesseracc.arch.arch import load
 from tesseracc.driver import Build, front, host_level
 from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.interpret import graph, schedule, tile
+from tests.guarded import guarded
 
 Array = np.ndarray[Any, Any]
 
@@ -57,7 +58,7 @@ class Compiled:
             found["schedule"] = schedule.run(self.build.schedule, name, leaves)
             for arch in self.build.archs[:2]:
                 found[f"tile {arch.kind}"] = tile.run(self.build.tile(arch), name, leaves)
-        found["native"] = each(self.native[name](*leaves))
+        found["native"] = each(self.native[name](*guarded(leaves, "above")))
         for gpu, bundle in self.emulated.items():
             found[f"emulated {gpu}"] = each(bundle[name](*leaves))
         return found

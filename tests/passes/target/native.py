@@ -20,7 +20,7 @@ from tesseracc.ir.parser import parse_module
 from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
 from tesseracc.ir.value import Func, Module
 from tesseracc.passes.target import expand_fma, expand_narrow, lower_cpu  # noqa: F401 - registers the passes
-from tests.passes.target.guarded import Side, guarded
+from tests.guarded import Side, guarded
 
 _FLAGS = {
     "x86-64-v2": {"sse4.2", "popcnt"},

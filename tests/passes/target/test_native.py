@@ -14,7 +14,7 @@ from tests.style.project import ROOT
 TOUCH = """
 import ctypes, sys
 import numpy as np
-from tests.passes.target.guarded import guarded
+from tests.guarded import guarded
 (x,) = guarded([np.arange(5, dtype=np.uint8)], sys.argv[1])
 print(ctypes.c_uint8.from_address(x.ctypes.data + int(sys.argv[2])).value)
 """
