@@ -12,6 +12,7 @@ from tessera.arrays import convert, widen
 from tessera.decorators import Kernel
 from tessera.dtypes import DType
 from tessera.shapes import substitute, symbols_of
+from tessera.types import RegionSpec
 from tessera_runtime import load as load_bundle
 from tessera_runtime.core.dtypes import np_dtype
 from tesseracc.arch.arch import load
@@ -33,7 +34,8 @@ SIZES = ((1, 1, 1, 1), (3, 37, 5, 8), (130, 129, 2, 33))
 
 
 def arguments(entry: Any, sizes: tuple[int, ...], rng: np.random.Generator) -> list[Any]:
-    specs = [p.spec for p in entry.parameters if not isinstance(p.default, bool)]
+    given = [p.spec for p in entry.parameters if not isinstance(p.default, bool)]
+    specs = [spec.inner if isinstance(spec, RegionSpec) else spec for spec in given]
     symbols = sorted({s for spec in specs if hasattr(spec, "dims") for d in spec.dims for s in symbols_of(d)} - {"D"})
     env = {"D": HEAD, **dict(zip(symbols, sizes, strict=False))}
     env.update({name: min(env[name], 2) for name in ("B", "H", "B_H") if name in env})  # batches cost time only
