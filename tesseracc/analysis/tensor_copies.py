@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.shapes import Dim
+from tesseracc.analysis.multiples import times
 from tesseracc.ir.types import BufType, TileType, size_of
 from tesseracc.ir.value import Func, Op, Region, Value
 
@@ -104,19 +105,20 @@ def tensor_store(op: Op, params: tuple[Value, ...]) -> TensorStore | None:
 
 def tensor_stores(kernel: Func, copies: list[TensorCopy]) -> dict[Op, TensorStore]:
     """What tensor copies can store where sizes suit the `copies`: other rows may be ragged."""
-    known = {(str(dim), multiple) for dim, multiple in _distances(kernel, [copy.param for copy in copies])}
+    known = _distances(kernel, [copy.param for copy in copies])
     found: dict[Op, TensorStore] = {}
     for op in kernel.walk():
         store = tensor_store(op, kernel.params) if op.name == "tile.write" else None
-        if store and all(_implied(dim, multiple, known) for dim, multiple in _distances(kernel, [store.param])):
+        if store and all(_implied(size, known) for size in _distances(kernel, [store.param])):
             found[op] = store
     return found
 
 
-def _implied(dim: Dim, multiple: int, known: set[tuple[str, int]]) -> bool:
+def _implied(size: tuple[Dim, int], known: list[tuple[Dim, int]]) -> bool:
+    dim, multiple = size
     if isinstance(dim, int):
         return dim > 0 and dim % multiple == 0
-    return multiple == 1 or any(name == str(dim) and number % multiple == 0 for name, number in known)
+    return multiple == 1 or any(_follows(size, other) or size == other for other in known)
 
 
 def pipelines(region: Region) -> list[Op]:
@@ -200,4 +202,18 @@ def _distances(kernel: Func, params: Sequence[int]) -> list[tuple[Dim, int]]:
         for axis, dim in enumerate(type_.dims):
             multiple = LINE // size_of(type_.dtype) if axis == len(type_.dims) - 1 else 1
             found.setdefault((str(dim), multiple), (dim, multiple))
-    return list(found.values())
+    sizes = list(dict.fromkeys(_stronger(kernel, size) for size in found.values()))
+    return [size for size in sizes if not any(_follows(size, other) for other in sizes if other != size)]
+
+
+def _stronger(kernel: Func, size: tuple[Dim, int]) -> tuple[Dim, int]:
+    """Where a row is several times one of another buffer, what both are asked for: such sizes rarely differ in it."""
+    last = [p.type.dims[-1] for p in kernel.params if isinstance(p.type, BufType) and p.type.dims]
+    rows = [dim for dim in last if size[1] > 1 and (times(size[0], dim) or 0) > 1]
+    return (rows[0], size[1]) if rows and not isinstance(size[0], int) else size
+
+
+def _follows(size: tuple[Dim, int], other: tuple[Dim, int]) -> bool:
+    """Whether a size is a positive multiple of its number where another one is of its own."""
+    factor = times(size[0], other[0])
+    return factor is not None and factor > 0 and factor * other[1] % size[1] == 0

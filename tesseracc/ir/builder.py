@@ -4,11 +4,13 @@ b = Builder()
 total = b.op("arith.add", x, y)
 (last,) = b.for_(lo, hi, step, [zero], lambda b, i, accs: [b.op("arith.add", accs[0], i)])
 region = b.region(args, yields=[total])
+
+`Numbering` is a builder that computes equal numbers once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import OpDef, lookup
@@ -169,3 +171,29 @@ class Builder:
         first = self.nested([], lambda b, _: then(b))
         second = self.nested([], lambda b, _: orelse(b) if orelse else ())
         return self.emit(name, cond, types=list(types), regions=[first, second]).results
+
+
+class Numbering(Builder):
+    """A builder whose `op` gives an earlier result where the same pure operation was built on the same operands, in its
+    region or in one around it; `emit` always builds. A region inside continues with `Numbering(loc, outer)`."""
+
+    def __init__(self, loc: Loc | None = None, outer: Numbering | None = None) -> None:
+        super().__init__(loc)
+        self.outer = outer
+        self.known: dict[Hashable, Value] = {}
+
+    def op(self, name: str, /, *args: Arg, types: Sequence[Type] | Type | None = None, **attrs: Attr) -> Value:
+        """The result of an operation with one result: that of an equal one, or of one that is appended."""
+        if lookup(name).effect != "pure" or isinstance(types, list):
+            return super().op(name, *args, types=types, **attrs)
+        operands = tuple(arg if isinstance(arg, Value | None) else tuple(arg) for arg in args)
+        # numbers that are equal may be different constants: 0.0 and -0.0, True and 1
+        key = name, operands, types, repr(attrs) if attrs else ""
+        scope: Numbering | None = self
+        while scope is not None:
+            found = scope.known.get(key)
+            if found is not None:
+                return found
+            scope = scope.outer
+        self.known[key] = made = super().op(name, *args, types=types, **attrs)
+        return made

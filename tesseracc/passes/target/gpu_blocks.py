@@ -18,6 +18,7 @@ from tesseracc.layout.build import coalesced
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_buffers import Block, block_of
 from tesseracc.passes.target.gpu_matrix_load import matrix_load
+from tesseracc.passes.target.gpu_rolled import over_registers
 from tesseracc.passes.target.gpu_spread import (
     Places,
     Spread,
@@ -67,8 +68,9 @@ def read_block(low: Lowering, block: Block, layout: LinearLayout, known: bool | 
         found: list[Value] = []
         for register in range(0, count, vector):
 
-            def load(deep: Lowering, register: int = register) -> list[Value]:
-                ptr = block.memory.address(deep, block.indices(deep, places, register))
+            ptr = block.memory.address(inner, block.indices(inner, places, register))
+
+            def load(deep: Lowering, ptr: Value = ptr) -> list[Value]:
                 return _load(deep, ptr, dtype, vector, words)
 
             inside = block.inside(inner, places, register, none)
@@ -79,8 +81,9 @@ def read_block(low: Lowering, block: Block, layout: LinearLayout, known: bool | 
         found: list[Value] = []
         for register in range(count):
 
-            def load(deep: Lowering, register: int = register) -> list[Value]:
-                ptr = block.memory.address(deep, block.indices(deep, places, register))
+            ptr = block.memory.address(inner, block.indices(inner, places, register))
+
+            def load(deep: Lowering, ptr: Value = ptr) -> list[Value]:
                 return [deep.b.op("target.load", ptr, types=ScalarType(dtype), align=size_of(dtype))]
 
             inside = block.inside(inner, places, register, none)
@@ -104,12 +107,11 @@ def _choose(
 
     def vectors(inner: Lowering) -> list[Value]:
         whole = block.whole(inner, layout, extra)
-        return fast(inner) if whole is None else list(inner.branch(whole, fast, checked, types))
+        return list(inner.branch(whole, fast, checked, types))
 
     if known is not None:
         return vectors(low) if known else slow(low)
-    aligned = block.aligned(low, vector, extra)
-    return vectors(low) if aligned is None else list(low.branch(aligned, vectors, slow, types))
+    return list(low.branch(block.aligned(low, vector, extra), vectors, slow, types))
 
 
 def _load(low: Lowering, ptr: Value, dtype: str, vector: int, words: bool) -> list[Value]:
@@ -151,8 +153,9 @@ def write_block(
             if register not in fresh:
                 continue
 
-            def store(deep: Lowering, register: int = register, number: int = number) -> list[Value]:
-                ptr = block.memory.address(deep, block.indices(deep, places, register))
+            ptr = block.memory.address(inner, block.indices(inner, places, register))
+
+            def store(deep: Lowering, ptr: Value = ptr, number: int = number) -> list[Value]:
                 store_vector(deep, pieces[number * step : (number + 1) * step], ptr, vector * size_of(dtype))
                 return []
 
@@ -163,8 +166,9 @@ def write_block(
         elements = unpack(inner.b, pieces, dtype) if words else pieces
         for register in fresh:
 
-            def store(deep: Lowering, register: int = register) -> list[Value]:
-                ptr = block.memory.address(deep, block.indices(deep, places, register))
+            ptr = block.memory.address(inner, block.indices(inner, places, register))
+
+            def store(deep: Lowering, ptr: Value = ptr, register: int = register) -> list[Value]:
                 deep.b.emit("target.store", elements[register], ptr, align=size_of(dtype))
                 return []
 
@@ -225,15 +229,19 @@ def lower_copy(low: Lowering, op: Op) -> None:
     size = vector * size_of(dtype)
     exact = prod(layout.shape) == prod(shape)
 
-    def through_registers(inner: Lowering, known: bool | None = None) -> list[Value]:
-        write_block(inner, target, read_block(inner, source, layout, known))
+    def move(inner: Lowering, some: LinearLayout, known: bool | None) -> None:
+        write_block(inner, target, read_block(inner, source, some, known))
+
+    def by_elements(inner: Lowering) -> list[Value]:
+        over_registers(inner, layout, lambda deep, some: move(deep, some, known=False))
         return []
 
     if not low.arch.has("cp_async") or size < 4 or not exact:
-        through_registers(low)
+        move(low, layout, known=None)
         return
-    if source.ragged(low, vector):
-        through_registers(low, known=False)
+    aligned = source.aligned(low, vector, [None] * len(shape))
+    if aligned is False:
+        by_elements(low)
         return
     low.state = replace(low.state, copies=True)
     places = Places(low.b, low.thread(), layout)
@@ -252,7 +260,6 @@ def lower_copy(low: Lowering, op: Op) -> None:
             inner.b.emit("target.copy_async", to, from_, count, bytes=size)
         return []
 
-    aligned = source.aligned(low, vector, [None] * len(shape))
     first = places.first_copy()
     if first is not None:
         body: Callable[[Lowering], list[Value]] = lambda inner: (  # noqa: E731 - one expression, used once
@@ -260,7 +267,4 @@ def lower_copy(low: Lowering, op: Op) -> None:
         )
     else:
         body = asynchronous
-    if aligned is None:
-        body(low)
-    else:
-        low.branch(aligned, body, lambda inner: through_registers(inner, known=False), [])
+    low.branch(aligned, body, by_elements, [])

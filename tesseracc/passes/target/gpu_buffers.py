@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tessera.shapes import Dim
+from tesseracc.analysis.multiples import is_ragged, of_size
 from tesseracc.ir.types import BOOL, BufType, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.linear import LinearLayout
@@ -147,8 +148,8 @@ class Block:
             parts.append(b.op("arith.cmp", b.op("arith.bitcast", index, to="u64"), size, pred="lt"))
         return _all(low, parts) or b.const(True, BOOL)
 
-    def whole(self, low: Lowering, layout: LinearLayout, extra: Sequence[Value | None]) -> Value | None:
-        """Whether no element needs a check; None where that is known to hold."""
+    def whole(self, low: Lowering, layout: LinearLayout, extra: Sequence[Value | None]) -> Value | bool:
+        """Whether no element needs a check."""
         b = low.b
         parts: list[Value] = []
         for target, start in enumerate(self.at):
@@ -163,17 +164,15 @@ class Block:
                 bound = extra[axis]
                 assert bound is not None
                 parts.append(b.op("arith.cmp", bound, b.const(extent), pred="ge"))
-        return _all(low, parts)
+        return _all(low, parts) or True
 
-    def ragged(self, low: Lowering, vector: int) -> bool:
-        """Whether rows are known not to be made of whole vectors."""
-        dim, multiple = low.kernel.attrs.get("ragged", (None, 1))
-        return vector % multiple == 0 and str(dim) == str(self.memory.dims[-1])
-
-    def aligned(self, low: Lowering, vector: int, extra: Sequence[Value | None]) -> Value | None:
-        """Whether vectors begin at multiples of their size, and are inside or outside as a whole; None: known to."""
+    def aligned(self, low: Lowering, vector: int, extra: Sequence[Value | None]) -> Value | bool:
+        """Whether vectors begin at multiples of their size, and are inside or outside as a whole."""
         if vector == 1:
-            return None
+            return True
+        facts = low.multiples
+        if is_ragged(self.memory.dims[-1], vector, facts.ragged):
+            return False
         b, last = low.b, len(self.at) - 1
         axis = self.axes.index(last)
         bounds = [self.at[last], *(() if extra[axis] is None else (extra[axis],))]
@@ -181,13 +180,12 @@ class Block:
         parts: list[Value] = []
         for bound in bounds:
             assert bound is not None
-            number = low.known(bound)
-            if number is None or number % vector:
+            if low.divisor(bound) % vector:
                 parts.append(bound)
-        if not isinstance(size, int) or size % vector:
+        if of_size(size, facts.facts) % vector:
             parts.append(low.dim(size))
         if not parts:
-            return None
+            return True
         mixed = parts[0]
         for part in parts[1:]:
             mixed = b.op("arith.or", mixed, part)
@@ -228,4 +226,4 @@ def memory_of(low: Lowering, buf: Value) -> Memory:
 
 
 def block_of(low: Lowering, buf: Value, at: Sequence[Value], shape: Sequence[int], axes: Sequence[int]) -> Block:
-    return Block(memory_of(low, buf), tuple(low.get(v) for v in at), tuple(shape), tuple(axes))
+    return Block(memory_of(low, buf), tuple(low.index(v) for v in at), tuple(shape), tuple(axes))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from tesseracc.ir.builder import Builder
+from tesseracc.ir.builder import Numbering
 from tesseracc.ir.types import ScalarType, TileType, Type, element
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
@@ -28,7 +28,7 @@ Held = Value | Spread | Free | Located | Flight
 class Flow:
     """The part of a kernel's lowering that nests builders."""
 
-    b: Builder
+    b: Numbering
     arch: Arch
     env: dict[Value, Held]
     layouts: Layouts
@@ -57,7 +57,7 @@ class Flow:
         """A region filled by this lowering; what it learns about shared tiles stays."""
         outer = self.b
         values = [Value(type_) for type_ in args]
-        self.b = Builder(outer.loc)
+        self.b = Numbering(outer.loc, outer)
         yields = body(cast("Lowering", self), values)
         region = self.b.region(values, yields)
         self.b = outer
@@ -65,11 +65,14 @@ class Flow:
 
     def branch(
         self,
-        cond: Value,
+        cond: Value | bool,
         then: Callable[[Lowering], list[Value]],
         orelse: Callable[[Lowering], list[Value]],
         types: Sequence[Type],
     ) -> tuple[Value, ...]:
+        """What one of two sides gives; where it is known which, that side stands here."""
+        if isinstance(cond, bool):
+            return tuple((then if cond else orelse)(cast("Lowering", self)))
         regions = [self.nested([], lambda low, _: then(low)), self.nested([], lambda low, _: orelse(low))]
         return self.b.emit("scf.if", cond, types=list(types), regions=regions).results
 

@@ -29,6 +29,7 @@ from tesseracc.passes.target.gpu_convert import by_registers, convert, means
 from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT
 from tesseracc.passes.target.gpu_parts import Parts, block_of_part, parts_of
 from tesseracc.passes.target.gpu_placed import Located
+from tesseracc.passes.target.gpu_rolled import over_registers
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_staging import Room, make_room, put, take
 from tesseracc.passes.target.gpu_tensor_store import ALIGNMENT, box_side, store_box
@@ -114,7 +115,7 @@ def write_global(
             return
         for number in range(parts.count):
             start = parts.start(number)
-            found = block_of_part(low.b, block, start, parts.layout.shape, counts)
+            found = block_of_part(low, block, start, parts.layout.shape, counts)
             if found is None:
                 continue
             part, left = found
@@ -125,7 +126,7 @@ def write_global(
                 continue
             held = staged(low, own, inside.wide)
             shape = part.shape
-            _around(low, part, inside, left, lambda inner, to, h=held, s=shape: take(inner, h, to, s), inside.narrow)  # type: ignore[misc]
+            _around(low, part, inside, left, lambda inner, to, h=held, s=shape: take(inner, h, to, s))  # type: ignore[misc]
 
 
 def _saying(way: Route) -> str:
@@ -137,23 +138,27 @@ def _saying(way: Route) -> str:
 
 def _around(
     low: Lowering, block: Block, way: Route, counts: Sequence[Value | None],
-    given: Callable[[Lowering, LinearLayout], Spread], other: LinearLayout,
+    given: Callable[[Lowering, LinearLayout], Spread], other: LinearLayout | None = None,
 ) -> None:  # fmt: skip
-    """Stores the tile that `given` gives in a layout: by vectors where they are aligned, else in the `other` layout."""
+    """Stores the tile that `given` gives in a layout: by vectors where they are aligned, else by elements. These are in
+    the `other` layout, or may be given few at a time."""
 
     def vectors(inner: Lowering) -> list[Value]:
         write_block(inner, block, given(inner, way.wide), counts, known=True)
         return []
 
+    def store(inner: Lowering, layout: LinearLayout) -> None:
+        write_block(inner, block, given(inner, layout), counts, known=False)
+
     def elements(inner: Lowering) -> list[Value]:
-        write_block(inner, block, given(inner, other), counts, known=False)
+        if other is None:
+            over_registers(inner, way.narrow, store)
+        else:
+            store(inner, other)
         return []
 
     aligned = block.aligned(low, block.vector(way.wide), list(counts) or [None] * len(block.axes))
-    if aligned is None:
-        vectors(low)
-    else:
-        low.branch(aligned, vectors, elements, [])
+    low.branch(aligned, vectors, elements, [])
 
 
 def _has_room(low: Lowering, size: int, alignment: int) -> bool:
@@ -186,7 +191,7 @@ def _by_boxes(low: Lowering, boxes: TensorStore, block: Block, value: Spread, wa
     low.tell(f"stored through shared memory ({how}) by tensor copies (TMA), in {parts.count} parts")
     value.as_words(low.b)
     for number in range(parts.count):
-        part = block_of_part(low.b, block, parts.start(number), parts.layout.shape, ())
+        part = block_of_part(low, block, parts.start(number), parts.layout.shape, ())
         if part is not None:
             store_box(low, boxes, part[0], parts.of(value, number, part[0].shape), found[0])
     return True
@@ -221,7 +226,7 @@ def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
         def directly(inner: Lowering) -> list[Value]:
             return read_block(inner, block, layout, known=False).as_elements(inner.b)
 
-        found = by_vectors(low) if aligned is None else list(low.branch(aligned, by_vectors, directly, types))
+        found = list(low.branch(aligned, by_vectors, directly, types))
         return Spread(layout, block.shape, dtype, elements=found)
     place, _, _ = room(way.wide, layout, bits_of(dtype), arch.has("stmatrix"), arch.has("ldmatrix"))
     held = make_room(low, "convert", place, dtype)
@@ -231,14 +236,14 @@ def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
         put(inner, held, read_block(inner, block, way.wide, known=True))
         return []
 
+    def move(inner: Lowering, some: LinearLayout) -> None:
+        put(inner, held, read_block(inner, block, some, known=False))
+
     def elements(inner: Lowering) -> list[Value]:
-        put(inner, held, read_block(inner, block, way.narrow, known=False))
+        over_registers(inner, way.narrow, move)
         return []
 
-    if aligned is None:
-        vectors(low)
-    else:
-        low.branch(aligned, vectors, elements, [])
+    low.branch(aligned, vectors, elements, [])
     low.before_read()
     return take(low, held, layout, block.shape)
 
@@ -263,7 +268,7 @@ def _written(low: Lowering, op: Op) -> tuple[Block, Spread, list[Value]]:
     block = block_of(low, op["buf"], op.group("indices"), value.shape, op.attrs["axes"])
     if block.memory.space == "shared":
         low.before_write()
-    return block, value, [low.get(v) for v in op.group("counts")]
+    return block, value, [low.index(v) for v in op.group("counts")]
 
 
 def lower_update(low: Lowering, op: Op) -> None:

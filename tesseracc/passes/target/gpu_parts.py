@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from tesseracc.ir.builder import Builder
 from tesseracc.ir.value import Value
 from tesseracc.layout.gf2 import log2
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_buffers import Block
 from tesseracc.passes.target.gpu_spread import Spread, per_word
+
+if TYPE_CHECKING:
+    from tesseracc.passes.target.lower_gpu import Lowering
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def _cut(vectors: dict[str, list[tuple[int, ...]]], shape: Sequence[int], axis: 
 
 
 def block_of_part(
-    b: Builder, block: Block, start: Sequence[int], extent: Sequence[int], counts: Sequence[Value | None]
+    low: Lowering, block: Block, start: Sequence[int], extent: Sequence[int], counts: Sequence[Value | None]
 ) -> tuple[Block, list[Value | None]] | None:
     """The part of a block, and of the counts of its valid elements; None for a part that is all padding."""
     shape = tuple(min(n, size - first) for n, size, first in zip(extent, block.shape, start, strict=True))
@@ -82,9 +85,13 @@ def block_of_part(
     at = list(block.at)
     for axis, target in enumerate(block.axes):
         if start[axis]:
-            at[target] = b.op("arith.add", at[target], b.const(start[axis]))
+            at[target] = _moved(low, "arith.add", at[target], start[axis])
     left = [
-        b.op("arith.sub", count, b.const(first)) if count is not None and first else count
+        _moved(low, "arith.sub", count, first) if count is not None and first else count
         for count, first in zip(counts or [None] * len(start), start, strict=True)
     ]
     return replace(block, at=tuple(at), shape=shape), left
+
+
+def _moved(low: Lowering, how: str, index: Value, by: int) -> Value:
+    return low.divided(low.b.op(how, index, low.b.const(by)), min(low.divisor(index), by & -by))

@@ -11,13 +11,15 @@ between threads, and behind a uniform store to a buffer that the kernel also rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from tessera.shapes import Dim
 from tessera_runtime.core.errors import TesseraError
+from tesseracc.analysis.multiples import Multiples
 from tesseracc.arch.arch import Arch
-from tesseracc.ir.builder import Builder
+from tesseracc.ir.builder import Numbering
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import uses
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, element, size_of
@@ -52,19 +54,22 @@ class Lowering(Flow):
         self.kernel = kernel
         self.arch = arch
         self.group = int(kernel.attrs["group"])
-        self.b = Builder(kernel.loc)
+        self.b = Numbering(kernel.loc)
         self.env: dict[Value, Held] = {}
         self.symbols: dict[str, Value] = {}
         self.shared = Shared()
         self.state = State()
         self.products = Products(self)
         self.in_map = False
+        self.acting: Value | None = None
         self.varying = 0  # regions around that only some threads may be in
         self.lanes = min(self.group, arch.lanes)
         self.warps = max(1, self.group // arch.lanes)
         self.layouts = Layouts(kernel, arch, self.warps, self.lanes)
         self.masks: dict[Value, Mask] = {}
         self.numbers: dict[Value, int] = {}  # values that are known
+        self.multiples = Multiples(kernel)
+        self.divisors: dict[Value, int] = {}  # of indices: powers of two
         self.taken: dict[Value, tuple[int, int]] = {}  # shared memory of buffers in use: offset and bytes
         self.roles: Roles | None = None
         self.tensor = TensorMemory(self) if self.layouts.sums else None
@@ -154,6 +159,20 @@ class Lowering(Flow):
         """The number that a value is known to be."""
         return self.numbers.get(value)
 
+    def index(self, value: Value) -> Value:
+        """A number all threads agree on, which says where something is or how much there is of it."""
+        found = self.get(value)
+        return self.divided(found, self.multiples.of(value))
+
+    def divided(self, value: Value, divisor: int) -> Value:
+        """The value, of which it is kept that a power of two divides it."""
+        self.divisors[value] = max(divisor, self.divisors.get(value, 1))
+        return value
+
+    def divisor(self, value: Value) -> int:
+        """A power of two that divides an index."""
+        return self.divisors.get(value, 1)
+
     def arith(self, op: Op) -> None:
         if isinstance(op.result.type, TileType):
             self.env[op.result] = tile_arith(self, op)
@@ -207,7 +226,15 @@ class Lowering(Flow):
         return emit_dim(self.b, expr, self.symbols)
 
     def thread(self) -> Value:
-        return self.sreg("tid.x")
+        """The thread's number in the group, or the one it works as."""
+        return self.sreg("tid.x") if self.acting is None else self.acting
+
+    @contextmanager
+    def working_as(self, thread: Value) -> Iterator[None]:
+        """What is lowered here is done by the thread in place of one of another number."""
+        saved, self.acting = self.acting, thread
+        yield
+        self.acting = saved
 
     def do_tile_group_id(self, op: Op) -> Value:
         return self.sreg("ctaid." + "xyz"[op.attrs["axis"]])
@@ -248,7 +275,7 @@ class Lowering(Flow):
             alignment = max(BUFFER_ALIGNMENT, swizzle.alignment(type_.dtype) if swizzle else 0)
             self.taken[op.result] = self.shared.take(size, alignment), size
             return self.b.op("target.shared", offset=self.taken[op.result][0])
-        return self.b.op("target.alloca", bytes=size, align=16)
+        return self.b.emit("target.alloca", bytes=size, align=16).result
 
     def land(self) -> None:
         """Ends all products that are under way: other control flow does not see any."""

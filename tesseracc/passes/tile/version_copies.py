@@ -6,12 +6,13 @@ not known is launched in one of two versions:
     launch k        =>        when sum of (dim mod multiple) + (dim is 0) = 0:  launch k__tensor
                               else:                                             launch k
 
-Where a single size must be a multiple, the other version is told that it is none (`ragged`), unless there is nothing to
-do: rows of that size have no vectors.
+The version is told of these multiples (`multiples`). Where they follow from a single size, the other version is told
+that it is none (`ragged`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tessera.polynomials import dim_min
@@ -52,14 +53,15 @@ def run(module: Module, context: Context) -> Module:
         if isinstance(off, int):
             funcs.append(_tensor(func, func.name) if copies and off == 0 else func)
             continue
-        version = _tensor(func, f"{func.name}__tensor")
+        version = _tensor(func, f"{func.name}__tensor", sizes)
         versions[func.name] = (version, off)
         funcs += [version, _other(func, sizes)]
     return launch_versions(module.with_(funcs=tuple(funcs)), versions)
 
 
-def _tensor(kernel: Func, name: str) -> Func:
-    return replace(kernel, name=name, attrs={**kernel.attrs, "tensor_copies": True})
+def _tensor(kernel: Func, name: str, sizes: Sequence[tuple[Dim, int]] = ()) -> Func:
+    own = {"multiples": tuple(sizes)} if sizes else {}
+    return replace(kernel, name=name, attrs={**kernel.attrs, "tensor_copies": True, **own})
 
 
 def _other(kernel: Func, sizes: list[tuple[Dim, int]]) -> Func:
