@@ -30,9 +30,10 @@ def _power(number: int) -> int:
 
 def times(size: Dim, unit: Dim) -> int | None:
     """The integer k with size = k unit; None where the two are not known to be such."""
+    if isinstance(size, int) and isinstance(unit, int):
+        return size // unit if unit and size % unit == 0 else None
     if isinstance(size, int) or isinstance(unit, int):
-        both = isinstance(size, int) and isinstance(unit, int)
-        return size // unit if both and unit and size % unit == 0 else None
+        return None
     if [mono for mono, _ in size.terms] != [mono for mono, _ in unit.terms]:
         return None
     factors = {divmod(a, b) for (_, a), (_, b) in zip(size.terms, unit.terms, strict=True)}

@@ -182,6 +182,13 @@ class Numbering(Builder):
         self.outer = outer
         self.known: dict[Hashable, Value] = {}
 
+    def sees(self, other: Numbering) -> bool:
+        """Whether what another builder has made is in reach: it builds this region, or one around it."""
+        scope: Numbering | None = self
+        while scope is not None and scope is not other:
+            scope = scope.outer
+        return scope is not None
+
     def op(self, name: str, /, *args: Arg, types: Sequence[Type] | Type | None = None, **attrs: Attr) -> Value:
         """The result of an operation with one result: that of an equal one, or of one that is appended."""
         if lookup(name).effect != "pure" or isinstance(types, list):

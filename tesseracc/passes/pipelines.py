@@ -23,6 +23,7 @@ from tesseracc.passes.schedule import flatten_accesses as _flatten_accesses
 from tesseracc.passes.schedule import fuse as _fuse
 from tesseracc.passes.schedule import fuse_siblings as _fuse_siblings
 from tesseracc.passes.schedule import mark_updates as _mark_updates
+from tesseracc.passes.schedule import order_results as _order_results
 from tesseracc.passes.schedule import split_products as _split_products
 from tesseracc.passes.schedule import split_reductions as _split_reductions
 from tesseracc.passes.schedule import stream_weights as _stream_weights
@@ -61,7 +62,7 @@ _PASSES = (
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
     _count_flops, _share_tiles, _keep_operands, _choose_warps, _join_launches,
-    _fuse_siblings, _name_operations,
+    _fuse_siblings, _name_operations, _order_results,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -75,12 +76,13 @@ GRAPH: tuple[Step, ...] = parse_pipeline(
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first, then that of siblings, which have
 # equal axes still. Loops of extent 1 go next (they
 # hide that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read
-# through merged axes, and only then loops collapse, for both look at the accesses as they will be. A group that by now
-# only copies is a view. Long reductions are cut last: partial results are in memory, so nothing fuses across them.
-# What groups read and write is final then: state that can be updated where it lies is marked.
+# through merged axes, for which results are laid out, and only then loops collapse, for both look at the accesses as
+# they will be. A group that by now only copies is a view. Long reductions are cut last: partial results are in memory,
+# so nothing fuses across them. What groups read and write is final then: state that can be updated where it lies is
+# marked.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
-    "graph-to-schedule,fuse,fuse-siblings,drop-unit-axes,tidy,flatten-accesses,collapse-dims,tidy,copies-to-views,"
-    "split-reductions,mark-updates"
+    "graph-to-schedule,fuse,fuse-siblings,drop-unit-axes,tidy,order-results,flatten-accesses,collapse-dims,tidy,"
+    "copies-to-views,split-reductions,mark-updates"
 )
 
 # What streams is one group before strategies are chosen, and says itself how it runs; parts of products are groups

@@ -189,7 +189,6 @@ def _by_boxes(low: Lowering, boxes: TensorStore, block: Block, value: Spread, wa
         return False
     how = "stmatrix" if found[1].move else f"stores of {found[1].access.bytes} bytes"
     low.tell(f"stored through shared memory ({how}) by tensor copies (TMA), in {parts.count} parts")
-    value.as_words(low.b)
     for number in range(parts.count):
         part = block_of_part(low, block, parts.start(number), parts.layout.shape, ())
         if part is not None:

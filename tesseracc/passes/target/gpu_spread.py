@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tesseracc.ir.builder import Builder
+from tesseracc.ir.builder import Builder, Numbering
 from tesseracc.ir.types import bits_of
 from tesseracc.ir.value import Value
 from tesseracc.layout.fragments import next_power
@@ -48,21 +48,24 @@ class Spread:
     dtype: str
     elements: list[Value] | None = None
     words: list[Value] | None = None
-    made: tuple[Builder, list[Value]] | None = field(default=None, init=False)
+    #: the form that is not given, and the region that it is made in
+    other: tuple[Numbering, list[Value]] | None = field(default=None, init=False)
 
-    def as_elements(self, b: Builder) -> list[Value]:
+    def as_elements(self, b: Numbering) -> list[Value]:
         """The elements, taken out of the words where only those are known."""
         return self.elements if self.elements is not None else self._other(b, self.words, unpack)
 
-    def as_words(self, b: Builder) -> list[Value]:
+    def as_words(self, b: Numbering) -> list[Value]:
         """The words; elements of 32 bits and more are words of their own."""
         return self.words if self.words is not None else self._other(b, self.elements, pack)
 
-    def _other(self, b: Builder, held: list[Value] | None, turned: Callable[..., list[Value]]) -> list[Value]:
-        assert held is not None
-        if self.made is None or self.made[0] is not b:
-            self.made = b, turned(b, held, self.dtype)
-        return self.made[1]
+    def _other(
+        self, b: Numbering, given: list[Value] | None, make: Callable[[Builder, Sequence[Value], str], list[Value]]
+    ) -> list[Value]:
+        assert given is not None
+        if self.other is None or not b.sees(self.other[0]):
+            self.other = b, make(b, given, self.dtype)
+        return self.other[1]
 
 
 @dataclass(slots=True)

@@ -220,7 +220,8 @@ class Lowering(Flow):
     # -- ids and sizes -------------------------------------------------------------------------------------------
 
     def sreg(self, name: str) -> Value:
-        return self.b.op("arith.cast", self.b.op("target.sreg", name=name), to="i64")
+        # a cast of its own for every use: LLVM computes in 32 bits what it can, which it does not for shared values
+        return self.b.emit("arith.cast", self.b.op("target.sreg", name=name), to="i64").result
 
     def dim(self, expr: Dim) -> Value:
         return emit_dim(self.b, expr, self.symbols)
