@@ -23,7 +23,7 @@ from tesseracc.analysis.overlap import Stages
 from tesseracc.ir.types import I32, TileType, Type
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.passes.target.gpu_products import Flight
-from tesseracc.passes.target.gpu_rings import FIRST, SECOND, Part, advance, arrive_once, arrive_warps, mbarrier, wide
+from tesseracc.passes.target.gpu_rings import FIRST, SECOND, Part, advance, arrive_once, arrive_warps, mbarrier, speakers, wide
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_warpgroup import prepare_fragments
 
@@ -69,6 +69,8 @@ class Consumer:
         count = b.op("arith.max", b.op("arith.floordiv", ahead, self.step), b.const(0))
         self.count = b.op("arith.cast", count, to="i32")
         before = low.state
+        for part in self.parts:
+            speakers(low, part.blocks)
         start = [*self.start, *inits]
         if self.cut is None:
             found = self._whole(types, start)

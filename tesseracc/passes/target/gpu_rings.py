@@ -62,17 +62,22 @@ def arrive_warps(low: Lowering, barrier: Value, blocks: int = 1, when: Value | N
     arrive_once(low, barrier, blocks, when)
 
 
+def speakers(low: Lowering, blocks: int) -> tuple[Value, Value]:
+    """The lane, and whether it speaks for its warp to one of so many blocks: the same all along, so a loop around
+    arrivals asks for it before."""
+    lane = low.b.op("target.sreg", name="laneid")
+    return lane, low.b.op("arith.cmp", lane, low.b.const(blocks, "i32"), pred="lt")
+
+
 def arrive_once(low: Lowering, barrier: Value, blocks: int = 1, when: Value | None = None) -> None:
     """One lane of every warp arrives, for each block; `when`: only if that holds."""
     b = low.b
-    lane = b.op("arith.and", low.thread(), b.const(31))
-    speaks = b.op("arith.cmp", lane, b.const(blocks), pred="lt")
+    lane, speaks = speakers(low, blocks)
     if when is not None:
         speaks = b.op("arith.and", speaks, when)
 
     def arrive(inner: Lowering) -> list[Value]:
-        rank = inner.b.op("arith.cast", lane, to="i32") if blocks > 1 else None
-        inner.b.emit("target.mbarrier_arrive", barrier, rank)
+        inner.b.emit("target.mbarrier_arrive", barrier, lane if blocks > 1 else None)
         return []
 
     low.branch(speaks, arrive, lambda _: [], [])

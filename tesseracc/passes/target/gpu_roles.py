@@ -118,7 +118,8 @@ class Roles:
             copies = [op for op in pipeline.regions[0].ops if op.name == "tile.copy_async"]
             self.parts[pipeline] = []
             for ends, rings in ring_parts(pipeline, cut).items():
-                full, empty = (b.op("target.shared", offset=low.shared.take(size)) for _ in range(2))
+                # consumers have less to compute for `empty`, between products, where it comes first
+                empty, full = (b.op("target.shared", offset=low.shared.take(size)) for _ in range(2))
                 blocks = max(op.attrs["blocks"] for op in copies if op["dst"] in rings)
                 self.parts[pipeline].append(Part(tuple(rings), *ends, full, empty, blocks))
             for op in low.kernel.walk():
