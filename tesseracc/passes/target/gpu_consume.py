@@ -23,7 +23,17 @@ from tesseracc.analysis.overlap import Stages
 from tesseracc.ir.types import I32, TileType, Type
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.passes.target.gpu_products import Flight
-from tesseracc.passes.target.gpu_rings import FIRST, SECOND, Part, advance, arrive_once, arrive_warps, mbarrier, speakers, wide
+from tesseracc.passes.target.gpu_rings import (
+    FIRST,
+    SECOND,
+    Part,
+    advance,
+    arrive_once,
+    arrive_warps,
+    mbarrier,
+    speakers,
+    wide,
+)
 from tesseracc.passes.target.gpu_spread import Spread, registers
 from tesseracc.passes.target.gpu_warpgroup import prepare_fragments
 
