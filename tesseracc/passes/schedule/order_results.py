@@ -3,23 +3,53 @@
     t[i, h, j, d] written,  t[i, k // D, j, k % D] read     ->     t'[i, j, h, d] written,  t'[i, j, k // D, k % D] read
 
 What follows then reads t' through merged axes, [i, j, k]: a block of it is a block of memory, which one of a transposed
-tensor is not. The loops of the group that writes it take the same order. Only what groups alone read is changed.
+tensor is not. The loops of the group that writes it take the same order, and so do tensors that this group reads point
+by point. Only what groups alone read is changed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tesseracc.ir.pipeline import Context, register
-from tesseracc.ir.rewrite import map_funcs, users_of, with_operands
+from tesseracc.ir.rewrite import makers_of, map_funcs, users_of, with_operands
 from tesseracc.ir.types import TensorType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
-from tesseracc.passes.schedule.decide import dims_of
-from tesseracc.passes.schedule.groups import reads_of, with_region
-from tesseracc.passes.schedule.inline import pulled_value
+from tesseracc.passes.schedule.groups import reads_of, writes_of
 from tesseracc.passes.schedule.merge_axes import Merger, Touch
 
 Order = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A group of one result, of which it writes every element once: at its loops, the inner ones last. `indices` has
+    None for an axis of extent 1 that no loop stands for."""
+
+    group: Op
+    write: Op
+    indices: tuple[Value | None, ...]
+
+
+def _indices(access: Op, makers: dict[Value, Op]) -> tuple[Value | None, ...]:
+    def zero(value: Value) -> bool:
+        made = makers.get(value)
+        return made is not None and made.name == "arith.constant" and made.attrs["value"] == 0
+
+    return tuple(None if zero(value) else value for value in access.group("indices"))
+
+
+def _point(group: Op, makers: dict[Value, Op]) -> Point | None:
+    writes = writes_of(group)
+    if group.name != "schedule.group" or len(group.results) != 1 or len(writes) != 1:
+        return None
+    region = group.regions[0]
+    last, args = region.ops[-1], region.args
+    if last.name == "schedule.each":
+        args, last = (*args, *last.regions[0].args), last.regions[0].ops[-1]
+    indices = _indices(writes[0], makers)
+    plain = last is writes[0] and not last.group("where") and [v for v in indices if v is not None] == list(args)
+    return Point(group, last, indices) if plain else None
 
 
 def _order(merger: Merger, touch: Touch) -> Order | None:
@@ -37,75 +67,83 @@ def _order(merger: Merger, touch: Touch) -> Order | None:
     return (*rest[:place], first, *rest[place:])
 
 
-def wanted(tensor: Value, readers: list[Op]) -> Order | None:
-    """The order that all readers which need one agree on."""
-    found: set[Order] = set()
-    for reader in readers:
+class _Orders:
+    """The orders of the results of a function."""
+
+    def __init__(self, func: Func) -> None:
+        self.groups = [op for op in func.body.ops if op.name == "schedule.group"]
+        self.makers = makers_of(func)
+        self.users, self.returned = users_of(func), set(func.body.yields)
+        self.points: dict[Value, Point] = {}
+        self.found: dict[Value, Order] = {}
+        for group in reversed(self.groups):  # who reads comes before who writes
+            point = _point(group, self.makers)
+            if point is not None:
+                self._decide(point)
+
+    def _decide(self, point: Point) -> None:
+        tensor = point.group.result
+        readers = [group for group in self.groups if reads_of(group, tensor)]
+        reads = sum(len(reads_of(group, tensor)) for group in readers)
+        if tensor in self.returned or len(self.users.get(tensor, ())) != reads:
+            return
+        orders = {order for group in readers for order in self._wanted(group, tensor)}
+        if len(orders) != 1:
+            return
+        (order,) = orders
+        args = [index for axis in order if (index := point.indices[axis]) is not None]
+        loops = len(point.group.regions[0].args)
+        if args[loops:] == [v for v in point.indices if v is not None][loops:]:  # inner loops stay
+            self.points[tensor], self.found[tensor] = point, order
+
+    def _wanted(self, reader: Op, tensor: Value) -> list[Order]:
+        result = reader.results[0] if reader.results else None
+        if result in self.found:
+            same = all(_indices(op, self.makers) == self.points[result].indices for op in reads_of(reader, tensor))
+            return [self.found[result]] if same else []
         merger = Merger(reader)
-        for touch in merger.touches:
-            if touch.tensor is tensor and (order := _order(merger, touch)) is not None:
-                found.add(order)
-    return found.pop() if len(found) == 1 else None
+        orders = (_order(merger, touch) for touch in merger.touches if touch.tensor is tensor)
+        return [order for order in orders if order is not None]
 
 
-def _reordered(op: Op, order: Order) -> Op:
-    """A read or write of the tensor in its new order."""
-    indices = op.group("indices")
-    first = op.operands[0]
-    return replace(op, operands=(first, *(indices[axis] for axis in order), *op.group("where")))
+def _reordered(op: Op, orders: dict[Op, Order]) -> Op:
+    """An operation with the accesses in it in their new orders."""
+    if op in orders:
+        indices = op.group("indices")
+        return replace(op, operands=(op.operands[0], *(indices[axis] for axis in orders[op]), *op.group("where")))
+    regions = (replace(r, ops=tuple(_reordered(inner, orders) for inner in r.ops)) for r in op.regions)
+    return replace(op, regions=tuple(regions)) if op.regions else op
 
 
-def _map_accesses(region: Region, chosen: dict[Op, Order]) -> Region:
-    ops = tuple(
-        _reordered(op, chosen[op]) if op in chosen
-        else replace(op, regions=tuple(_map_accesses(inner, chosen) for inner in op.regions))
-        for op in region.ops
-    )  # fmt: skip
-    return replace(region, ops=ops)
-
-
-def _writer(group: Op, order: Order) -> tuple[Op, Value]:
-    """A group in pull form with its loops and its result in another order."""
-    (region,), (old,) = group.regions, group.results
-    type_ = old.type
+def _writer(group: Op, point: Point, order: Order) -> tuple[Op, Value]:
+    """A group whose accesses are reordered with its loops and its result in the new order."""
+    region, type_ = group.regions[0], group.result.type
     assert isinstance(type_, TensorType)
-    result = Value(TensorType(tuple(type_.dims[axis] for axis in order), type_.dtype), old.name)
-    writes = {op: order for op in region.ops if op.name == "schedule.write"}
-    body = _map_accesses(Region(tuple(region.args[axis] for axis in order), region.ops, region.yields), writes)
-    domain = tuple(group.attrs["domain"][axis] for axis in order)
-    made = replace(group, results=(result,), regions=(body,), attrs={**group.attrs, "domain": domain})
-    return made, result
+    result = Value(TensorType(tuple(type_.dims[axis] for axis in order), type_.dtype), group.result.name)
+    sizes = dict(zip(region.args, group.attrs["domain"], strict=True))
+    args = tuple(v for axis in order if (v := point.indices[axis]) is not None and v in sizes)
+    attrs = {**group.attrs, "domain": tuple(sizes[arg] for arg in args)}
+    return replace(group, results=(result,), regions=(replace(region, args=args),), attrs=attrs), result
 
 
 def order_results(func: Func) -> Func:
     """The function with such results in the order in which they are read."""
-    users, returned = users_of(func), set(func.body.yields)
-    orders: dict[Value, Order] = {}
-    for op in func.body.ops:
-        if op.name != "schedule.group" or pulled_value(op) is None or op.result in returned:
-            continue
-        if len(op.attrs["domain"]) != len(dims_of(op.result)):
-            continue
-        readers = [o for o in func.body.ops if o.name == "schedule.group" and reads_of(o, op.result)]
-        if len(users.get(op.result, ())) == sum(len(reads_of(o, op.result)) for o in readers):
-            order = wanted(op.result, readers)
-            if order is not None:
-                orders[op.result] = order
-    if not orders:
+    orders = _Orders(func)
+    if not orders.found:
         return func
+    accesses = {read: orders.found[read["tensor"]]
+                for group in orders.groups for read in group.walk()
+                if read.name == "schedule.read" and read["tensor"] in orders.found}  # fmt: skip
+    accesses |= {point.write: orders.found[tensor] for tensor, point in orders.points.items()}
     ops: list[Op] = []
     moved: dict[Value, Value] = {}
     for op in func.body.ops:
-        if op.name == "schedule.group":
-            reads = {r: orders[r["tensor"]] for r in op.walk() if r.name == "schedule.read" and r["tensor"] in orders}
-            if reads:
-                op = with_region(op, list(_map_accesses(op.regions[0], reads).ops))
-                op = with_operands(op, moved)
-            if op.results and op.results[0] in orders:
-                old = op.result
-                op, moved[old] = _writer(op, orders[old])
-        ops.append(op)
-    return func.with_(body=replace(func.body, ops=tuple(ops)))
+        point = orders.points.get(op.results[0]) if op.results else None
+        changed = with_operands(_reordered(op, accesses), moved)
+        if point is not None:
+            changed, moved[op.result] = _writer(changed, point, orders.found[op.result])
+        ops.append(changed)
+    return func.with_(body=Region(func.params, tuple(ops), func.body.yields))
 
 
 @register("order-results", level="schedule")

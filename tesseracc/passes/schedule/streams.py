@@ -84,7 +84,10 @@ class Numbers:
             inner.append(tuple(self.op(nested, depth + 1) for nested in region.ops if nested.results))
             inner.append(tuple(self.value(v) for v in region.yields))
         attrs = tuple((name, str(value)) for name, value in sorted(op.attrs.items()))
-        key = (op.name, attrs, tuple(self.value(v) for v in op.operands), op.segments, tuple(inner))
+        operands = [self.value(v) for v in op.operands]
+        if op.name in ("arith.add", "arith.mul") and element(op.result.type) == "i64":
+            operands.sort()  # sums of indices are written in any order
+        key = (op.name, attrs, tuple(operands), op.segments, tuple(inner))
         for at, result in enumerate(op.results):
             self.of[result] = self.table.setdefault((key, at, str(result.type)), len(self.table))
         return key
