@@ -211,3 +211,15 @@ def test_roundings_of_the_program_are_kept() -> None:
 
 def rounded(x: Array) -> Array:
     return x.astype(np.float32).astype(BF16).astype(np.float64)
+
+
+def parts(x: ts.Tensor[64, 96, E]):
+    """The left operand is made before the loop over keys, from parts of rows."""
+    q, k, v = (part.reshape(64, 1, 32).transpose(0, 1) for part in ts.split(x, dim=-1, sections=3))
+    return ts.nn.flash_attention(q, k, v, causal=True)
+
+
+def test_operands_made_before_a_loop() -> None:
+    """A loop may be built more than once until its barriers are right: each time from what is outside of it alone."""
+    module = Build(front({"parts": ts.function(parts)}), (load("sm_90"),)).target(load("sm_90"))
+    assert [func.name for func in module.of_kind("target.func")] == ["parts__0"]
