@@ -29,7 +29,7 @@ def hook(event, args):
     if event == "open":
         path, mode, flags = args
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        if writes and path not in ("/dev/null", "/dev/shm"):
+        if writes and not isinstance(path, int) and path not in ("/dev/null", "/dev/shm"):  # no descriptor it has
             found.append([event, str(path), flags])
     elif event in CHANGES or event in ("ctypes.dlopen", "os.system", "subprocess.Popen", "socket.connect"):
         if event != "ctypes.dlopen" or args[0] is not None:
