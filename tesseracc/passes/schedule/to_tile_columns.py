@@ -136,9 +136,10 @@ def _by_rows(columns: _Columns, b: Builder, rows: int, take: Callable[[Builder, 
 
 
 class _Product(_Columns):
-    """The terms are products, which are added as `tile.mma` does: by fma."""
+    """The terms are products, which are added as the target's `tile.mma` does: by fma where it has the instruction."""
 
     found: Contraction
+    fused: bool
 
     def accumulate(self, inside: Emitter, env: Env, index: Value, ks: Sequence[Value]) -> None:
         found, b = self.found, inside.b
@@ -152,7 +153,7 @@ class _Product(_Columns):
                     inside.op(op, here)
                 factor = inside.splat(here[value])
                 factors.append(factor if element(value.type) == dtype else b.op("arith.cast", factor, to=dtype))
-            if kind_of(dtype) == "f":
+            if kind_of(dtype) == "f" and self.fused:
                 total = b.op("arith.fma", *factors, total)
             else:
                 total = b.op("arith.add", total, b.op("arith.mul", *factors))
@@ -168,7 +169,7 @@ def few_rows(
     (first, count, rows), width = strip, tuning.strip
     buf = b.op("tile.alloc", types=BufType((tuning.few * width,), element(found.reduce.result.type), "shared"))
     columns = _Product(group, found.reduce, emitter, buf, first, count)
-    columns.found = found
+    columns.found, columns.fused = found, tuning.arch.has("fma")
 
     def each(body: str) -> Callable[[Builder, Sequence[Value]], None]:
         def take(outside: Builder, ks: Sequence[Value]) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 import tessera as ts
 import tessera_runtime
+from tesseracc.arch.arch import load
 from tesseracc.driver import Build, front, host_level
-from tesseracc.interpret import target
+from tesseracc.interpret import target, tile
 
 
 @ts.function
@@ -28,8 +29,9 @@ def fixed(x: ts.Tensor[3, "K", ts.f32], w: ts.Tensor["K", "N", ts.f32]):
 
 
 @cache
-def build(name: str) -> Build:
-    return Build(front({name: {"dense": dense, "batched": batched, "fixed": fixed}[name]}), (host_level(),))
+def build(name: str, level: str = "") -> Build:
+    arch = load(level) if level else host_level()
+    return Build(front({name: {"dense": dense, "batched": batched, "fixed": fixed}[name]}), (arch,))
 
 
 @cache
@@ -56,6 +58,21 @@ def test_batches_and_narrow_elements(m: int) -> None:
     wide = x.astype(float), w.astype(float)
     bound = 2.0**-11 * np.abs(wide[0] @ wide[1]) + 2.0**-20 * (np.abs(wide[0]) @ np.abs(wide[1]))
     assert found.dtype == np.float16 and (np.abs(found - wide[0] @ wide[1]) <= bound).all()
+
+
+def test_a_target_without_fma_rounds_few_rows_as_many() -> None:
+    """The exact fma, which takes thirty times as long there, is in neither."""
+    made, arch = build("dense", "x86-64-v2"), load("x86-64-v2")
+    assert not arch.has("fma")
+    (kernel,) = made.tile(arch).of_kind("tile.kernel")
+    assert not any(op.name == "arith.fma" for op in kernel.walk())
+    rng = np.random.default_rng(5)
+    x, w, b = (rng.standard_normal(size).astype(np.float32) for size in ((9, 37), (37, 21), 21))
+    many, few = (tile.run(made.tile(arch), "dense", [rows, w, b])[0] for rows in (x, x[:2]))
+    np.testing.assert_allclose(few, many[:2], rtol=1e-4, atol=1e-5)
+    if host_level().toolchain.machine == arch.toolchain.machine:
+        dense = tessera_runtime.load(made.bundle(), device="cpu:x86-64-v2")["dense"]
+        np.testing.assert_array_equal(dense(x[:2], w, b), dense(x, w, b)[:2])
 
 
 def test_a_known_number_of_rows() -> None:
