@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import tessera as ts
 import tessera_runtime
 from benchmarks import programs
 from tessera_runtime.memory import ALIGN
 from tessera_runtime.plan import CopyStep, Instance, instantiate
 from tesseracc.driver import Build, front, host_level
+from tests.models import test_models as models
 
 ENTRIES = {
     "layer": ("B", "S"),
@@ -43,11 +45,33 @@ def least(instance: Instance) -> int:
 
 @pytest.mark.parametrize("entry", sorted(ENTRIES))
 def test_the_arena_is_within_a_tenth_of_what_is_live_at_once(bundle: tessera_runtime.Bundle, entry: str) -> None:
+    check(bundle, entry, ENTRIES[entry])
+
+
+#: models with their gradients, and what is open in them
+MODELS = {"vit": ("B",), "unet": ("N", "H"), "experts": ("T",)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_arena_of_a_model_and_of_its_gradients(name: str) -> None:
+    model = models.MODELS[name][0]
+    module = front({"forward": ts.function(model), "gradients": ts.function(models.gradients_of(model))})
+    bundle = tessera_runtime.load(Build(module, (host_level(),)).bundle())
+    for entry in ("forward", "gradients"):
+        check(bundle, entry, MODELS[name])
+
+
+def check(bundle: tessera_runtime.Bundle, entry: str, names: tuple[str, ...]) -> None:
+    """Random sizes; the largest share beyond the least is printed (`pytest -s`)."""
     target = bundle.manifest.targets[0]
     (plan,) = [plan for plan in target.plans if plan.function == entry]
     rng = np.random.default_rng(len(entry))
+    most = 1.0
     for _ in range(8):
-        sizes = {name: int(rng.integers(1, 700)) for name in ENTRIES[entry]}
+        sizes = {name: int(rng.integers(1, 700)) for name in names}
         instance = instantiate(plan, target.kernels, sizes)
         bound = least(instance)
+        most = max(most, instance.arena / max(bound, 1))
         assert bound <= instance.arena <= 1.1 * bound, sizes
+    print(f"{entry}: {len(plan.steps)} steps, arena at most {most:.3f} of what is live at once")
