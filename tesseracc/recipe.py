@@ -144,7 +144,7 @@ def _parse(file: str, constants: str | None) -> Loaded:
         constants = str(beside)
     arrays = {}
     if constants is not None:
-        files["constants.safetensors"] = read_bytes(constants, CONSTANTS_LIMIT)
+        files["constants.safetensors"] = read_bytes(constants, CONSTANTS_LIMIT, regular=True)
         arrays = parse_constants(files["constants.safetensors"], constants)
     module = verify(parse_module(text, file, arrays))
     if not module.funcs:

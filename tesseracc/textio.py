@@ -21,13 +21,13 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a whole text file or nothing. Raises E803."""
-    write_bytes(path, text.encode())
+    """Writes a whole text file or nothing; what UTF-8 has no code for (bytes of a file's name) is escaped. E803."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def load_constants(path: str) -> dict[str, Array]:
     """The named arrays of a module, from a safetensors file. Raises E802."""
-    return parse_constants(read_bytes(path, CONSTANTS_LIMIT), path)
+    return parse_constants(read_bytes(path, CONSTANTS_LIMIT, regular=True), path)
 
 
 def parse_constants(data: bytes, path: str) -> dict[str, Array]:

@@ -40,6 +40,9 @@ exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 inpu
 """
 
 
+_CALLS = 10**9  # of --repeat and --benchmark
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError("E801", message, help="see tessera-run --help")
@@ -101,17 +104,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cpu", help="cpu, cpu:TARGET, cuda:N or emulator (default cpu)")
     p.add_argument("--threads", type=_whole(1, 4096), metavar="N", help="CPU threads (default: all)")
     p.add_argument(
-        "--benchmark", type=_whole(1), nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
+        "--benchmark", type=_whole(1, _CALLS), nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
     )
     p.add_argument(
-        "--repeat", type=_whole(1), metavar="N",
+        "--repeat", type=_whole(1, _CALLS), metavar="N",
         help="call the function N times; what it updates goes into the next call",
     )  # fmt: skip
     p.add_argument(
         "--state", metavar="FILE", help="where the state lies, a .safetensors file: read if it exists, then written"
     )
     p.add_argument("--init", metavar="NAME", help="the function that makes the first state (default: init)")
-    p.add_argument("--save-every", type=_whole(1), metavar="K", help="write the state after every K calls too")
+    p.add_argument("--save-every", type=_whole(1, _CALLS), metavar="K", help="write the state after every K calls too")
     p.add_argument("--log", metavar="FILE", help="write the scalar results of every call as CSV")
     p.add_argument(
         "--profile", metavar="FILE",
@@ -155,6 +158,9 @@ def _main(args: list[str]) -> int:
 
         print(f"tessera-run {__version__}")
         return 0
+    for text in args:
+        if text.startswith("--") and text.endswith("=--"):  # argparse takes it for the end of the options
+            raise UsageError("E801", f"argument {text[:-3]}: '--' is no value", help="see tessera-run --help")
     try:
         options = parser().parse_args(args)
     except SystemExit as error:  # --help

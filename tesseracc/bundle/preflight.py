@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 from tessera_runtime.core import container
 from tessera_runtime.core.errors import BundleError, DeviceError, TesseraError, UsageError, about
+from tessera_runtime.core.files import open_regular
 from tessera_runtime.core.manifest import Capability
 from tessera_runtime.devices.cuda import runs_on
 from tesseracc.arch.arch import Arch, load, names
 
 __all__ = ["Answer", "Verdict", "check", "machine_of", "read_header"]
 
-_GPU = re.compile(r"sm_(\d{1,3})(\d)([af]?)")
+_GPU = re.compile(r"sm_(\d{1,3})(\d)([af]?)", re.ASCII)
 
 
 class Machine(NamedTuple):
@@ -56,12 +57,9 @@ class Answer:
 def read_header(path: str) -> container.Header:
     """The header of a bundle, from its first 2192 bytes; the rest of the file is not read. E601 to E604, E802."""
     size = container.HEADER_OFFSET + container.HEADER_SIZE
-    try:
-        with open(path, "rb") as file:
-            data = file.read(size)
-            length = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise UsageError("E802", f"cannot read {path}: {error.strerror or error}") from None
+    with open_regular(path) as file:
+        data = file.read(size)
+        length = os.fstat(file.fileno()).st_size
     with about(path):
         return _header(data, length)
 

@@ -33,12 +33,13 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import check_output, write_atomic
+    from tessera_runtime.core.files import check_apart, check_output, write_atomic
     from tesseracc.bundle.difference import differences
     from tesseracc.rebuild import rebuild
 
     if not verify and output is None:
         raise UsageError("E801", "nothing to do: give --verify or -o")
+    check_apart(output, source)
     check_output(output)
     # What a source is executed for must be signed as the environment demands.
     file = BundleFile(bundle, verify_weights=True, weights=weights, require_signature=None)

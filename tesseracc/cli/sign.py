@@ -31,12 +31,13 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import check_output, write_atomic
+    from tessera_runtime.core.files import check_apart, check_output, write_atomic
     from tessera_runtime.signature import parse_private, read_key
     from tesseracc.bundle.sign import attach, make
 
     if not keys and not remove:
         raise UsageError("E801", "nothing to do: give --key, or --remove", help="`tesseracc keygen` makes keys")
+    check_apart(output, *keys)
     check_output(output)
     seeds = [parse_private(read_key(path), path) for path in keys]
     file = BundleFile(bundle, verify_weights=True, weights=weights)

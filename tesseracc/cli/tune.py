@@ -38,7 +38,7 @@ def command(file: str, name: str, arch: str, sizes: tuple[str, ...], output: str
     from tessera.decorators import Kernel
     from tessera_runtime import load as load_bundle
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import check_output
+    from tessera_runtime.core.files import check_apart, check_output
     from tesseracc.arch.arch import load
     from tesseracc.driver import Build, host_level, place_of
     from tesseracc.frontend import kernel as kernels
@@ -49,6 +49,7 @@ def command(file: str, name: str, arch: str, sizes: tuple[str, ...], output: str
     from tesseracc.tuning.space import spell
 
     path = str(beside(file)) if output is None else output
+    check_apart(path, file)
     check_output(path)
     records = {r.key: r for r in read_records(path)} if Path(path).is_file() else {}
     entry = source.choose(source.load(file), (name,))[name]

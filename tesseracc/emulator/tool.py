@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tessera_runtime.core.errors import InputError
-from tessera_runtime.core.files import check_output, read_text, write_atomic
+from tessera_runtime.core.files import check_apart, check_output, read_text, write_atomic
 from tessera_runtime.core.inputspec import read_npy
 from tessera_runtime.core.numbers import integer, real, short
 from tesseracc.emulator.findings import EmulatorError, Report
@@ -86,6 +86,8 @@ def emulate(
     """
     values = [parse_argument(a) for a in arguments]
     targets = [_output(text, values) for text in outputs]
+    for _, target in targets:
+        check_apart(target, os.fspath(ptx))
     check_output(*(target for _, target in targets))
     module = parse_ptx(read_text(ptx))
     report = launch(

@@ -22,7 +22,8 @@ from typing import Any
 from tessera.decorators import Kernel
 from tessera.errors import did_you_mean
 from tessera_runtime.core.errors import UsageError
-from tessera_runtime.core.files import read_text
+from tessera_runtime.core.files import as_text, read_bytes
+from tessera_runtime.core.numbers import short
 from tesseracc.arch.arch import Arch, names
 from tesseracc.tuning.space import spell
 
@@ -60,17 +61,25 @@ def beside(module: str | Path) -> Path:
 
 def read_records(file: str | Path) -> tuple[Record, ...]:
     """The records of a file. Raises E802 for what cannot be read or is no record."""
-    return parse_records(read_text(file, RECORDS_LIMIT), Path(file).name)
+    return parse_records(as_text(read_bytes(file, RECORDS_LIMIT, regular=True), file), Path(file).name)
 
 
 def parse_records(text: str, name: str) -> tuple[Record, ...]:
     """The records in a text. Raises E802."""
     import yaml
 
+    class Plain(yaml.SafeLoader):
+        """YAML without aliases, with which a few lines would stand for more than any memory holds."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("an alias, which records do not have")
+            return super().compose_node(parent, index)
+
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError("E802", f"{name} is not YAML: {' '.join(str(error).split())}") from None
+        data = yaml.load(text, Loader=Plain)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number or a date that is none
+        raise UsageError("E802", f"{name} is not YAML: {short(' '.join(str(error).split()), 300)}") from None
     if not isinstance(data, dict) or set(data) != {"version", "records"} or not isinstance(data["records"], list):
         raise UsageError("E802", f"{name} is no tuning record", help="it has `version: 1` and a list `records`")
     if data["version"] != 1:
