@@ -104,8 +104,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cpu", help="cpu, cpu:TARGET, cuda:N or emulator (default cpu)")
     p.add_argument("--threads", type=_whole(1, 4096), metavar="N", help="CPU threads (default: all)")
     p.add_argument(
-        "--benchmark", type=_whole(1, _CALLS), nargs="?", const=0, metavar="N", help="time N calls (default: about one second)"
-    )
+        "--benchmark", type=_whole(1, _CALLS), nargs="?", const=0, metavar="N",
+        help="time N calls (default: about one second)",
+    )  # fmt: skip
     p.add_argument(
         "--repeat", type=_whole(1, _CALLS), metavar="N",
         help="call the function N times; what it updates goes into the next call",

@@ -58,11 +58,15 @@ def _known(error: Exception) -> TesseraError | None:
     """The error that a user can act on: what the system refuses is one too."""
     if isinstance(error, TesseraError):
         return error
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map" in str(error)):
         return UsageError("E809", "there is not enough memory")
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return UsageError("E809", "the system gives no more threads")
     if not isinstance(error, OSError):
         return None
     name = error.filename
+    if name is None and error.errno == errno.ENOENT:  # of os.getcwd
+        return UsageError("E802", "cannot read the working directory: it was removed")
     shown = "a temporary file" if name is None else f"'{os.fsdecode(name) if isinstance(name, bytes) else name}'"
     if error.errno in _EXHAUSTED:
         return UsageError("E809", f"the system refuses: {error.strerror}")
