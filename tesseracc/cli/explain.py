@@ -8,8 +8,15 @@ import textwrap
 import click
 
 
+def _codes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What the shell may complete a code to."""
+    from tessera_runtime.core.catalogue import CATALOGUE
+
+    return [code for code in CATALOGUE if code.startswith(incomplete.upper())]
+
+
 @click.command("explain")
-@click.argument("code")
+@click.argument("code", shell_complete=_codes)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(code: str, as_json: bool) -> None:
     """What CODE (such as E302) means and how to put it right.

@@ -217,9 +217,9 @@ def test_a_long_line_is_shown_around_its_caret(tesseracc: Runner, here: Path) ->
 
 
 def test_strip_tells_which_way_it_went(tesseracc: Runner, here: Path) -> None:
-    (here / "w.py").write_text(MODEL.replace("x + 1", "x + ts.constant([float(i) for i in range(1)])"))
-    (here / "w.py").write_text("import numpy as np\n" + MODEL.replace("@ts.function", "W = ts.tensor(np.ones((64, 64), "
-                               "np.float32))\n\n\n@ts.function").replace('["N",', '["N", 64,').replace("x + 1", "x @ W"))  # fmt: skip
+    weights = "W = ts.tensor(np.ones((64, 64), np.float32))\n\n\n@ts.function"
+    model = MODEL.replace("@ts.function", weights).replace('["N",', '["N", 64,').replace("x + 1", "x @ W")
+    (here / "w.py").write_text(f"import numpy as np\n{model}")
     assert tesseracc("build", "w.py", *CPU, "--external-weights", "-o", "thin.tsb").code == 0
     said = tesseracc("strip", "thin.tsb", "-o", "whole.tsb")
     assert said.code == 0 and " more, sha256" in said.out and "-" not in said.out.split(";")[1].split("sha256")[0]
