@@ -215,7 +215,7 @@ def test_errors(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ([*step_, "--state", tmp_path], 2, "it is a folder"),
         ([*step_, "--state", tmp_path / "pipe"], 7, "no regular file"),
         ([*step_, "--state", tmp_path / "no" / "s"], 2, "cannot write"),
-        ([*step_, "--repeat", 0], 2, "not at least 1"), ([*step_, "--repeat", 2, "--save-every", 1], 2, "--state"),
+        ([*step_, "--repeat", 0], 2, "is not from 1"), ([*step_, "--repeat", 2, "--save-every", 1], 2, "--state"),
         ([*step_, "--log", "x"], 2, "--repeat"), ([*step_, "--repeat", 2, "--benchmark"], 2, "time and compare"),
         ([*step_, "--repeat", 2], 7, "missing"),
     ):
