@@ -30,7 +30,8 @@ class AtomicWords(AttentionWords):
     def _atomic(self, node: ast.Call, name: str, op: str) -> Operand:
         span = self.span(node)
         if len(node.args) != 2 or node.keywords:
-            raise fail("E218", f"`{name}` takes a place and a value", span, f"it is {name}(x[i], v)")
+            raise fail("E218", f"`{name}` takes a place and a value", span,
+                       f"it is {name}(x[i], v); it orders nothing else, which ts.tile.barrier() does")  # fmt: skip
         if node is not self.alone:
             raise fail("E226", f"`{name}` gives no value: what was there before depends on the order of lanes, and no "
                                "numeric profile (strict, deterministic, fast) leaves a result to that", span,

@@ -50,3 +50,28 @@ def shared_by_lanes(x: ts.Tensor["M", "N", ts.i32], counts: ts.Tensor["B", ts.i3
     for m in ts.tile.range(M):
         for j in ts.tile.range(N):
             ts.tile.atomic_add(counts[x[m, j]], m)
+
+
+@ts.kernel
+def split_k(A: ts.Tensor["M", "K", ts.i8], B: ts.Tensor["K", "N", ts.i8], C: ts.Tensor["M", "N", ts.i32]):
+    for s in ts.tile.range(0, K, 128):
+        acc = ts.tile.zeros((64, 64), ts.i32)
+        for k in ts.tile.range(s, s + 128, 64):
+            acc += A[m : m + 64, k : k + 64] @ B[k : k + 64, n : n + 64]
+        ts.tile.atomic_add(C[m : m + 64, n : n + 64], acc)
+
+
+def every_kind(T):
+    @ts.kernel(group=64)
+    def kinds(x: ts.Tensor["N", T], add: ts.Tensor[5, T], low: ts.Tensor[5, T], high: ts.Tensor[5, T],
+              both: ts.Tensor[5, T], some: ts.Tensor[5, T], odd: ts.Tensor[5, T]):
+        i = ts.tile.linear_id()
+        if i < N:
+            ts.tile.atomic_add(add[i % 5], x[i])
+            ts.tile.atomic_min(low[i % 5], x[i])
+            ts.tile.atomic_max(high[i % 5], x[i])
+            ts.tile.atomic_and(both[i % 5], x[i])
+            ts.tile.atomic_or(some[i % 5], x[i])
+            ts.tile.atomic_xor(odd[i % 5], x[i])
+
+    return kinds

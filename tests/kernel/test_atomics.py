@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from samples import histogram as sample
+from tessera.dtypes import as_dtype
 from tessera.errors import SourceError
 from tessera.kernel import evaluate
+from tessera_runtime.core.dtypes import np_dtype
 from tessera_runtime.core.errors import TesseraError
 from tests.kernel import atomic_kernels as K
 from tests.kernel.everywhere import everywhere, levels
@@ -68,6 +70,32 @@ def test_iterations_with_updates_are_spread_over_groups_and_lanes() -> None:
     np.testing.assert_array_equal(counts, expected)
     assert str(K.shared_by_lanes.definition.grid[0]) == "M"
     assert any(note.message.startswith("A69") for note in K.shared_by_lanes.definition.notes)
+
+
+@pytest.mark.parametrize("dtype", ("u32", "i64", *(pytest.param(t, marks=pytest.mark.slow) for t in ("i32", "u64"))))
+def test_every_kind_and_type(dtype: str) -> None:
+    kernel, held = K.every_kind(as_dtype(dtype)), np_dtype(dtype)
+    limits = np.iinfo(held)
+    x, *found = (RNG.integers(limits.min, limits.max, n, held, endpoint=True) for n in (131, *[5] * 6))
+    ufuncs = (np.add, np.minimum, np.maximum, np.bitwise_and, np.bitwise_or, np.bitwise_xor)
+    expected = [old.copy() for old in found]
+    for ufunc, old in zip(ufuncs, expected, strict=True):
+        for k in range(5):
+            for value in x[k::5]:
+                old[k : k + 1] = ufunc(old[k : k + 1], value)
+    everywhere(kernel.definition, [x, *found], archs=("sm_80",))
+    for mine, wanted in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), ((70, 300, 65), (64, 0, 64)))
+def test_parts_of_a_long_sum_are_added_to_what_is_there(m: int, k: int, n: int) -> None:
+    a, b = (RNG.integers(-128, 128, shape).astype(np.int8) for shape in ((m, k), (k, n)))
+    c = RNG.integers(-9, 9, (m, n)).astype(np.int32)
+    expected = c + a.astype(np.int64) @ b
+    everywhere(K.split_k.definition, [a, b, c], archs=("sm_90",))
+    np.testing.assert_array_equal(c, expected)
+    assert str(K.split_k.definition.grid[0]) == "ceildiv(K, 128)"
 
 
 def test_sample() -> None:
@@ -138,6 +166,7 @@ def test_levels_below_find_races_of_lanes(tmp_path: Any) -> None:
     ("ts.tile.atomic_add(x[0], 1.5)", "E206", "holds i32"),
     ("ts.tile.atomic_add(z[0], 1)", "E208", "reduce_max"),
     ("ts.tile.atomic_add(x[0])", "E218", "a place and a value"),
+    ("ts.tile.atomic_add(x[0], 1, order='release')", "E218", "orders nothing else"),
     ("ts.tile.atomic_add(x[0, 0], 1)", "E207", "rank 1"),
     ("ts.tile.atomic_cas(x[0], 1, 2)", "E204", "atomic_min"),
 ))  # fmt: skip
