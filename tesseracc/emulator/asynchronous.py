@@ -138,6 +138,8 @@ class AsyncEngine:
         if len(at):
             op.noted[at] = True
             self.note_write(op.target[at], op.size, op.lanes[at], op.pc)
+            if self.launch.strict:  # the threads' own copies are ordinary stores to the other proxy
+                self.note_generic_write(op.target[at], op.size)
 
     def _move(self, op: Granular, mask: Array) -> None:
         late = np.flatnonzero(mask & ~op.landed)
@@ -334,23 +336,33 @@ class AsyncEngine:
                 self.dirty[(target + k) // 4] = True
 
     def proxy_fence(self, w: Wave) -> None:
-        """fence.proxy.async: the writes that the executing lanes made or know of become visible to the proxy."""
+        """fence.proxy.async: what the executing lanes wrote or know of becomes visible to the proxy."""
+        if self.dirty is not None:
+            self._show(w, self.dirty, 4)
+        self.mbarrier_fence(w)
+
+    def mbarrier_fence(self, w: Wave) -> None:
+        """fence.mbarrier_init: the same, of mbarriers that were initialised."""
+        self._show(w, self.mbarriers.private, 8)
+
+    def _show(self, w: Wave, marks: Array, unit: int) -> None:
+        """Takes the marks, one for `unit` bytes, off what the executing lanes wrote or know to be written."""
         from tesseracc.emulator.access import shadow_of
 
-        if self.dirty is None or not self.launch.detect:
+        if not self.launch.detect:
             return
         shadow = shadow_of(w, "shared", self.launch.shared)
         granule = self.launch.granule["shared"]
-        stride = self.launch.shared_stride // 4
+        stride = self.launch.shared_stride // unit
         for cta in np.unique(w.cta[w.lanes]):
             mine = w.lanes[w.cta[w.lanes] == cta]
-            at = np.flatnonzero(self.dirty[cta * stride : (cta + 1) * stride]) + cta * stride
+            at = np.flatnonzero(marks[cta * stride : (cta + 1) * stride]) + cta * stride
             if not len(at):
                 continue
-            records = shadow.write[at * 4 // granule]
+            records = shadow.write[at * unit // granule]
             own = np.isin(self.launch.races.lane_of(records), mine)
             known = own | self.launch.races.ordered(records, np.full(len(at), mine[0]))
-            self.dirty[at[known]] = False
+            marks[at[known]] = False
 
     def _check_proxy(self, w: Wave, granules: Array, at: Instruction) -> None:
         if self.dirty is not None and self.launch.detect and self.dirty[granules].any():

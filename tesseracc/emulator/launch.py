@@ -75,8 +75,8 @@ class Launch:
 
     def __init__(self, module: Module, kernel: str, grid: Sequence[int], block: Sequence[int], memory: GlobalMemory,
                  dynamic_shared: int, seed: int, detect: bool, counting: bool, max_steps: int,
-                 cluster: Sequence[int] | None, tensor_fences: bool = False) -> None:  # fmt: skip
-        self.tensor_fences = tensor_fences
+                 cluster: Sequence[int] | None, strict: bool = False) -> None:  # fmt: skip
+        self.strict = strict
         self.program = lay_out(module, kernel)
         self.memory, self.seed, self.detect, self.counting, self.max_steps = memory, seed, detect, counting, max_steps
         self.grid, self.block = _dims(grid, "grid"), _dims(block, "block")
@@ -151,7 +151,7 @@ class Launch:
             self.program.code, self.log, w.size >> 5, w.warps_per_cta * self.cluster_size, first_thread,
             self.released, self.acquired, w.warps_per_cta,
         )  # fmt: skip
-        if self.tensor_fences:
+        if self.strict:
             self.races.tensor_fences = TensorFences(self.races)
         self.flags = Flags(self.races)
 
@@ -200,21 +200,21 @@ def launch(
     module: Module | str, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any] = (),
     dynamic_shared: int = 0, seed: int = 0, detect: bool = True, memory: GlobalMemory | None = None, *,
     counting: bool = True, max_steps: int = 20_000_000, cluster: Sequence[int] | None = None,
-    tensor_fences: bool = False,
+    strict: bool = False,
 ) -> Report:  # fmt: skip
     """Run `kernel` and return findings and counters.
 
     An array argument is a buffer: copied to a fresh allocation and back in place (unless it is read-only). Scalars,
     ints, floats take the parameter's width; bytes fill a parameter of the same size; a uint64 is an address for the
     given `memory`. `detect` turns checks of races and initialisation on, `counting` traffic counters; `seed` chooses
-    the order in which asynchronous copies land; `cluster` overrides the kernel's own cluster shape; `tensor_fences`
-    demands the tcgen05.fence that the PTX ISA wants around synchronisation, and that programs seen elsewhere lack.
+    the order in which asynchronous copies land; `cluster` overrides the kernel's own cluster shape; `strict`
+    demands fences that the PTX ISA wants and that programs seen elsewhere lack: see specs/emulator.md.
     """
     if isinstance(module, str):
         module = parse_ptx(module)
     memory = memory if memory is not None else GlobalMemory()
     state = Launch(module, kernel, grid, block, memory, dynamic_shared, seed, detect, counting, max_steps, cluster,
-                   tensor_fences)  # fmt: skip
+                   strict)  # fmt: skip
     params = state.program.kernel.params
     if len(args) != len(params):
         raise EmulatorError("E942", f"`{kernel}` takes {len(params)} arguments, got {len(args)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tesseracc.emulator.findings import BAD_STATE
+from tesseracc.emulator.findings import BAD_STATE, PROXY_FENCE
 from tesseracc.emulator.types import Array
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class MBarriers:
         self.pending = np.zeros(n, np.int64)
         self.tx = np.zeros(n, np.int64)
         self.phase = np.zeros(n, np.int64)
+        self.private = np.zeros(n, np.bool_)  # no fence has shown the initialisation to the asynchronous proxy
         self.arriving: dict[int, Array] = {}  # what the arrivals of the running phase know
         self.published: dict[int, Array] = {}  # what the completed phases know
         # Warps whose lanes all arrived together, and when: their lanes hand data to each other through the barrier.
@@ -44,6 +45,7 @@ class MBarriers:
         if (count <= 0).any() or (count > (1 << 20) - 1).any():
             w.log.add(BAD_STATE, "mbarrier.init with a count outside 1 .. 2^20 - 1", w.code[w.pc])
         self.exists[index] = True
+        self.private[index] = True
         self.expected[index] = count
         self.pending[index] = count
         self.tx[index] = 0
@@ -60,6 +62,12 @@ class MBarriers:
             w.log.add(BAD_STATE, "this memory holds no mbarrier: mbarrier.init is missing", w.code[w.pc],
                       count=int((~self.exists[index]).sum()))  # fmt: skip
 
+    def check_visible(self, w: Wave, index: Array) -> None:
+        """Report an asynchronous operation that completes on an mbarrier which its proxy does not know."""
+        if self.launch.strict and self.private[index].any() and self.launch.detect:
+            w.log.add(PROXY_FENCE, "an asynchronous operation completes on an mbarrier with no fence.mbarrier_init "
+                      "behind the initialisation", w.code[w.pc])  # fmt: skip
+
     def arrive(self, w: Wave, index: Array, count: Array, release: bool = True, drop: bool = False) -> Array:
         """Arrivals by the executing lanes (one index and count each). Returns the phase before, the state token."""
         token = self.phase[index].copy()
@@ -75,7 +83,7 @@ class MBarriers:
         if not self.launch.detect:
             return
         warps, back = np.unique(w.lanes >> 5, return_inverse=True)
-        rows = self.launch.races.release(warps)
+        rows = self.launch.races.release(warps, w.absent(warps))
         pairs, lanes = np.unique(index * len(warps) + back, return_counts=True)
         for pair, count in zip(pairs.tolist(), lanes.tolist()):
             barrier, k = divmod(pair, len(warps))

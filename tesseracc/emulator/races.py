@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tesseracc.emulator.findings import GLOBAL_RACE, SHARED_RACE, FindingLog
+from tesseracc.emulator.lane_releases import LaneReleases
 from tesseracc.emulator.types import Array
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class RaceDetector:
         self.stamp = self.threads | np.uint64(1) << _CLOCK
         self.floor, self.epoch = np.uint64(0), 0
         self.warp_sync = np.zeros(warps, np.int64)
+        self.whole = np.zeros(warps, np.int64)  # up to where all lanes of a warp have released
+        self.lane_releases = LaneReleases()
         # By program counter: copies that complete on an mbarrier; mbarrier.init.
         self.copies: Array | None = None
         self.inits: Array | None = None
@@ -140,9 +143,22 @@ class RaceDetector:
         rows[np.arange(len(warps)), w] = self.clock[warps]
         return rows
 
-    def release(self, warps: Array) -> Array:
-        """Publish: the snapshot, after which later accesses of `warps` belong to a new clock."""
+    def release(self, warps: Array, absent: Array | None = None) -> Array:
+        """Publish: the snapshot, after which later accesses of `warps` [n] belong to a new clock.
+
+        `absent` [n]: masks of the lanes that take no part.
+        """
         rows = self.snapshot(warps)
+        if absent is None or not absent.any():
+            self.whole[warps] = self.clock[warps]
+        else:
+            for warp, mask in zip(warps.tolist(), absent.tolist()):
+                clock = int(self.clock[warp])
+                if mask:
+                    whole = max(int(self.whole[warp]), int(self.warp_sync[warp]))
+                    self.lane_releases.note(warp, clock, whole, ~mask)
+                else:
+                    self.whole[warp] = clock
         self.step(warps)
         return rows
 
@@ -329,8 +345,13 @@ class RaceDetector:
         if same.any():  # a lane learns of a copy by its warp mate as any other thread does: from the copy's mbarrier
             same &= ~self._by_copy(old)
             known = np.where(same, self.warp_sync[mine], known)
+        reached = clock <= known
+        if self.lane_releases:
+            asked = np.flatnonzero(near & ~same & reached)
+            lanes_there = self.lane_of(old[asked]) & 31
+            reached[asked] = ~self.lane_releases.missed(local[asked], known[asked], clock[asked], lanes_there)
         far = (clock <= self.released[theirs]) & self.acquired[(mine + self.first_warp) // self.warps_per_cta]
-        return np.where(near, clock <= known, far)
+        return np.where(near, reached, far)
 
     def _by_copy(self, old: Array) -> Array:
         """Whether accesses were made by copies that complete on an mbarrier."""

@@ -169,6 +169,13 @@ class Wave:
             return np.arange(self.size >> 5)
         return np.unique(self.lanes >> 5)
 
+    def absent(self, warps: Array) -> Array:
+        """Masks of the live lanes of `warps` [n] that do not execute now."""
+        here = np.zeros(self.size, np.bool_)
+        here[self.sel] = True
+        lanes = (self.alive & ~here).reshape(-1, 32)[warps]
+        return np.asarray((lanes << np.arange(32)).sum(axis=1))
+
     # --- who runs where ----------------------------------------------------------------------------------------------
 
     def queue(self, pc: int, lanes: Lanes) -> None:

@@ -7,7 +7,7 @@ The file as it stands is the bug. Its head says what is wrong and how to run it;
     instruction  // fault: C  where the emulator must report code C (`value`: no report, but a wrong result);
                               with several such lines it depends on the seed which of them comes first
 
-Head lines, as Python expressions over NumPy: `// launch: grid=2, block=64, shared=0` (keywords), `// args: ...` (the
+Head lines, as Python expressions over NumPy: `// launch: grid=2, block=64, shared=0, strict=False` (keywords), `// args: ...` (the
 arguments, called a, b, c, ...; A, B, .. as they were before), `// arrays: X = ...` (a statement before that),
 `// want: ...` (what must hold after a correct run).
 """
@@ -81,6 +81,7 @@ def execute(case: Case, text: str, seed: int) -> tuple[Report, bool]:
     options = eval(f"dict({case.head['launch']})", scope)
     before = {NAMES[k].upper(): x.copy() for k, x in enumerate(arguments) if isinstance(x, np.ndarray)}
     report = launch(parse_ptx(text), "k", (options["grid"],), (options["block"],), arguments,
-                    dynamic_shared=options.get("shared", 0), seed=seed, memory=memory, max_steps=50_000)  # fmt: skip
+                    dynamic_shared=options.get("shared", 0), seed=seed, memory=memory, max_steps=50_000,
+                    strict=options.get("strict", False))  # fmt: skip
     after = dict(zip(NAMES, arguments))
     return report, bool(np.all(eval(case.head["want"], {**scope, **before, **after})))

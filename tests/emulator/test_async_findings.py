@@ -31,7 +31,7 @@ def pipelined(lines: list[str], seed: int) -> tuple[Report, bool]:
     a, b = rng.normal(size=(64, 160)).astype(np.float16), rng.normal(size=(160, 64)).astype(np.float16)
     c = np.zeros((64, 64), np.float32)
     report = launch(parse_ptx("\n".join(lines)), "pipelined_matmul", (1, 1), (128,), [a, b, c, 64, 160], seed=seed,
-                    max_steps=STEPS)  # fmt: skip
+                    max_steps=STEPS, strict=True)  # fmt: skip
     return report, bool(np.allclose(c, a.astype(np.float64) @ b.astype(np.float64), atol=1e-2))
 
 
@@ -46,7 +46,7 @@ def wgmma(lines: list[str], seed: int) -> tuple[Report, bool]:
         maps.append(TensorMap("bf16", p, (320, len(x)), (640,), (64, len(x)), swizzle=128).encode())
     c = np.zeros((64, 16), np.float32)
     report = launch(parse_ptx("\n".join(lines)), "wgmma_tma", (1, 1), (128,), [*maps, c, 16, 320],
-                    dynamic_shared=2 * 80 * 128, memory=memory, seed=seed, max_steps=STEPS)  # fmt: skip
+                    dynamic_shared=2 * 80 * 128, memory=memory, seed=seed, max_steps=STEPS, strict=True)  # fmt: skip
     return report, bool(np.allclose(c, a.astype(np.float64) @ b.astype(np.float64).T, atol=1e-2))
 
 
@@ -54,7 +54,7 @@ def bulk(lines: list[str], seed: int) -> tuple[Report, bool]:
     x = np.random.default_rng(6).normal(size=(2, 256)).astype(np.float32)
     y = np.zeros_like(x)
     report = launch(parse_ptx("\n".join(lines)), "bulk_scale", (2,), (64,), [x, y, np.float32(3)], seed=seed,
-                    max_steps=STEPS)  # fmt: skip
+                    max_steps=STEPS, strict=True)  # fmt: skip
     return report, bool(np.array_equal(y, x * np.float32(3)))
 
 
@@ -62,7 +62,7 @@ def cluster(lines: list[str], seed: int) -> tuple[Report, bool]:
     data = np.random.default_rng(7).integers(0, 256, 3000).astype(np.uint8)
     bins = np.zeros(256, np.uint32)
     report = launch(parse_ptx("\n".join(lines)), "cluster_histogram", (4,), (128,), [data, bins, len(data)], seed=seed,
-                    max_steps=STEPS)  # fmt: skip
+                    max_steps=STEPS, strict=True)  # fmt: skip
     return report, bool(np.array_equal(bins, np.bincount(data, minlength=256)))
 
 

@@ -53,7 +53,7 @@ def gemm(lines: list[str], seed: int) -> tuple[Report, bool]:
     maps = [tensor_map(memory, x, "bf16", (64, 128), 128)[0] for x in (a, b)]
     c = np.zeros((m, n), np.uint16)
     report = launch(parse_ptx("\n".join(lines)), "gemm", (n // 128, m // 128), (256,), [*maps, c, n, k], memory=memory,
-                    dynamic_shared=3 * 4 * 64 * 128, seed=seed, max_steps=programs.STEPS)  # fmt: skip
+                    dynamic_shared=3 * 4 * 64 * 128, seed=seed, max_steps=programs.STEPS, strict=True)  # fmt: skip
     want = a.astype(np.float64) @ b.astype(np.float64).T
     return report, bool(np.allclose(c.view(BF16).astype(np.float64), want, rtol=2.0**-7, atol=0.05))
 
@@ -67,7 +67,7 @@ def specialised(lines: list[str], seed: int) -> tuple[Report, bool]:
     mb, _ = tensor_map(memory, b.view(np.uint16), "bf16", (64, 16), 128)
     mc, address = tensor_map(memory, np.zeros((m, n), np.uint16), "bf16", (32, 64))
     report = launch(parse_ptx("\n".join(lines)), "specialised", (2, 2), (256,), [ma, mb, mc, k], memory=memory,
-                    dynamic_shared=3 * 96 * 128, seed=seed, max_steps=programs.STEPS)  # fmt: skip
+                    dynamic_shared=3 * 96 * 128, seed=seed, max_steps=programs.STEPS, strict=True)  # fmt: skip
     found = np.frombuffer(memory.read(address, m * n * 2), np.uint16).view(BF16).reshape(m, n).astype(np.float64)
     want = a.astype(np.float64) @ b.astype(np.float64).T
     return report, bool(np.allclose(found, want, rtol=2.0**-7, atol=0.05))
@@ -100,14 +100,10 @@ def caught(run: Runner, lines: list[str]) -> str | None:
 
 #: survivors: kernel, words of the line, how many such lines, and why the program is correct without them
 REDUNDANT = [
-    ("wgmma_tma", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
     ("wgmma_tma", "wgmma.fence", 1, "the accumulators are chained: no other instruction touches them in between"),
     ("wgmma_tma", "bar.sync", 3, "a warpgroup's reads are over when the warp that issues the next copy has waited"),
     ("wgmma_tma", "expect_tx", 1, "not reached with this number of steps"),
-    ("bulk_scale", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
-    ("specialised", "fence.mbarrier_init", 1, "the barrier of the cluster behind it releases the initialisation"),
     ("specialised", "bar.warp.sync", 1, "the warp is together already"),
-    ("gemm", "fence.mbarrier_init", 1, "the barrier behind it makes the initialisation known inside a block"),
     ("gemm", "bar.warp.sync", 1, "the warp is together already"),
 ]
 

@@ -409,7 +409,7 @@ def test_fences_around_a_barrier_are_needed_where_a_launch_says_so(missing: str)
     text = (HEAD + STORE + WAITED + LOAD + fenced(TAIL)).replace(missing, "")
     for demanded in (False, True):
         out = np.zeros((128, 4), np.uint32)
-        report = launch(parse_ptx(text), "k", (1,), (128,), [np.zeros(1, np.uint32), out, 4], tensor_fences=demanded)
+        report = launch(parse_ptx(text), "k", (1,), (128,), [np.zeros(1, np.uint32), out, 4], strict=demanded)
         found = {(f.code, "dealloc" in text.split("\n")[f.ptx_line - 1]) for f in report.findings}
         assert found == ({("E955", True)} if demanded and missing else set())
 

@@ -49,7 +49,7 @@ class _Emulator(Emulator):
         grid = (min(grid[0], self.blocks.get(kernel, grid[0])), *grid[1:])
         self.ran.append(kernel)
         return launch(module, kernel, grid, block, args, dynamic_shared, self.seed, True, self.memory, counting=False,
-                      max_steps=self.steps, tensor_fences=self.fences)  # fmt: skip
+                      max_steps=self.steps, strict=True)  # fmt: skip
 
 
 class _Device(EmulatorDevice):

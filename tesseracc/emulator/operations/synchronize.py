@@ -112,9 +112,16 @@ def fence(i: Instruction, d: Decoder) -> Step:
             return lambda w: None
         return lambda w: w.launch.asynchronous.proxy_fence(w)
     if "mbarrier_init" in i.mods:
-        return lambda w: w.launch.flags.fence_inits(w.warps) if w.launch.detect else None
+        return _show_mbarriers
     wide = bool({"gl", "gpu", "sys", "cluster"} & set(i.mods))
     return lambda w: order(w, wide)
+
+
+def _show_mbarriers(w: Wave) -> None:
+    """fence.mbarrier_init: mbarriers become visible to the asynchronous proxy, and to the cluster with an arrival."""
+    if w.launch.detect:
+        w.launch.asynchronous.mbarrier_fence(w)
+        w.launch.flags.fence_inits(w.warps)
 
 
 @instruction("nanosleep", "9.7.20 Miscellaneous: nanosleep", "u32")

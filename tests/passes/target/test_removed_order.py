@@ -52,7 +52,7 @@ def outcome(
     args = [a, b, np.full((sizes["M"], sizes["N"]), np.nan, DTYPES[type_.dtype])]
     try:
         found = attempt(kernel, image, args, sizes, ptx="\n".join(lines), seed=seed, max_steps=STEPS, blocks=blocks,
-                        version=version, tensor_fences=True)  # fmt: skip
+                        version=version, strict=True)  # fmt: skip
     except EmulatorError as error:
         return error.code
     assert found is not None
