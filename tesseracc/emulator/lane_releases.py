@@ -17,8 +17,7 @@ __all__ = ["LaneReleases"]
 
 
 class LaneReleases:
-    """By warp of a batch the clocks of such releases, ascending; of each the clock up to which all lanes did, and a mask
-    of 32 lanes."""
+    """By warp of a batch: clocks of such releases, ascending; of each up to where all lanes did, and a mask of lanes."""
 
     def __init__(self) -> None:
         self.clocks: dict[int, list[int]] = {}

@@ -7,9 +7,9 @@ The file as it stands is the bug. Its head says what is wrong and how to run it;
     instruction  // fault: C  where the emulator must report code C (`value`: no report, but a wrong result);
                               with several such lines it depends on the seed which of them comes first
 
-Head lines, as Python expressions over NumPy: `// launch: grid=2, block=64, shared=0, strict=False` (keywords), `// args: ...` (the
-arguments, called a, b, c, ...; A, B, .. as they were before), `// arrays: X = ...` (a statement before that),
-`// want: ...` (what must hold after a correct run).
+Head lines, as Python expressions over NumPy: `// launch: grid=2, block=64, shared=0, strict=False` (keywords),
+`// args: ...` (the arguments, called a, b, c, ...; A, B, .. as they were before), `// arrays: X = ...` (a statement
+before that), `// want: ...` (what must hold after a correct run).
 """
 
 from __future__ import annotations

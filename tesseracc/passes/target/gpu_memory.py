@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tesseracc.ir.types import BufType
 from tesseracc.ir.value import Func, Op, Value
@@ -73,6 +73,8 @@ class State:
 
     Copies under way are not counted as writes: nobody may look at their destination before a `tile.wait`, which is one.
     `stores`: copies to tensors may be reading their boxes, whatever barriers there were.
+    `sums`: warps have loaded sums from tensor memory, which may not be freed before a barrier.
+    `hidden`: no fence has shown what threads wrote to products that read it in place, whatever barriers there were.
     """
 
     written: bool = False
@@ -80,12 +82,19 @@ class State:
     tiles: bool = False
     copies: bool = False
     stores: bool = False
+    sums: bool = False
+    hidden: bool = False
+
+    def wrote(self) -> State:
+        """Behind writes by operations on tiles."""
+        return replace(self, written=True, tiles=True, hidden=True)
 
     def joined(self, other: State) -> State:
         """What may have happened on either of two paths."""
         return State(
             self.written or other.written, self.read or other.read, self.tiles or other.tiles,
-            self.copies or other.copies, self.stores or other.stores,
+            self.copies or other.copies, self.stores or other.stores, self.sums or other.sums,
+            self.hidden or other.hidden,
         )  # fmt: skip
 
 

@@ -65,7 +65,9 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
         b = inner.b
         if grouped:
             b.emit("target.wait_copies", pending=stages - 2)
-        inner.state = replace(inner.state, written=True, read=True, tiles=True, copies=grouped)
+        inner.state = replace(inner.state.wrote(), copies=grouped)
+        if inner.stored(inner.layouts.placed):
+            inner.show()
         inner.barrier()
         last = b.const(stages - 1)
         first = b.op("arith.cmp", slot, b.const(0), pred="eq")
@@ -78,5 +80,5 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     region = low.nested([I64, I64, *types], body)
     loop = low.b.emit("scf.for", lo, hi, step, [low.b.const(0), *inits], types=[I64, *types], regions=[region])
     # what is not waited for are groups without copies, those of iterations that there are not
-    low.state = replace(low.state, written=True, read=True, tiles=True, copies=False)
+    low.state = replace(low.state.wrote(), read=True, copies=False)
     low.bind(op.results, loop.results[1:])

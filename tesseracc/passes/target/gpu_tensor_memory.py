@@ -12,6 +12,7 @@ issuer waits until the group has loaded the sums of the iteration before.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tesseracc.ir.dialects.target_tensor_memory import LOADS
@@ -77,7 +78,8 @@ class TensorMemory:
         """When all loads are over."""
         assert self.base is not None
         base = self.base
-        low.barrier()
+        if low.state.sums:
+            low.barrier()
 
         def end(inner: Lowering) -> list[Value]:
             inner.b.emit("target.tensor_fence", before=False)
@@ -183,6 +185,7 @@ class TensorMemory:
         low.bind(op.results, found)
         position[2] = b.op("arith.xor", position[2], b.const(1, "i32"))
         b.emit("target.tensor_fence", before=True)
+        low.state = replace(low.state, sums=True)
         if op in self.loaded:
             arrive_once(low, self.loaded[op])  # a warp loads, and waits for it, as one
 

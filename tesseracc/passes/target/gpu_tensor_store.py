@@ -48,7 +48,7 @@ def store_box(low: Lowering, store: TensorStore, block: Block, value: Spread, me
     wait_stores(low)
     low.before_write()
     put(low, box, value)
-    low.b.emit("target.fence_async")
+    low.show()
     low.before_read()
     _alone(low, lambda inner: _start(inner, store, block, box))
     low.state = replace(low.state, stores=True)

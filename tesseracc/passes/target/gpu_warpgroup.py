@@ -197,7 +197,7 @@ def warpgroup_product(low: Lowering, op: Op, layout: LinearLayout, choice: Choic
         left = Operand(low, choice, "a", op["a"], unit_m, grid[0])
     else:
         left = _Fragments(low, choice, op, grid)
-    low.before_read()
+    low.before_product(op)
     right = Operand(low, choice, "b", op["b"], unit_n, grid[1])
     form = _Form(choice, acc.dtype, left.turned, right.turned)
     found = list(acc.as_elements(b))

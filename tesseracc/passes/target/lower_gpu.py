@@ -11,7 +11,7 @@ between threads, and behind a uniform store to a buffer that the kernel also rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -215,7 +215,7 @@ class Lowering(Flow):
         """Before threads write shared memory that others may still read."""
         if self.state.read:
             self.barrier()
-        self.state = replace(self.state, written=True, tiles=True)
+        self.state = self.state.wrote()
 
     # -- ids and sizes -------------------------------------------------------------------------------------------
 
@@ -284,24 +284,38 @@ class Lowering(Flow):
             if isinstance(held, Flight):
                 self.env[value] = self.products.landed(held)
 
-    def stored_operands(self) -> bool:
-        """Whether products may yet read in place what threads write, and not copy engines alone."""
+    def stored(self, tiles: Iterable[Value]) -> bool:
+        """Whether products read some of these tiles in place where threads wrote them, and not copy engines alone."""
         filled = self.roles.memory if self.roles else {}
-        return any(p.buf in self.taken and p.buf not in filled for p in self.layouts.placed.values())
+        found = (self.layouts.placed[tile].buf for tile in tiles if tile in self.layouts.placed)
+        return any(buf in self.taken and buf not in filled for buf in found)
+
+    def show(self) -> None:
+        """What threads wrote, before products read it in place."""
+        if self.state.hidden:
+            self.b.emit("target.fence_async")
+            self.state = replace(self.state, hidden=False)
+
+    def before_product(self, op: Op) -> None:
+        """Before a product reads operands in place."""
+        if self.stored((op["a"], op["b"])):
+            self.show()
+        self.before_read()
 
     def barrier(self) -> None:
         self.products.finish()  # they read shared memory, which what follows may overwrite
-        if self.stored_operands() and (self.state.written or self.state.copies):
-            self.b.emit("target.fence_async")  # products read what was written behind the caches' back
         if self.roles:
             self.b.emit("target.barrier", id=CONSUMER_BARRIER, threads=self.group)
         else:
             self.b.emit("target.barrier")
-        self.state = State(copies=self.state.copies, stores=self.state.stores)
+        self.state = State(copies=self.state.copies, stores=self.state.stores, hidden=self.state.hidden)
 
     def do_tile_barrier(self, op: Op) -> None:
         if self.state.copies:  # a barrier of the language finishes all copies
             self.b.emit("target.wait_copies", pending=0)
+            self.state = self.state.wrote()
+        if self.stored(self.layouts.placed):
+            self.show()
         self.barrier()
         self.state = replace(self.state, copies=False)
 
@@ -312,7 +326,7 @@ class Lowering(Flow):
     def do_tile_wait(self, op: Op) -> None:
         if self.arch.has("cp_async"):
             self.b.emit("target.wait_copies", pending=op.attrs["pending"])
-        self.state = replace(self.state, written=True, tiles=True)
+        self.state = self.state.wrote()
 
     def touch(self, buf: Value, *, write: bool) -> None:
         """An access of single elements: behind what operations on tiles wrote, and known to those that follow."""
@@ -320,7 +334,9 @@ class Lowering(Flow):
             return
         if self.state.tiles and not self.varying:
             self.barrier()
-        self.state = replace(self.state, written=self.state.written or write, read=self.state.read or not write)
+        before = self.state
+        written, read, hidden = before.written or write, before.read or not write, before.hidden or write
+        self.state = replace(before, written=written, read=read, hidden=hidden)
 
     def address(self, op: Op) -> Value:
         return memory_of(self, op["buf"]).address(self, [self.get(v) for v in op.group("indices")])
