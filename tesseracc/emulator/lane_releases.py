@@ -17,7 +17,7 @@ __all__ = ["LaneReleases"]
 
 
 class LaneReleases:
-    """By warp of a batch: clocks of such releases, ascending; of each up to where all lanes did, and a mask of lanes."""
+    """By warp of a batch: clocks of such releases, ascending; of each up to where all lanes did, and its mask."""
 
     def __init__(self) -> None:
         self.clocks: dict[int, list[int]] = {}
