@@ -69,8 +69,12 @@ class Finding:
 
 @dataclass(slots=True)
 class FindingLog:
-    """Findings of a launch, one per (code, instruction, other instruction); repetitions only count."""
+    """Findings of a launch, one per (code, instruction, other instruction); repetitions only count.
 
+    `halt`: the first one ends the launch.
+    """
+
+    halt: bool = False
     found: dict[tuple[str, int, int | None], Finding] = field(default_factory=dict)
 
     def add(self, code: str, message: str, at: Instruction, other: Instruction | None = None, count: int = 1) -> None:
@@ -83,6 +87,8 @@ class FindingLog:
             code, message, at.line, str(at.loc) if at.loc else None,
             None if other is None else other.line, str(other.loc) if other is not None and other.loc else None, count,
         )  # fmt: skip
+        if self.halt:
+            raise StopLaunch
 
 
 @dataclass(slots=True)

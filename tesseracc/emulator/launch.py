@@ -75,7 +75,7 @@ class Launch:
 
     def __init__(self, module: Module, kernel: str, grid: Sequence[int], block: Sequence[int], memory: GlobalMemory,
                  dynamic_shared: int, seed: int, detect: bool, counting: bool, max_steps: int,
-                 cluster: Sequence[int] | None, strict: bool = False) -> None:  # fmt: skip
+                 cluster: Sequence[int] | None, strict: bool = False, halt: bool = False) -> None:  # fmt: skip
         self.strict = strict
         self.program = lay_out(module, kernel)
         self.memory, self.seed, self.detect, self.counting, self.max_steps = memory, seed, detect, counting, max_steps
@@ -86,7 +86,7 @@ class Launch:
         self.threads = int(np.prod(self.block))
         self.warps_per_cta = -(-self.threads // 32)
         self.dynamic_shared = dynamic_shared
-        self.log = FindingLog()
+        self.log = FindingLog(halt)
         self.counters = Counters()
         self.printed: list[str] = []
         self.layout = Layout(self.program, memory, dynamic_shared)
@@ -200,7 +200,7 @@ def launch(
     module: Module | str, kernel: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any] = (),
     dynamic_shared: int = 0, seed: int = 0, detect: bool = True, memory: GlobalMemory | None = None, *,
     counting: bool = True, max_steps: int = 20_000_000, cluster: Sequence[int] | None = None,
-    strict: bool = False,
+    strict: bool = False, halt: bool = False,
 ) -> Report:  # fmt: skip
     """Run `kernel` and return findings and counters.
 
@@ -208,13 +208,14 @@ def launch(
     ints, floats take the parameter's width; bytes fill a parameter of the same size; a uint64 is an address for the
     given `memory`. `detect` turns checks of races and initialisation on, `counting` traffic counters; `seed` chooses
     the order in which asynchronous copies land; `cluster` overrides the kernel's own cluster shape; `strict`
-    demands fences that the PTX ISA wants and that programs seen elsewhere lack: see specs/emulator.md.
+    demands fences that the PTX ISA wants and that programs seen elsewhere lack: see specs/emulator.md; `halt`
+    ends the launch with the first finding.
     """
     if isinstance(module, str):
         module = parse_ptx(module)
     memory = memory if memory is not None else GlobalMemory()
     state = Launch(module, kernel, grid, block, memory, dynamic_shared, seed, detect, counting, max_steps, cluster,
-                   strict)  # fmt: skip
+                   strict, halt)  # fmt: skip
     params = state.program.kernel.params
     if len(args) != len(params):
         raise EmulatorError("E942", f"`{kernel}` takes {len(params)} arguments, got {len(args)}")

@@ -7,8 +7,8 @@ work are launched with one block (or one cluster) for all of it, so that order b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ from tesseracc.emulator_device import EmulatorDevice, EmulatorProgram
 from tesseracc.frontend.kernel import lower
 from tesseracc.interpret.binding import evaluate_dim
 from tesseracc.ir.value import Func
-from tests.emulator.test_deletions import deletions, without
-from tests.kernels.cases import Case
+from tests.emulator.test_deletions import deletions
+from tests.kernels.cases import Call, Case
 from tests.kernels.matrix import fixed, worst
 
 SEEDS = 3
@@ -35,11 +35,11 @@ STEPS = (20_000, 100_000, 1_000_000)
 
 
 class _Emulator(Emulator):
-    """Launches with a seed, few blocks, and an end; says which entries ran."""
+    """Launches of other code than the bundle has, with a seed, few blocks, and an end; says which entries ran."""
 
-    def __init__(self, seed: int, blocks: dict[str, int], steps: int, fences: bool) -> None:
+    def __init__(self, module: Module, seed: int, blocks: dict[str, int], steps: int) -> None:
         super().__init__(seed)
-        self.blocks, self.steps, self.fences = blocks, steps, fences
+        self.module, self.blocks, self.steps = module, blocks, steps
         self.ran: list[str] = []
 
     def launch(
@@ -48,21 +48,18 @@ class _Emulator(Emulator):
     ) -> Report:  # fmt: skip
         grid = (min(grid[0], self.blocks.get(kernel, grid[0])), *grid[1:])
         self.ran.append(kernel)
-        return launch(module, kernel, grid, block, args, dynamic_shared, self.seed, True, self.memory, counting=False,
-                      max_steps=self.steps, strict=True)  # fmt: skip
+        return launch(self.module, kernel, grid, block, args, dynamic_shared, self.seed, True, self.memory,
+                      counting=False, max_steps=self.steps, strict=True, halt=True)  # fmt: skip
 
 
 class _Device(EmulatorDevice):
-    """Runs other PTX than the bundle has."""
+    """Keeps the program of a bundle at hand."""
 
-    def __init__(self, module: Module, emulator: _Emulator) -> None:
-        super().__init__()
-        self.module, self.emulator = module, emulator
+    program: EmulatorProgram
 
     def load(self, file: BundleFile, target: Target) -> EmulatorProgram:
-        program = super().load(file, target)
-        program._module, program._emulator = self.module, self.emulator
-        return program
+        self.program = super().load(file, target)
+        return self.program
 
 
 @dataclass
@@ -74,7 +71,7 @@ class Outcome:
     survivors: list[str] = field(default_factory=list)  # the lines that nobody misses
 
 
-@dataclass
+@dataclass(eq=False)
 class Ordered:
     """A case for one target, compiled for the constants of some of its calls."""
 
@@ -107,21 +104,45 @@ class Ordered:
         found = [f for f in self.build.target(self.arch).funcs if f.kind == "target.func"]
         return {f.attrs["symbol"]: f.attrs.get("cluster", (1,))[0] for f in found if bounded(f)}
 
-    def run(self, text: str, number: int, seed: int = 0) -> tuple[str | None, list[str]]:
-        """How a call shows that it is wrong (None: it does not), and the entries that it ran."""
+    @cached_property
+    def module(self) -> Module:
+        return parse_ptx(self.text)
+
+    @cached_property
+    def loaded(self) -> tuple[Any, EmulatorProgram]:
+        """The compiled function, and its program on the device."""
+        device = _Device()
+        return load_bundle(self.bundle, device=device)[self.kernel.name], device.program
+
+    @cache  # noqa: B019
+    def call(self, number: int) -> tuple[Call, list[str], list[Any]]:
         call = self.case.calls[number]()
-        _, names, given = fixed(self.case.kernel(), call)
-        emulator = _Emulator(seed, self.blocks, self.steps, fences=self.arch.has("tcgen05"))
+        return (call, *fixed(self.case.kernel(), call)[1:])
+
+    def without(self, entry: str, line: int) -> Module:
+        """The module with what stands in a line, counted from 0, done away with: a wait goes on at once."""
+        old = self.module.functions[entry]
+        body = [
+            replace(i, opcode="pmevent", mods=(), operands=(), guard=None) if i.line == line + 1 else i
+            for i in old.body
+        ]
+        return replace(
+            self.module, functions=self.module.functions | {entry: replace(old, body=body)}, programs={}
+        )
+
+    def run(self, module: Module, number: int, seed: int = 0) -> tuple[str | None, list[str]]:
+        """How a call shows that it is wrong (None: it does not), and the entries that it ran."""
+        function, program = self.loaded
+        program._emulator = emulator = _Emulator(module, seed, self.blocks, self.steps)
         try:
-            function = load_bundle(self.bundle, device=_Device(parse_ptx(text), emulator))[self.kernel.name]
-            off = worst(call, names, given, function)
+            off = worst(*self.call(number), function)
         except TesseraError as error:
             return error.code, emulator.ran
         return (None if off <= 1 else "value"), emulator.ran
 
-    def shows(self, text: str, numbers: Sequence[int]) -> str | None:
+    def shows(self, module: Module, numbers: Sequence[int]) -> str | None:
         """How one of some calls shows, for one of some seeds, that it is wrong."""
-        codes = (self.run(text, number, seed)[0] for seed in range(SEEDS) for number in numbers)
+        codes = (self.run(module, number, seed)[0] for seed in range(SEEDS) for number in numbers)
         return next((code for code in codes if code is not None), None)
 
 
@@ -143,7 +164,7 @@ def outcome(case: Case, arch: str) -> Outcome:
         reached: dict[str, list[int]] = {}
         for number in numbers:
             for ordered.steps in (limit for limit in STEPS if limit >= ordered.steps):
-                code, ran = ordered.run(ordered.text, number)
+                code, ran = ordered.run(ordered.module, number)
                 if code != "E958":
                     break
             assert code is None, code
@@ -159,7 +180,7 @@ def one_entry(ordered: Ordered, entry: str, calls: Sequence[int], found: Outcome
     lines = ordered.text.split("\n")
     for at in deletions(ordered.text, f"{entry}("):
         found.tried += 1
-        code = ordered.shows("\n".join([*lines[:at], without(lines[at]), *lines[at + 1 :]]), calls)
+        code = ordered.shows(ordered.without(entry, at), calls)
         if code is None:
             found.survivors.append(f"{entry}: {lines[at].strip()}")
         else:
