@@ -224,7 +224,7 @@ def lower_copy(low: Lowering, op: Op) -> None:
     target = block_of(low, op["dst"], op.group("dst_at"), shape, op.attrs["dst_axes"])
     dtype = source.memory.dtype
     layout = coalesced(padded(shape), bits_of(dtype), low.warps, lanes=low.lanes)
-    low.before_write()
+    low.before_write(target.memory.ptr)
     vector = min(source.vector(layout), target.vector(layout))
     size = vector * size_of(dtype)
     exact = prod(layout.shape) == prod(shape)

@@ -100,11 +100,10 @@ def stage(low: Lowering, value: Spread, use: str) -> Block:
     vectors = value.layout.vectors("register")
     axes = (1, 0) if vectors and vectors[0] == (1, 0) else (0, 1)
     dims = (shape[axes[0]], shape[axes[1]])
-    offset = low.shared.scratch(use, dims[0] * dims[1] * size_of(value.dtype))
-    memory = Memory(
-        low.b.op("target.shared", offset=offset), dims, value.dtype, "shared", Swizzle.of(dims[1], value.dtype)
-    )
-    low.before_write()
+    size = dims[0] * dims[1] * size_of(value.dtype)
+    ptr = low.shared_at(low.shared.scratch(use, size), size)
+    memory = Memory(ptr, dims, value.dtype, "shared", Swizzle.of(dims[1], value.dtype))
+    low.before_write(ptr)
     zero = low.b.const(0)
     low.note_constant(zero, 0)
     found = Block(memory, (zero, zero), shape, axes)
@@ -244,17 +243,18 @@ def _exchange(low: Lowering, pieces: Pieces, bit: int, kind: str) -> Pieces:
     b = low.b
     dtype = element(next(iter(pieces.values())).type)
     size = size_of(dtype)
-    base = b.op("target.shared", offset=low.shared.scratch("exchange", low.group * len(pieces) * size))
+    bytes_ = low.group * len(pieces) * size
+    base = low.shared_at(low.shared.scratch("exchange", bytes_), bytes_)
     mine = low.thread()
     partner = b.op("arith.xor", mine, b.const(low.lanes << bit))
 
     def slot(thread: Value, number: int) -> Value:
         return b.op("target.offset", base, b.op("arith.add", thread, b.const(number * low.group)), dtype=dtype)
 
-    low.before_write()
+    low.before_write(base)
     for number, value in enumerate(pieces.values()):
         b.emit("target.store", value, slot(mine, number), align=size)
-    low.before_read()
+    low.before_read(base)
     found: Pieces = {}
     for number, (place, value) in enumerate(pieces.items()):
         other = b.op("target.load", slot(partner, number), types=ScalarType(dtype), align=size)

@@ -201,9 +201,9 @@ def staged(low: Lowering, value: Spread, wide: LinearLayout) -> Room:
     arch = low.arch
     layout, _, _ = room(value.layout, wide, bits_of(value.dtype), arch.has("stmatrix"), arch.has("ldmatrix"))
     held = make_room(low, "convert", layout, value.dtype)
-    low.before_write()
+    low.before_write(held.ptr)
     put(low, held, value)
-    low.before_read()
+    low.before_read(held.ptr)
     return held
 
 
@@ -229,7 +229,7 @@ def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
         return Spread(layout, block.shape, dtype, elements=found)
     place, _, _ = room(way.wide, layout, bits_of(dtype), arch.has("stmatrix"), arch.has("ldmatrix"))
     held = make_room(low, "convert", place, dtype)
-    low.before_write()
+    low.before_write(held.ptr)
 
     def vectors(inner: Lowering) -> list[Value]:
         put(inner, held, read_block(inner, block, way.wide, known=True))
@@ -243,7 +243,7 @@ def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
         return []
 
     low.branch(aligned, vectors, elements, [])
-    low.before_read()
+    low.before_read(held.ptr)
     return take(low, held, layout, block.shape)
 
 
@@ -257,7 +257,7 @@ def lower_read(low: Lowering, op: Op) -> Spread | Located:
     if op.result in low.layouts.stays:
         return Located(block)
     if block.memory.space == "shared":
-        low.before_read()
+        low.before_read(block.memory.ptr)
     return read_global(low, block, low.layouts.of(op.result))
 
 
@@ -266,7 +266,7 @@ def _written(low: Lowering, op: Op) -> tuple[Block, Spread, list[Value]]:
     value = low.spread(op["value"])
     block = block_of(low, op["buf"], op.group("indices"), value.shape, op.attrs["axes"])
     if block.memory.space == "shared":
-        low.before_write()
+        low.before_write(block.memory.ptr)
     return block, value, [low.index(v) for v in op.group("counts")]
 
 

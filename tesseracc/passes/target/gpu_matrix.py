@@ -169,7 +169,7 @@ def _by_fma(low: Lowering, op: Op, acc: Spread) -> Spread:
     """acc + a b: for each k in order, one fma (or multiply and add of integers) per element."""
     layout = acc.layout
     left, right = (_readable(low, op[side], side) for side in "ab")
-    low.before_read()
+    low.before_read(left.memory.ptr, right.memory.ptr)
     dtype = element(op.result.type)
     places = Places(low.b, low.thread(), layout)
     coordinates = [layout.at(register=r) for r in range(registers(layout))]

@@ -67,32 +67,48 @@ class Shared:
         return min(fitting)[1]
 
 
+Span = tuple[int, int]  # bytes from the first up to, not with, the second
+EVERYWHERE: Span = (0, 1 << 62)
+NOWHERE: Span = (0, 0)
+
+
+def overlap(spans: Iterable[Span], span: Span) -> bool:
+    """Whether any of some spans has a byte of another."""
+    return any(start < span[1] and span[0] < end for start, end in spans)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
-    """What threads did to shared memory since the last barrier. `tiles`: it was written by an operation on tiles.
+    """What threads did to shared memory since the last barrier, as spans of it.
 
+    `written`: a read needs a barrier behind that. `used`: a write does; what was read, and what was written before
+    something was read. Writes that follow each other are to places of their own. `tiles`: an operation on tiles wrote.
     Copies under way are not counted as writes: nobody may look at their destination before a `tile.wait`, which is one.
     `stores`: copies to tensors may be reading their boxes, whatever barriers there were.
     `sums`: warps have loaded sums from tensor memory, which may not be freed before a barrier.
     `hidden`: no fence has shown what threads wrote to products that read it in place, whatever barriers there were.
     """
 
-    written: bool = False
-    read: bool = False
+    written: frozenset[Span] = frozenset()
+    used: frozenset[Span] = frozenset()
     tiles: bool = False
     copies: bool = False
     stores: bool = False
     sums: bool = False
     hidden: bool = False
 
-    def wrote(self) -> State:
-        """Behind writes by operations on tiles."""
-        return replace(self, written=True, tiles=True, hidden=True)
+    def wrote(self, span: Span = EVERYWHERE, *, tiles: bool = True) -> State:
+        """Behind a write, by an operation on tiles or on elements."""
+        return replace(self, written=self.written | {span}, tiles=self.tiles or tiles, hidden=True)
+
+    def read(self, span: Span = EVERYWHERE) -> State:
+        """Behind a read."""
+        return replace(self, used=self.used | self.written | {span})
 
     def joined(self, other: State) -> State:
         """What may have happened on either of two paths."""
         return State(
-            self.written or other.written, self.read or other.read, self.tiles or other.tiles,
+            self.written | other.written, self.used | other.used, self.tiles or other.tiles,
             self.copies or other.copies, self.stores or other.stores, self.sums or other.sums,
             self.hidden or other.hidden,
         )  # fmt: skip

@@ -32,7 +32,7 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     lo, hi, step = (low.get(v) for v in op.operands[:3])
     types = low.flat_types(op.results)
     inits = low.flat_like(op.group("inits"), op.results)
-    low.before_write()  # nobody uses the rings any more
+    low.before_write(*(low.get(ring) for ring in op.group("rings")))  # nobody uses them any more
     grouped = low.state.copies
 
     def copies(inner: Lowering, index: Value, slot: Value) -> None:
@@ -80,5 +80,5 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     region = low.nested([I64, I64, *types], body)
     loop = low.b.emit("scf.for", lo, hi, step, [low.b.const(0), *inits], types=[I64, *types], regions=[region])
     # what is not waited for are groups without copies, those of iterations that there are not
-    low.state = replace(low.state.wrote(), read=True, copies=False)
+    low.state = replace(low.state.wrote().read(), copies=False)
     low.bind(op.results, loop.results[1:])

@@ -56,14 +56,15 @@ def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
     dtype = element(value.type)
     size = size_of(dtype)
     assert kind_of(dtype) in "fiub"
-    base = b.op("target.shared", offset=low.shared.scratch("reduce", low.group * size))
+    base = low.shared_at(low.shared.scratch("reduce", low.group * size), low.group * size)
     thread = low.thread()
     mine = b.op("target.offset", base, thread, dtype=dtype)
     width = low.group
     if width > WARP:
+        low.before_write(base)
         b.emit("target.store", value, mine, align=size)
-        low.barrier()
     while width > WARP:
+        low.before_read(base)
         width //= 2
         half = width
 
@@ -77,19 +78,18 @@ def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
         active = b.op("arith.cmp", thread, b.const(half), pred="lt")
         (value,) = low.branch(active, combine, lambda inner, value=value: [value], [value.type])  # type: ignore[misc]
         if half > WARP:
-            low.barrier()
+            low.state = low.state.wrote(low.span(base))  # where nobody has read
     while width > 1:
         width //= 2
         value = b.op(f"arith.{kind}", value, shuffle(low, value, width, "down"))
-    result = b.op("target.shared", offset=low.shared.scratch("reduced", size))
+    result = low.shared_at(low.shared.scratch("reduced", size), size)
     first = b.op("arith.cmp", thread, b.const(0), pred="eq")
 
     def publish(inner: Lowering) -> list[Value]:
         inner.b.emit("target.store", value, result, align=size)
         return []
 
+    low.before_write(result)
     low.branch(first, publish, lambda _: [], [])
-    low.barrier()
-    total = b.op("target.load", result, types=value.type, align=size)
-    low.barrier()
-    return total
+    low.before_read(result)
+    return b.op("target.load", result, types=value.type, align=size)

@@ -39,8 +39,8 @@ def make_room(
     low: Lowering, use: str, layout: LinearLayout, dtype: str, alignment: int = BUFFER_ALIGNMENT
 ) -> Room:
     """The room of all who stage tiles for one use, one after the other."""
-    offset = low.shared.scratch(use, prod(layout.shape) * size_of(dtype), alignment)
-    return Room(low.b.op("target.shared", offset=offset), layout, dtype)
+    size = prod(layout.shape) * size_of(dtype)
+    return Room(low.shared_at(low.shared.scratch(use, size, alignment), size), layout, dtype)
 
 
 def exchange(low: Lowering, value: Spread, target: LinearLayout, use: str = "convert") -> Spread:
@@ -48,9 +48,9 @@ def exchange(low: Lowering, value: Spread, target: LinearLayout, use: str = "con
     bits = bits_of(value.dtype)
     layout, _, _ = room(value.layout, target, bits, low.arch.has("stmatrix"), low.arch.has("ldmatrix"))
     found = make_room(low, use, layout, value.dtype)
-    low.before_write()
+    low.before_write(found.ptr)
     put(low, found, value)
-    low.before_read()
+    low.before_read(found.ptr)
     return take(low, found, target, value.shape)
 
 

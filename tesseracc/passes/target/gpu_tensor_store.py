@@ -46,10 +46,10 @@ def store_box(low: Lowering, store: TensorStore, block: Block, value: Spread, me
     """Starts the copies of a tile; `memory` is its layout in the box."""
     box = make_room(low, "box", memory, value.dtype, ALIGNMENT)
     wait_stores(low)
-    low.before_write()
+    low.before_write(box.ptr)
     put(low, box, value)
     low.show()
-    low.before_read()
+    low.before_read(box.ptr)
     _alone(low, lambda inner: _start(inner, store, block, box))
     low.state = replace(low.state, stores=True)
 
@@ -58,7 +58,7 @@ def wait_stores(low: Lowering) -> None:
     """Until the engine has read all boxes; known to the lane that started the copies, so a barrier has to follow."""
     if low.state.stores:
         _alone(low, lambda inner: inner.b.emit("target.wait_stores"))
-        low.state = replace(low.state, stores=False, read=True)
+        low.state = replace(low.state.read(), stores=False)
 
 
 def _alone(low: Lowering, body: Callable[[Lowering], object]) -> None:

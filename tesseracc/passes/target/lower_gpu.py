@@ -35,9 +35,10 @@ from tesseracc.passes.target.gpu_global import lower_read, lower_update, lower_w
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
-from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, State, last_uses
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, EVERYWHERE, NOWHERE, Shared, Span, State, last_uses, overlap
 from tesseracc.passes.target.gpu_notes import product_notes
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
+from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_products import Flight, Products
 from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_roles import CONSUMER_BARRIER, Roles
@@ -58,6 +59,7 @@ class Lowering(Flow):
         self.env: dict[Value, Held] = {}
         self.symbols: dict[str, Value] = {}
         self.shared = Shared()
+        self.spans: dict[Value, Span] = {}  # shared memory by its address
         self.state = State()
         self.products = Products(self)
         self.in_map = False
@@ -205,17 +207,29 @@ class Lowering(Flow):
     def converted(self, value: Spread, layout: LinearLayout) -> Spread:
         return convert(self, value, layout)
 
-    def before_read(self) -> None:
-        """Before threads read shared memory that others may have written."""
-        if self.state.written:
-            self.barrier()
-        self.state = replace(self.state, read=True)
+    def shared_at(self, offset: int, size: int) -> Value:
+        """The address of bytes of shared memory, which are known by it from now on."""
+        ptr = self.b.op("target.shared", offset=offset)
+        self.spans[ptr] = offset, max(offset + size, self.spans.get(ptr, NOWHERE)[1])  # another's too that begins there
+        return ptr
 
-    def before_write(self) -> None:
-        """Before threads write shared memory that others may still read."""
-        if self.state.read:
+    def span(self, ptr: Value) -> Span:
+        """The bytes that an address stands for; all, where it is chosen while running."""
+        return self.spans.get(ptr, EVERYWHERE)
+
+    def before_read(self, *ptrs: Value) -> None:
+        """Before threads read shared memory that others may have written."""
+        if any(overlap(self.state.written, self.span(ptr)) for ptr in ptrs):
             self.barrier()
-        self.state = self.state.wrote()
+        for ptr in ptrs:
+            self.state = self.state.read(self.span(ptr))
+
+    def before_write(self, *ptrs: Value) -> None:
+        """Before threads write shared memory that others may still read."""
+        if any(overlap(self.state.used, self.span(ptr)) for ptr in ptrs):
+            self.barrier()
+        for ptr in ptrs:
+            self.state = self.state.wrote(self.span(ptr))
 
     # -- ids and sizes -------------------------------------------------------------------------------------------
 
@@ -275,7 +289,7 @@ class Lowering(Flow):
             swizzle = self.swizzles.get(op.result)
             alignment = max(BUFFER_ALIGNMENT, swizzle.alignment(type_.dtype) if swizzle else 0)
             self.taken[op.result] = self.shared.take(size, alignment), size
-            return self.b.op("target.shared", offset=self.taken[op.result][0])
+            return self.shared_at(*self.taken[op.result])
         return self.b.emit("target.alloca", bytes=size, align=16).result
 
     def land(self) -> None:
@@ -300,7 +314,8 @@ class Lowering(Flow):
         """Before a product reads operands in place."""
         if self.stored((op["a"], op["b"])):
             self.show()
-        self.before_read()
+        held = (self.env[op[side]] for side in "ab")
+        self.before_read(*(tile.block.memory.ptr for tile in held if isinstance(tile, Located)))
 
     def barrier(self) -> None:
         self.products.finish()  # they read shared memory, which what follows may overwrite
@@ -334,9 +349,8 @@ class Lowering(Flow):
             return
         if self.state.tiles and not self.varying:
             self.barrier()
-        before = self.state
-        written, read, hidden = before.written or write, before.read or not write, before.hidden or write
-        self.state = replace(before, written=written, read=read, hidden=hidden)
+        span = self.span(self.get(buf))
+        self.state = self.state.wrote(span, tiles=False) if write else self.state.read(span)
 
     def address(self, op: Op) -> Value:
         return memory_of(self, op["buf"]).address(self, [self.get(v) for v in op.group("indices")])
