@@ -50,6 +50,13 @@ REDUNDANT = [
 #: rows, depth and columns: rows of one operand that 16 bytes divide, and of another that they do not; more depth than
 #: any ring has; several blocks of the result where one block (or one cluster) makes all, an even and an odd number
 MORE = ((70, 336, 70), (70, 336, 72), (72, 336, 70), (72, 672, 64), (72, 336, 136), (24, 336, 136))
+#: B, H, G, S, T, causal: more than one head of queries for each of keys, and more blocks than any ring has
+HEADS = {
+    "flash_attention_64": ((1, 2, 1, 160, 330, False), (1, 4, 2, 100, 330, False), (1, 2, 1, 160, 330, True)),
+    "flash_attention_grad_q_64": ((1, 2, 1, 160, 330, False), (1, 4, 2, 100, 330, False), (1, 2, 1, 160, 330, True)),
+    "flash_attention_grad_kv_64": ((1, 2, 1, 330, 160, False), (1, 4, 2, 330, 100, False), (1, 2, 1, 330, 160, True)),
+}
+LENGTHS = ((257, False), (330, False), (257, True), (330, True))
 
 
 def chosen() -> dict[str, Case]:
@@ -63,13 +70,18 @@ def chosen() -> dict[str, Case]:
 
 
 def with_more(case: Case) -> Case:
-    """Products have more calls, which reach every version of a kernel and all of its copies."""
+    """Products have more calls, and attention others, which reach every version of a kernel and all of its copies."""
+    made = case.calls[0]
+    if not isinstance(made, partial):
+        return case
     if case.name in ("seed_gemm", "seed_double_buffered_gemm"):
-        calls = [partial(seed_cases.product, case.name.removeprefix("seed_"), *shape) for shape in MORE]
+        calls = [partial(made.func, made.args[0], *shape) for shape in MORE]
     elif case.name.startswith("matmul"):
-        made = case.calls[0]
-        assert isinstance(made, partial)
         calls = [partial(made.func, *made.args[:-1], shape) for shape in MORE]
+    elif case.name == "seed_flash_attention":
+        return replace(case, calls=tuple(partial(made.func, *made.args[:2], *length) for length in LENGTHS))
+    elif case.name in HEADS:
+        return replace(case, calls=tuple(partial(made.func, *made.args[:-1], shape) for shape in HEADS[case.name]))
     else:
         return case
     return replace(case, calls=(*case.calls, *calls))
