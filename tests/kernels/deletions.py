@@ -21,6 +21,7 @@ from tessera_runtime.core.manifest import Target
 from tesseracc.arch.arch import Arch, load
 from tesseracc.driver import Build
 from tesseracc.emulator import Emulator, Module, Report, launch, parse_ptx
+from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator_device import EmulatorDevice, EmulatorProgram
 from tesseracc.frontend.kernel import lower
 from tesseracc.interpret.binding import evaluate_dim
@@ -30,6 +31,7 @@ from tests.kernels.cases import Call, Case
 from tests.kernels.matrix import fixed, worst
 
 SEEDS = 3
+READERS = frozenset({"ldmatrix", "wgmma", "tcgen05", "atom", "red", "mapa", "cvta"})
 #: limits of a launch: what the unchanged kernel needs at least, so that a wait that nobody ends is found soon
 STEPS = (20_000, 100_000, 1_000_000)
 
@@ -68,7 +70,8 @@ class Outcome:
 
     tried: int = 0
     by: dict[str, int] = field(default_factory=dict)  # code of the first finding, or `value`
-    survivors: list[str] = field(default_factory=list)  # the lines that nobody misses
+    redundant: int = 0  # nobody misses them, and nobody can: what they order is never read
+    survivors: list[str] = field(default_factory=list)  # the lines that nobody else misses
 
 
 @dataclass(eq=False)
@@ -181,7 +184,19 @@ def one_entry(ordered: Ordered, entry: str, calls: Sequence[int], found: Outcome
     for at in deletions(ordered.text, f"{entry}("):
         found.tried += 1
         code = ordered.shows(ordered.without(entry, at), calls)
-        if code is None:
+        if code is None and unread(ordered.module, entry):
+            found.redundant += 1
+        elif code is None:
             found.survivors.append(f"{entry}: {lines[at].strip()}")
         else:
             found.by[code] = found.by.get(code, 0) + 1
+
+
+def unread(module: Module, entry: str) -> bool:
+    """Whether nothing in a kernel can read shared memory."""
+
+    def reads(i: Instruction) -> bool:
+        elsewhere = {"global", "param", "const", "local"} & set(i.mods)
+        return i.opcode in READERS or (i.opcode == "ld" and not elsewhere) or (i.opcode == "cp" and "bulk" in i.mods)
+
+    return not any(reads(i) for i in module.functions[entry].body)
