@@ -165,6 +165,11 @@ def _wgmma_wait(w: Writer, op: Op) -> list[str]:
     return _assembly(w, f"wgmma.wait_group.sync.aligned {op.attrs['pending']};", op.results, args, memory=True)
 
 
+def _tie(w: Writer, op: Op) -> list[str]:
+    args = [(str(i), w.typed(v)) for i, v in enumerate(op.group("a"))]
+    return _assembly(w, "", op.results, args, memory=True)
+
+
 def _plain(text: str) -> Handler:
     def write(w: Writer, op: Op) -> None:
         _assembly(w, text, [], [], memory=True)
@@ -317,6 +322,7 @@ PTX: dict[str, Handler] = {
     "target.wgmma_commit": _plain("wgmma.commit_group.sync.aligned;"),
     "target.wgmma_fence": _plain("wgmma.fence.sync.aligned;"),
     "target.wgmma_wait": _wgmma_wait,
+    "target.tie": _tie,
     "target.mma": _mma,
     "target.round": _round,
     "target.widen": _widen,

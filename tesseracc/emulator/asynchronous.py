@@ -8,7 +8,7 @@ has to load. An ordinary access to marked bytes is a finding (E959).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -336,17 +336,20 @@ class AsyncEngine:
                 self.dirty[(target + k) // 4] = True
 
     def proxy_fence(self, w: Wave) -> None:
-        """fence.proxy.async: what the executing lanes wrote or know of becomes visible to the proxy."""
+        """fence.proxy.async: the writes that the executing lanes made or know of become visible to the proxy."""
         if self.dirty is not None:
-            self._show(w, self.dirty, 4)
+            for at, _ in self._known(w, self.dirty, 4):
+                self.dirty[at] = False
         self.mbarrier_fence(w)
 
     def mbarrier_fence(self, w: Wave) -> None:
         """fence.mbarrier_init: the same, of mbarriers that were initialised."""
-        self._show(w, self.mbarriers.private, 8)
+        if self.launch.strict:
+            for at, warp in self._known(w, self.mbarriers.exists, 8):
+                self.mbarriers.show(at, warp)
 
-    def _show(self, w: Wave, marks: Array, unit: int) -> None:
-        """Takes the marks, one for `unit` bytes, off what the executing lanes wrote or know to be written."""
+    def _known(self, w: Wave, marks: Array, unit: int) -> Iterator[tuple[Array, int]]:
+        """By CTA the marks, one for `unit` bytes, of what the executing lanes wrote or know of, and a warp."""
         from tesseracc.emulator.access import shadow_of
 
         if not self.launch.detect:
@@ -357,12 +360,11 @@ class AsyncEngine:
         for cta in np.unique(w.cta[w.lanes]):
             mine = w.lanes[w.cta[w.lanes] == cta]
             at = np.flatnonzero(marks[cta * stride : (cta + 1) * stride]) + cta * stride
-            if not len(at):
-                continue
-            records = shadow.write[at * unit // granule]
-            own = np.isin(self.launch.races.lane_of(records), mine)
-            known = own | self.launch.races.ordered(records, np.full(len(at), mine[0]))
-            marks[at[known]] = False
+            if len(at):
+                records = shadow.write[at * unit // granule]
+                own = np.isin(self.launch.races.lane_of(records), mine)
+                known = own | self.launch.races.ordered(records, np.full(len(at), mine[0]))
+                yield at[known], int(mine[0]) >> 5
 
     def _check_proxy(self, w: Wave, granules: Array, at: Instruction) -> None:
         if self.dirty is not None and self.launch.detect and self.dirty[granules].any():

@@ -46,6 +46,7 @@ class _Prepared:
     """A program ready to run while its variables stay at `addresses`; `names` are "" where layout inserted a jump."""
 
     addresses: tuple[tuple[str, int], ...]
+    strict: bool
     names: list[str]
     steps: list[Step]
     granule: dict[str, int]
@@ -55,17 +56,17 @@ class _Prepared:
     unfenced: dict[int, int | None]
 
 
-def _prepare(program: Program, symbols: dict[str, tuple[str, int]]) -> _Prepared:
+def _prepare(program: Program, symbols: dict[str, tuple[str, int]], strict: bool) -> _Prepared:
     """Steps of all instructions, remembered between launches."""
     addresses = tuple(symbols.values())
     known: _Prepared | None = program.prepared
-    if known is None or known.addresses != addresses:
+    if known is None or (known.addresses, known.strict) != (addresses, strict):
         decoder = Decoder(program, symbols)
         names = ["" if i.opcode == JUMP else i.text for i in program.code]
         steps = watched(program, decoder, [build_step(i, decoder) for i in program.code])
         known = program.prepared = _Prepared(
-            addresses, names, steps, granules(program), uses_async_proxy(program), uses_tensor_memory(program),
-            polls(program), unfenced(program),
+            addresses, strict, names, steps, granules(program), uses_async_proxy(program), uses_tensor_memory(program),
+            polls(program), unfenced(program, strict),
         )  # fmt: skip
     return known
 
@@ -96,7 +97,7 @@ class Launch:
         self.const = self.layout.const
         self.params = Segment.new(0, sum(p.size for p in self.program.kernel.params[-1:]) + max(
             (p.offset for p in self.program.kernel.params), default=0))  # fmt: skip
-        self.prepared = _prepare(self.program, self.layout.symbols)
+        self.prepared = _prepare(self.program, self.layout.symbols, strict)
         self.steps, self.granule = self.prepared.steps, self.prepared.granule
         self.uses_async_proxy = self.prepared.uses_async_proxy
         self.unfenced = self.prepared.unfenced

@@ -31,7 +31,8 @@ class MBarriers:
         self.pending = np.zeros(n, np.int64)
         self.tx = np.zeros(n, np.int64)
         self.phase = np.zeros(n, np.int64)
-        self.private = np.zeros(n, np.bool_)  # no fence has shown the initialisation to the asynchronous proxy
+        # Who showed the initialisation to the asynchronous proxy: warps, and the clock of the first fence of each.
+        self.shown: dict[int, dict[int, int]] = {}
         self.arriving: dict[int, Array] = {}  # what the arrivals of the running phase know
         self.published: dict[int, Array] = {}  # what the completed phases know
         # Warps whose lanes all arrived together, and when: their lanes hand data to each other through the barrier.
@@ -45,7 +46,7 @@ class MBarriers:
         if (count <= 0).any() or (count > (1 << 20) - 1).any():
             w.log.add(BAD_STATE, "mbarrier.init with a count outside 1 .. 2^20 - 1", w.code[w.pc])
         self.exists[index] = True
-        self.private[index] = True
+        self.shown.update((int(k), {}) for k in index)
         self.expected[index] = count
         self.pending[index] = count
         self.tx[index] = 0
@@ -62,9 +63,17 @@ class MBarriers:
             w.log.add(BAD_STATE, "this memory holds no mbarrier: mbarrier.init is missing", w.code[w.pc],
                       count=int((~self.exists[index]).sum()))  # fmt: skip
 
-    def check_visible(self, w: Wave, index: Array) -> None:
-        """Report an asynchronous operation that completes on an mbarrier which its proxy does not know."""
-        if self.launch.strict and self.private[index].any() and self.launch.detect:
+    def show(self, index: Array, warp: int) -> None:
+        """A fence by `warp`, which knows of the initialisation."""
+        for k in index.tolist():
+            self.shown[k].setdefault(warp, int(self.launch.races.clock[warp]))
+
+    def check_visible(self, w: Wave, index: Array, lane: int) -> None:
+        """Report an asynchronous operation by a lane that completes on an mbarrier which its proxy does not know."""
+        if not (self.launch.strict and self.launch.detect):
+            return
+        knows = self.launch.races.knows
+        if not all(any(knows(lane >> 5, *fence) for fence in self.shown.get(k, {}).items()) for k in index.tolist()):
             w.log.add(PROXY_FENCE, "an asynchronous operation completes on an mbarrier with no fence.mbarrier_init "
                       "behind the initialisation", w.code[w.pc])  # fmt: skip
 

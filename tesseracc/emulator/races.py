@@ -177,6 +177,14 @@ class RaceDetector:
         """What `warps` of one cluster know together, their own accesses included: [warps_per_cluster]."""
         return np.asarray(self.snapshot(warps).max(axis=0))
 
+    def knows(self, warp: int, other: int, clock: int) -> bool:
+        """Whether `warp` has synchronised with `other` of its cluster, if that is another, since `clock`."""
+        c, w = divmod(warp, self.warps_per_cluster)
+        return warp == other or (other // self.warps_per_cluster == c and bool(
+            max(self.known[c, w, other % self.warps_per_cluster], 0 if self.known_inits is None else
+                self.known_inits[c, w, other % self.warps_per_cluster]) >= clock
+        ))  # fmt: skip
+
     def acquire_inits(self, warps: Array, row: Array) -> None:
         """`warps` [n] learn of the mbarriers initialised up to `row` [warps_per_cluster]."""
         if self.known_inits is None:

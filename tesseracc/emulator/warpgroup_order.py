@@ -3,7 +3,8 @@
 PTX ISA, wgmma.fence: it must order accesses to registers by other instructions with a wgmma.mma_async that uses them as
 accumulator or as fragments of A, and stand before the first one of a kernel; among instructions that chain one
 accumulator it is not needed. Found in the program's text: a walk back from each instruction along all paths, over
-copies of registers and constants, which the assembler may put anywhere.
+copies of registers and constants, which the assembler may put anywhere. Strictly what a register held before such a
+copy counts too: the next product overwrites what other instructions read.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _predecessors(program: Program) -> list[list[int]]:
     return found
 
 
-def unfenced(program: Program) -> dict[int, int | None]:
+def unfenced(program: Program, strict: bool = False) -> dict[int, int | None]:
     """By pc of a wgmma.mma_async the pc of an access that no fence orders before it; None: there is no fence at all."""
     before: list[list[int]] | None = None
     found: dict[int, int | None] = {}
@@ -59,13 +60,13 @@ def unfenced(program: Program) -> dict[int, int | None]:
         if not is_product(i):
             continue
         before = before if before is not None else _predecessors(program)
-        fault = _walk(program, before, pc)
+        fault = _walk(program, before, pc, strict)
         if fault is not None:
             found[pc] = fault if fault >= 0 else None
     return found
 
 
-def _walk(program: Program, before: list[list[int]], pc: int) -> int | None:
+def _walk(program: Program, before: list[list[int]], pc: int, strict: bool) -> int | None:
     """The pc of the first such access met; -1 for the start of the kernel, None for neither."""
     product = program.code[pc]
     accumulator = frozenset(slots_of(product.operands[0]))
@@ -88,7 +89,8 @@ def _walk(program: Program, before: list[list[int]], pc: int) -> int | None:
                         continue
             elif i.opcode == "mov" and isinstance(i.operands[0], Reg):
                 if i.operands[0].slot in wanted:  # a copy, or a constant: the assembler may put it anywhere
-                    rest = wanted - {i.operands[0].slot} | frozenset(slots_of(i.operands[1]))
+                    rest = wanted | frozenset(slots_of(i.operands[1]))
+                    rest = rest if strict else rest - {i.operands[0].slot}
             elif any(slot in wanted for operand in i.operands for slot in slots_of(operand)):
                 return q
             if (q, rest) not in seen:

@@ -161,7 +161,7 @@ def _barrier_of(w: Wave, lane: int, address: int, rank: int | None) -> int:
         address = (rank + 1) << RANK_SHIFT | address % SHARED_BASE & ((1 << RANK_SHIFT) - 1)
     index = barrier_index(w, np.array([address], np.uint64), "read")
     w.launch.asynchronous.mbarriers.check(w, index)
-    w.launch.asynchronous.mbarriers.check_visible(w, index)
+    w.launch.asynchronous.mbarriers.check_visible(w, index, lane)
     w.select(kept)
     return int(index[0])
 

@@ -262,7 +262,7 @@ def commit(i: Instruction, d: Decoder) -> Step:
             if launch.races.tensor_fences is not None:
                 launch.races.tensor_fences.before(np.array([lane >> 5]))
             known = launch.races.release(np.array([lane >> 5]))[0] if launch.detect else None
-            engine.mbarriers.check_visible(w, np.array(targets))
+            engine.mbarriers.check_visible(w, np.array(targets), lane)
             for target in targets if known is not None else ():
                 engine.mbarriers.learn(target, known)
             _queue_commit(w, cta, lane, targets)

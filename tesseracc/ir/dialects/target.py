@@ -212,6 +212,12 @@ define(
     effect="sync",
     doc="The accumulators, when at most `pending` groups of wgmma are unfinished (GPU).",
 )
+define(
+    "target.tie",
+    "a*",
+    effect="sync",
+    doc="The values, of which nothing that uses them moves in front of what stands before; no instruction (GPU).",
+)
 define("target.warp_barrier", effect="sync", doc="Barrier of a warp (GPU).")
 define("target.elect", infer=lambda v, a: (BOOL,), effect="sync", doc="True in one lane of a converged warp (GPU).")
 define(

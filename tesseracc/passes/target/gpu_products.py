@@ -52,11 +52,14 @@ class Products:
 
     def wait(self, group: int, values: Sequence[Value]) -> list[Value]:
         """Values as they are behind a group: none of them is touched, or computed, before."""
-        b, pending = self.low.b, self.started - group
+        b = self.low.b
+        parts = [list(values[at : at + MOST_TIED]) for at in range(0, len(values), MOST_TIED)]
         found: list[Value] = []
-        for at in range(0, max(1, len(values)), MOST_TIED):
-            part = list(values[at : at + MOST_TIED])
-            found += b.emit("target.wgmma_wait", part, types=[v.type for v in part], pending=pending).results
+        if group > self.finished:
+            first, pending = parts.pop(0) if parts else [], self.started - group
+            found += b.emit("target.wgmma_wait", first, types=[v.type for v in first], pending=pending).results
+        for part in parts:
+            found += b.emit("target.tie", part, types=[v.type for v in part]).results
         self.finished = max(self.finished, group)
         due = [act for number, act in self.behind if number <= self.finished]
         self.behind = [(number, act) for number, act in self.behind if number > self.finished]
