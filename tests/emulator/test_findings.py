@@ -209,6 +209,12 @@ def test_launch_errors() -> None:
         assert caught.value.code == "E942"
 
 
+def test_a_launch_may_end_with_its_first_finding() -> None:
+    body = "ld.global.u32 %x, [%b+4];\nld.global.u32 %y, [%b+8];"
+    assert [code for code, _ in findings(body)] == ["E951", "E951"]
+    assert [code for code, _ in findings(body, halt=True)] == ["E951"]
+
+
 def test_device_memory_lives_between_launches() -> None:
     memory = GlobalMemory()
     a = memory.alloc(256)
