@@ -69,7 +69,6 @@ class Shared:
 
 Span = tuple[int, int]  # bytes from the first up to, not with, the second
 EVERYWHERE: Span = (0, 1 << 62)
-NOWHERE: Span = (0, 0)
 
 
 def overlap(spans: Iterable[Span], span: Span) -> bool:

@@ -35,7 +35,7 @@ from tesseracc.passes.target.gpu_global import lower_read, lower_update, lower_w
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
-from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, EVERYWHERE, NOWHERE, Shared, Span, State, last_uses, overlap
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, EVERYWHERE, Shared, Span, State, last_uses, overlap
 from tesseracc.passes.target.gpu_notes import product_notes
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_placed import Located
@@ -210,7 +210,7 @@ class Lowering(Flow):
     def shared_at(self, offset: int, size: int) -> Value:
         """The address of bytes of shared memory, which are known by it from now on."""
         ptr = self.b.op("target.shared", offset=offset)
-        self.spans[ptr] = offset, max(offset + size, self.spans.get(ptr, NOWHERE)[1])  # another's too that begins there
+        self.spans[ptr] = offset, max(offset + size, self.spans.get(ptr, (0, 0))[1])  # another's too that begins there
         return ptr
 
     def span(self, ptr: Value) -> Span:
