@@ -67,7 +67,7 @@ def test_hit_gives_the_same(tesseracc: Runner, tmp_path: Path, compiled: list[in
     ("model", "options"),
     [
         (MODEL.replace("seed=5", "seed=6"), ()),
-        (MODEL.replace("ts.gelu", "ts.relu"), ()),
+        (MODEL.replace("ts.relu", "ts.abs"), ()),
         (MODEL + "\n# a comment\n", ()),
         ("\n" + MODEL, ()),
         (MODEL, ("--embed-tests",)),
@@ -205,7 +205,7 @@ def test_a_stopped_build_is_named_and_holds_up_nobody(
 def test_parallel_builds(tmp_path: Path) -> None:
     """Six processes at once on one cache, two programs: right bytes everywhere, one entry for each program."""
     folder = tmp_path / "cache"
-    sources = [write_model(tmp_path / "a"), write_model(tmp_path / "b", MODEL.replace("ts.gelu", "ts.tanh"))]
+    sources = [write_model(tmp_path / "a"), write_model(tmp_path / "b", MODEL.replace("ts.relu", "ts.abs"))]
     running = [started(sources[i % 2], tmp_path / f"{i}.tsb", folder) for i in range(6)]
     for process in running:
         _, err = process.communicate(timeout=120)
