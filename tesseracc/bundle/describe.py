@@ -258,12 +258,12 @@ def text(about: Json, name: str) -> str:
         runs_on = target["capability"] or " ".join([target["machine"], *target["requires"]])
         out.append(f"\n{target['name']}: {target['format']}, {target['bytes']:,} bytes, for {runs_on}")
         out += _table(
-            ["kernel", "grid", "group", "registers", "shared", "spills", "scratch", "code", "source"],
+            ["kernel", "grid", "group", "registers", "shared", "spills", "scratch", "code", "source", "computes"],
             [
                 [
                     k["name"], " x ".join(g for i, g in enumerate(k["grid"] or ["?"]) if not i or g != "1"),
                     k["group"], k["registers"], shared_text(k), k["spill_bytes"], k["scratch_bytes"],
-                    k["code_bytes"], k["source"] or "",
+                    k["code_bytes"], k["source"] or "", " ".join(k["ops"]),
                 ]
                 for k in target["kernels"]
             ],

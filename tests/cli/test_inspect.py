@@ -133,6 +133,10 @@ def test_page_with_the_source_given_or_without(tesseracc: Runner, tmp_path: Path
     bare, full = (tmp_path / "a.html").read_text(), (tmp_path / "b.html").read_text()
     assert "Tile IR" not in bare and "Tile IR" in full
     assert ("SASS" if disassembler_path() else "PTX") in bare
+    (target,) = BundleFile(bundle).manifest.targets
+    ops = {" ".join(kernel.ops) for kernel in target.kernels}
+    assert {"matmul", "max", "exp"} <= {word for words in ops for word in words.split()}
+    assert all(f"<td>{words}</td>" in bare for words in ops)
 
 
 def test_a_carried_source_is_executed_only_where_it_is_trusted(tesseracc: Runner, tmp_path: Path) -> None:
