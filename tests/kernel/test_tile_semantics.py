@@ -366,3 +366,11 @@ def test_axes_of_one_size_are_told_apart_by_their_names(trans_a: bool, trans_b: 
     want = (wide(a).T if trans_a else wide(a)) @ (wide(b).T if trans_b else wide(b))
     bound = 40 * U * np.abs(a).max() * np.abs(b).max()
     np.testing.assert_allclose(evaluate(kernel, [a, b]), want, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("shape", ((1, 1), (13, 37)))
+def test_a_block_is_changed_by_what_is_read_elsewhere(shape: tuple[int, int]) -> None:
+    x, r, y = normal(*shape), normal(shape[0], seed=1), normal(*shape, seed=2)
+    want = wide(y) + (1 + wide(x)) * wide(r)[:, None]
+    evaluate(K.updated_blocks.definition, [x, r, y])
+    np.testing.assert_allclose(y, want, rtol=0, atol=8 * U * max(1, np.abs(want).max()))

@@ -430,3 +430,12 @@ def other_words(a: ts.Tensor["M", "K", ts.bf16], b: ts.Tensor["K", "N", ts.bf16]
     for k in range(0, K, 16):
         total += ts.tile.dot(a[m : m + 16, k : k + 16], b[k : k + 16, 0:32], accum=ts.f32)
     y[m : m + 16] = ts.tile.row_sum(total, order="tree")
+
+
+@ts.kernel
+def updated_blocks(x: ts.Tensor["M", "N", ts.f32], r: ts.Tensor["M", ts.f32], y: ts.Tensor["M", "N", ts.f32]):
+    """Blocks that are read, changed by what is read elsewhere, and written back."""
+    s = ts.tile.alloc_shared((8, 16), ts.f32)
+    s[:, :] = 1.0
+    s[:, :] += x[m : m + 8, n : n + 16]
+    y[m : m + 8, n : n + 16] += s[:, :] * r[m : m + 8][:, None]

@@ -258,11 +258,10 @@ class _Rewriter:
             own.add(value)
             todo += [v for v in self.lazy[value].operands if v in self.lazy]
         buf = op["dst"] if op.name == "tile.copy_async" else op["buf"]
+        reads_target = any(self.lazy[v].name == "tile.read" and self.lazy[v]["buf"] is buf for v in own)
         for value in list(self.lazy):
-            if value in self.lazy and self._reads(value):
-                reads_target = any(self.lazy[v].name == "tile.read" and self.lazy[v]["buf"] is buf for v in own)
-                if value not in own or reads_target:
-                    self.need(b, value)
+            if value in self.lazy and self._reads(value) and (value not in own or reads_target):
+                self.need(b, value)
 
 
 def to_maps(kernel: Func) -> Func:
