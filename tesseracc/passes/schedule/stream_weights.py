@@ -20,8 +20,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tessera.shapes import Dim, known_equal
+from tessera.shapes import Dim, equal_if_divisible, known_equal
+from tessera.shapes import product as product_of
 from tesseracc.analysis.access import is_contraction
+from tesseracc.analysis.indices import Indices
 from tesseracc.ir.builder import Builder, make
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import captured, map_funcs, remove_dead, substitute
@@ -127,6 +129,7 @@ class _Chain:
         self.last = last  # the product, maybe in its only reader
         self.inside: list[Op] = []
         self.scores: set[int] = set()
+        self.points: Dim = 0  # of the weights
 
     def gathered(self) -> Op | None:
         """The last group with those that make the product's weights inside, or None."""
@@ -137,6 +140,8 @@ class _Chain:
         if len(reads) != 1:
             return None
         group, weights = self.last, {reads[0]["tensor"]}
+        type_ = reads[0]["tensor"].type
+        self.points = product_of(type_.dims) if isinstance(type_, TensorType) else 0
         while len(self.inside) < LONGEST:
             tensor = next((t for t in tensors_read(group) if self._belongs(t, weights)), None)
             if tensor is None:
@@ -163,10 +168,14 @@ class _Chain:
             source = maker
             while source.name == "schedule.view" and source["tensor"] in self.makers:
                 source = self.makers[source["tensor"]]
-            large = isinstance(tensor.type, TensorType) and len(tensor.type.dims) > 1
+            large = isinstance(tensor.type, TensorType) and self._is_large(tensor.type.dims)
             if source.name == "schedule.group" and (large or _closed(source)):
                 return True
         return self._depends(maker)
+
+    def _is_large(self, dims: Sequence[Dim]) -> bool:
+        """Whether a tensor has elements for every t, and not numbers of the rows: axes may be taken together."""
+        return len(dims) > 1 or known_equal(product_of(dims), self.points)
 
     def _depends(self, op: Op) -> bool:
         """Whether something is computed from what is inside already."""
@@ -192,9 +201,8 @@ class _Chain:
 
 
 def _in_reader(func: Func, product: Op) -> tuple[Op, Op] | None:
-    """A product inside of the one group that reads its result, element by element and maybe in another shape: a group
-    over the product's points, whose result has the product's shape; and that reader. None where it is read otherwise.
-    """
+    """A product inside of the one group that reads its result, element by element, maybe in another shape or order: a
+    group over the product's points; and that reader. None where it is read otherwise."""
     if pulled_value(product) is None:
         return None
     value = product.result
@@ -212,25 +220,56 @@ def _in_reader(func: Func, product: Op) -> tuple[Op, Op] | None:
         return None
     region, domain = flat.regions[0], flat.attrs["domain"]
     reads = [op for op in flat.walk() if op.name == "schedule.read" and op["tensor"] is value]
-    points = all(op in region.ops and op.group("indices") == region.args and not op.optional("where") for op in reads)
     target, shape = product.result.type, value.type
     assert isinstance(target, TensorType) and isinstance(shape, TensorType)
-    if not points or len(domain) != len(shape.dims) or not all(map(known_equal, domain, shape.dims)):
+    if not reads or any(op not in region.ops or op.optional("where") for op in reads):
         return None
+    if len({op.group("indices") for op in reads}) > 1:
+        return None
+    indices = reads[0].group("indices")
+    plain = indices == region.args and all(map(known_equal, domain, shape.dims))
     b = Builder(flat.loc)
     args = [Value(I64) for _ in target.dims]
-    at = delinearize(b, _linear(b, args, target.dims), [b.op("schedule.dim", expr=size) for size in domain])
-    same = dict(zip(region.args, at, strict=True))
+    at = args
+    if len(target.dims) != len(shape.dims) or not all(map(known_equal, target.dims, shape.dims)):
+        at = delinearize(b, _linear(b, args, target.dims), [b.op("schedule.dim", expr=size) for size in shape.dims])
+    same = dict(zip(region.args, at, strict=True)) if plain else _inverse(b, flat, indices, shape.dims, at)
+    if same is None:
+        return None
     element_ = b.op("schedule.read", product.result, args)
     same.update((op.result, element_) for op in reads)
     *before, write = (op for op in region.ops if op not in reads)
     b.ops += substitute(Region((), tuple(before)), same).ops
-    b.emit("schedule.write", same.get(write["value"], write["value"]), args, result=0)
-    type_ = TensorType(target.dims, element(flat.result.type))
+    to = args if plain else [same.get(index, index) for index in write.group("indices")]
+    b.emit("schedule.write", same.get(write["value"], write["value"]), to, result=0)
+    type_ = TensorType(target.dims, element(flat.result.type)) if plain else flat.result.type
     group = make(
         "schedule.group", regions=[Region(tuple(args), tuple(b.ops))], domain=target.dims, types=[type_], loc=flat.loc
     )
     return inline(product, group), reader
+
+
+def _inverse(
+    b: Builder, group: Op, indices: Sequence[Value], dims: Sequence[Dim], at: Sequence[Value]
+) -> dict[Value, Value] | None:
+    """The point of a group's domain at which it reads a place `at` of a tensor, where each index of the domain is put
+    together from axes of its own: an axis, or its digits in the order of the axes. None where it is not so."""
+    known = Indices(group)
+    found: dict[Value, Value] = {}
+    left = set(range(len(dims)))
+    for arg, size in zip(group.regions[0].args, group.attrs["domain"], strict=True):
+        axes = [axis for axis, index in enumerate(indices) if arg in known.depends(known.of(index))]
+        place: Dim = 0
+        for axis in axes:
+            if known.depends(known.of(indices[axis])) != {arg}:
+                return None
+            place = place * dims[axis] + known.of(indices[axis])
+        lengths = [dims[axis] for axis in axes]
+        if place != known.values[arg] or equal_if_divisible(product_of(lengths), size) is None:
+            return None
+        found[arg] = _linear(b, [at[axis] for axis in axes], lengths)
+        left -= set(axes)
+    return None if any(dims[axis] != 1 for axis in left) else found
 
 
 def _replaced(func: Func, product: Op, tuning: Tuning, context: Context) -> Func | None:
