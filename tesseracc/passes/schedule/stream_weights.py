@@ -275,8 +275,8 @@ def _inverse(
 def _replaced(func: Func, product: Op, tuning: Tuning, context: Context) -> Func | None:
     """The function with a product and what makes its weights as one group, alone or in what reads it; or None."""
     old, new = product, _fused(func, product, product, product, tuning, context)
-    if not new and tuning.arch.kind == "cuda" and (whole := _in_reader(func, product)) is not None:
-        inside, old = whole  # a CPU has been measured with such readers apart
+    if not new and (whole := _in_reader(func, product)) is not None:
+        inside, old = whole
         new = _fused(func, product, inside, old, tuning, context)
         if new:
             view = make("schedule.view", new[-1].result, types=[old.result.type], loc=old.loc)
