@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tesseracc.arch.arch import Arch
-from tesseracc.codegen.assemble import KernelInfo, assemble_many
+from tesseracc.codegen.assemble import KernelInfo, assemble
 from tesseracc.codegen.elf import link_image
 from tesseracc.codegen.findings import Finding
 from tesseracc.codegen.llvm import llvm_text
 from tesseracc.codegen.nvptx import tidy
-from tesseracc.codegen.pool import Request, compile_many
+from tesseracc.codegen.pool import Request, abandon, compile_many
 from tesseracc.ir.value import Module
 
 
@@ -36,24 +36,35 @@ def request(module: Module, arch: Arch) -> Request:
     return Request(text, tool.triple, tool.cpu, tool.features, emit, label=f"the kernels for {arch.name}")
 
 
-def build_images(modules: Sequence[tuple[Module, Arch]], *, jobs: int = 2) -> list[Image]:
-    """The images of several targets, compiled side by side. Raises E5xx."""
-    requests = [request(module, arch) for module, arch in modules]
-    responses = compile_many(requests, jobs=jobs)
-    ptx = {i: tidy(r.data.decode()) for i, (r, (_, arch)) in enumerate(zip(responses, modules)) if arch.kind == "cuda"}
-    # a target that ships PTX is assembled too: that checks the text
-    assembled = dict(zip(ptx, assemble_many([(ptx[i], modules[i][1]) for i in ptx], jobs=jobs)))
-    images = []
-    for i, ((_, arch), asked, response) in enumerate(zip(modules, requests, responses)):
-        if i in ptx:
-            found = assembled[i]
-            data = found.cubin if arch.toolchain.image == "cubin" else ptx[i].encode()
-            findings = (*response.findings, *found.findings)
-            images.append(Image(arch, asked.ir, data, ptx[i], found.kernels, findings))
-        else:
-            data = link_image([response.data], arch.toolchain.machine)
-            images.append(Image(arch, asked.ir, data, findings=tuple(response.findings)))
-    return images
+def build_image(module: Module, arch: Arch) -> Image:
+    """The image of one target. Raises E5xx."""
+    asked = request(module, arch)
+    (response,) = compile_many([asked])
+    if arch.kind != "cuda":
+        data = link_image([response.data], arch.toolchain.machine)
+        return Image(arch, asked.ir, data, findings=tuple(response.findings))
+    ptx = tidy(response.data.decode())
+    found = assemble(ptx, arch)  # a target that ships PTX is assembled too: that checks the text
+    data = found.cubin if arch.toolchain.image == "cubin" else ptx.encode()
+    return Image(arch, asked.ir, data, ptx, found.kernels, (*response.findings, *found.findings))
+
+
+def build_images(modules: Iterable[tuple[Module, Arch]], *, jobs: int = 2) -> list[Image]:
+    """The images of several targets, so many at once, each from when its module is there: what makes the next module
+    runs meanwhile. Raises E5xx, of several that of the first target."""
+    if jobs < 2:
+        return [build_image(module, arch) for module, arch in modules]
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        made = [pool.submit(build_image, module, arch) for module, arch in modules]
+        return [image.result() for image in made]
+    except BaseException:
+        abandon()  # nobody waits for what is under way
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def assembly(module: Module, arch: Arch) -> str:

@@ -1,7 +1,7 @@
 """The compiler's side of the LLVM workers: starts them, hands out modules, and turns their deaths into diagnostics.
 
 Workers are started on first use, or by `prestart` while the front end is still busy, are kept for the life of the
-process, and are replaced when they die. Everything is driven by one thread, which waits for whichever worker is done.
+process, and are replaced when they die. A thread waits for whichever of its workers is done; several threads may.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -86,6 +87,7 @@ class _Worker:
         self.version = ""
         self.read_from = 0
         self.deadline = 0.0
+        self.abandoned = False
 
     def greet(self) -> None:
         """Wait until LLVM is loaded."""
@@ -167,6 +169,8 @@ class _Timed:
 
 
 _idle: list[_Worker] = []
+_busy: list[_Worker] = []
+_lock = threading.RLock()  # of both lists
 _owner = os.getpid()
 
 
@@ -176,24 +180,47 @@ def _workers() -> list[_Worker]:
     if _owner != os.getpid():
         _owner = os.getpid()
         _idle.clear()
+        _busy.clear()
     return _idle
 
 
 def prestart(count: int = 1) -> None:
     """Start workers without waiting for them, so that LLVM loads while the front end works."""
-    while len(_workers()) < count:
-        _idle.append(_Worker())
+    with _lock:
+        while len(_workers()) + len(_busy) < count:
+            _idle.append(_Worker())
 
 
 def _take() -> _Worker:
     """An idle worker, started if there is none. One that was killed while idle (a full machine) is passed over."""
-    prestart()
-    worker = _idle.pop()
-    while worker.version and worker.process.poll() is not None:
+    with _lock:
+        while _workers():
+            worker = _idle.pop()
+            if not worker.version or worker.process.poll() is None:
+                break
+            worker.close()
+        else:
+            worker = _Worker()
+        _busy.append(worker)
+        return worker
+
+
+def _give_back(worker: _Worker, *, alive: bool) -> None:
+    with _lock:
+        if worker in _busy:
+            _busy.remove(worker)
+            if alive:
+                _idle.append(worker)
+    if not alive:
         worker.close()
-        prestart()
-        worker = _idle.pop()
-    return worker
+
+
+def abandon() -> None:
+    """End the workers that other threads wait for: they find them dead."""
+    with _lock:
+        for worker in _busy:
+            worker.abandoned = True
+            worker.process.kill()
 
 
 @atexit.register
@@ -208,7 +235,7 @@ def llvm_version() -> str:
     """The version of LLVM, for provenance records."""
     worker = _take()
     worker.greet()
-    _idle.append(worker)
+    _give_back(worker, alive=True)
     return worker.version
 
 
@@ -248,7 +275,7 @@ def compile_outcomes(
                     outcomes[index] = _finish(worker, requests[index], limit)
         finally:
             for worker in busy.values():  # an interrupt or a failed start; an answer may be under way
-                worker.close()
+                _give_back(worker, alive=False)
     return [outcomes[index] for index in range(len(requests))]
 
 
@@ -256,9 +283,11 @@ def _finish(worker: _Worker, request: Request, limit: float) -> Response | Tesse
     try:
         header, body, words = worker.receive()
     except _Died as death:
-        worker.close()
+        _give_back(worker, alive=False)
+        if worker.abandoned:
+            return TesseraError("E512", f"LLVM was stopped while it worked on {request.label}")
         return _death(request, death, limit)
-    _idle.append(worker)
+    _give_back(worker, alive=True)
     if header["ok"]:
         warnings = dict.fromkeys(line for line in words.splitlines() if line)  # LLVM repeats itself
         return Response(body, tuple(Finding("W511", request.label, line) for line in warnings))
@@ -298,9 +327,9 @@ def _culprit(request: Request, limit: float) -> str | None:
             worker.send(replace(request, only=function), limit)
             worker.receive()
         except _Died:
-            worker.close()
+            _give_back(worker, alive=False)
             return function
-        _idle.append(worker)
+        _give_back(worker, alive=True)
     return None
 
 

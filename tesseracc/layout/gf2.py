@@ -13,14 +13,14 @@ __all__ = ["Span", "combine", "complement", "extend", "intersection", "kernel", 
 class Span:
     """The subspace that vectors span, grown one vector after the other.
 
-    `_rows` maps a leading bit to a vector with that leading bit and the combination of added vectors that gives it.
-    A vector that depends on earlier ones adds nothing, so combinations use the earliest vectors that suffice.
+    `_rows` are vectors of different leading bits, the largest first, each with the combination of added vectors that
+    gives it. A vector that depends on earlier ones adds nothing, so combinations use the earliest vectors that suffice.
     """
 
     __slots__ = ("_count", "_rows")
 
     def __init__(self, vectors: Iterable[int] = ()) -> None:
-        self._rows: dict[int, tuple[int, int]] = {}
+        self._rows: list[tuple[int, int]] = []
         self._count = 0
         for vector in vectors:
             self.add(vector)
@@ -31,14 +31,14 @@ class Span:
         index, self._count = self._count, self._count + 1
         if not rest:
             return False
-        self._rows[rest.bit_length() - 1] = (rest, used | 1 << index)
+        self._rows.append((rest, used | 1 << index))
+        self._rows.sort(reverse=True)
         return True
 
     def _reduce(self, vector: int) -> tuple[int, int]:
         used = 0
-        for lead in range(vector.bit_length() - 1, -1, -1):
-            if vector >> lead & 1 and lead in self._rows:
-                row, combination = self._rows[lead]
+        for row, combination in self._rows:
+            if vector ^ row < vector:  # it has the row's leading bit
                 vector ^= row
                 used ^= combination
         return vector, used
@@ -63,7 +63,7 @@ class Span:
     def copy(self) -> Span:
         """An independent copy."""
         other = Span()
-        other._rows, other._count = dict(self._rows), self._count
+        other._rows, other._count = list(self._rows), self._count
         return other
 
 
