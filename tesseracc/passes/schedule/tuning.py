@@ -43,9 +43,9 @@ class Tuning:
     ) -> Tuning:
         """The same for a product of these types and extents (m, n, k), `batch` times.
 
-        `copied`: its operands are blocks of memory; `used`: more follows than rounding. Where it runs on tile registers
-        of a CPU, whole blocks of them, and as many bytes of the operands along k as else of sums; on a GPU's matrix
-        units what the cost model chooses."""
+        `copied`: its operands are blocks of memory; `used`: more follows than rounding. Where a CPU multiplies narrow
+        operands as they are, as many bytes of them along k as else of sums; on its tile registers whole blocks of them;
+        on a GPU's matrix units what the cost model chooses."""
         a, b, acc = types
         if self.arch.kind == "cuda":
             tile = product_tile(self.arch, types, (size_of(a), size_of(b)), extents, batch, copied=copied,
@@ -55,13 +55,15 @@ class Tuning:
             lanes = tile.warps * self.arch.lanes
             return replace(self, tile_m=tile.m, tile_n=tile.n, tile_k=tile.k, lanes=lanes, whole=True)
         unit = self.arch.tile_product(a, b, acc)
+        deeper = replace(self, tile_k=self.tile_k * size_of(acc) // size_of(b))
         if unit is None:
-            return self
+            return deeper if types == PAIRS and self.arch.has("bf16_dot") else self
         step = REGISTERS_DOWN * unit.m
-        tile_k = self.tile_k * size_of(acc) // size_of(b)
-        return replace(self, step_m=step, tile_m=self.tile_m // step * step, tile_k=tile_k)
+        return replace(deeper, step_m=step, tile_m=self.tile_m // step * step)
 
 
+#: operands that a CPU's vectors multiply as they are stored, two along k at a time
+PAIRS = ("bf16", "bf16", "f32")
 #: tile registers of a CPU that a block of sums has along m
 REGISTERS_DOWN = 2
 #: native vectors that one lanes value of a compiler-made kernel takes: enough to hide the latency of an fma chain
