@@ -6,7 +6,8 @@ Apart they move bytes(x) twice, together once: the time saved is bytes(x) / band
 computed again. So they join where both read some tensor at every point of a domain that they share: neither depends on
 the other, no other group stands between, and each would be mapped alone as both are together. Products, sums down
 columns and long sums stay as they are, for later passes divide them (their launches join, `join-launches`). Nor does
-the arena grow: what would be a new temporary does not join where another one, which it could have replaced, ends.
+the arena grow: what would be a new temporary does not join where another one, which it could have replaced, ends. And
+what updates state stays apart from others that read the old value, so that it can come after them, in place.
 """
 
 from __future__ import annotations
@@ -86,6 +87,19 @@ def _fused(func: Func) -> Func:
     counts = uses(func.body)
     made = {result for op in func.body.ops if op.name == "schedule.group" for result in op.results}
     returned = set(func.body.yields)
+    params = {p.name: p for p in func.params}
+    behind = {op.result: op["tensor"] for op in func.body.ops if op.name == "schedule.view"}
+
+    def whole(value: Value) -> Value:
+        return whole(behind[value]) if value in behind else value
+
+    state = {whole(func.body.yields[number]): params[name] for name, number in func.attrs.get("state", ())}
+
+    def updates(group: Op, other: Op) -> bool:
+        """Whether a group makes the new value of state whose old one the other reads, wherever that is."""
+        old = {state[v] for v in group.results if v in state}
+        return not old.isdisjoint(map(whole, tensors_read(other)))
+
     for op in func.body.ops:
         if op.name in ("schedule.view", "schedule.constant"):
             names.append(op)
@@ -97,7 +111,7 @@ def _fused(func: Func) -> Func:
             own = set(tensors_read(last)) - set(tensors_read(op))
             ends = any(v in made and counts[v] == _reads(last, v) for v in own)
             grows = ends and any(v not in returned for v in op.results)
-            if not grows and siblings(last, op):
+            if not (grows or updates(last, op) or updates(op, last)) and siblings(last, op):
                 ops[-1] = together(last, op)
                 continue
         ops += names

@@ -100,3 +100,16 @@ def test_a_group_overwrites_only_what_it_reads_at_the_same_place() -> None:
     assert marked(lambda a, x: a * 2.0 + x) and marked(lambda a, x: ts.where(x > 0, a, x) + a)
     assert marked(lambda a, x: a + ts.sum(x, 1, True))
     assert not marked(lambda a, x: ts.flip(a) + x) and not marked(lambda a, x: a - ts.max(a, 1, True))
+
+
+def test_neighbours_that_read_the_old_state_elsewhere_stay_apart() -> None:
+    """As one group with the update they would read what it has overwritten, and it would need a copy."""
+
+    @ts.function
+    def f(a: ts.State["N", ts.f32], x: ts.Tensor["N", ts.f32]):
+        return {"a": ts.sin(a) * x, "y": ts.flip(a) + ts.exp(x) * 2.0}
+
+    rng = np.random.default_rng(3)
+    for n in (1, 5, 300):
+        arrays = {name: rng.standard_normal(n).astype(np.float32) for name in "ax"}
+        assert "tile.copy" not in check(f, arrays)
