@@ -87,6 +87,11 @@ def _work(args: list[str]) -> int:
         code = error.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
+    except RecursionError as error:  # in a pass; the front end says where
+        from tessera_runtime.core.errors import TesseraError
+
+        help = "compute in a loop of fewer steps, or in several functions"
+        raise TesseraError("E106", "the program is longer or deeper than the compiler follows", help=help) from error
     except click.ClickException as error:
         if args:
             raise _usage(error) from None

@@ -7,11 +7,13 @@ exception while the module's own statements run (E103).
 
 from __future__ import annotations
 
+import io
+import linecache
 import os
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,7 @@ def load(path: str | os.PathLike[str]) -> Source:
     file = Path(path)
     data = read_bytes(path, regular=True)
     text = _decode(data, file)
+    _remember(text, file)
     name = file.stem
     try:
         code = compile(text, str(file.absolute()), "exec", dont_inherit=True)
@@ -86,6 +89,13 @@ def _decode(data: bytes, file: Path) -> str:
         raise SourceError("E101", "the module is not UTF-8 text", span=Span(str(file), line)) from None
 
 
+def _remember(text: str, file: Path) -> None:
+    """What is executed is what errors show and kernels are read from, whatever becomes of the file."""
+    lines = io.StringIO(text, newline=None).readlines()
+    for name in (str(file), str(file.absolute())):
+        linecache.cache[name] = (len(text), None, lines, name)
+
+
 @contextmanager
 def _recorded() -> Iterator[list[tuple[str, Span | None]]]:
     """Calls of entries while the module loads."""
@@ -102,6 +112,7 @@ def _importable(name: str, module: types.ModuleType, folder: Path) -> Iterator[N
     """The module is in `sys.modules` and its folder on the path while it runs; both are put back after."""
     saved = sys.modules.get(name)
     keep = sys.dont_write_bytecode
+    path = list(sys.path)
     sys.modules[name] = module
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
@@ -109,7 +120,9 @@ def _importable(name: str, module: types.ModuleType, folder: Path) -> Iterator[N
         yield
     finally:
         sys.dont_write_bytecode = keep
-        sys.path.remove(str(folder))
+        with suppress(ValueError):  # the module may have taken it away, and others that the compiler needs
+            sys.path.remove(str(folder))
+        sys.path += [entry for entry in path if entry not in sys.path]
         if saved is not None:
             sys.modules[name] = saved
         else:

@@ -7,30 +7,45 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import tessera
 import tessera_runtime
 import tesseracc
 from tessera.errors import Call, SourceError, Span, characters, did_you_mean
 from tessera_runtime.core.errors import TesseraError
+from tessera_runtime.core.numbers import short
 
 _OURS = tuple(
     os.path.join(os.path.dirname(os.path.abspath(str(package.__file__))), "")
     for package in (tessera, tesseracc, tessera_runtime)
 )
+LONGEST = 2000  # characters of an exception's own words
 _INSTALLED = f"{os.sep}site-packages{os.sep}"
 
 
-class _ToStderr(io.TextIOBase):
-    """A stdout whose text goes to stderr, and which cannot be closed."""
+class _Lent(io.TextIOBase):
+    """The compiler's stderr, lent to the user's code: it cannot be closed."""
+
+    def __init__(self, owned: Any) -> None:
+        self.owned = owned
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.owned, name)
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        return int(self.owned.write(text))
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        self.owned.flush()
+
+    def fileno(self) -> int:
+        return int(self.owned.fileno())
+
+    def isatty(self) -> bool:
+        return bool(self.owned.isatty())
 
     def close(self) -> None:
         """The compiler goes on writing."""
@@ -43,8 +58,9 @@ def user_code(file: Path, code: str, name: str) -> Iterator[None]:
     `code` is for its own exceptions; `name` says what runs ("the module"). An error of the project that has no place
     yet gets one. What the code prints goes to stderr: stdout is for results. Ctrl-C passes.
     """
+    lent, depth = _Lent(sys.stderr), sys.getrecursionlimit()
     try:
-        with redirect_stdout(_ToStderr()):
+        with redirect_stdout(lent), redirect_stderr(lent):
             yield
     except SourceError as error:
         if error.span is None:
@@ -68,6 +84,8 @@ def user_code(file: Path, code: str, name: str) -> Iterator[None]:
         raise user_error(error, file, code) from error
     except BaseException as error:
         raise user_error(error, file, code) from error
+    finally:
+        sys.setrecursionlimit(max(depth, sys.getrecursionlimit()))  # what it leaves is the compiler's too
 
 
 def user_error(error: BaseException, file: Path, code: str) -> SourceError:
@@ -94,7 +112,7 @@ def _summary(error: BaseException) -> str:
         text = str(error)
     except Exception:  # the user's own __str__
         text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {short(text, LONGEST)}" if text else type(error).__name__
 
 
 def _calls(error: BaseException, file: Path) -> tuple[Call, ...]:

@@ -241,3 +241,35 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     script = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m tesseracc build ../m.py -o ../m.tsb"
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error[E80") and not (tmp_path / "m.tsb").exists()
+
+
+MODULES = {
+    "streams taken away": ("import sys\nsys.stdout = sys.stderr = None\n", 0, ""),
+    "streams closed": ("import sys\nsys.stdout.close()\nsys.stderr.close()\nprint('kept')\n", 0, "kept"),
+    "little recursion": ("import sys\nsys.setrecursionlimit(250)\n", 0, ""),
+    "no path": ("import sys\nsys.path.clear()\n", 0, ""),
+    "a codec that is none of text": ("# -*- coding: rot13 -*-\n", 0, ""),
+    "a file that is gone": ("import os\nos.unlink(__file__)\n", 0, ""),
+    "an error in a file that has changed": ("open(__file__, 'w').close()\n1 / 0\n", 3, "1 / 0"),
+    "many words": ("raise ValueError('a' * 10_000_000)\n", 3, "E103"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_modules(tesseracc: Runner, here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A module that is careless with its process is built, or is told what is wrong with it."""
+    text, code, part = MODULES[name]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (here / "m.py").write_text(text + MODEL)
+    said = tesseracc("build", "m.py", *CPU, "-o", "new.tsb")
+    assert said.code == code and part in said.err and len(said.err) < 5000, said.err[:500]
+    assert said.out.startswith("new.tsb: f for x86-64-v2") if code == 0 else not said.out
+
+
+def test_a_program_that_is_too_deep(tesseracc: Runner, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deep(*_: object, **__: object) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr("tesseracc.driver.run_pipeline", deep)
+    said = tesseracc("build", "m.py", *CPU)
+    assert said.code == 3 and said.err.startswith("error[E106]: ") and "help: compute in a loop" in said.err
