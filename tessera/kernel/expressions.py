@@ -272,6 +272,8 @@ class Expressions(Windows):
             case ast.UAdd():
                 return arithmetic("add", a, Static(0), span)
             case _:
+                if is_expr(a) and held_type(a).dtype.kind == "bool":
+                    return self.signed(ast.Not(), a, span)
                 return bitwise("xor", a, Static(-1), span)
 
     def on_Compare(self, node: ast.Compare) -> Operand:

@@ -166,3 +166,29 @@ def test_an_error_in_a_loop_that_is_read_again_is_told(tmp_path: Any) -> None:
     with pytest.raises(SourceError, match="no_such_word") as told:
         _ = scope["k"].definition
     assert told.value.span.line == 7
+
+
+def test_a_group_reads_what_it_then_overwrites_in_program_order() -> None:
+    """Other threads may read an element than write it; then a barrier is needed, which the emulator would miss."""
+    x, y = RNG.standard_normal((13, 9)).astype(np.float32), RNG.standard_normal((13, 9)).astype(np.float32)
+    old = x.copy(), y.copy()
+    run(K.exchanged, x, y)
+    np.testing.assert_array_equal(x, old[1])
+    np.testing.assert_array_equal(y, old[0])
+    x, y = RNG.standard_normal((8, 64)).astype(np.float32), np.zeros((64, 8), np.float32)
+    expected = x.copy()
+    for k in range(3):
+        turned = expected.T + np.float32(k)
+        turned[:, 0] = turned[::-1, 1]
+        expected = (turned * 2).T
+    run(K.passed_on, x, y)
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("shape", ((16, 64), (37, 70)))
+def test_tiles_of_bools(shape: tuple[int, int]) -> None:
+    x, y, w = RNG.random(shape) < 0.5, np.zeros(shape, bool), RNG.standard_normal(shape).astype(np.float32)
+    expected = np.where(x, np.float32(1), w)
+    run(K.flags, x, y, w)
+    np.testing.assert_array_equal(y, ~x)
+    np.testing.assert_array_equal(w, expected)

@@ -97,3 +97,29 @@ def chosen(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32], neg: 
     if neg:
         t = -t
     y[m : m + 8, n : n + 8] = ts.tile.abs(t) if mode == "abs" else t
+
+
+@ts.kernel
+def exchanged(x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32]):
+    a, b = x[m : m + 8, n : n + 8], y[m : m + 8, n : n + 8]
+    x[m : m + 8, n : n + 8] = b
+    y[m : m + 8, n : n + 8] = a
+
+
+@ts.kernel
+def passed_on(x: ts.Tensor[8, 64, ts.f32], y: ts.Tensor[64, 8, ts.f32]):
+    for k in range(3):
+        y[:, :] = x[:, :].T + k
+        i = ts.tile.local_id()
+        if i < 64:
+            y[i, 0] = y[63 - i, 1]
+        x[:, :] = y[:, :].T * 2.0
+
+
+@ts.kernel
+def flags(x: ts.Tensor["M", "N", ts.bool], y: ts.Tensor["M", "N", ts.bool], w: ts.Tensor["M", "N", ts.f32]):
+    s = ts.tile.alloc_shared((16, 64), ts.bool)
+    s[:, :] = x[m : m + 16, n : n + 64]
+    t = s[:, :]
+    y[m : m + 16, n : n + 64] = ~t
+    w[m : m + 16, n : n + 64] = ts.where(t, 1.0, w[m : m + 16, n : n + 64])

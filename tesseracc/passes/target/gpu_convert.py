@@ -68,8 +68,8 @@ def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
         elements = value.as_elements(low.b)
         return Spread(target, value.shape, value.dtype, elements=[elements[r] for r in plan])
     if value.dtype == "bool":
-        moved = convert(low, _cast(low, value, "u8"), target)
-        return _cast(low, moved, "bool")
+        moved = convert(low, cast_elements(low, value, "u8"), target)
+        return cast_elements(low, moved, "bool")
     way = plan_conversion(value.layout, target, bits_of(value.dtype), means(low.arch))
     shape = " x ".join(map(str, value.shape))
     kinds = {"shuffle": "by shuffles", "turn": "by movmatrix"}
@@ -79,7 +79,8 @@ def convert(low: Lowering, value: Spread, target: LinearLayout) -> Spread:
     return exchange(low, value, target)
 
 
-def _cast(low: Lowering, value: Spread, dtype: str) -> Spread:
+def cast_elements(low: Lowering, value: Spread, dtype: str) -> Spread:
+    """Every element cast."""
     elements = [low.b.op("arith.cast", element, to=dtype) for element in value.as_elements(low.b)]
     return Spread(value.layout, value.shape, dtype, elements=elements)
 

@@ -142,7 +142,7 @@ class Flow:
 
     def alone(self, op: Op, lower: Callable[[Op], None]) -> None:
         """A region that only some threads may enter: there is no barrier in it, so it stands before."""
-        if self.state.tiles and not self.varying:
+        if (self.state.tiles or any(access.tile for access in self.state.outside)) and not self.varying:
             self.barrier()
         self.varying += 1
         lower(op)

@@ -11,7 +11,7 @@ through shared memory anyway is moved element by element, neighbours by neighbou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,12 @@ from tesseracc.layout.exchange import GlobalAccess, global_access, room
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_blocks import read_block, update_block, write_block
 from tesseracc.passes.target.gpu_buffers import Block, block_of
-from tesseracc.passes.target.gpu_convert import by_registers, convert, means
-from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT
+from tesseracc.passes.target.gpu_convert import by_registers, cast_elements, convert, means
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Outside
 from tesseracc.passes.target.gpu_parts import Parts, block_of_part, parts_of
 from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_rolled import over_registers
-from tesseracc.passes.target.gpu_spread import Spread, registers
+from tesseracc.passes.target.gpu_spread import Places, Spread, registers
 from tesseracc.passes.target.gpu_staging import Room, make_room, put, take
 from tesseracc.passes.target.gpu_tensor_store import ALIGNMENT, box_side, store_box
 
@@ -258,7 +258,27 @@ def lower_read(low: Lowering, op: Op) -> Spread | Located:
         return Located(block)
     if block.memory.space == "shared":
         low.before_read(block.memory.ptr)
-    return read_global(low, block, low.layouts.of(op.result))
+    layout = low.layouts.of(op.result)
+    low.reach(_outside(low, op, block, layout, write=False))
+    if type_.dtype == "bool":
+        return cast_elements(low, read_global(low, _bytes(block), layout), "bool")
+    return read_global(low, block, layout)
+
+
+def _outside(low: Lowering, op: Op, block: Block, layout: LinearLayout, *, write: bool) -> Outside:
+    """An access of a block, with its place where each thread moves elements of its own directly."""
+    buf = op["buf"]
+    if buf not in low.changed:
+        return Outside(buf, True, write)
+    directly = route(low, block, layout, store=write) is None
+    alone = Places(low.b, low.thread(), layout).first_copy() is None
+    at = tuple(low.known(v) if low.known(v) is not None else v for v in (low.get(i) for i in op.group("indices")))
+    return Outside(buf, True, write, (at, tuple(op.attrs["axes"]), layout) if directly and alone else None)
+
+
+def _bytes(block: Block) -> Block:
+    """A block of bools as what they are in memory: bytes."""
+    return replace(block, memory=replace(block.memory, dtype="u8"))
 
 
 def _written(low: Lowering, op: Op) -> tuple[Block, Spread, list[Value]]:
@@ -267,14 +287,30 @@ def _written(low: Lowering, op: Op) -> tuple[Block, Spread, list[Value]]:
     block = block_of(low, op["buf"], op.group("indices"), value.shape, op.attrs["axes"])
     if block.memory.space == "shared":
         low.before_write(block.memory.ptr)
+    if value.dtype == "bool":
+        block, value = _bytes(block), cast_elements(low, value, "u8")
     return block, value, [low.index(v) for v in op.group("counts")]
 
 
 def lower_update(low: Lowering, op: Op) -> None:
     block, value, counts = _written(low, op)
+    low.reach(Outside(op["buf"], True, True))
     update_block(low, block, value, counts, op.attrs["kind"])
 
 
 def lower_write(low: Lowering, op: Op) -> None:
     block, value, counts = _written(low, op)
+    access = _outside(low, op, block, value.layout, write=True)
+    if not _behind_barrier(low, op, block, value):
+        low.reach(access)
     write_global(low, block, value, counts, low.roles.stores.get(op) if low.roles else None)
+    low.reached(access)
+
+
+def _behind_barrier(low: Lowering, op: Op, block: Block, value: Spread) -> bool:
+    """Whether a barrier of its own stands before all that a store writes: it passes through shared memory at once."""
+    if op["buf"] not in low.changed:
+        return True
+    way = route(low, block, value.layout, store=True)
+    parts = _fitting(low, value, BUFFER_ALIGNMENT) if way is not None and way.staged else None
+    return parts is not None and parts.count == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from tesseracc.ir.dialects.tile_values import WRITERS
 from tesseracc.ir.types import BufType
 from tesseracc.ir.value import Func, Op, Value
 
@@ -77,6 +78,22 @@ def overlap(spans: Iterable[Span], span: Span) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """An access of a global buffer: of a tile or of single elements. `how` is the place and layout of a tile of which
+    one thread accesses each element: an equal one is by the same threads."""
+
+    buf: Value
+    tile: bool
+    write: bool
+    how: object = None
+
+    def conflicts(self, later: Outside) -> bool:
+        """Whether a later access needs a barrier. Those of elements are the program's to order."""
+        same = self.how is not None and self.how == later.how
+        return self.buf is later.buf and (self.write or later.write) and (self.tile or later.tile) and not same
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What threads did to shared memory since the last barrier, as spans of it.
 
@@ -86,6 +103,7 @@ class State:
     `stores`: copies to tensors may be reading their boxes, whatever barriers there were.
     `sums`: warps have loaded sums from tensor memory, which may not be freed before a barrier.
     `hidden`: no fence has shown what threads wrote to products that read it in place, whatever barriers there were.
+    `outside`: accesses of global buffers that the kernel both reads and writes.
     """
 
     written: frozenset[Span] = frozenset()
@@ -95,6 +113,7 @@ class State:
     stores: bool = False
     sums: bool = False
     hidden: bool = False
+    outside: frozenset[Outside] = frozenset()
 
     def wrote(self, span: Span = EVERYWHERE, *, tiles: bool = True) -> State:
         """Behind a write, by an operation on tiles or on elements."""
@@ -109,8 +128,20 @@ class State:
         return State(
             self.written | other.written, self.used | other.used, self.tiles or other.tiles,
             self.copies or other.copies, self.stores or other.stores, self.sums or other.sums,
-            self.hidden or other.hidden,
+            self.hidden or other.hidden, self.outside | other.outside,
         )  # fmt: skip
+
+
+def changed_outside(ops: Iterable[Op]) -> frozenset[Value]:
+    """The global buffers that tiles are written to, and that other operations read or write."""
+    written: set[Value] = set()
+    touched: dict[Value, int] = {}
+    for op in ops:
+        for value in {v for v in op.operands if isinstance(v.type, BufType) and v.type.space == "global"}:
+            touched[value] = touched.get(value, 0) + 1
+            if op.name in WRITERS and op.operands[1] is value:
+                written.add(value)
+    return frozenset(value for value in written if touched[value] > 1)
 
 
 def last_uses(kernel: Func, stays: Iterable[Value]) -> dict[Op, list[Value]]:

@@ -35,7 +35,17 @@ from tesseracc.passes.target.gpu_global import lower_read, lower_update, lower_w
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
-from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, EVERYWHERE, Shared, Span, State, last_uses, overlap
+from tesseracc.passes.target.gpu_memory import (
+    BUFFER_ALIGNMENT,
+    EVERYWHERE,
+    Outside,
+    Shared,
+    Span,
+    State,
+    changed_outside,
+    last_uses,
+    overlap,
+)
 from tesseracc.passes.target.gpu_notes import product_notes
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_placed import Located
@@ -78,6 +88,7 @@ class Lowering(Flow):
         ops = list(kernel.walk())
         self.counts = uses(kernel.body)
         self.loaded = {op["buf"] for op in ops if op.name == "tile.load"}
+        self.changed = changed_outside(ops)
         self.swizzles = swizzles(ops)
         self.told: dict[tuple[str, Loc | None], None] = {}  # notes: what, and where in the program
 
@@ -346,11 +357,23 @@ class Lowering(Flow):
     def touch(self, buf: Value, *, write: bool) -> None:
         """An access of single elements: behind what operations on tiles wrote, and known to those that follow."""
         if self.in_map or not isinstance(buf.type, BufType) or buf.type.space != "shared":
+            self.reach(Outside(buf, False, write))
             return
         if self.state.tiles and not self.varying:
             self.barrier()
         span = self.span(self.get(buf))
         self.state = self.state.wrote(span, tiles=False) if write else self.state.read(span)
+
+    def reach(self, access: Outside) -> None:
+        """Before an access of global memory: behind those of other threads that program order puts before it."""
+        if not self.in_map and not self.varying and any(before.conflicts(access) for before in self.state.outside):
+            self.barrier()
+        self.reached(access)
+
+    def reached(self, access: Outside) -> None:
+        """Behind an access of global memory, if another one may conflict with it."""
+        if not self.in_map and access.buf in self.changed:
+            self.state = replace(self.state, outside=self.state.outside | {access})
 
     def address(self, op: Op) -> Value:
         return memory_of(self, op["buf"]).address(self, [self.get(v) for v in op.group("indices")])
