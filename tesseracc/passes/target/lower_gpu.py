@@ -30,23 +30,21 @@ from tesseracc.passes.target.gpu_blocks import lower_copy
 from tesseracc.passes.target.gpu_buffers import memory_of, swizzles
 from tesseracc.passes.target.gpu_convert import convert, lower_broadcast, lower_fold, lower_transpose
 from tesseracc.passes.target.gpu_elements import constant_tile, coordinate_tile, lower_map, tile_arith
-from tesseracc.passes.target.gpu_flow import Flow, Held
+from tesseracc.passes.target.gpu_flow import Held
 from tesseracc.passes.target.gpu_global import lower_read, lower_update, lower_write
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
 from tesseracc.passes.target.gpu_memory import (
     BUFFER_ALIGNMENT,
-    EVERYWHERE,
-    Outside,
     Shared,
     Span,
     State,
     changed_outside,
     last_uses,
-    overlap,
 )
 from tesseracc.passes.target.gpu_notes import product_notes
+from tesseracc.passes.target.gpu_order import Order
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
 from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_products import Flight, Products
@@ -58,7 +56,7 @@ from tesseracc.passes.target.gpu_tensor_sums import left_to_others
 from tesseracc.passes.target.interface import interface
 
 
-class Lowering(Flow):
+class Lowering(Order):
     """One kernel."""
 
     def __init__(self, kernel: Func, arch: Arch) -> None:
@@ -224,24 +222,6 @@ class Lowering(Flow):
         self.spans[ptr] = offset, max(offset + size, self.spans.get(ptr, (0, 0))[1])  # another's too that begins there
         return ptr
 
-    def span(self, ptr: Value) -> Span:
-        """The bytes that an address stands for; all, where it is chosen while running."""
-        return self.spans.get(ptr, EVERYWHERE)
-
-    def before_read(self, *ptrs: Value) -> None:
-        """Before threads read shared memory that others may have written."""
-        if any(overlap(self.state.written, self.span(ptr)) for ptr in ptrs):
-            self.barrier()
-        for ptr in ptrs:
-            self.state = self.state.read(self.span(ptr))
-
-    def before_write(self, *ptrs: Value) -> None:
-        """Before threads write shared memory that others may still read."""
-        if any(overlap(self.state.used, self.span(ptr)) for ptr in ptrs):
-            self.barrier()
-        for ptr in ptrs:
-            self.state = self.state.wrote(self.span(ptr))
-
     # -- ids and sizes -------------------------------------------------------------------------------------------
 
     def sreg(self, name: str) -> Value:
@@ -353,27 +333,6 @@ class Lowering(Flow):
         if self.arch.has("cp_async"):
             self.b.emit("target.wait_copies", pending=op.attrs["pending"])
         self.state = self.state.wrote()
-
-    def touch(self, buf: Value, *, write: bool) -> None:
-        """An access of single elements: behind what operations on tiles wrote, and known to those that follow."""
-        if self.in_map or not isinstance(buf.type, BufType) or buf.type.space != "shared":
-            self.reach(Outside(buf, False, write))
-            return
-        if self.state.tiles and not self.varying:
-            self.barrier()
-        span = self.span(self.get(buf))
-        self.state = self.state.wrote(span, tiles=False) if write else self.state.read(span)
-
-    def reach(self, access: Outside) -> None:
-        """Before an access of global memory: behind those of other threads that program order puts before it."""
-        if not self.in_map and not self.varying and any(before.conflicts(access) for before in self.state.outside):
-            self.barrier()
-        self.reached(access)
-
-    def reached(self, access: Outside) -> None:
-        """Behind an access of global memory, if another one may conflict with it."""
-        if not self.in_map and access.buf in self.changed:
-            self.state = replace(self.state, outside=self.state.outside | {access})
 
     def address(self, op: Op) -> Value:
         return memory_of(self, op["buf"]).address(self, [self.get(v) for v in op.group("indices")])
