@@ -3,9 +3,9 @@
     C[m, n] = sum_k A[m, k] B[k, n]   ->   P[s, m, n] = sum_j A[m, s K/S + j] B[s K/S + j, n]
                                            C[m, n] = sum_s P[s, m, n]
 
-where that is faster by the cost model of products: with S times the tiles all multiprocessors have work. S divides K,
-is a power of two and follows from the sizes and the target, so all sizes are numbers here; the parts are added in the
-order of s. Needs the rule `split-sum` of the numeric profile.
+where that is faster by the cost model of products: with S times the tiles all multiprocessors have work. S divides K
+and follows from the sizes and the target, so all sizes are numbers here; where K's rows are whole vectors, so are those
+of the parts. The parts are added in the order of s. Needs the rule `split-sum` of the numeric profile.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from tesseracc.tuning.products import LATENCY, product_seconds
 
 #: products of a part at least, and parts at most
 SHORTEST, MOST = 512, 64
+#: elements along k of a piece that copies take whole
+VECTOR = 8
 #: the part of the time that a split product must not exceed
 GAIN = 0.8
 
@@ -49,7 +51,8 @@ def parts_of(found: Contraction, arch: Arch) -> int:
         moved = 2 * parts * batch * m * n * size_of(acc)
         return one if parts == 1 else one + moved / bandwidth + LATENCY
 
-    tried = [2**i for i in range(1, MOST.bit_length()) if k % 2**i == 0 and k >> i >= SHORTEST]
+    vector = VECTOR if k % VECTOR == 0 else 1
+    tried = [parts for parts in range(2, MOST + 1) if k % (parts * vector) == 0 and k // parts >= SHORTEST]
     best = min(tried, key=seconds, default=1)
     return best if seconds(best) < GAIN * seconds(1) else 1
 

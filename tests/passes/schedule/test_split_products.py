@@ -32,6 +32,15 @@ def odd_sum(x: ts.Tensor[40, 4095, ts.bf16], w: ts.Tensor[4095, 64, ts.bf16]) ->
     return ts.matmul(x, w)
 
 
+def thirds(x: ts.Tensor[40, 4056, ts.bf16], w: ts.Tensor[4056, 64, ts.bf16]) -> ts.Tensor[40, 64, ts.f32]:
+    """4056 = 8 * 3 * 13 * 13: the parts' rows stay whole vectors."""
+    return ts.matmul(ts.cast(x, ts.f32), ts.cast(w, ts.f32))
+
+
+def prime_sum(x: ts.Tensor[40, 4093, ts.bf16], w: ts.Tensor[4093, 64, ts.bf16]) -> ts.Tensor[40, 64, ts.bf16]:
+    return ts.matmul(x, w)
+
+
 def short_sum(x: ts.Tensor[40, 512, ts.bf16], w: ts.Tensor[512, 64, ts.bf16]) -> ts.Tensor[40, 64, ts.bf16]:
     return ts.matmul(x, w)
 
@@ -45,7 +54,8 @@ def parts(function: Any, arch: str = "sm_90", numerics: str = "deterministic") -
 
 
 @pytest.mark.parametrize("function,arch,many", [
-    (long_sum, "sm_90", True), (long_sum, "sm_80", True), (many_tiles, "sm_90", False), (odd_sum, "sm_90", False),
+    (long_sum, "sm_90", True), (long_sum, "sm_80", True), (many_tiles, "sm_90", False), (odd_sum, "sm_90", True),
+    (thirds, "sm_80", True), (prime_sum, "sm_90", False),
     (short_sum, "sm_90", False), (long_sum, "x86-64-v3", False),
 ])  # fmt: skip
 def test_where_it_pays(function: Any, arch: str, many: bool) -> None:
@@ -72,3 +82,14 @@ def test_results() -> None:
     for got in (schedule.run(module, "long_sum", [x, w, c])[0], *found):
         assert (np.abs(got - want) <= bound).all()
     np.testing.assert_array_equal(*found)
+
+
+def test_parts_of_any_number() -> None:
+    count, module = parts(thirds)
+    assert count % 3 == 0 and 4056 // count % 8 == 0
+    rng = np.random.default_rng(9)
+    x, w = rng.standard_normal((40, 4056)).astype(BF16), rng.standard_normal((4056, 64)).astype(BF16)
+    wide_x, wide_w = x.astype(np.float64), w.astype(np.float64)
+    bound = (4056 // count + count + 3) * 2**-24 * (np.abs(wide_x) @ np.abs(wide_w))
+    (found,) = schedule.run(module, "thirds", [x, w])
+    assert (np.abs(found - wide_x @ wide_w) <= bound).all()
