@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from tesseracc.ir.value import Module
 from tesseracc.passes.schedule import stream_weights
 
 Array = np.ndarray[Any, Any]
-F32 = ts.f32
+F32, BF16 = ts.f32, ts.bf16
 
 
 @ts.function
@@ -65,6 +66,18 @@ def few(q: ts.Tensor["B", 1, 16, F32], k: ts.Tensor["B", "T", 16, F32], v: ts.Te
 @ts.function
 def shared(q: ts.Tensor["B", 6, "S", 8, F32], k: ts.Tensor["B", 2, "T", 8, F32], v: ts.Tensor["B", 2, "T", 8, F32]):
     return ts.nn.flash_attention(q, k, v, causal=True, scale=0.25)
+
+
+@ts.function
+def narrow(q: ts.Tensor["B", "S", "D", BF16], k: ts.Tensor["B", "T", "D", BF16], v: ts.Tensor["B", "T", "E", BF16]):
+    """Weights rounded to bf16 before they are divided by their sum."""
+    return ts.nn.flash_attention(q, k, v, scale=0.25)
+
+
+@ts.function
+def parts(q: ts.Tensor["B", "S", "D", BF16], k: ts.Tensor["B", "T", "D", BF16], v: ts.Tensor["B", "T", "E", BF16]):
+    """Rounded behind the division, and scores too."""
+    return ts.softmax((q @ k.mT) * 0.25, axis=-1) @ v
 
 
 @ts.function
@@ -191,6 +204,26 @@ def test_shared_heads(level: str, s: int, t: int) -> None:
     q, k, v = normal(rng, 1, 6, s, 8), normal(rng, 1, 2, t, 8), normal(rng, 1, 2, t, 8)
     mask = np.where(np.tri(s, t, t - s, dtype=bool), 0.0, -np.inf)
     close(native("shared", level)(q, k, v), reference(q, *(np.repeat(x, 3, 1) for x in (k, v)), mask))
+
+
+@LEVELS
+@pytest.mark.parametrize(("s", "t"), [(1, 1), (7, 300), (130, 31)])
+def test_narrow(level: str, s: int, t: int) -> None:
+    """Each rounding to bf16 is one of 2^-9: of scores (of size 4 and less, as parts only), weights and results."""
+    rng = np.random.default_rng(s)
+    q, k, v = (normal(rng, 2, n, d).astype(ml_dtypes.bfloat16) for n, d in ((s, 20), (t, 20), (t, 33)))
+    wide = [x.astype(np.float64) for x in (q, k, v)]
+    want, size = reference(*wide), reference(*wide[:2], np.abs(wide[2]))
+    for name, roundings in (("narrow", 2), ("parts", 20)):
+        found = native(name, level)(q, k, v).astype(np.float64)
+        assert (np.abs(found - want) <= roundings * 2**-9 * (size + np.abs(want))).all()
+
+
+@pytest.mark.parametrize("name", ["narrow", "parts"])
+def test_narrow_attention_streams_without_tile_registers(name: str) -> None:
+    for level, apart in (("x86-64-v3", False), ("x86-64-v4-amx", True)):
+        tile_ir = Build(front({name: globals()[name]}), (load(level),)).tile(load(level))
+        assert ("f32[B, S, T]" in module_text(tile_ir)) == apart
 
 
 @LEVELS
