@@ -117,12 +117,12 @@ def measure(names: Sequence[str], rounds: int) -> list[dict[str, Any]]:
             what, limit, _ = MARKS[name]
             command = (sys.executable, "-m", "benchmarks.emulator", "--run", name, "--bundle", bundle)
             processes.run(command)
-            cpu, wall = zip(*(_timed(lambda command=command: processes.run(command)) for _ in range(rounds)))  # type: ignore[misc]
+            cpu, wall = zip(*(timed(lambda command=command: processes.run(command)) for _ in range(rounds)))  # type: ignore[misc]
             rows.append({"name": what, "cpu": median(cpu), "wall": median(wall), "worst": max(wall), "limit": limit})
     return rows
 
 
-def _timed(call: Callable[[], object]) -> tuple[float, float]:
+def timed(call: Callable[[], object]) -> tuple[float, float]:
     """(processor seconds of the child processes, wall seconds) of a call."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     call()
@@ -130,11 +130,11 @@ def _timed(call: Callable[[], object]) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
-def page(results: dict[str, Any]) -> str:
-    """A page to read."""
+def page(results: dict[str, Any], what: str = "every check on; medians. The target is for processor time") -> str:
+    """A page to read: `what` was measured of whole processes."""
     lines = [f"# {results['name']}, {results['date']}", ""]
     lines += [f"- {key}: {value}" for key, value in results["machine"].items()]
-    lines += ["", "Whole processes, every check on; medians. The target is for processor time.", ""]
+    lines += ["", f"Whole processes, {what}.", ""]
     lines += ["| process | processor s | wall s | worst wall s | target |", "|---|---:|---:|---:|---:|"]
     for row in results["processes"]:
         reached = (
