@@ -41,7 +41,8 @@ sm_100 is for products in tensor memory. Cases without a row are open (`OPEN` in
 """
 #: rows, depth and columns: rows of one operand that 16 bytes divide, and of another that they do not; more depth than
 #: any ring has; several blocks of the result where one block (or one cluster) makes all, an even and an odd number
-MORE = ((70, 336, 70), (70, 336, 72), (72, 336, 70), (72, 672, 64), (72, 336, 136), (24, 336, 136))
+MORE = ((70, 336, 70), (70, 336, 72), (72, 336, 70), (72, 672, 64), (72, 336, 136), (24, 336, 136),
+        (72, 336, 144), (300, 336, 144))  # fmt: skip
 #: B, H, G, S, T, causal: more than one head of queries for each of keys, and more blocks than any ring has
 HEADS = {
     "flash_attention_64": ((1, 2, 1, 160, 330, False), (1, 4, 2, 100, 330, False), (1, 2, 1, 160, 330, True)),
@@ -87,8 +88,12 @@ def targets(name: str) -> tuple[str, ...]:
     return ARCHS if name.startswith(("matmul", "seed_gemm")) else ARCHS[:2]
 
 
-#: not run to an end yet
-OPEN = {(name, arch) for name in ORDERED for arch in targets(name) if arch == "sm_100" or "attention" in name}
+#: on sm_90 not run to an end yet; on sm_80 something is left over: the barrier in front of a ring's refill, and what a
+#: barrier of the language waits for inside of a pipeline
+OPEN = {(name, "sm_90") for name in ORDERED if "attention" in name} | {
+    (f"{name}-bf16", "sm_80")
+    for name in ("flash_attention_grad_kv_64", "seed_flash_attention", "seed_fused_attention_kernel")
+}
 CLOSED = [(name, arch) for name in ORDERED for arch in targets(name) if (name, arch) not in OPEN]
 
 
