@@ -62,3 +62,11 @@ def calls(x: ts.Tensor["N", ts.f32]):
 
 def helper(a, b):
     return a + b
+
+
+@ts.kernel
+def unordered(x: ts.Tensor["N", ts.f32], n: ts.Tensor["N", ts.i32]):
+    i = ts.tile.linear_id()
+    if i < N:
+        ts.tile.atomic_add(x[0], 1.0)  #! E226 ts.tile.atomic_add(x[0], 1.0)
+        n[i] = ts.tile.atomic_add(n[0], 1)  #! E226 ts.tile.atomic_add(n[0], 1)
