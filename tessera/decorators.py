@@ -246,9 +246,7 @@ class Kernel(_Entry):
         """Launch it. A tensor that the kernel writes has the new elements afterwards; NumPy arrays change in place."""
         self._observe()
         if is_tracing() or not _is_eager((args, kwargs)):
-            raise SourceError(
-                "E316", f"kernel `{self.name}` is called inside a traced or differentiated function",
-                help="call it from the host program, or write this part with ts operators")
+            raise self._not_from_the_host()
         run: Callable[..., Any]
         if self.compiled and _driver() is not None:
             if self._runner is None:
@@ -259,6 +257,19 @@ class Kernel(_Entry):
                 _notice()
             run = self._evaluate
         return self._launch(run, self.bind(args, kwargs))
+
+    def _not_from_the_host(self) -> SourceError:
+        if is_tracing():
+            return SourceError("E316", f"kernel `{self.name}` is called inside a traced function",
+                               help="call it from the host program, or write this part with ts operators")
+        from tessera.kernel.privileges import updates
+
+        found = updates(self.definition.body)
+        cause = f", and its {' and '.join(found)} {'has' if len(found) == 1 else 'have'} no derivative"
+        return SourceError(
+            "E316", f"kernel `{self.name}` is called inside a differentiated function{cause if found else ''}",
+            help="launch it in a function with @ts.custom_vjp, whose rule gives the derivative; or write this part with "
+            "ts operators")
 
     def _evaluate(self, *args: Any) -> Any:
         from tessera.kernel import evaluate

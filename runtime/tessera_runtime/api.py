@@ -176,7 +176,15 @@ def _check_results(function: Function, given: Mapping[str, NDArray[Any]], arrays
 
 
 def _prepare(function: Function, arrays: dict[str, Any]) -> None:
-    """Make every array contiguous and aligned, and give written ones memory that no other argument reads."""
+    """Make every array contiguous and aligned. Raises E708 where what is written shares memory with another argument,
+    as eager execution refuses it: a copy would hide that the two are one."""
+    for name in [item.name for item in function.inputs if item.inout and item.name in arrays]:
+        for other, array in arrays.items():
+            if other != name and _overlap(arrays[name], array):
+                raise InputError(
+                    "E708", f"{function.name}: inputs '{name}' and '{other}' share memory, and '{name}' is written",
+                    help="give a copy for one of them",
+                )  # fmt: skip
     for item in function.inputs:
         array = arrays.get(item.name)
         if array is None:
@@ -188,20 +196,16 @@ def _prepare(function: Function, arrays: dict[str, Any]) -> None:
         usable = array.flags.c_contiguous and array.flags.aligned
         if not usable or (item.inout and not array.flags.writeable):
             arrays[item.name] = np.array(array, order="C", copy=True)
-    written = [item.name for item in function.inputs if item.inout]
-    for name in written:
-        for other, array in arrays.items():
-            if other != name and _overlap(arrays[name], array):
-                if other in written:
-                    raise InputError(
-                        "E708", f"{function.name}: inputs '{name}' and '{other}' are both written and share memory"
-                    )
-                arrays[other] = array.copy()
 
 
 def _overlap(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return np.may_share_memory(a, b)
+        if not np.may_share_memory(a, b) or (a.flags.c_contiguous and b.flags.c_contiguous):
+            return bool(np.may_share_memory(a, b))
+        try:
+            return bool(np.shares_memory(a, b, max_work=10_000))
+        except np.exceptions.TooHardError:
+            return True
     return not isinstance(a, np.ndarray) and bool(a.overlaps(b))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -114,8 +115,14 @@ class Runner:
                 if self.options.verify:
                     return report, int(Exit.OK)
                 self._list(bundle, report)
-                self.say(f"choose one with --function, and give its inputs: --input {GRAMMAR}")
-                return report, int(Exit.USAGE)
+                error = UsageError(
+                    "E804", "no function is chosen, and none can be called without inputs",
+                    help=f"choose one with --function, and give its inputs: --input {GRAMMAR}",
+                )  # fmt: skip
+                report["errors"] = [error.to_json()]  # beside the list, from which to choose
+                if not self.options.json:
+                    print(error.render(), file=sys.stderr)
+                return report, error.exit_code
             return self._call(bundle, callable_[0], report)
         return self._call(bundle, self._choose(bundle), report)
 

@@ -15,6 +15,7 @@ from tessera.kernel.dry import dry_run
 from tessera.kernel.launch import check_grid, check_group, groups_for, lanes_needed, uses_id
 from tessera.kernel.loops import Reader, has_word
 from tessera.kernel.operands import BufferRef, Static
+from tessera.kernel.privileges import check_updates
 from tessera.kernel.report import KernelErrors, Report, fail
 from tessera.kernel.results import results_of, returned_values
 from tessera.kernel.scope import Bound, Frame
@@ -233,6 +234,8 @@ def _read(
         report.error(fail("E221", f"grid= uses `{unknown[0]}`, which is no dim of the signature", span))
         report.finish()
     globals_ = signature.buffers.values()
+    check_updates(body, signature.reduced, report)
+    report.finish()
     stores, loads = _accesses(body)
     written = frozenset(b.name for b in globals_ if b in stores)
     _warnings(body, stores, loads, results, written, signature, report, span)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Literal
 
 from tessera_runtime.core.errors import TesseraError
+from tesseracc import descriptors
 from tesseracc.codegen.findings import Finding
 from tesseracc.codegen.worker import read_message, write_message
 
@@ -84,6 +85,9 @@ class _Worker:
         )  # fmt: skip
         assert self.process.stdin is not None and self.process.stdout is not None
         self.input, self.output = self.process.stdin, self.process.stdout
+        self.files = (self.input, self.output, self.log)
+        for file in self.files:
+            descriptors.keep(file.fileno())
         self.version = ""
         self.read_from = 0
         self.deadline = 0.0
@@ -124,10 +128,18 @@ class _Worker:
         self.log.seek(self.read_from)
         return self.log.read().decode(errors="replace").strip()
 
+    def intact(self) -> bool:
+        """Whether nobody has closed the ways to it."""
+        return all(descriptors.holds(file.fileno()) for file in self.files)
+
     def close(self) -> None:
-        self.input.close()
-        self.output.close()
-        self.log.close()
+        for file in self.files:
+            if file.closed:
+                continue
+            if descriptors.release(file.fileno()):
+                file.close()
+            else:
+                _adrift.append(file)
         self.process.kill()
         self.process.wait()
 
@@ -171,6 +183,7 @@ class _Timed:
 _idle: list[_Worker] = []
 _busy: list[_Worker] = []
 _lock = threading.RLock()  # of both lists
+_adrift: list[IO[bytes]] = []  # their numbers are of other files now, which they must not close when they go
 _owner = os.getpid()
 
 
@@ -192,11 +205,11 @@ def prestart(count: int = 1) -> None:
 
 
 def _take() -> _Worker:
-    """An idle worker, started if there is none. One that was killed while idle (a full machine) is passed over."""
+    """An idle worker, started if there is none. One killed while idle (a full machine) or cut off is passed over."""
     with _lock:
         while _workers():
             worker = _idle.pop()
-            if not worker.version or worker.process.poll() is None:
+            if worker.intact() and (not worker.version or worker.process.poll() is None):
                 break
             worker.close()
         else:

@@ -17,6 +17,7 @@ import tesseracc
 from tessera.errors import Call, SourceError, Span, characters, did_you_mean
 from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.core.numbers import short
+from tesseracc import descriptors
 
 _OURS = tuple(
     os.path.join(os.path.dirname(os.path.abspath(str(package.__file__))), "")
@@ -56,8 +57,26 @@ def user_code(file: Path, code: str, name: str) -> Iterator[None]:
     """Around code of the user in `file`: whatever it raises becomes a SourceError.
 
     `code` is for its own exceptions; `name` says what runs ("the module"). An error of the project that has no place
-    yet gets one. What the code prints goes to stderr: stdout is for results. Ctrl-C passes.
+    yet gets one. What the code prints goes to stderr: stdout is for results. Ctrl-C passes. Descriptors of the compiler
+    that it closed are an error too, whatever else it did.
     """
+    streams, gone = descriptors.Streams(), descriptors.lost()
+    try:
+        with _coded(file, code, name):
+            yield
+    finally:
+        closed = [*streams.restore(), *sorted(descriptors.lost() - gone)]
+        if closed:
+            shown = f"{', '.join(map(str, closed[:8]))}{', ..' if len(closed) > 8 else ''}"
+            raise SourceError(
+                code, f"{name} closes file descriptors that it did not open: {shown}", span=Span(str(file), 1),
+                help="leave descriptors alone that others opened: os.close and os.closerange spare none",
+            )  # fmt: skip
+
+
+@contextmanager
+def _coded(file: Path, code: str, name: str) -> Iterator[None]:
+    """What `user_code` does about exceptions."""
     lent, depth = _Lent(sys.stderr), sys.getrecursionlimit()
     try:
         with redirect_stdout(lent), redirect_stderr(lent):

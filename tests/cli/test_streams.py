@@ -116,10 +116,11 @@ def test_the_runtime_too(tmp_path: Path) -> None:
             assert (done.returncode, done.stderr) == (code, words)
 
 
-def test_interrupted(tmp_path: Path) -> None:
-    """Exit code 130, one word, nothing left, no process either: the module waits until it is interrupted."""
+@pytest.mark.parametrize("as_json", [False, True])
+def test_interrupted(as_json: bool, tmp_path: Path) -> None:
+    """Exit code 130, one word or document, nothing left, no process: the module waits until it is interrupted."""
     (tmp_path / "m.py").write_text("import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(60)\n")
-    command = [*TESSERACC, "build", "m.py", "--arch", "x86-64-v2", "--no-cache"]
+    command = [*TESSERACC, "build", "m.py", "--arch", "x86-64-v2", "--no-cache", *["--json"] * as_json]
     running = subprocess.Popen(
         command, cwd=tmp_path, env=ENV, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -131,7 +132,12 @@ def test_interrupted(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=30)
-    assert running.returncode == 130 and out == "" and err.split() == ["interrupted"]
+    assert running.returncode == 130
+    if as_json:
+        told = json.loads(out)
+        assert err == "" and told["exit_code"] == 130 and [e["code"] for e in told["errors"]] == ["interrupted"]
+    else:
+        assert out == "" and err.split() == ["interrupted"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".pyc" and path.name != "__pycache__") == [
         "m.py", "started"
     ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from tessera.errors import SourceError
 from tessera_runtime import load as load_bundle
 from tessera_runtime.core.errors import TesseraError
+from tesseracc import descriptors
 from tesseracc.driver import Build, front, host_level
 from tesseracc.frontend import source
 
@@ -80,3 +83,45 @@ def test_nothing_to_build(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="defines no function") as caught:
         source.choose(loaded, ())
     assert caught.value.code == "E104"
+
+
+CLOSES = """
+import os
+import numpy as np
+import tessera as ts
+
+@ts.jit
+def f(x: ts.Tensor["N", ts.f32]):
+    return x + 1
+
+f(np.ones(3, np.float32))
+os.closerange({first}, 256)
+"""
+
+
+@pytest.mark.parametrize(("first", "closed"), [(0, "0, 1, 2, "), (3, "")])
+def test_a_module_that_closes_descriptors_of_the_compiler(tmp_path: Path, first: int, closed: str) -> None:
+    """Also those of a worker that a compiled call had started, and the streams that tell of it."""
+    path = write(tmp_path, CLOSES.format(first=first))
+    done = subprocess.run(
+        [sys.executable, "-m", "tesseracc", "build", path.name, "--arch=x86-64-v2", "-o", "m.tsb"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3 and not (tmp_path / "m.tsb").exists(), done
+    first_line = done.stderr.splitlines()[0]
+    assert first_line.startswith(f"error[E103]: the module closes file descriptors that it did not open: {closed}")
+    assert first_line[-1].isdigit() and int(first_line.split()[-1]) >= 3 and "Traceback" not in done.stderr
+
+
+def test_a_number_on_another_file_is_not_the_descriptor_that_was_kept() -> None:
+    a, b = os.pipe()
+    descriptors.keep(a)
+    assert descriptors.holds(a) and a not in descriptors.lost()
+    os.close(a)
+    assert not descriptors.holds(a) and a in descriptors.lost()
+    other = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(other, a)
+    assert not descriptors.holds(a) and a in descriptors.lost() and not descriptors.release(a)
+    assert a not in descriptors.lost()
+    for number in {a, b, other}:
+        os.close(number)

@@ -9,6 +9,7 @@ import pytest
 
 from samples import histogram as sample
 from tessera.dtypes import as_dtype
+import tessera as ts
 from tessera.errors import SourceError
 from tessera.kernel import evaluate
 from tessera_runtime.core.dtypes import np_dtype
@@ -165,6 +166,12 @@ def test_levels_below_find_races_of_lanes(tmp_path: Any) -> None:
     ("ts.tile.atomic_add(b[0], 1)", "E206", "i32, u32, i64 and u64"),
     ("ts.tile.atomic_add(x[0], 1.5)", "E206", "holds i32"),
     ("ts.tile.atomic_add(z[0], 1)", "E208", "reduce_max"),
+    ("z[i] = 1", "E208", "stored to here"),
+    ("x[i] = z[i]", "E208", "loaded here; only ts.tile.atomic_max(z[..], value)"),
+    ("z[i] += 1", "E208", "stored to here"),
+    ("z[0:32] = ts.tile.zeros((32,), dtype=ts.i32)", "E208", "stored to here"),
+    ("x[0:32] = z[0:32]", "E208", "loaded here"),
+    ("ts.tile.barrier(); ts.tile.cp_async(s[0:32], z[0:32])", "E208", "loaded here"),
     ("ts.tile.atomic_add(x[0])", "E218", "a place and a value"),
     ("ts.tile.atomic_add(x[0], 1, order='release')", "E218", "orders nothing else"),
     ("ts.tile.atomic_add(x[0, 0], 1)", "E207", "rank 1"),
@@ -173,5 +180,24 @@ def test_levels_below_find_races_of_lanes(tmp_path: Any) -> None:
 def test_what_has_no_fixed_result_is_refused(body: str, code: str, words: str, tmp_path: Any) -> None:
     with pytest.raises(SourceError) as told:
         defined(body, tmp_path / "refused.py")
-    assert told.value.code == code and words in told.value.message + (told.value.help or "")
-    assert told.value.span is not None and told.value.span.line == 9
+    assert told.value.code == code and words in f"{told.value.message}; {told.value.help}"
+    assert told.value.span is not None and told.value.span.line == 9 + body.count("; ")
+
+
+def test_a_derivative_goes_round_updates_by_a_rule() -> None:
+    def launched(x: Any) -> Any:
+        counts = ts.tensor(np.zeros(64, np.int32))
+        sample.histogram(x, counts)
+        return ts.cast(counts, ts.f32)
+
+    @ts.custom_vjp
+    def counted(x: Any) -> Any:
+        return launched(x)
+
+    counted.defvjp(lambda x: (counted(x), x), lambda x, ct: x * ts.sum(ct))
+    x = RNG.standard_normal(777).astype(np.float32)
+    with pytest.raises(SourceError, match="its atomic_add of `counts` has no derivative") as told:
+        ts.grad(lambda v: ts.sum(launched(v)))(ts.tensor(x))
+    assert told.value.code == "E316" and "@ts.custom_vjp" in (told.value.help or "")
+    found = ts.grad(lambda v: ts.sum(counted(v)))(ts.tensor(x))
+    np.testing.assert_allclose(found.numpy(), 64 * x, rtol=1e-6)

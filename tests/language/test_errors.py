@@ -42,7 +42,8 @@ PROVOKED: dict[str, tuple[str, str, str]] = {
              "reduce the result with ts.sum or ts.mean, or use ts.vjp"),
     "E314": ("typed()", "typed()", "its signature is typed(v)"),
     "E316": ("ts.grad(lambda w: launch(w))(a)", "launch(w)",
-             "call it from the host program, or write this part with ts operators"),
+             "launch it in a function with @ts.custom_vjp, whose rule gives the derivative; or write this part with "
+             "ts operators"),
     "E317": ("wrong(ts.ones(3))", "wrong(ts.ones(3))", "convert it with ts.cast(..., ts.i32)"),
     "E318": ("typed.inspect_ir()", "typed.inspect_ir()", "install the package tesseracc"),
     "E319": ("ts.tile.linear_id()", "ts.tile.linear_id()", "mark the function with @ts.kernel"),

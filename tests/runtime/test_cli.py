@@ -119,8 +119,13 @@ def test_bare_run_runs_the_embedded_tests(path: str, tmp_path: Path, capsys: pyt
 def test_bare_run_without_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     several = tmp_path / "several.tsb"
     write(several, contents(tests=()))
-    code, out, _ = run(capsys, several)
-    assert code == 2 and "reverse(x: f32[B, D]) -> out: f32[B, D]" in out and "--function" in out
+    code, out, err = run(capsys, several)
+    assert code == 2 and "reverse(x: f32[B, D]) -> out: f32[B, D]" in out
+    assert err.startswith("error[E804]: no function is chosen") and "--function" in err
+    code, out, err = run(capsys, several, "--json")
+    told = json.loads(out)
+    assert code == told["exit_code"] == 2 and not err and told["errors"][0]["code"] == "E804"
+    assert [f["name"] for f in told["functions"]] == [f.name for f in functions()]
     code, out, _ = run(capsys, several, "--list")
     assert code == 0 and "targets: cpu-base" in out
     # One function without arguments: it is run.
@@ -304,3 +309,14 @@ def test_what_is_expected_of_integers_is_no_fraction(value: Any, code: str) -> N
         expected_array("y", value, "i32", np.full(2, 4, np.int32))
     assert caught.value.code == code
     np.testing.assert_array_equal(expected_array("y", 4.0, "i32", np.full(2, 4, np.int32)), [4, 4])
+
+
+def test_an_interrupt_is_one_document(path: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tessera_runtime.run.Runner.run", stopped)
+    code, out, err = run(capsys, path, "--json")
+    assert code == 130 and err == ""
+    assert json.loads(out)["errors"] == [{"code": "interrupted", "message": "interrupted", "exit_code": 130}]
+    assert run(capsys, path) == (130, "", "interrupted\n")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tessera_runtime
+from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.devices.cpu import CpuDevice
 from tessera_runtime.devices.threads import Pool
 from tesseracc.bundle import write
@@ -53,10 +54,18 @@ def test_inout_of_an_array_that_cannot_be_written(bundle: tessera_runtime.Bundle
 
 
 def test_one_array_read_and_written(bundle: tessera_runtime.Bundle) -> None:
+    """Refused as by eager execution (E222), nothing done; neighbours and elements in turn share nothing."""
     y = normal(4, 501)
-    expected = np.float32(3) * y[:-1] + y[1:]
-    bundle["saxpy"](3.0, y[:-1], y[1:])  # overlapping: the read one is copied first
-    np.testing.assert_allclose(y[1:], expected, rtol=1e-6)
+    before = y.copy()
+    for x, written in ((y[:-1], y[1:]), (y, y), (y[::2], y[::-2]), (y[:100:2], y[98:198:2])):
+        with pytest.raises(TesseraError, match="inputs 'y' and 'x' share memory, and 'y' is written") as caught:
+            bundle["saxpy"](3.0, x, written)
+        assert caught.value.code == "E708"
+    np.testing.assert_array_equal(y, before)
+    bundle["saxpy"](3.0, y[:200], y[200:400])
+    np.testing.assert_allclose(y[200:400], np.float32(3) * before[:200] + before[200:400], rtol=1e-6)
+    result = bundle["saxpy"](3.0, y[:100:2], y[1:101:2])
+    np.testing.assert_allclose(result, np.float32(3) * before[:100:2] + before[1:101:2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 64, 65, 1001])

@@ -41,7 +41,10 @@ def run(work: Callable[[], int], *, as_json: bool, whose: str, parts: Parts = la
         _say(error.render())
         return error.exit_code
     except KeyboardInterrupt:
-        _say("interrupted")
+        if as_json:
+            _tell([{"code": "interrupted", "message": "interrupted", "exit_code": INTERRUPTED}], INTERRUPTED)
+        else:
+            _say("interrupted")
         return INTERRUPTED
     except Exception as error:
         known = _known(error)

@@ -44,7 +44,8 @@ ENTRIES = (
     Entry("E207", "wrong rank of a subscript", 3,
           "An element of a tensor has one index per axis; a slice at most so many. A tile has `:` and `None`."),
     Entry("E208", "cannot be stored to", 3,
-          "Only elements of tensor parameters and of shared memory can be stored to, and names bound."),
+          "Only elements of tensor parameters and of shared memory can be stored to, and names bound. A Region[read] is "
+          "not stored to, and a Region[reduce_sum] (reduce_max, reduce_min) is updated by atomics of its kind only."),
     Entry("E209", "group operation under divergent control flow", 3,
           "A barrier, an allocation or a group reduction must be reached by all lanes of a group or by none."),
     Entry("E210", "used before assignment", 3,
@@ -150,7 +151,7 @@ ENTRIES = (
           "A function was called with too many or too few arguments, or an unknown name."),
     Entry("E316", "kernel called inside a traced function", 3,
           "A kernel mutates its parameters, so it is launched by the host program and not inside a traced or "
-          "differentiated function."),
+          "differentiated function. A function with ts.custom_vjp may launch it, for its rule is the derivative."),
     Entry("E317", "result does not match its annotation", 3,
           "What a function returns has another rank, element type or size than it declares."),
     Entry("E318", "compiler not installed", 3,

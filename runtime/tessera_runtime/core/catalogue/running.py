@@ -23,7 +23,8 @@ ENTRIES = (
     Entry("E707", "guard not satisfied", 7,
           "The inputs' extents do not satisfy a condition under which the bundle was compiled."),
     Entry("E708", "array not usable", 7,
-          "An argument is not an array of a supported kind, or is not stored as the function needs."),
+          "An argument is not an array of a supported kind, or is not stored as the function needs; or two share memory "
+          "and one of them is written."),
     Entry("E709", "scalar not usable", 7,
           "A scalar argument is not a number or does not fit its declared type."),
     Entry("E710", "shape arithmetic failed", 7,
@@ -47,7 +48,7 @@ ENTRIES = (
     Entry("E803", "file cannot be written", 2,
           "An output file cannot be written. Nothing is left half written."),
     Entry("E804", "function not chosen", 2,
-          "The bundle has several functions and none was chosen with --function."),
+          "No function was chosen with --function, where the bundle has several or its only one needs inputs."),
     Entry("E805", "target unknown", 2,
           "A value of --arch is no target's name or alias. See `tesseracc targets`."),
     Entry("E806", "key not usable", 2,
