@@ -268,8 +268,8 @@ class Kernel(_Entry):
         cause = f", and its {' and '.join(found)} {'has' if len(found) == 1 else 'have'} no derivative"
         return SourceError(
             "E316", f"kernel `{self.name}` is called inside a differentiated function{cause if found else ''}",
-            help="launch it in a function with @ts.custom_vjp, whose rule gives the derivative; or write this part with "
-            "ts operators")
+            help="launch it in a function with @ts.custom_vjp, whose rule gives the derivative; or write this part "
+            "with ts operators")
 
     def _evaluate(self, *args: Any) -> Any:
         from tessera.kernel import evaluate

@@ -203,7 +203,7 @@ def _overlap(a: Any, b: Any) -> bool:
         if not np.may_share_memory(a, b) or (a.flags.c_contiguous and b.flags.c_contiguous):
             return bool(np.may_share_memory(a, b))
         try:
-            return bool(np.shares_memory(a, b, max_work=10_000))
+            return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
         except np.exceptions.TooHardError:
             return True
     return not isinstance(a, np.ndarray) and bool(a.overlaps(b))

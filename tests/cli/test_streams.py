@@ -135,7 +135,7 @@ def test_interrupted(as_json: bool, tmp_path: Path) -> None:
     assert running.returncode == 130
     if as_json:
         told = json.loads(out)
-        assert err == "" and told["exit_code"] == 130 and [e["code"] for e in told["errors"]] == ["interrupted"]
+        assert err.strip() == "" and told["exit_code"] == 130 and [e["code"] for e in told["errors"]] == ["interrupted"]
     else:
         assert out == "" and err.split() == ["interrupted"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".pyc" and path.name != "__pycache__") == [

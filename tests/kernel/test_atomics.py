@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tessera as ts
 from samples import histogram as sample
 from tessera.dtypes import as_dtype
-import tessera as ts
 from tessera.errors import SourceError
 from tessera.kernel import evaluate
 from tessera_runtime.core.dtypes import np_dtype

@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tessera.shapes import known_equal, product
+from tessera_runtime.core.errors import TesseraError
 from tesseracc.analysis.access import is_contraction
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs
@@ -32,6 +33,9 @@ from tesseracc.passes.schedule.decide import decide, dims_of
 from tesseracc.passes.schedule.groups import tensors_read
 from tesseracc.passes.schedule.inline import add_result, inline
 from tesseracc.passes.schedule.tidy import tidy
+
+#: operators that may follow each other on the same elements: they are one group, which every pass reads whole
+LONGEST_CHAIN = 1024
 
 
 class _Fusion:
@@ -52,6 +56,27 @@ class _Fusion:
         self._readers: dict[Value, set[int]] = {}
         for at, entry in enumerate(self.ops):
             self._index(at, entry)
+        # Tensors behind whose maker stands a loop; what is visited later only adds readers to what lies before it, so
+        # that the numbers of readers here are those that count.
+        self.behind: set[Value] = set()
+        long: dict[Value, int] = {}  # of pointwise groups, each the only reader of the last: how many
+        for tensor, maker in self.makers.items():
+            size = product(maker.attrs["domain"])
+            sole = [v for v in tensors_read(maker) if self._is_sole(v)]
+            if any(self.ends_in_loop(v) and known_equal(product(dims_of(v)), size) for v in sole):
+                self.behind.add(tensor)
+            if tensor not in self.looped:
+                long[tensor] = 1 + max((long.get(v, 0) for v in sole), default=0)
+                if long[tensor] > LONGEST_CHAIN:
+                    where = f" at {maker.loc.file}:{maker.loc.line}" if maker.loc else ""
+                    raise TesseraError(
+                        "E106", f"a chain of more than {LONGEST_CHAIN} operators on elements{where}",
+                        help="compute in a loop (ts.scan, ts.while_loop), or in several functions",
+                    )  # fmt: skip
+
+    def _is_sole(self, tensor: Value) -> bool:
+        """Whether a group makes a tensor for one other alone."""
+        return tensor in self.makers and tensor not in self.kept and len(self.readers(tensor)) == 1
 
     def _index(self, at: int, op: Op | None) -> None:
         if op is not None and op.name == "schedule.group":
@@ -80,14 +105,7 @@ class _Fusion:
 
     def ends_in_loop(self, tensor: Value) -> bool:
         """Whether a tensor with one reader is made by a group with loops, or by pointwise groups behind such a one."""
-        maker = self.makers.get(tensor)
-        if maker is None or tensor in self.kept or len(self.readers(tensor)) != 1:
-            return False
-        if tensor in self.looped:
-            return True
-        size = product(maker.attrs["domain"])
-        sources = (v for v in tensors_read(maker) if v in self.makers and known_equal(product(dims_of(v)), size))
-        return any(map(self.ends_in_loop, sources))
+        return self._is_sole(tensor) and (tensor in self.looped or tensor in self.behind)
 
     def with_sources(self, producer: Op) -> Op:
         """The producer with the pointwise groups in it that it alone reads, and those that they alone read."""
@@ -96,7 +114,8 @@ class _Fusion:
                 maker
                 for tensor in tensors_read(producer)
                 if (maker := self.makers.get(tensor)) is not None
-                and tensor not in self.looped | self.kept
+                and tensor not in self.looped
+                and tensor not in self.kept
                 and len(self.readers(tensor)) == 1
                 and len(maker.results) == 1
             )

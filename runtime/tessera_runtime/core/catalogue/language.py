@@ -20,8 +20,8 @@ ENTRIES = (
     Entry("E105", "function raises an exception", 3,
           "The body of a function raises an exception while the compiler traces it with symbolic values."),
     Entry("E106", "program nested too deeply", 3,
-          "Expressions, calls or chains of operators are nested more deeply than the compiler follows. Split the "
-          "expression, or compute in a loop of fewer steps."),
+          "Expressions, calls or chains of operators are nested more deeply than the compiler follows: on the "
+          "same elements 1024 operators. Split the expression, or compute in a loop of fewer steps."),
     # --- E2xx: kernel language -------------------------------------------------------------------------------------
     Entry("E201", "kernel source not readable", 3,
           "A kernel or a helper is read from its source file. It was defined where there is none, such as an "
@@ -44,8 +44,8 @@ ENTRIES = (
     Entry("E207", "wrong rank of a subscript", 3,
           "An element of a tensor has one index per axis; a slice at most so many. A tile has `:` and `None`."),
     Entry("E208", "cannot be stored to", 3,
-          "Only elements of tensor parameters and of shared memory can be stored to, and names bound. A Region[read] is "
-          "not stored to, and a Region[reduce_sum] (reduce_max, reduce_min) is updated by atomics of its kind only."),
+          "Only elements of tensor parameters and of shared memory can be stored to, and names bound. A Region[read] "
+          "is not stored to, and a Region[reduce_sum] (reduce_max, reduce_min) takes atomics of its kind only."),
     Entry("E209", "group operation under divergent control flow", 3,
           "A barrier, an allocation or a group reduction must be reached by all lanes of a group or by none."),
     Entry("E210", "used before assignment", 3,

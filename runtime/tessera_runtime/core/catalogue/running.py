@@ -23,8 +23,8 @@ ENTRIES = (
     Entry("E707", "guard not satisfied", 7,
           "The inputs' extents do not satisfy a condition under which the bundle was compiled."),
     Entry("E708", "array not usable", 7,
-          "An argument is not an array of a supported kind, or is not stored as the function needs; or two share memory "
-          "and one of them is written."),
+          "An argument is not an array of a supported kind, or is not stored as the function needs; or two share "
+          "memory and one of them is written."),
     Entry("E709", "scalar not usable", 7,
           "A scalar argument is not a number or does not fit its declared type."),
     Entry("E710", "shape arithmetic failed", 7,
