@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -182,8 +183,17 @@ def _main(args: list[str]) -> int:
     )  # fmt: skip
     report, code = runner.run(bundle)
     if options.json:
-        print(json.dumps({**report, "exit_code": code}, sort_keys=True, allow_nan=False, default=_plain))
+        print(json.dumps(_told({**report, "exit_code": code}), sort_keys=True, allow_nan=False, default=_plain))
     return code
+
+
+def _told(value: Any) -> Any:
+    """The value for JSON; a float that JSON has no number for is text (`"nan"`, `"inf"`)."""
+    if isinstance(value, dict):
+        return {key: _told(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_told(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

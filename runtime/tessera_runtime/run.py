@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -403,10 +402,9 @@ def _results(function: BundleFunction, values: Any) -> dict[str, NDArray[Any]]:
 
 
 def _nested(array: NDArray[Any]) -> Any:
-    """Nested lists for JSON; what JSON has no number for is text (`"nan"`, `"inf"`)."""
+    """Nested lists of Python numbers."""
     if array.ndim == 0:
-        value = number(array[()])
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return number(array[()])
     return [_nested(item if isinstance(item, np.ndarray) else np.asarray(item)) for item in array]
 
 

@@ -45,7 +45,7 @@ from tessera.kernel.tree import (
     parts,
     walk,
 )
-from tesseracc.frontend.kernel_tiles import copy_tile, ir_tile, store_tile, tile_expr, update_tile
+from tesseracc.frontend.kernel_tiles import copy_tile, ir_tile, static_extents, store_tile, tile_expr, update_tile
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.types import BOOL, I64, BufType, LanesType, ScalarType, Type, with_element
 from tesseracc.ir.value import Loc, Region, Value
@@ -133,7 +133,8 @@ class Body:
             case Wait(pending):
                 self.b.emit("tile.wait", pending=pending)
             case Alloc(buffer):
-                type_ = BufType(buffer.dims, buffer.dtype.name, "shared")
+                dims = static_extents(buffer.dims, f"the shared memory `{buffer.name}`", stmt.span)
+                type_ = BufType(dims, buffer.dtype.name, "shared")
                 made = self.b.op("tile.alloc", types=type_, swizzle=buffer.swizzle or "")
                 self.buffer(buffer, made).name = buffer.name.replace(".", "_")
 

@@ -23,6 +23,8 @@ from tessera.kernel.tree import (
     TileType,
     Window,
 )
+from tessera.polynomials import Dim
+from tessera.shapes import symbols_of
 from tesseracc.ir.types import TileType as IrTile
 from tesseracc.ir.types import Type, element, with_element
 from tesseracc.ir.value import Value
@@ -31,16 +33,22 @@ if TYPE_CHECKING:
     from tesseracc.frontend.kernel_body import Body
 
 
+def static_extents(dims: Sequence[Dim], what: str, span: Span | None) -> tuple[int, ...]:
+    """The extents as numbers. Raises E221 at `span` where one is not known when the kernel is compiled."""
+    shape = tuple(n for n in dims if isinstance(n, int))
+    if len(shape) != len(dims):
+        open_ = ", ".join(f"`{n}`" for n in dims if not isinstance(n, int))
+        sizes = ",".join(f"{name}=128" for name in sorted({s for dim in dims for s in symbols_of(dim)}))
+        raise SourceError(
+            "E221", f"the extent {open_} of {what} is not known when the kernel is compiled", span=span,
+            help=f"give it a number in the signature, or one variant of the kernel each: --specialize {sizes}",
+        )  # fmt: skip
+    return shape
+
+
 def ir_tile(type_: TileType, span: Span | None = None) -> IrTile:
     """The IR's type of a tile. Raises E221 where an extent is not known."""
-    shape = tuple(n for n in type_.shape if isinstance(n, int))
-    if len(shape) != len(type_.shape):
-        open_ = ", ".join(f"`{n}`" for n in type_.shape if not isinstance(n, int))
-        raise SourceError(
-            "E221", f"the extent {open_} of a tile is not known when the kernel is compiled", span=span,
-            help="give it a number in the signature, or one variant of the kernel each: --specialize D=64",
-        )  # fmt: skip
-    return IrTile(shape, type_.dtype.name)
+    return IrTile(static_extents(type_.shape, "a tile", span), type_.dtype.name)
 
 
 def _place(body: Body, window: Window) -> tuple[Value, list[Value], tuple[int, ...]]:
@@ -128,4 +136,4 @@ def copy_tile(body: Body, stmt: Copy) -> None:
     )  # fmt: skip
 
 
-__all__ = ["copy_tile", "ir_tile", "store_tile", "tile_expr", "update_tile"]
+__all__ = ["copy_tile", "ir_tile", "static_extents", "store_tile", "tile_expr", "update_tile"]

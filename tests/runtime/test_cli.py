@@ -92,6 +92,19 @@ def test_files_in_and_out_and_comparison(path: str, tmp_path: Path, capsys: pyte
     )
 
 
+@pytest.mark.parametrize(("given", "wanted", "told"), [
+    ("1 nan", "0", (0.0, "nan", 1.0)), ("1 -inf", "1", (1.0, "-inf", "inf")), ("3 2", "nan", ("nan", 2.0, "inf")),
+])  # fmt: skip
+def test_a_difference_in_what_json_has_no_number_for(
+    path: str, capsys: pytest.CaptureFixture[str], given: str, wanted: str, told: tuple[object, ...]
+) -> None:
+    inputs = f"--input=1x2xf32={given}"
+    code, out, _ = run(capsys, path, "--function=reverse", inputs, f"--expected=1x2xf32={wanted} {wanted}", "--json")
+    found = json.loads(out)["comparisons"][0]
+    assert code == 1 and (found["expected"], found["actual"], found["largest"]) == told
+    assert found["position"] == [0, 0]
+
+
 def test_store_as_safetensors(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, _ = run(
         capsys, path, "--function", "chain", "--input", "x=2x5xf32=1", "--output", f"out1=@{tmp_path}/o.safetensors"

@@ -77,7 +77,8 @@ ENTRIES = (
           "meets."),
     Entry("E221", "bad kernel option", 3,
           "group= (or 32 num_warps) is a power of two up to 1024; grid= is one to three sizes made of dims of the "
-          "signature; space= names schedule parameters that the kernel reads, and some point of it is legal."),
+          "signature; space= names schedule parameters that the kernel reads, and some point of it is legal; the "
+          "extents of tiles and of shared memory are numbers when the kernel is compiled."),
     Entry("E222", "wrong arguments of a kernel", 3,
           "A kernel was called with arguments that it does not have, or with memory that it cannot use."),
     Entry("E223", "tiles do not fit together", 3,
