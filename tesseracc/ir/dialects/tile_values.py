@@ -26,6 +26,8 @@ from tesseracc.ir.value import Attr, Op, Value
 
 #: what changes memory: its second operand
 WRITERS = frozenset({"tile.store", "tile.write", "tile.copy_async", "tile.update", "tile.update_block"})
+#: what accesses single elements, whose order the program's barriers say
+ELEMENTS = frozenset({"tile.load", "tile.store", "tile.update", "tile.map"})
 
 
 def _tile(type_: Type) -> TileType:

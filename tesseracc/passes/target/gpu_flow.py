@@ -154,9 +154,7 @@ class Flow:
         That is the least state which an iteration does not add to: regions are built until there is no more to add.
         """
         before, taken = self.state, self.shared.copy()
-        ops = (inner for region in inside for op in region.ops for inner in op.walk())
-        starts = self.arch.has("cp_async") and any(op.name == "tile.copy_async" for op in ops)
-        head = replace(before, copies=before.copies or starts)
+        head = replace(before, copies=before.copies or self.starts_copies(inside))
         while True:
             self.state = head
             regions = build()
@@ -166,6 +164,12 @@ class Flow:
             head, self.shared = after, taken.copy()
         self.state = self.state.joined(before)
         return regions
+
+    def starts_copies(self, regions: Sequence[Region]) -> bool:
+        """Whether the program starts copies there: other ones than pipelines fill their rings with."""
+        ops = [inner for region in regions for op in region.ops for inner in op.walk()]
+        fills = {inner for op in ops if op.name == "tile.pipeline" for inner in op.regions[0].ops}
+        return self.arch.has("cp_async") and any(op.name == "tile.copy_async" and op not in fills for op in ops)
 
     def do_scf_for(self, op: Op) -> None:
         self.land()

@@ -36,10 +36,14 @@ class Order(Flow):
 
     def before_write(self, *ptrs: Value) -> None:
         """Before threads write shared memory that others may still read."""
-        if any(overlap(self.state.used, self.span(ptr)) for ptr in ptrs):
-            self.barrier()
+        self.unused(*ptrs)
         for ptr in ptrs:
             self.state = self.state.wrote(self.span(ptr))
+
+    def unused(self, *ptrs: Value) -> None:
+        """Until no thread reads some shared memory any more."""
+        if any(overlap(self.state.used, self.span(ptr)) for ptr in ptrs):
+            self.barrier()
 
     def touch(self, buf: Value, *, write: bool) -> None:
         """An access of single elements: behind what operations on tiles wrote, and known to those that follow."""

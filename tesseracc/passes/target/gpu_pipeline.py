@@ -6,7 +6,11 @@
             use the slot
 
 The barrier publishes what every thread has copied, and is also what keeps a slot until all have used it: the copies
-that follow it go to the slot of the iteration before. Copies that all go through registers have no groups.
+that follow it go to the slot of the iteration before. Copies that all go through registers have no groups; with two
+stages every wait is for all copies, which needs none either.
+
+Copies that the program started before the loop are in the first group or in earlier ones: the first wait is for them
+too. `State.copies` therefore says in the loop whether the program starts copies of its own there.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def lower_pipeline(low: Lowering, op: Op) -> None:
-    """The loop; all its copies are finished behind it."""
+    """The loop; all copies into its rings are finished behind it."""
     low.land()
     if low.roles:
         low.roles.consume(low, op)
@@ -32,8 +36,10 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     lo, hi, step = (low.get(v) for v in op.operands[:3])
     types = low.flat_types(op.results)
     inits = low.flat_like(op.group("inits"), op.results)
-    low.before_write(*(low.get(ring) for ring in op.group("rings")))  # nobody uses them any more
-    grouped = low.state.copies
+    low.unused(*(low.get(ring) for ring in op.group("rings")))
+    entry = low.state
+    grouped = entry.copies
+    starts = low.starts_copies([use])
 
     def copies(inner: Lowering, index: Value, slot: Value) -> None:
         """Starts the copies of an iteration, if there is one, and closes their group, if any copies have one."""
@@ -44,11 +50,12 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
             return []
 
         state = inner.state  # nobody looks at this slot before a wait and a barrier
-        inner.branch(inner.b.op("arith.cmp", index, hi, pred="lt"), start, lambda _: [], [])
-        grouped = grouped or inner.state.copies
-        if grouped:
-            inner.b.emit("target.commit_copies")
         inner.state = replace(state, copies=grouped)
+        inner.branch(inner.b.op("arith.cmp", index, hi, pred="lt"), start, lambda _: [], [])
+        grouped = inner.state.copies
+        if grouped and stages > 2:
+            inner.b.emit("target.commit_copies")
+        inner.state = state
 
     def first(inner: Lowering, args: list[Value]) -> list[Value]:
         slot, index = args
@@ -65,7 +72,7 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
         b = inner.b
         if grouped:
             b.emit("target.wait_copies", pending=stages - 2)
-        inner.state = replace(inner.state.wrote(), copies=grouped)
+        inner.state = replace(entry.wrote(), copies=starts)
         if inner.stored(inner.layouts.placed):
             inner.show()
         inner.barrier()
@@ -79,6 +86,7 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
 
     region = low.nested([I64, I64, *types], body)
     loop = low.b.emit("scf.for", lo, hi, step, [low.b.const(0), *inits], types=[I64, *types], regions=[region])
-    # what is not waited for are groups without copies, those of iterations that there are not
-    low.state = replace(low.state.wrote().read(), copies=False)
+    # what is not waited for are groups without copies, those of iterations that there are not. An iteration begins with
+    # a barrier, so behind the loop is what the last one did; without iterations, what was before
+    low.state = low.state.joined(entry)
     low.bind(op.results, loop.results[1:])

@@ -20,6 +20,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.analysis.multiples import Multiples
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Numbering
+from tesseracc.ir.dialects.tile_values import ELEMENTS
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import uses
 from tesseracc.ir.types import I64, BufType, LanesType, PtrType, ScalarType, TileType, element, size_of
@@ -87,6 +88,7 @@ class Lowering(Order):
         self.counts = uses(kernel.body)
         self.loaded = {op["buf"] for op in ops if op.name == "tile.load"}
         self.changed = changed_outside(ops)
+        self.elements = not ELEMENTS.isdisjoint(op.name for op in ops)
         self.swizzles = swizzles(ops)
         self.told: dict[tuple[str, Loc | None], None] = {}  # notes: what, and where in the program
 
@@ -317,22 +319,23 @@ class Lowering(Order):
         self.state = State(copies=self.state.copies, stores=self.state.stores, hidden=self.state.hidden)
 
     def do_tile_barrier(self, op: Op) -> None:
-        if self.state.copies:  # a barrier of the language finishes all copies
+        """Finishes all copies. What else it orders are accesses of elements: tiles are ordered where they are used."""
+        if self.state.copies:
             self.b.emit("target.wait_copies", pending=0)
-            self.state = self.state.wrote()
+            self.state = replace(self.state.wrote(), copies=False)
         if self.stored(self.layouts.placed):
             self.show()
-        self.barrier()
-        self.state = replace(self.state, copies=False)
+        if self.elements:
+            self.barrier()
 
     def do_tile_commit(self, op: Op) -> None:
         if self.arch.has("cp_async"):
             self.b.emit("target.commit_copies")
 
     def do_tile_wait(self, op: Op) -> None:
-        if self.arch.has("cp_async"):
+        if self.state.copies:  # what rings are filled with is not the program's to wait for
             self.b.emit("target.wait_copies", pending=op.attrs["pending"])
-        self.state = self.state.wrote()
+            self.state = self.state.wrote()
 
     def address(self, op: Op) -> Value:
         return memory_of(self, op["buf"]).address(self, [self.get(v) for v in op.group("indices")])

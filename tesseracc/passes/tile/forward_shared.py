@@ -15,13 +15,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tesseracc.ir.builder import Builder
+from tesseracc.ir.dialects.tile_values import ELEMENTS
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import makers_of, map_funcs, remove_dead, users_of
 from tesseracc.ir.types import BufType, TileType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 
 _ORDER = frozenset({"tile.commit", "tile.wait"})
-_ELEMENTS = frozenset({"tile.load", "tile.store", "tile.update", "tile.map"})
 
 
 def forward(kernel: Func) -> Func:
@@ -117,7 +117,7 @@ def _without_idle_order(body: Region) -> Region:
     names = {op.name for op in ops}
     shared = any(isinstance(r.type, BufType) for op in ops if op.name == "tile.alloc" for r in op.results)
     idle = set(_ORDER) if "tile.copy_async" not in names else set()
-    if idle and not shared and not names & _ELEMENTS:
+    if idle and not shared and not names & ELEMENTS:
         idle.add("tile.barrier")
 
     def region(old: Region) -> Region:
