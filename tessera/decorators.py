@@ -226,8 +226,8 @@ def _what(value: object) -> str:
 class Kernel(_Entry):
     """A program for the lanes of a group, in the kernel language. `group` lanes form a group; `grid` counts groups."""
 
-    def __init__(self, python: Callable[..., Any], compiled: bool = False, *, group: int = 128, grid: Any = None,
-                 space: Mapping[str, Sequence[Any]] | None = None) -> None:
+    def __init__(self, python: Callable[..., Any], compiled: bool = False, *, group: int | None = None,
+                 grid: Any = None, space: Mapping[str, Sequence[Any]] | None = None) -> None:
         super().__init__(python, compiled)
         self.group = group
         self.grid = grid
@@ -366,14 +366,14 @@ def jit(python: Any = None, **options: Any) -> Any:
 class _KernelDecorator:
     """`@ts.kernel`, `@ts.kernel(group=64)`, `@ts.kernel(num_stages=3)`, `@ts.kernel.autotune(space={...})`."""
 
-    def __call__(self, python: Any = None, *, group: int = 128, grid: Any = None, num_warps: int | None = None,
+    def __call__(self, python: Any = None, *, group: int | None = None, grid: Any = None, num_warps: int | None = None,
                  num_stages: int | None = None) -> Any:
-        """A kernel; hints are those of a space with one point. `num_warps` goes before `group`."""
+        """A kernel; hints are those of a space with one point. `group` or `num_warps` says the lanes of a group."""
         hints = {"num_warps": num_warps, "num_stages": num_stages}
         return self.autotune(python, group=group, grid=grid, space={k: (v,) for k, v in hints.items() if v is not None})
 
-    def autotune(self, python: Any = None, *, space: Mapping[str, Sequence[Any]] | None = None, group: int = 128,
-                 grid: Any = None) -> Any:
+    def autotune(self, python: Any = None, *, space: Mapping[str, Sequence[Any]] | None = None,
+                 group: int | None = None, grid: Any = None) -> Any:
         """A kernel whose schedule parameters are chosen from `space`."""
         if python is None:
             return lambda fn: Kernel(fn, group=group, grid=grid, space=space)

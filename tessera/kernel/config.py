@@ -16,9 +16,18 @@ __all__ = ["HINTS", "check_config", "lanes_of"]
 HINTS = ("num_warps", "num_stages")
 
 
-def lanes_of(config: Mapping[str, int], group: int) -> int:
-    """The lanes of a group: those of `num_warps` where the configuration has it."""
-    return 32 * config["num_warps"] if "num_warps" in config else group
+LANES = 128  # of a group that neither `group=` nor `num_warps` says
+
+
+def lanes_of(source: Source, config: Mapping[str, int], group: int | None) -> int:
+    """The lanes of a group: what `group=` or `num_warps` says. Raises E221 at `group=` where both do."""
+    if "num_warps" not in config:
+        return LANES if group is None else group
+    lanes = 32 * config["num_warps"]
+    if group is not None:
+        raise fail("E221", f"a group has {group} lanes by group=, and {lanes} by num_warps={config['num_warps']}",
+                   _place(source, "group"), "leave out one of them")  # fmt: skip
+    return lanes
 
 
 def check_config(source: Source, config: Collection[str], used: Collection[str]) -> None:

@@ -52,7 +52,7 @@ _GRID_IDS = {"linear_id", "group_id", "group_linear_id", "grid_stride_range"}
 def parse(
     function: FunctionType,
     *,
-    group: int = 128,
+    group: int | None = None,
     grid: object = None,
     constants: Mapping[str, object] | None = None,
     config: Mapping[str, int] | None = None,
@@ -69,7 +69,7 @@ def parse(
     while True:  # again when the body fixes a dim, or needs what was not tracked; both only grow
         report = Report()
         try:
-            lanes = check_group(lanes_of(config or {}, group), span)
+            lanes = check_group(lanes_of(source, config or {}, group), span)
             groups = None if grid is None else check_grid(grid, span)
             signature = Signature(function, source, dict(constants or {}), report, fixed)
             groups = None if groups is None else signature.named(groups)
@@ -110,7 +110,8 @@ def specialise(
         return kernel
     assert isinstance(kernel.function, FunctionType)
     grid = kernel.grid if kernel.explicit_grid else None
-    return parse(kernel.function, group=kernel.group, grid=grid, constants=values, config=settings, dims=fixed)
+    group = None if "num_warps" in settings else kernel.group
+    return parse(kernel.function, group=group, grid=grid, constants=values, config=settings, dims=fixed)
 
 
 def _returns_scalar(node: ast.FunctionDef, signature: Signature) -> bool:

@@ -20,11 +20,12 @@ from tessera.kernels.norm_grads import (
 )
 from tessera.kernels.norms import layer_norm, rms_norm, softmax
 from tessera.kernels.reductions import column_max, column_sum, row_max, row_sum
+from tessera.kernels.split import matmul_parts, sum_parts
 from tessera.kernels.transpose import transpose
 
 __all__ = [
     "Family", "column_max", "column_sum", "cross_entropy", "cross_entropy_grad", "flash_attention",
     "flash_attention_grad_kv", "flash_attention_grad_q", "layer_norm", "layer_norm_grad", "layer_norm_grad_weight",
-    "matmul", "rms_norm", "rms_norm_grad", "rms_norm_grad_weight", "row_max", "row_sum", "softmax", "softmax_grad",
-    "transpose",
+    "matmul", "matmul_parts", "rms_norm", "rms_norm_grad", "rms_norm_grad_weight", "row_max", "row_sum", "softmax",
+    "softmax_grad", "sum_parts", "transpose",
 ]  # fmt: skip

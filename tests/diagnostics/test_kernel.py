@@ -48,7 +48,7 @@ def test_parsing(path: Path) -> None:
     actual: set[Found] = set()
     for kernel in kernels(path):
         try:
-            definition = parse(kernel.python, group=kernel.group, grid=kernel.grid)  # type: ignore[attr-defined]
+            definition = kernel.definition  # type: ignore[attr-defined]
             actual |= {found(path, note) for note in definition.warnings}
         except KernelErrors as errors:
             actual |= {found(path, error) for error in errors.errors}

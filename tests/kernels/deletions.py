@@ -143,6 +143,13 @@ class Ordered:
             return error.code, emulator.ran
         return (None if off <= 1 else "value"), emulator.ran
 
+    def result(self, args: Sequence[Any], seed: int, blocks: int) -> Any:
+        """What the kernel gives, with so many blocks (or clusters) of the entries that loop over their work."""
+        function, program = self.loaded
+        grids = {name: count * blocks for name, count in self.blocks.items()}
+        program._emulator = _Emulator(self.module, seed, grids, STEPS[-1])
+        return np.asarray(function(*(np.copy(x) for x in args)))
+
     def shows(self, module: Module, numbers: Sequence[int]) -> str | None:
         """How one of some calls shows, for one of some seeds, that it is wrong."""
         codes = (self.run(module, number, seed)[0] for seed in range(SEEDS) for number in numbers)

@@ -47,6 +47,42 @@ def products() -> Iterator[Case]:
         yield Case(name + (f"_to_{out}" if out != dtype else ""), dtype, lambda k=kernel: k().definition, calls)
 
 
+#: those that are cut into three parts: no depth, less than parts, ragged parts of one block and of two
+PARTED = ((5, 0, 7), (1, 1, 1), (70, 300, 65), (72, 136, 64), (17, 700, 40))
+
+
+def parted(dtype: str, out: str, trans: tuple[bool, bool], parts: int, shape: tuple[int, ...]) -> Call:
+    """The product over each part of K, whose length is a multiple of 64, that of blocks."""
+    m, k, n = shape
+    whole = product(dtype, out, trans, (), shape)
+    a, b = (wide(x.T if t else x) for x, t in zip(whole.args, trans, strict=True))
+    length = -(-k // (parts * 64)) * 64
+    cuts = [slice(p * length, (p + 1) * length) for p in range(parts)]
+    want, size = (np.stack([x[:, at] @ y[at] for at in cuts]) for x, y in ((a, b), (np.abs(a), np.abs(b))))
+    return Call([*whole.args, empty(parts, m, n, dtype=out)], [stored("W", out, want, (length + 2) * U * size)])
+
+
+def sum_parts(dtype: str, out: str, parts: int, m: int, n: int) -> Call:
+    w = normal(parts, m, n, dtype=dtype)
+    if dtype == "i32":
+        return Call([w], [stored(RESULT, out, w.sum(0, dtype=np.int32))])
+    return Call([w], [stored(RESULT, out, wide(w).sum(0), parts.bit_length() * U * np.abs(wide(w)).sum(0))])
+
+
+def splits() -> Iterator[Case]:
+    kinds = (("bf16", "f32", (False, False)), ("f16", "f32", (True, False)), ("f32", "f32", (False, True)),
+             ("i8", "i32", (True, True)))  # fmt: skip
+    for dtype, out, trans in kinds:
+        kernel = partial(K.matmul_parts.of, dtype, parts=3, trans_a=trans[0], trans_b=trans[1])
+        calls = tuple(partial(parted, dtype, out, trans, 3, shape) for shape in PARTED)
+        name = "matmul_parts_" + "".join("t" if t else "n" for t in trans)
+        yield Case(name, dtype, lambda k=kernel: k().definition, calls)
+    for dtype, out, parts in (("f32", "bf16", 8), ("f32", "f32", 3), ("i32", "i32", 5)):
+        kernel = partial(K.sum_parts.of, dtype, parts=parts, out=getattr(ts, out))
+        calls = tuple(partial(sum_parts, dtype, out, parts, *shape) for shape in COLUMNS)
+        yield Case(f"sum_parts_to_{out}", dtype, lambda k=kernel: k().definition, calls)
+
+
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 

@@ -12,14 +12,14 @@ from tessera.kernel.evaluate import bind
 from tests.kernel.everywhere import levels
 from tests.kernels.attention_cases import attention
 from tests.kernels.cases import RESULT, Call, Case, ratio
-from tests.kernels.library_cases import columns, products, rows
+from tests.kernels.library_cases import columns, products, rows, splits
 from tests.kernels.seed_cases import seeds
 
 #: one of each family of GPUs
 ARCHS = ("sm_70", "sm_75", "sm_80", "sm_89", "sm_90", "sm_100", "sm_120")
 #: kernels whose own blocks do not fit into the shared memory of a target (E541)
 NO_ROOM = {("seed_fused_attention_kernel", "sm_75")}
-CASES = {str(case): case for make in (products, rows, columns, attention, seeds) for case in make()}
+CASES = {str(case): case for make in (products, splits, rows, columns, attention, seeds) for case in make()}
 
 
 def fixed(kernel: KernelDef, call: Call) -> tuple[KernelDef, list[str], list[Any]]:

@@ -69,6 +69,8 @@ def with_more(case: Case) -> Case:
         return case
     if case.name in ("seed_gemm", "seed_double_buffered_gemm"):
         calls = [partial(made.func, made.args[0], *shape) for shape in MORE]
+    elif case.name.startswith("matmul_parts"):  # as deep, in each part
+        calls = [partial(made.func, *made.args[:-1], (m, made.args[-2] * k, n)) for m, k, n in MORE]
     elif case.name.startswith("matmul"):
         calls = [partial(made.func, *made.args[:-1], shape) for shape in MORE]
     elif case.name == "seed_flash_attention":

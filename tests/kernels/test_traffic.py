@@ -52,6 +52,23 @@ def matmul(dtype: str, m: int = 128, n: int = 192, k: int = 256, *, trans_b: boo
     return Case(kernel, [a, given], wide(a) @ wide(b), read, m * n * a.itemsize)
 
 
+def matmul_parts(dtype: str, m: int = 64, n: int = 128, k: int = 512) -> Case:
+    """Two parts, of which each reads its half of the operands, in blocks of 64 x 64."""
+    a, b = normal(dtype, m, k), normal(dtype, k, n)
+    halves = slice(k // 2), slice(k // 2, k)
+    want = np.stack([wide(a)[:, at] @ wide(b)[at] for at in halves])
+    read = (-(-n // 64) * a.size + -(-m // 64) * b.size) * a.itemsize
+    kernel = K.matmul_parts.of(getattr(ts, dtype), parts=2).definition
+    return Case(kernel, [a, b, np.zeros((2, m, n), np.float32)], want, read, want.size * 4)
+
+
+def sum_parts(dtype: str, m: int = 64, n: int = 256) -> Case:
+    """Sums in f32, rounded to a type."""
+    w = normal("f32", 6, m, n)
+    kernel = K.sum_parts.of(ts.f32, parts=6, out=getattr(ts, dtype)).definition
+    return Case(kernel, [w], wide(w).sum(0), w.nbytes, m * n * np.dtype(TYPES[dtype]).itemsize)
+
+
 def transpose(dtype: str, m: int = 128, n: int = 192) -> Case:
     x = normal(dtype, m, n)
     return Case(K.transpose.of(getattr(ts, dtype)).definition, [x], wide(x.T), x.nbytes, x.nbytes)
@@ -92,7 +109,7 @@ def attention(dtype: str, s: int = 128, d: int = 64) -> Case:
 
 
 KERNELS: dict[str, Callable[..., Case]] = {
-    f.__name__: f for f in (matmul, transpose, softmax, layer_norm, column_sum, attention)
+    f.__name__: f for f in (matmul, matmul_parts, sum_parts, transpose, softmax, layer_norm, column_sum, attention)
 }
 
 
@@ -110,7 +127,12 @@ def launched(case: Case, arch: str, dtype: str) -> Any:
 
 PAIRS = [("matmul", "bf16"), ("transpose", "bf16"), ("softmax", "f16"), ("layer_norm", "bf16"), ("attention", "f16"),
          ("column_sum", "bf16"), ("matmul", "f32")]  # fmt: skip
-EVERY = [(name, dtype) for name in KERNELS for dtype in TYPES if (name, dtype) not in PAIRS]
+SAMPLE = [(*pair, arch) for pair in PAIRS for arch in ("sm_80", "sm_90")]
+SAMPLE += [("attention", "f32", "sm_80"), ("matmul_parts", "bf16", "sm_90"), ("sum_parts", "bf16", "sm_80")]
+EVERY = [
+    (name, dtype, arch) for name in KERNELS for dtype in TYPES for arch in ("sm_75", "sm_80", "sm_90")
+    if (name, dtype) not in PAIRS and (name, dtype, arch) not in SAMPLE
+]  # fmt: skip
 
 
 def check(name: str, dtype: str, arch: str) -> None:
@@ -122,15 +144,13 @@ def check(name: str, dtype: str, arch: str) -> None:
     assert least * 0.98 <= read <= case.read * 1.02 and abs(written - case.written) <= case.written * 0.02
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("name,dtype", PAIRS)
+@pytest.mark.parametrize("name,dtype,arch", SAMPLE)
 def test_aligned_shapes(name: str, dtype: str, arch: str) -> None:
     check(name, dtype, arch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
-@pytest.mark.parametrize("name,dtype", EVERY)
+@pytest.mark.parametrize("name,dtype,arch", EVERY)
 def test_aligned_shapes_of_every_type(name: str, dtype: str, arch: str) -> None:
     check(name, dtype, arch)
 

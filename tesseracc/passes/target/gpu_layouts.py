@@ -184,7 +184,7 @@ class Layouts:
             full = self.lanes == self.arch.lanes
             choice = choose(self.arch, a, b, acc, self.warps) if full else None
             grid = warp_grid(choice, (high, wide), self.warps, rows_only=rows_only)
-            layout = accumulator_layout(choice, (high, wide), grid, self.lanes)
+            layout = accumulator_layout(choice, acc, grid, self.lanes)
             self.settled.setdefault(self._root(op.result), layout)
             self.grids[op.result] = grid
             if choice is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tesseracc.analysis.products import multiplied
 from tesseracc.ir.types import ScalarType, TileType, element, kind_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import blocked, fit
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.select import Choice, candidates
-from tesseracc.passes.target.gpu_buffers import Block
+from tesseracc.passes.target.gpu_buffers import VECTOR_BYTES, Block
 from tesseracc.passes.target.gpu_convert import clean, stage
 from tesseracc.passes.target.gpu_fragments import PTX_TYPES, by_place, pair, pick
 from tesseracc.passes.target.gpu_placed import Located
@@ -56,13 +57,19 @@ def warp_grid(choice: Choice | None, shape: tuple[int, int], warps: int, *, rows
     return along_m, along_n
 
 
-def accumulator_layout(
-    choice: Choice | None, shape: tuple[int, int], grid: tuple[int, int], lanes: int
-) -> LinearLayout:
-    """How an accumulator is spread over the warps."""
+def accumulator_layout(choice: Choice | None, acc: TileType, grid: tuple[int, int], lanes: int) -> LinearLayout:
+    """How an accumulator is spread over the warps.
+
+    Without an instruction, lanes are 8 side by side, which is c chunks of a swizzled row (gpu_buffers), and those below
+    are c rows apart, if there are rows enough: as chunk j of row r lies at j xor r, they meet other banks, where the
+    tile is stored to be an operand.
+    """
+    shape = pair(padded(acc.shape))
     if choice is None:
-        wide = min(8, lanes)
-        return blocked(shape, (1, 1), (lanes // wide, wide), grid)
+        side = min(8, lanes)
+        chunks = max(1, side * size_of(acc.dtype) // VECTOR_BYTES)
+        apart = min(chunks, max(1, shape[0] // (lanes // side * grid[0])))
+        return blocked(shape, (apart, 1), (lanes // side, side), grid)
     fragment = choice.layout("c")
     assert fragment is not None
     return _covered(fragment, shape, grid, ("dim0", "dim1"))
@@ -103,8 +110,7 @@ def lower_mma(low: Lowering, op: Op) -> Spread | Flight:
         if isinstance(found, Flight):
             return found if layout == shared else low.converted(low.products.landed(found), shared)
         return low.converted(found, shared)
-    high, wide = padded(op["acc"].type.shape)  # type: ignore[union-attr]
-    layout = accumulator_layout(choice, (high, wide), low.layouts.grids[op.result], low.layouts.lanes)
+    layout = accumulator_layout(choice, multiplied(op)[2], low.layouts.grids[op.result], low.layouts.lanes)
     return low.converted(_by_instructions(low, op, low.tile(op["acc"], layout), choice), shared)
 
 
