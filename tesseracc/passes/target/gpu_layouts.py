@@ -171,6 +171,8 @@ class Layouts:
         products = [op for op in self.ops if op.name == "tile.mma" and op.result not in loaded]
         # products whose rows meet (one's result is another's operand, or scaled by a fold) keep rows in one warp
         rows_only = any(self._root(op.result) in folded for op in products)
+        operands = {self._root(op[side]) for op in products for side in "ab"}
+        chained = any(self._root(op.result) in operands for op in products)
         for op in products:
             a, b, acc = multiplied(op)
             high, wide = padded(acc.shape)
@@ -184,7 +186,7 @@ class Layouts:
             full = self.lanes == self.arch.lanes
             choice = choose(self.arch, a, b, acc, self.warps) if full else None
             grid = warp_grid(choice, (high, wide), self.warps, rows_only=rows_only)
-            layout = accumulator_layout(choice, acc, grid, self.lanes)
+            layout = accumulator_layout(choice, (high, wide), grid, self.lanes, acc.dtype if chained else None)
             self.settled.setdefault(self._root(op.result), layout)
             self.grids[op.result] = grid
             if choice is not None:

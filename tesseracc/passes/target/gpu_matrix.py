@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tesseracc.analysis.products import multiplied
 from tesseracc.ir.types import ScalarType, TileType, element, kind_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import blocked, fit
@@ -57,19 +56,21 @@ def warp_grid(choice: Choice | None, shape: tuple[int, int], warps: int, *, rows
     return along_m, along_n
 
 
-def accumulator_layout(choice: Choice | None, acc: TileType, grid: tuple[int, int], lanes: int) -> LinearLayout:
+def accumulator_layout(
+    choice: Choice | None, shape: tuple[int, int], grid: tuple[int, int], lanes: int,
+    operand: str | None = None,
+) -> LinearLayout:  # fmt: skip
     """How an accumulator is spread over the warps.
 
-    Without an instruction, lanes are 8 side by side, which is c chunks of a swizzled row (gpu_buffers), and those below
-    are c rows apart, if there are rows enough: as chunk j of row r lies at j xor r, they meet other banks, where the
-    tile is stored to be an operand.
+    Without an instruction, lanes are 8 side by side. Where they are stored to be an `operand`, of this type, these are
+    some chunks of a swizzled row (gpu_buffers), and the lanes below them as many rows apart, if there are rows enough:
+    chunk j of row r lies at j xor r, so the lanes of a warp meet different banks.
     """
-    shape = pair(padded(acc.shape))
     if choice is None:
-        side = min(8, lanes)
-        chunks = max(1, side * size_of(acc.dtype) // VECTOR_BYTES)
-        apart = min(chunks, max(1, shape[0] // (lanes // side * grid[0])))
-        return blocked(shape, (apart, 1), (lanes // side, side), grid)
+        wide = min(8, lanes)
+        chunks = max(1, wide * size_of(operand) // VECTOR_BYTES) if operand else 1
+        apart = min(chunks, max(1, shape[0] // (lanes // wide * grid[0])))
+        return blocked(shape, (apart, 1), (lanes // wide, wide), grid)
     fragment = choice.layout("c")
     assert fragment is not None
     return _covered(fragment, shape, grid, ("dim0", "dim1"))
@@ -110,7 +111,8 @@ def lower_mma(low: Lowering, op: Op) -> Spread | Flight:
         if isinstance(found, Flight):
             return found if layout == shared else low.converted(low.products.landed(found), shared)
         return low.converted(found, shared)
-    layout = accumulator_layout(choice, multiplied(op)[2], low.layouts.grids[op.result], low.layouts.lanes)
+    high, wide = padded(op["acc"].type.shape)  # type: ignore[union-attr]
+    layout = accumulator_layout(choice, (high, wide), low.layouts.grids[op.result], low.layouts.lanes)
     return low.converted(_by_instructions(low, op, low.tile(op["acc"], layout), choice), shared)
 
 
