@@ -58,33 +58,34 @@ Mono = tuple[tuple[str, int], ...]
 class Expr:
     """An immutable size expression. Build it with `symbol` and arithmetic, not by the constructor."""
 
-    __slots__ = ("_atoms", "_hash", "_str", "_terms")
+    __slots__ = ("_atoms", "_terms", "_text")
 
     def __init__(self, terms: Mapping[Mono, int], atoms: Mapping[str, Atom]) -> None:
         # Higher degree first, then by name: the order in which people write polynomials.
-        order = sorted(terms, key=lambda m: (-sum(p for _, p in m), m))
+        order = sorted(terms, key=lambda m: (-sum(p for _, p in m), m)) if len(terms) > 1 else list(terms)
         self._terms: tuple[tuple[Mono, int], ...] = tuple((m, terms[m]) for m in order)
         used = {key for m in order for key, _ in m}
         self._atoms: dict[str, Atom] = {key: atoms[key] for key in sorted(used)}
-        self._str = _render(self._terms)
-        self._hash = hash(self._str)
+        self._text: str | None = None
 
     # Identity ---------------------------------------------------------------------------------------------------
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Expr) and self._str == other._str
+        return isinstance(other, Expr) and self._terms == other._terms
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._terms)
 
     def __str__(self) -> str:
-        return self._str
+        if self._text is None:  # most are steps of a calculation, which nobody reads
+            self._text = _render(self._terms)
+        return self._text
 
     def __repr__(self) -> str:
-        return f"Dim({self._str})"
+        return f"Dim({str(self)})"
 
     def __format__(self, spec: str) -> str:
-        return format(self._str, spec)
+        return format(str(self), spec)
 
     def symbols(self) -> frozenset[str]:
         """The names of all dims that the value depends on."""
@@ -115,8 +116,10 @@ class Expr:
     @property
     def is_symbol(self) -> bool:
         """True for a bare dim name."""
-        return len(self._terms) == 1 and self._terms[0][1] == 1 and self._str in self._atoms and isinstance(
-            self._atoms[self._str], Symbol)
+        if len(self._terms) != 1 or len(self._atoms) != 1:
+            return False
+        ((key, atom),) = self._atoms.items()
+        return self._terms[0] == (((key, 1),), 1) and isinstance(atom, Symbol)
 
     @property
     def is_nonnegative(self) -> bool:
@@ -159,19 +162,19 @@ class Expr:
     # A symbolic size has no value while tracing: asking for one is an error that says so.
 
     def __bool__(self) -> bool:
-        raise dim_is_symbolic(self._str, "decide a condition")
+        raise dim_is_symbolic(str(self), "decide a condition")
 
     def __int__(self) -> int:
-        raise dim_is_symbolic(self._str, "become an int")
+        raise dim_is_symbolic(str(self), "become an int")
 
     def __float__(self) -> float:
-        raise dim_is_symbolic(self._str, "become a float")
+        raise dim_is_symbolic(str(self), "become a float")
 
     def __index__(self) -> int:
-        raise dim_is_symbolic(self._str, "be used as an index or a range")
+        raise dim_is_symbolic(str(self), "be used as an index or a range")
 
     def __lt__(self, other: object) -> bool:
-        raise dim_is_symbolic(self._str, "be compared")
+        raise dim_is_symbolic(str(self), "be compared")
 
     __le__ = __gt__ = __ge__ = __lt__
 

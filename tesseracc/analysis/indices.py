@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tessera.shapes import Dim, Expr, symbol, symbols_of
 from tesseracc.ir.types import I64
@@ -278,6 +279,7 @@ class Affine:
         return " + ".join([*parts, str(self.offset)])
 
 
+@lru_cache(maxsize=4096)
 def _atom(name: str) -> Dim:
     """The dim of an atom's text: a symbol, or an opaque application such as `(N//2)`."""
     from tessera.shapes import parse_dim

@@ -12,12 +12,13 @@ from functools import lru_cache
 
 from tesseracc.layout.access import SharedAccess, sectors, shared_access, vectors
 from tesseracc.layout.build import unique_registers
+from tesseracc.layout.gf2 import rank
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.matrix_load import MatrixMove, matrix_move
 from tesseracc.layout.shared import SWIZZLES, swizzled
-from tesseracc.layout.swizzle import matrix_pattern, pattern_of, swizzle_for
+from tesseracc.layout.swizzle import first_least, least_access, matrix_pattern, pattern_of, swizzle_for
 
-__all__ = ["LINE", "GlobalAccess", "Side", "box_layout", "global_access", "room", "side"]
+__all__ = ["LINE", "GlobalAccess", "Side", "box_layout", "global_access", "least_slots", "room", "side"]
 
 LINE = 128  # bytes
 
@@ -55,8 +56,16 @@ def room(
     def ways(memory: LinearLayout) -> tuple[LinearLayout, Side, Side]:
         return memory, side(source, memory, bits, stores), side(target, memory, bits, loads)
 
-    found = [ways(memory) for memory in _memories(source, target, bits, stores, loads)]
-    return min(found, key=lambda w: (w[1].slots + w[2].slots, w[1].conflicts + w[2].conflicts))
+    return first_least(
+        map(ways, _memories(source, target, bits, stores, loads)),
+        lambda way: (way[1].slots + way[2].slots, way[1].conflicts + way[2].conflicts),
+        (least_slots(source, bits) + least_slots(target, bits), 0),
+    )
+
+
+def least_slots(registers: LinearLayout, bits: int) -> int:
+    """Issue slots of a warp that no side of an exchange gets along with."""
+    return sum(least_access(1 << rank(registers.bases("register")), bits))
 
 
 def _memories(

@@ -11,16 +11,22 @@ vector outside of both X1 + S and X2 + S until one of them is everything. (Zhou 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 from tesseracc.layout.access import shared_access, wavefronts
-from tesseracc.layout.gf2 import Span, combine, complement, extend, intersection, log2
+from tesseracc.layout.gf2 import Span, combine, complement, extend, intersection, log2, rank
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.shared import SWIZZLES, swizzled
 
-__all__ = ["Pattern", "hardware_swizzle", "matrix_pattern", "pattern_of", "staging", "swizzle_for"]
+__all__ = [
+    "Pattern", "first_least", "hardware_swizzle", "least_access", "matrix_pattern", "pattern_of", "staging",
+    "swizzle_for",
+]  # fmt: skip
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +71,8 @@ def swizzle_for(shape: Sequence[int], patterns: Sequence[Pattern], bits: int) ->
     limit = log2(128 // bits)
     whole = [_shared_vectors(patterns), *(_tidy(p.registers) for p in patterns)]
     choices = dict.fromkeys(tuple(vectors[:count]) for count in range(limit, -1, -1) for vectors in whole)
-    layouts = [_layout(shape, _columns(list(low), patterns, bits, width)) for low in choices]
-    return min(layouts, key=lambda layout: _total(patterns, layout, bits))
+    layouts = (_layout(shape, _columns(list(low), patterns, bits, width)) for low in choices)
+    return first_least(layouts, lambda layout: _total(patterns, layout, bits), _least(patterns, bits))
 
 
 def hardware_swizzle(
@@ -80,6 +86,35 @@ def hardware_swizzle(
         if span == 0 or shape[order[0]] * bits >= span * 8
     ]
     return min(layouts, key=lambda layout: _total(patterns, layout, bits))
+
+
+def first_least(
+    items: Iterable[Item], cost: Callable[[Item], tuple[int, int]], bound: tuple[int, int]
+) -> Item:
+    """The first item of least cost; with one at the bound, which no cost is below, none is looked at any more."""
+    best: tuple[tuple[int, int], Item] | None = None
+    for item in items:
+        found = cost(item)
+        if best is None or found < best[0]:
+            best = found, item
+        if found <= bound:
+            break
+    assert best is not None, "there is an item"
+    return best[1]
+
+
+def least_access(registers: int, bits: int) -> tuple[int, int]:
+    """Wavefronts and instructions that no access of so many different registers gets along with: a wavefront has 32
+    bits of every lane, an instruction 128."""
+    size = registers * bits
+    return max(1, size // 32), max(1, size // 128)
+
+
+def _least(patterns: Sequence[Pattern], bits: int) -> tuple[int, int]:
+    counts = [
+        (max(1, p.vector // 32), 1) if p.vector else least_access(1 << rank(p.registers), bits) for p in patterns
+    ]  # fmt: skip
+    return sum(waves for waves, _ in counts), sum(count for _, count in counts)
 
 
 def _total(patterns: Sequence[Pattern], layout: LinearLayout, bits: int) -> tuple[int, int]:
