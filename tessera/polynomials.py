@@ -82,7 +82,7 @@ class Expr:
         return self._text
 
     def __repr__(self) -> str:
-        return f"Dim({str(self)})"
+        return f"Dim({self!s})"
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)

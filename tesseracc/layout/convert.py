@@ -17,13 +17,13 @@ from functools import lru_cache
 from typing import Literal
 
 from tesseracc.layout.build import unique_registers
-from tesseracc.layout.exchange import Side, room
+from tesseracc.layout.exchange import Side, least_slots, room
 from tesseracc.layout.gf2 import Span, combine
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.matrix_turn import Turns, plan_turns
 from tesseracc.layout.shuffle import Shuffles, plan_shuffles
 
-__all__ = ["Conversion", "Means", "Staging", "convert", "locate"]
+__all__ = ["Conversion", "Means", "Staging", "convert", "least_cost", "locate"]
 
 Kind = Literal["none", "registers", "shuffle", "turn", "shared"]
 
@@ -117,6 +117,13 @@ def _scope(where: LinearLayout) -> Kind:
             lanes |= "lane" in far or (name != "register" and bool(far))  # or which register depends on the lane
             identity &= not far
     return "none" if identity else "shared" if warps else "shuffle" if lanes else "registers"
+
+
+def least_cost(source: LinearLayout, target: LinearLayout, bits: int, means: Means = Means()) -> int:
+    """What a conversion costs at least, found without planning it."""
+    if _scope(locate(source, target)) != "shared":
+        return 0
+    return least_slots(source, bits) + least_slots(target, bits) + means.barrier
 
 
 @lru_cache(maxsize=1024)

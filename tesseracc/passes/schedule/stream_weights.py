@@ -18,7 +18,8 @@ as 0 whatever v is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tessera.shapes import Dim, equal_if_divisible, known_equal
 from tessera.shapes import product as product_of
@@ -38,9 +39,9 @@ from tesseracc.passes.schedule.simplify_indices import simplify_indices
 from tesseracc.passes.schedule.split_axes import split_axes, split_loops
 from tesseracc.passes.schedule.stream_form import factored, scaled_behind, shared
 from tesseracc.passes.schedule.stream_tiles import stream_tiles
-from tesseracc.passes.schedule.streams import stream_of
+from tesseracc.passes.schedule.streams import Stream, stream_of
 from tesseracc.passes.schedule.tidy import tidy
-from tesseracc.passes.schedule.tuning import Tuning, tuning_for
+from tesseracc.passes.schedule.tuning import tuning_for
 
 #: the rule by which O's weights may be rounded before they are scaled
 SCALE = "scale-behind-rounding"
@@ -272,19 +273,23 @@ def _inverse(
     return None if any(dims[axis] != 1 for axis in left) else found
 
 
-def _replaced(func: Func, product: Op, tuning: Tuning, context: Context) -> Func | None:
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """A function in which a product and what makes its weights are one group; its `stream` says what of it a target
+    decides by; `scaled`: weights are scaled behind their rounding."""
+
+    func: Func
+    stream: Stream
+    scaled: bool
+
+
+@lru_cache(maxsize=64)  # of what targets do not differ in: a build has many, and asks for each
+def _streamed(func: Func, product: Op, with_reader: bool, cuda: bool, scale: bool) -> _Streamed | None:
     """The function with a product and what makes its weights as one group, alone or in what reads it; or None."""
-    old, new = product, _fused(func, product, product, product, tuning, context)
-    if not new and (whole := _in_reader(func, product)) is not None:
-        inside, old = whole
-        new = _fused(func, product, inside, old, tuning, context)
-        if new:
-            view = make("schedule.view", new[-1].result, types=[old.result.type], loc=old.loc)
-            new.append(replace(view, results=old.results))
-    if not new:
-        return None
-    ops = [op for other in func.body.ops for op in (new if other is old else [_of_source(other, new[-1])])]
-    return func.with_(body=remove_dead(replace(func.body, ops=tuple(ops))))
+    if not with_reader:
+        return _fused(func, product, product, product, cuda, scale)
+    whole = _in_reader(func, product)
+    return _fused(func, product, *whole, cuda, scale) if whole is not None else None
 
 
 def _of_source(op: Op, view: Op) -> Op:
@@ -294,14 +299,13 @@ def _of_source(op: Op, view: Op) -> Op:
     return replace(op, operands=view.operands)
 
 
-def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning, context: Context) -> list[Op]:
-    """One group of what makes a product's weights and of `last`: the product, or it inside of its reader, for which
-    the group stands then, behind the views that it reads; or
-    nothing."""
+def _fused(func: Func, product: Op, last: Op, replaced: Op, cuda: bool, scale: bool) -> _Streamed | None:
+    """One group of what makes a product's weights and of `last`: the product, or it inside of its reader. It stands
+    for `replaced`, behind the views that it reads."""
     chain = _Chain(func, product, last)
     group = chain.gathered()
     if group is None:
-        return []
+        return None
     taken = {result for op in (*chain.inside, product, replaced) for result in op.results}
     used = set(func.body.yields)
     for op in func.body.ops:
@@ -309,33 +313,46 @@ def _fused(func: Func, product: Op, last: Op, replaced: Op, tuning: Tuning, cont
             used |= {*op.operands, *(v for region in op.regions for v in captured(region))}
     closed = [op for op in chain.inside if not (op.name == "schedule.group" and _closed(op))]
     if any(result in used for op in closed for result in op.results):
-        return []
-    cuda = tuning.arch.kind == "cuda"
+        return None
     group = shared(tidy(split_loops(group) if cuda else group))
-    behind = scaled_behind(group) if allows(context.numerics, SCALE) else group
+    behind = scaled_behind(group) if scale else group
     found = stream_of(factored(behind), one_axis=cuda)
-    if found is None or not stream_tiles(tuning, *found.products):
-        return []
-    if behind is not group:
-        context.permit(SCALE, "weights are divided by their sum at the end", product.loc)
-    before, group = split_axes(found.group, func.attrs.get("assume", ()))
-    return [*before, replace(group, attrs={**group.attrs, "plan": "stream"})]
+    if found is None:
+        return None
+    before, whole = split_axes(found.group, func.attrs.get("assume", ()))
+    new = [*before, replace(whole, attrs={**whole.attrs, "plan": "stream"})]
+    if replaced is not product:
+        view = make("schedule.view", new[-1].result, types=[replaced.result.type], loc=replaced.loc)
+        new.append(replace(view, results=replaced.results))
+    ops = [op for other in func.body.ops for op in (new if other is replaced else [_of_source(other, new[-1])])]
+    changed = func.with_(body=remove_dead(replace(func.body, ops=tuple(ops))))
+    # what the group now reads elsewhere it must not overwrite
+    return _Streamed(mark(changed), found, behind is not group)
 
 
 @register("stream-weights", level="schedule")
 def run(module: Module, context: Context) -> Module:
     """Makes one group of sums weighted by exp(x - max x), where the target streams."""
-    tuning = tuning_for(context.need_arch(), "f32")
+    arch = context.need_arch()
+    tuning = tuning_for(arch, "f32")
     if not tuning.stream or not allows(context.numerics, "stream-weights"):
         return module
 
+    ways = arch.kind == "cuda", allows(context.numerics, SCALE)
+
     def change(func: Func) -> Func:
         for op in func.body.ops:
-            found = _replaced(func, op, tuning, context) if _is_product(op) else None
-            if found is not None:
+            if not _is_product(op):
+                continue
+            for with_reader in (False, True):
+                found = _streamed(func, op, with_reader, *ways)
+                if found is None or not stream_tiles(tuning, *found.stream.products):
+                    continue
+                if found.scaled:
+                    context.permit(SCALE, "weights are divided by their sum at the end", op.loc)
                 context.permit("stream-weights", "blocks of weights in one pass", op.loc)
-                func = mark(found)  # what the group now reads elsewhere it must not overwrite
+                func = found.func
+                break
         return func
 
     return module.with_(funcs=map_funcs(module.funcs, "schedule.func", change))
-

@@ -21,6 +21,7 @@ from tesseracc.ir.types import ScalarType, TileType, Type, bits_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import coalesced
 from tesseracc.layout.convert import convert as plan_conversion
+from tesseracc.layout.convert import least_cost
 from tesseracc.layout.exchange import GlobalAccess, global_access, room
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.passes.target.gpu_blocks import read_block, update_block, write_block
@@ -81,6 +82,8 @@ def route(low: Lowering, block: Block, layout: LinearLayout, *, store: bool) -> 
         ends = (layout, wide) if store else (wide, layout)
         cost, conflicts = slots(arch, global_access(wide, axis, bits)), 0
         if cost >= least[0]:  # before all else: most tiles go directly
+            continue
+        if (cost + least_cost(*ends, bits, means(arch)), 0) >= least:
             continue
         plan = plan_conversion(*ends, bits, means(arch))
         staged = plan.kind == "shared" or low.lanes != arch.lanes
