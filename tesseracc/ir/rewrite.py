@@ -148,5 +148,7 @@ def map_func(func: Func, change: Callable[[Func], Func]) -> Func:
         regions = (map_func(Func(func.kind, func.name, region, loc=op.loc), change).body for region in op.regions)
         return replace(op, regions=tuple(regions))
 
-    ops = tuple(inside(op) if op.defn.closed else op for op in func.body.ops)
-    return change(func.with_(body=replace(func.body, ops=ops)))
+    if any(op.defn.closed for op in func.body.ops):
+        ops = tuple(inside(op) if op.defn.closed else op for op in func.body.ops)
+        func = func.with_(body=replace(func.body, ops=ops))
+    return change(func)

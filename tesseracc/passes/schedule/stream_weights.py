@@ -149,7 +149,7 @@ class _Chain:
                 return group if len(self.scores) == 1 else None
             maker = self.makers[tensor]
             flat = _flat(maker)
-            if flat is None:
+            if flat is None or flat.attrs.get("plan"):  # what streams itself is not made again for every element
                 return None
             if is_contraction(flat) is not None:
                 self.scores.add(id(maker))
