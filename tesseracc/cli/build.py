@@ -140,10 +140,11 @@ def command(**given: Any) -> None:
         from tesseracc.cli.build_all import build_all
 
         build_all(options)
-    elif options.form != "text":
-        _reported(options)
     else:
-        _run(options)
+        from tesseracc.ir.pipeline import collector_paused
+
+        with collector_paused():  # to the end, when nearly all is free without it
+            _run(options) if options.form == "text" else _reported(options)
 
 
 def _reported(options: Options) -> None:

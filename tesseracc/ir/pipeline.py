@@ -132,7 +132,7 @@ def run_pipeline(
     observe: Observer | None = None,
 ) -> Module:
     """Runs the passes in order, verifying after each; `observe` sees the module after each pass."""
-    with _collector_paused():
+    with collector_paused():
         return _run_steps(steps, module, context, verify_each, observe)
 
 
@@ -162,8 +162,9 @@ def _run_steps(
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """A pass makes many objects that all live on, and no cycles: looking for garbage takes a third of its time."""
+def collector_paused() -> Iterator[None]:
+    """Without the garbage collector: a pass makes many objects that all live on, and no cycles, so that looking for
+    garbage takes a third of its time."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -190,8 +190,9 @@ class _Rewriter:
         self.subst: dict[Value, Value] = {}
 
     def value(self, value: Value) -> Value:
-        """A fresh value of the new type."""
-        found = Value(_storage(value.type), value.name)
+        """The value, or one of the type that stands for its narrow one."""
+        type_ = _storage(value.type)
+        found = value if type_ is value.type else Value(type_, value.name)
         self.subst[value] = found
         return found
 
@@ -228,7 +229,9 @@ class _Rewriter:
             attrs["dtype"] = NARROW[attrs["dtype"]]
         regions = tuple(self.region(r) for r in op.regions)
         results = tuple(self.value(r) for r in op.results)
-        b.append(replace(op, operands=tuple(operands), results=results, attrs=attrs, regions=regions))
+        if regions or results != op.results or operands != list(op.operands) or attrs != op.attrs:
+            op = replace(op, operands=tuple(operands), results=results, attrs=attrs, regions=regions)
+        b.append(op)
 
 
 def _pattern(value: Attr, dtype: str) -> int:
