@@ -134,6 +134,13 @@ def test_state_that_other_rows_read_is_not_overwritten() -> None:
     assert streamed("kept").funcs[0].attrs["updates"] == ()
 
 
+def test_targets_that_do_not_differ_in_it_share_the_group() -> None:
+    """So that a build for several levels of a CPU looks for it once."""
+    found = [stream_weights.run(module("causal"), Context(load(f"x86-64-v{level}"))) for level in (2, 3)]
+    assert found[0].funcs[0] is found[1].funcs[0]
+    assert found[0].funcs[0] is not stream_weights.run(module("causal"), Context(load("sm_90"))).funcs[0]
+
+
 def test_few_queries_on_a_gpu_keep_their_groups() -> None:
     """They run in parallel along the keys."""
     before = Build(front({"few": few}), (load("sm_90"),)).schedule

@@ -8,6 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tesseracc.arch.arch import load
+from tesseracc.ir.builder import Builder
+from tesseracc.ir.pipeline import Context, parse_pipeline, run_pipeline
+from tesseracc.ir.types import ScalarType, element
+from tesseracc.ir.value import Func, Module, Value
 from tests.passes.target.straight import evaluate
 
 REFERENCE: dict[str, Any] = {
@@ -103,3 +108,18 @@ def test_integers_and_bool_go_through_one_rounding() -> None:
     )
     np.testing.assert_array_equal(cast(raw, "fp8_e5m2", "i32"), np.trunc(expected).astype(np.int32))
     np.testing.assert_array_equal(cast(raw, "fp8_e5m2", "bool"), values != 0)
+
+
+def test_what_has_no_narrow_type_stays_the_same_operation() -> None:
+    """It was checked and numbered before: only what changes is made again."""
+    b = Builder()
+    x = Value(ScalarType("f32"))
+    twice = b.op("arith.add", x, x)
+    rounded = b.op("arith.cast", b.op("arith.cast", twice, to="bf16"), to="f32")
+    result = b.op("arith.mul", rounded, twice)
+    attrs = {"group": 1, "scratch": 0, "shared": 0, "symbol": "f"}
+    before = Func("target.func", "f", b.region([x], [result]), attrs)
+    after = run_pipeline(parse_pipeline("expand-narrow"), Module((before,)), Context(load("x86-64-v4"))).funcs[0]
+    assert after.body.ops[0] is before.body.ops[0] and after.params[0] is x
+    assert after.body.ops[-1] is not before.body.ops[-1] and after.body.ops[-1].operands[1] is twice
+    assert all(str(element(value.type)) != "bf16" for op in after.walk() for value in op.results)
