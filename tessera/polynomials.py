@@ -116,10 +116,7 @@ class Expr:
     @property
     def is_symbol(self) -> bool:
         """True for a bare dim name."""
-        if len(self._terms) != 1 or len(self._atoms) != 1:
-            return False
-        ((key, atom),) = self._atoms.items()
-        return self._terms[0] == (((key, 1),), 1) and isinstance(atom, Symbol)
+        return any(self._terms == ((((key, 1),), 1),) and isinstance(atom, Symbol) for key, atom in self._atoms.items())
 
     @property
     def is_nonnegative(self) -> bool:
