@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.core.errors import BundleError, UsageError
+from tessera_runtime.core.errors import BundleError, UsageError, about
 from tesseracc.bundle.weights import sources_of
 from tesseracc.driver import Build
-from tesseracc.recipe import Recipe, input_files, load_recipe
+from tesseracc.recipe import Recipe, input_files, load_recipe, recorded_recipe, same_files
 from tesseracc.report import write_out
 
 __all__ = ["rebuild"]
@@ -24,9 +22,12 @@ def rebuild(file: BundleFile, source: str | None = None, *, jobs: int = 2) -> by
     Nothing of the source is executed before it has the recorded digests. Raises E660 where that or a version differs or
     the bundle records too little, and whatever a build raises.
     """
-    recipe, inputs = Recipe.parse(file.manifest.provenance.options)
-    if not inputs:
-        raise BundleError("E660", "the bundle does not record what it was built from")
+    with about(file.path):
+        return _rebuild(file, source, jobs)
+
+
+def _rebuild(file: BundleFile, source: str | None, jobs: int) -> bytes:
+    recipe, inputs = recorded_recipe(file.manifest.provenance.options)
     _same_versions(file, recipe)
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
@@ -36,14 +37,14 @@ def rebuild(file: BundleFile, source: str | None = None, *, jobs: int = 2) -> by
                     "E660", f"the bundle does not carry its source, {next(iter(inputs))}",
                     help="give it with --source, or build with --embed-source",
                 )  # fmt: skip
-            _same_files(carried, inputs)
+            same_files(carried, inputs)
             source = write_out(Path(folder), {name: carried[name] for name in inputs})
             recipe = _beside(source, recipe)
         else:
             recipe = _beside(source, recipe)
-            _same_files(_files(source, recipe), inputs)
+            same_files(_files(source, recipe), inputs)
         loaded = load_recipe(source, recipe)
-        _same_files(loaded.files, inputs)
+        same_files(loaded.files, inputs)
         build = Build(
             loaded.module,
             recipe.targets,
@@ -82,14 +83,3 @@ def _same_versions(file: BundleFile, recipe: Recipe) -> None:
     ):
         if was != is_:
             raise BundleError("E660", f"the bundle's {what} was {was or 'none'}, here it is {is_ or 'none'}")
-
-
-def _same_files(found: Mapping[str, bytes], recorded: Mapping[str, str]) -> None:
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
-    for name in dict.fromkeys((*recorded, *digests)):
-        if name not in digests:
-            raise BundleError("E660", f"the bundle was built from {name} as well, which the source lacks")
-        if name not in recorded:
-            raise BundleError("E660", f"the bundle was not built from {name}, but from {', '.join(recorded)}")
-        if digests[name] != recorded[name]:
-            raise BundleError("E660", f"{name} is not the file that the bundle was built from: its digest differs")

@@ -22,7 +22,7 @@ from tesseracc.ir.types import PtrType, element
 from tesseracc.ir.value import Module
 from tesseracc.numerics import DEFAULT, PROFILES
 
-__all__ = ["Loaded", "Recipe", "imported", "input_files", "load_recipe"]
+__all__ = ["Loaded", "Recipe", "imported", "input_files", "load_recipe", "recorded_recipe", "same_files"]
 
 _DIGEST = "=sha256:"
 _FILE = re.compile(rf"(.+){_DIGEST}([0-9a-f]{{64}})", re.DOTALL)
@@ -214,6 +214,29 @@ def imported(file: Path, data: bytes | None = None) -> dict[str, bytes]:
                     waiting.append(path)
     first = file.name
     return {name: found[name] for name in [first, *sorted(set(found) - {first})]}
+
+
+def recorded_recipe(options: Sequence[str]) -> tuple[Recipe, dict[str, str]]:
+    """The recipe and the inputs' digests, the module first. Raises E660 where a bundle records no inputs."""
+    recipe, inputs = Recipe.parse(options)
+    if not inputs:
+        raise BundleError("E660", "the bundle does not record what it was built from")
+    return recipe, inputs
+
+
+def same_files(found: Mapping[str, bytes], recorded: Mapping[str, str]) -> None:
+    """E660 unless these files, the module first, are those that a bundle records, by name and digest."""
+    module, given = next(iter(recorded)), next(iter(found), "nothing")
+    if module not in found:
+        raise BundleError("E660", f"the bundle was built from {module}, not {given}")
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    for name in dict.fromkeys((*recorded, *digests)):
+        if name not in digests:
+            raise BundleError("E660", f"the bundle was built from {name} as well, which the source lacks")
+        if name not in recorded:
+            raise BundleError("E660", f"the bundle was not built from {name}, but from {', '.join(recorded)}")
+        if digests[name] != recorded[name]:
+            raise BundleError("E660", f"{name} is not the file that the bundle was built from: its digest differs")
 
 
 def imports_language(file: Path) -> bool:

@@ -7,23 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.core.errors import BundleError, TesseraError
+from tessera_runtime.core.errors import BundleError, TesseraError, about
 from tessera_runtime.core.files import read_bytes
 from tesseracc.bundle.page import Levels
 from tesseracc.bundle.weights import sources_of
 from tesseracc.driver import Build
 from tesseracc.ir.printer import module_text
 from tesseracc.ir.value import Module
-from tesseracc.recipe import Recipe, imported, load_recipe
+from tesseracc.recipe import Recipe, imported, load_recipe, recorded_recipe, same_files
 
 __all__ = ["levels", "sources"]
 
 
 def sources(file: BundleFile, source: str | None) -> dict[str, str]:
-    """Texts of the program by name: from the file given, else those that the bundle carries. Raises E802."""
+    """Texts of the program by name: from the file given, else those that the bundle carries.
+
+    Raises E802 for a file that cannot be read, E660 for one that the bundle was not built from.
+    """
     if source is not None:
         path, data = Path(source), read_bytes(source, regular=True)
         found = {path.name: data} if path.suffix == ".tir" else imported(path, data)
+        with about(file.path):
+            recipe, inputs = recorded_recipe(file.manifest.provenance.options)
+            besides = {recipe.tuning, "constants.safetensors"}  # inputs that are no text of the program
+            same_files(found, {name: digest for name, digest in inputs.items() if name not in besides})
     else:
         carried = sources_of(file)
         recorded = Recipe.parse(file.manifest.provenance.options)[1] if carried else {}

@@ -6,7 +6,7 @@ Both keep entries byte for byte and write what building for the same targets at 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import manifest as M
 from tessera_runtime.core.dtypes import storage_dtype
-from tessera_runtime.core.errors import BundleError, UsageError
+from tessera_runtime.core.errors import BundleError, UsageError, about
 from tesseracc.bundle.edit import changed, payloads
 from tesseracc.bundle.weights import SOURCES, WEIGHTS, pack_weights
 from tesseracc.bundle.write import seal
@@ -26,7 +26,7 @@ Payloads = dict[str, tuple[str, bytes]]
 
 
 def merge(files: Sequence[BundleFile]) -> bytes:
-    """One bundle with the targets of all, in order. E661 where the bundles are not of one program.
+    """One bundle with the targets of all, in order. E661, naming its file, for one that is not of the first's program.
 
     Signatures are dropped: they are of other contents. A target that several bundles have must be the same in all.
     """
@@ -38,7 +38,7 @@ def merge(files: Sequence[BundleFile]) -> bytes:
     options = list(first.provenance.options)
     assembler = ""
     for number, file in enumerate(files):
-        m, where = file.manifest, f"bundle {number + 1}"
+        m, where = file.manifest, _Place(file.path, number + 1)
         _same(where, "functions", m.functions, first.functions)
         _same(where, "embedded tests", m.tests, first.tests)
         for what in ("compiler", "llvm", "source_sha256"):
@@ -75,11 +75,13 @@ def strip(file: BundleFile, keep: Sequence[str], *, tests: bool = True, sources:
     m = file.manifest
     names = [target.name for target in m.targets]
     missing = [name for name in keep if name not in names]
-    if missing:
-        raise UsageError("E805", f"the bundle has no target {missing[0]!r}", help=f"its targets: {', '.join(names)}")
-    targets = tuple(target for target in m.targets if target.name in keep)
-    if not targets:
-        raise BundleError("E661", "no target would be left", help=f"keep one of {', '.join(names)}")
+    with about(file.path, UsageError):
+        if missing:
+            known = ", ".join(names)
+            raise UsageError("E805", f"the bundle has no target {missing[0]!r}", help=f"its targets: {known}")
+        targets = tuple(target for target in m.targets if target.name in keep)
+        if not targets:
+            raise BundleError("E661", "no target would be left", help=f"keep one of {', '.join(names)}")
     used = {b.ref for t in targets for p in t.plans for b in p.buffers if b.kind == "constant"}
     wanted = {name for target in targets for name in (target.image, target.ptx) if name}
     entries = {
@@ -105,9 +107,17 @@ def strip(file: BundleFile, keep: Sequence[str], *, tests: bool = True, sources:
     return _sealed(described, entries, constants, arrays)
 
 
-def _same(where: str, what: str, found: object, wanted: object) -> None:
+class _Place(NamedTuple):
+    """Which of several bundles: its path, where it has one, and its number."""
+
+    path: str | None
+    number: int
+
+
+def _same(where: _Place, what: str, found: object, wanted: object) -> None:
     if found != wanted:
-        raise BundleError("E661", f"{where} differs in its {what}", help="`tesseracc diff` shows how")
+        with about(where.path):
+            raise BundleError("E661", f"bundle {where.number} differs in its {what}", help="`tesseracc diff` shows how")
 
 
 def _others(options: Sequence[str]) -> list[str]:

@@ -19,6 +19,8 @@ def command(
 ) -> None:
     """Sign BUNDLE. Every byte of it is verified first. Its contents and content digest stay as they are.
 
+    Several processes may sign one bundle at once: each waits for the others, and all signatures stay.
+
     \b
     tesseracc sign --key release.pem m.tsb
     tesseracc verify m.tsb --key release.pem.pub
@@ -31,7 +33,7 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import check_apart, check_output, write_atomic
+    from tessera_runtime.core.files import alone, check_apart, check_output, write_atomic
     from tessera_runtime.signature import parse_private, read_key
     from tesseracc.bundle.sign import attach, make
 
@@ -40,14 +42,15 @@ def command(
     check_apart(output, *keys)
     check_output(output)
     seeds = [parse_private(read_key(path), path) for path in keys]
-    file = BundleFile(bundle, verify_weights=True, weights=weights)
-    found = {} if remove else {signature.key: signature for signature in file.signatures}
-    for seed in seeds:
-        signature = make(file.digest, seed)
-        found[signature.key] = signature
-    mode = 0o666 if output is not None else os.stat(bundle).st_mode & 0o777  # in place: no more readable than it was
-    written = bundle if output is None else output
-    write_atomic(written, attach(file, list(found.values())), mode=mode)
+    with alone(bundle):
+        file = BundleFile(bundle, verify_weights=True, weights=weights)
+        found = {} if remove else {signature.key: signature for signature in file.signatures}
+        for seed in seeds:
+            signature = make(file.digest, seed)
+            found[signature.key] = signature
+        mode = 0o666 if output is not None else os.stat(bundle).st_mode & 0o777  # in place: never more readable
+        written = bundle if output is None else output
+        write_atomic(written, attach(file, list(found.values())), mode=mode)
     if as_json:
         document = {"bundle": written, "digest": file.digest, "keys": sorted(key.hex() for key in found)}
         click.echo(json.dumps(document, sort_keys=True))

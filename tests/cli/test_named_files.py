@@ -18,6 +18,8 @@ from tests.bundle import base
 from tests.cli.run import Runner
 from tests.runtime.support import contents
 
+HEAD = 'import tessera as ts\n\n@ts.function\ndef f(a: ts.Tensor["N", ts.f32]):\n'
+
 
 @pytest.fixture
 def tesseracc(capsys: pytest.CaptureFixture[str]) -> Runner:
@@ -82,3 +84,29 @@ def test_weights_that_are_apart_are_named_themselves(tesseracc: Runner, tmp_path
         (tmp_path / name).write_bytes(bad)
         said = tesseracc("verify", path)
         assert said.code == 5 and f"E611]: {path}: '{tmp_path / name}' was altered" in said.err
+
+
+def test_what_a_command_cannot_do_with_a_bundle_names_it(tesseracc: Runner, tmp_path: Path) -> None:
+    """E660, E661 and E805: the recipe, the programs, the targets."""
+    first, other, out = tmp_path / "first.tsb", tmp_path / "other.tsb", tmp_path / "out.tsb"
+    for path, text in ((first, "a * 2"), (other, "a * 3")):
+        source = path.with_suffix(".py")
+        source.write_text(HEAD + f"    return {text}\n")
+        assert tesseracc("build", source, "--arch", "x86-64-v3", "-o", path).code == 0
+    for command, code, name, text in (
+        (("merge", first, other, "-o", out), "E661", other, "bundle 2 differs in its"),
+        (("rebuild", "--verify", first), "E660", first, "does not carry its source, first.py"),
+        (("rebuild", "--verify", first, "--source", other.with_suffix(".py")), "E660", first,
+         "was built from first.py, not other.py"),
+        (("inspect", first, "--html", out, "--source", other.with_suffix(".py")), "E660", first,
+         "was built from first.py, not other.py"),
+        (("strip", first, "--keep", "sm_75", "-o", out), "E805", first, "has no target 'sm_75'"),
+    ):  # fmt: skip
+        said = tesseracc(*command)
+        assert said.err.startswith(f"error[{code}]: {name}: ") and text in said.err, (command, said)
+        (error,) = json.loads(tesseracc(*command, "--json").out)["errors"]
+        assert (error["code"], error["file"]) == (code, str(name))
+        assert not out.exists()
+    first.with_suffix(".py").write_text(other.with_suffix(".py").read_text())
+    said = tesseracc("inspect", first, "--html", out, "--source", first.with_suffix(".py"))
+    assert said.code == 5 and "its digest differs" in said.err and not out.exists()

@@ -14,7 +14,10 @@ class TesseraError(Exception):
     """An error that a user can act on.
 
     `code` is a key of the catalogue (`E611`), `message` one sentence without the code, `help` what to do about it.
+    `file` is the path of the bundle that it is about, where it is about one that has a path.
     """
+
+    file: str | None = None
 
     def __init__(self, code: str, message: str, *, help: str | None = None) -> None:
         super().__init__(message)
@@ -34,13 +37,15 @@ class TesseraError(Exception):
         return exit_code_of(self.code)
 
     def to_json(self) -> dict[str, object]:
-        """A JSON object: code, title, message, help, exit_code. Subclasses add fields."""
+        """A JSON object: code, title, message, help, exit_code; `file` where it is known. Subclasses add fields."""
+        named = {} if self.file is None else {"file": self.file}
         return {
             "code": self.code,
             "title": self.title,
             "message": self.message,
             "help": self.help,
             "exit_code": self.exit_code,
+            **named,
         }
 
     def render(self) -> str:
@@ -54,22 +59,20 @@ class TesseraError(Exception):
 
 
 class BundleError(TesseraError):
-    """E6xx: the bundle is truncated, altered, malformed or of another version. `file` is its path, where it has one."""
-
-    file: str | None = None
+    """E6xx: the bundle is truncated, altered, malformed or of another version."""
 
     def to_json(self) -> dict[str, object]:
-        """Those of every error, and `file`."""
+        """Those of every error, and `file`, null for bytes."""
         return {**super().to_json(), "file": self.file}
 
 
 @contextmanager
-def about(file: str | None) -> Iterator[None]:
-    """Bundle errors that arise inside name this file, unless they name one already."""
+def about(file: str | None, *others: type[TesseraError]) -> Iterator[None]:
+    """Bundle errors that arise inside, and those of the `others`, name this file, unless they name one already."""
     try:
         yield
-    except BundleError as error:
-        if error.file is None and file is not None:
+    except TesseraError as error:
+        if isinstance(error, (BundleError, *others)) and error.file is None and file is not None:
             error.file, error.message = file, f"{file}: {error.message}"
         raise
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, NoReturn
 
 from tessera_runtime.core import streams
 from tessera_runtime.core.errors import UsageError
 
 __all__ = [
-    "TEXT_LIMIT", "as_text", "check_apart", "check_output", "is_file_name", "open_regular", "read_bytes", "read_text",
-    "same_file", "write_atomic",
+    "TEXT_LIMIT", "alone", "as_text", "check_apart", "check_output", "is_file_name", "open_regular", "read_bytes",
+    "read_text", "same_file", "write_atomic",
 ]  # fmt: skip
 
 TEXT_LIMIT = 256 << 20  # bytes of a text: no source, IR or PTX is larger, and a device without end is
@@ -110,6 +110,35 @@ def check_output(*paths: str | None) -> None:
             _cannot_write(path, error)
         if _descriptor(path) == streams.STDOUT:
             streams.give_up_stdout()
+
+
+@contextmanager
+def alone(path: str) -> Iterator[None]:
+    """Around reading a file and writing it anew: others that do it under this lock wait, and read what was written.
+
+    The lock is on the file itself. `write_atomic` puts another in its place, so one who has waited looks again whether
+    what was locked still has the name. Where a file system has no locks, or there is no such file, nobody waits.
+    """
+    import fcntl
+
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError):  # reading it will tell
+            yield
+            return
+        try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                current = os.path.samestat(os.fstat(descriptor), os.stat(path))
+            except OSError:  # it was removed: reading it will tell
+                current = True
+            if current:
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def write_atomic(
