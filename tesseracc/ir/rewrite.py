@@ -54,11 +54,18 @@ def substitute(region: Region, subst: Mapping[Value, Value]) -> Region:
 
 def uses(region: Region) -> Counter[Value]:
     """How often each value is used, inside nested regions too."""
-    counts: Counter[Value] = Counter(region.yields)
-    for op in region.ops:
-        counts.update(op.operands)
-        for inner in op.regions:
-            counts.update(uses(inner))
+    counts: Counter[Value] = Counter()
+
+    def visit(inner: Region) -> None:
+        for value in inner.yields:
+            counts[value] += 1
+        for op in inner.ops:
+            for value in op.operands:
+                counts[value] += 1
+            for nested in op.regions:
+                visit(nested)
+
+    visit(region)
     return counts
 
 
@@ -109,20 +116,19 @@ def has_effect(op: Op) -> bool:
 
 
 def remove_dead(region: Region) -> Region:
-    """Drops operations without effect whose results nobody uses, inner regions first."""
-    cleaned = [
-        replace(op, regions=tuple(remove_dead(r) for r in op.regions)) if op.regions else op for op in region.ops
-    ]
-    live: Counter[Value] = uses(Region(region.args, tuple(cleaned), region.yields))
-    kept: list[Op] = []
-    for op in reversed(cleaned):
-        if has_effect(op) or any(live[r] for r in op.results):
-            kept.append(op)
-            continue
-        live.subtract(op.operands)
-        for inner in op.regions:
-            live.subtract(uses(inner))
-    return Region(region.args, tuple(reversed(kept)), region.yields)
+    """Drops operations without effect whose results nobody uses, inside of those that stay too."""
+    used: set[Value] = set()  # by what stays, from the end on: uses come after definitions
+
+    def live(inner: Region) -> Region:
+        used.update(inner.yields)
+        kept: list[Op] = []
+        for op in reversed(inner.ops):
+            if has_effect(op) or not used.isdisjoint(op.results):
+                used.update(op.operands)
+                kept.append(replace(op, regions=tuple(map(live, op.regions))) if op.regions else op)
+        return Region(inner.args, tuple(reversed(kept)), inner.yields)
+
+    return live(region)
 
 
 def map_ops(region: Region, visit: Callable[[Op], Sequence[Op] | None]) -> Region:
