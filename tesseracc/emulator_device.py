@@ -21,6 +21,7 @@ from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, DeviceError
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
+from tessera_runtime.core.places import place
 from tessera_runtime.plan import Instance
 from tessera_runtime.recorded import span
 from tesseracc.emulator import Counters, Emulator, Finding, TensorMap, parse_ptx
@@ -159,7 +160,7 @@ def _tensor_map(entry: MapStep, address: int) -> bytes:
 def _finding(kernel: Kernel, findings: Sequence[Finding]) -> DeviceError:
     """The first finding as an error; the others in its help."""
     first = findings[0]
-    where = f" ({kernel.source.file}:{kernel.source.line})" if kernel.source is not None else ""
+    where = f" ({place(kernel)})" if kernel.source is not None else ""
     others = "; ".join(f.render().replace("\n", " ") for f in findings[1:4])
     text = first.render().removeprefix(f"{first.code}: ")
     return DeviceError(first.code, f"kernel {kernel.name}{where}: {text}", help=f"also: {others}" if others else None)

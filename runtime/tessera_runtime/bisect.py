@@ -9,7 +9,7 @@ step is a part of its own; a branch or a loop is one as a whole. Only values tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from tessera_runtime.compare import Difference, compare, readable
 from tessera_runtime.control import BranchStep, CopyStep, LaunchStep, LoopStep, RowStep, Step, blocks
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
 from tessera_runtime.core.manifest import Buffer, Function, Kernel, Plan
+from tessera_runtime.core.places import place_of
 from tessera_runtime.memory import aligned_empty
 from tessera_runtime.plan import Instance, instantiate, place
 
@@ -30,7 +31,7 @@ Values = dict[str, NDArray[Any]]
 
 
 class Part(NamedTuple):
-    """Steps between two cuts: the kernels of the target under test, their places in the source, and what differs."""
+    """Steps between two cuts: the kernels of the target under test, their lines (of a fault that), and differences."""
 
     steps: tuple[int, ...]
     kernels: tuple[str, ...]
@@ -56,18 +57,20 @@ def bisect(
         found, wanted = (side.run(steps, values, scalars) for side, steps in zip(sides, ranges, strict=True))
         common = [key for key in wanted if key in found]
         differences = []
+        different_keys: set[str] = set()
         for key in common:
             dtype = sides[0].buffer(key).dtype
             limits = bound or _bound(sides[0].shapes(ranges[0]), readable(wanted[key], dtype))
             different = compare(found[key], wanted[key], dtype, *limits)
             if different is not None:
                 differences.append((_shown(key), different))
+                different_keys.add(key)
         steps = [step for unit in ranges[0] for step in sides[0].moving(unit)]
         kernels = [sides[0].kernel(step) for step in steps]
         yield Part(
             tuple(steps),
             tuple(kernel.name if kernel else "copy" for kernel in kernels),
-            tuple(f"{k.source.file}:{k.source.line}" if k and k.source else "" for k in kernels),
+            tuple(sides[0].place(step, different_keys) for step in steps),
             tuple(differences),
         )
         values.update(wanted)
@@ -179,6 +182,18 @@ class _Side:
     def kernel(self, step: int) -> Kernel | None:
         found = self.instance.steps[step]
         return self._kernels[found.kernel] if isinstance(found, LaunchStep) else None
+
+    def place(self, step: int, different: Set[str]) -> str:
+        """The lines of a step's kernel; where values differ that it writes, the line of the first of them."""
+        found = self.instance.steps[step]
+        if not isinstance(found, LaunchStep):
+            return ""
+        kernel = self._kernels[found.kernel]
+        pairs = enumerate(zip(found.args, kernel.params, strict=True))
+        return place_of(kernel, [
+            slot for slot, ((kind, value), param) in pairs
+            if kind == "buffer" and isinstance(value, int) and param.access != "read" and self.keys[value] in different
+        ])  # fmt: skip
 
     def shapes(self, units: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
         """Element types and shapes of what these units touch."""

@@ -47,6 +47,12 @@ class Row(NamedTuple):
     roofline: float | None
     bound: str | None
     op: str
+    source: str
+
+
+def _source(span: recording.Span) -> str:
+    """All lines that something comes from."""
+    return span.source or (f"{span.file}:{span.line}" if span.file else "")
 
 
 class Profile:
@@ -87,7 +93,7 @@ class Profile:
             first.name, first.function, first.step, first.file, first.line, first.device, len(spans), total,
             statistics.median(times), times[int(0.95 * (len(times) - 1) + 0.5)], moved,
             moved / total if total else 0.0, flops, flops / total if flops is not None and total else None,
-            roof, bound if roof is not None else None, first.op,
+            roof, bound if roof is not None else None, first.op, _source(first),
         )  # fmt: skip
 
     def _achieved(self, span: recording.Span) -> dict[str, Any]:
@@ -128,7 +134,7 @@ class Profile:
         lines = [titles]
         for row in self.rows():
             lines.append((
-                row.name, _short(row.op), f"{row.file}:{row.line}" if row.file else "-", str(row.calls),
+                row.name, _short(row.op), row.source or "-", str(row.calls),
                 f"{row.total * 1e3:.3f}",
                 f"{row.p50 * 1e6:.1f}", f"{row.p95 * 1e6:.1f}",
                 f"{row.total / everything:.1%}" if everything else "-", f"{row.bytes / 1e6:.3f}",
@@ -156,7 +162,7 @@ class Profile:
         for span in sorted(spans, key=lambda span: (span.start, -span.stop)):
             details = {
                 "function": span.function, "step": span.step, "bytes": span.bytes, "grid": list(span.grid),
-                "source": f"{span.file}:{span.line}" if span.file else "", "op": span.op,
+                "source": _source(span), "op": span.op,
             }  # fmt: skip
             if span.kind != "call":
                 details |= self._achieved(span)

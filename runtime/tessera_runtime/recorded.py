@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tessera_runtime.control import CopyStep, LaunchStep
 from tessera_runtime.core.errors import TesseraError
 from tessera_runtime.core.manifest import Kernel
+from tessera_runtime.core.places import place
 from tessera_runtime.core.recording import Span
 from tessera_runtime.core.shapeexpr import evaluate
 from tessera_runtime.plan import Instance
@@ -56,5 +57,5 @@ def span(
     moved = traffic(instance, kernel, step)
     return Span(
         "launch", kernel.name, start, stop, device, thread, function, number, moved, file, line, step.grid,
-        *arithmetic(kernel, step), " ".join(kernel.ops),
+        *arithmetic(kernel, step), " ".join(kernel.ops), place(kernel),
     )  # fmt: skip

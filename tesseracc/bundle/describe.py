@@ -9,6 +9,7 @@ from typing import Any
 from tessera_runtime.bundle import BundleFile, weights_file
 from tessera_runtime.core import manifest as M
 from tessera_runtime.core.dtypes import DTYPES
+from tessera_runtime.core.places import place
 from tessera_runtime.core.shapeexpr import to_infix
 from tessera_runtime.guards import signature, type_text
 from tesseracc.bundle.code import kernel_code, resources
@@ -100,7 +101,7 @@ def _target(file: BundleFile, target: M.Target) -> Json:
                 "maps": [{"param": m.param, "box": list(m.box), "span": m.span} for m in kernel.maps],
                 "flops": [{"count": dim_text(f.count), "rate": f.rate} for f in kernel.flops],
                 "ops": list(kernel.ops),
-                "source": f"{kernel.source.file}:{kernel.source.line}" if kernel.source else None,
+                "source": place(kernel) or None,
             }
         )
     capability = target.capability

@@ -211,6 +211,7 @@ def _kernel(
     text = sources.get(kernel.source.file, "") if kernel.source else ""
     if kernel.source and text:
         used = {int(line) for line in _LOC.findall(ptx.get(kernel.symbol, ""))} | {kernel.source.line}
+        used |= {part.line for part in kernel.parts if part.file == kernel.source.file}
         columns.append((f"Source, {kernel.source.file}", _lines(text, used)))
     if tile:
         columns.append(("Tile IR", _code(tile)))

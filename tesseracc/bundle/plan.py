@@ -236,6 +236,7 @@ def target(module: Module, image: Image) -> tuple[M.Target, dict[str, bytes]]:
                 maps=tuple(M.TensorMap(param, box, span) for param, span, box in kernel.attrs.get("maps", ())),
                 flops=tuple(M.Flops(encode_dim(count), rate) for count, rate in kernel.attrs.get("flops", ())),
                 ops=tuple(kernel.attrs.get("ops", ())),
+                parts=tuple(M.Part(file, line, params) for file, line, params in kernel.attrs.get("parts", ())),
                 symbols=tuple(kernel.attrs["symbols"]),
                 grid=_grid(kernel, {}),
                 dynamic_shared=int(kernel.attrs.get("dynamic_shared", 0)),

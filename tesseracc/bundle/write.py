@@ -129,7 +129,8 @@ def _plan_version(described: manifest.Manifest) -> int:
     """The version that the plans need: 1 has launches and copies only, no tensor maps and nothing of operations."""
     steps = (step for target in described.targets for plan in target.plans for step in plan.steps)
     plain = all(isinstance(step, (manifest.Launch, manifest.Copy)) for step in steps)
-    more = any(kernel.maps or kernel.flops or kernel.ops for target in described.targets for kernel in target.kernels)
+    kernels = [kernel for target in described.targets for kernel in target.kernels]
+    more = any(kernel.maps or kernel.flops or kernel.ops or kernel.parts for kernel in kernels)
     return 1 if plain and not more else manifest.PLAN_VERSION
 
 

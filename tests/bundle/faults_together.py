@@ -98,6 +98,9 @@ def together() -> list[Fault]:
         Fault("M5", "flops", "E624", lambda: build(flops(count=["N", "mul"]), rehash=False)),
         Fault("F7", "flops-in-plan-1", "E623", lambda: build(flops(1), rehash=False)),
         Fault("F7", "ops-in-plan-1", "E623", lambda: build(_ops(), rehash=False)),
+        Fault("F7", "parts-in-plan-1", "E623", lambda: build(_parts(1), rehash=False)),
+        Fault("F7", "parts-of-input", "E623", lambda: build(_parts(2, 1), rehash=False)),
+        Fault("F7", "parts-of-nothing", "E623", lambda: build(_parts(2, 9), rehash=False)),
         manifest_fault("M3", "ops-name", "E621", "targets.0.kernels.0.ops", ["mul; rm"]),
         manifest_fault("M3", "ops-many", "E621", "targets.0.kernels.0.ops", ["mul"] * 33),
         Fault("F14", "flops", "E623", lambda: build(_heavy(counts=True), rehash=False)),
@@ -143,6 +146,15 @@ def _ops() -> Json:
     value = document()
     value["versions"]["plan"] = 1
     value["targets"][0]["kernels"][0]["ops"] = ["mul"]
+    return value
+
+
+def _parts(version: int, *params: int) -> Json:
+    """A kernel of two lines; these parameters are said to hold results of the second."""
+    value = document()
+    value["versions"]["plan"] = version
+    kernel = value["targets"][0]["kernels"][0]
+    kernel["parts"] = [{"file": "m.py", "line": 7, "params": []}, {"file": "m.py", "line": 8, "params": [*params]}]
     return value
 
 

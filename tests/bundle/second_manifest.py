@@ -199,7 +199,10 @@ def _target(t: Any, functions: Any, constants: Any, version: int) -> None:
         for p in k["params"]:
             need(p["shape"] is None or p["kind"] == "buffer")
             _expressions(p["shape"] or [], k["symbols"])
-        need(version > 1 or not (k.get("flops") or k.get("ops")))
+        need(version > 1 or not (k.get("flops") or k.get("ops") or k.get("parts")))
+        for slot in [slot for part in k.get("parts", []) for slot in part["params"]]:
+            need(slot < len(k["params"]) and k["params"][slot]["kind"] == "buffer")
+            need(k["params"][slot]["access"] != "read")
         _expressions([item["count"] for item in k.get("flops", [])], k["symbols"])
         for entry in k.get("maps", []):
             need(version > 1 and not cpu and entry["param"] < len(k["params"]) and entry["span"] in (32, 64, 128))

@@ -15,8 +15,11 @@ from tessera_runtime.bisect import bisect
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.cli import main
 from tessera_runtime.core.manifest import Arg, Buffer, Copy, Launch, Plan
+from tessera_runtime.core.places import place
+from tessera_runtime.profile import profile
 from tesseracc.arch.arch import load as load_arch
 from tesseracc.bundle import write
+from tesseracc.bundle.describe import document
 from tesseracc.bundle.edit import payloads
 from tesseracc.bundle.write import seal
 from tesseracc.driver import Build, front
@@ -111,8 +114,10 @@ def test_a_patched_instruction_on_the_emulator() -> None:
     data = with_entries({target.ptx or "": (text[:start] + patched).encode()})
     parts = list(bisect(on(data, "emulator:sm_90"), on(data, "cpu:x86-64-v2"), "chain", inputs(), None))
     bad = [part for part in parts if part.differences]
-    # the last launch is that of the softmax and of its sums, known by its first line
-    assert [part.kernels for part in bad] == [(last.name,)] and bad[0].sources == (line(4),)
+    # the last launch is that of the softmax and of its sums: of its lines the one whose value differs is told
+    assert [part.kernels for part in bad] == [(last.name,)] and bad[0].sources == (line(5),)
+    both = [part.sources for part in parts if not part.differences and part.kernels == (last.name,)]
+    assert not both and place(last) == f"{line(4)}-{line(5).rpartition(':')[2]}"
     assert [name for name, _ in bad[0].differences] == ["out1"]
 
 
@@ -216,3 +221,18 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(lone), "--bisect"]) == 2 and "E807" in capsys.readouterr().err
     assert main([str(lone), "--reference=cpu"]) == 2 and "E801" in capsys.readouterr().err
     assert main([str(lone), "--device=cpu:none"]) == 6 and "E902" in capsys.readouterr().err
+
+
+def test_all_lines_of_a_kernel_are_named() -> None:
+    """By `inspect` and the profile; a kernel of one line has no parts."""
+    lines = f"{line(4)}-{line(5).rpartition(':')[2]}"
+    (about,) = [t for t in document(BundleFile(sound()))["targets"] if t["name"] == "sm_90"]
+    assert about["kernels"][-1]["source"] == lines and about["kernels"][0]["source"] == line(2)
+    kernels = {k.name: k for t in BundleFile(sound()).manifest.targets for k in t.kernels if t.name == "sm_90"}
+    parts = kernels[about["kernels"][-1]["name"]].parts
+    assert [part.line for part in parts] == sorted({part.line for part in parts}) and len(parts) == 2
+    assert sorted(slot for part in parts for slot in part.params) == [2, 3]
+    assert not kernels[about["kernels"][0]["name"]].parts
+    with profile() as found:
+        on(sound(), "emulator:sm_90")["chain"](**inputs(5))
+    assert lines in found.table() and lines in json.dumps(found.chrome_trace())

@@ -129,8 +129,8 @@ def _check_target(target: m.Target, manifest: m.Manifest, entries: dict[str, m.E
         raise bad(where, "has steps that plans of version 1 do not have")
     if (manifest.versions.plan == 1 or target.kind == "cpu") and any(kernel.maps for kernel in target.kernels):
         raise bad(where, "has tensor maps, which plans of version 1 and CPUs do not have")
-    if manifest.versions.plan == 1 and any(kernel.flops or kernel.ops for kernel in target.kernels):
-        raise bad(where, "tells of operations, which plans of version 1 do not")
+    if manifest.versions.plan == 1 and any(kernel.flops or kernel.ops or kernel.parts for kernel in target.kernels):
+        raise bad(where, "tells of operations or lines, which plans of version 1 do not")
     weights = [_weight(kernel) for kernel in target.kernels]
     for plan in target.plans:
         at = f"{where}, plan {plan.function}"
@@ -160,6 +160,10 @@ def _check_kernel(where: str, kernel: m.Kernel) -> None:
             if param.kind != "buffer":
                 raise bad(where, f"parameter {slot} is a {param.kind} with a shape")
             dims_fit(param.shape, kernel.symbols, f"{where}, parameter {slot}")
+    for part in kernel.parts:
+        held = [kernel.params[slot] if slot < len(kernel.params) else None for slot in part.params]
+        if any(param is None or param.kind != "buffer" or param.access == "read" for param in held):
+            raise bad(where, f"has no results of line {part.line} among its parameters")
     for entry in kernel.maps:
         source = kernel.params[entry.param] if entry.param < len(kernel.params) else None
         if source is None or source.shape is None or len(source.shape) != len(entry.box):

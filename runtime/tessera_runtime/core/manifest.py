@@ -215,12 +215,21 @@ class Source(Record):
 
 
 @record
+class Part(Record):
+    """A line of the source that a kernel computes, and the parameters that hold its results."""
+
+    file: str = field(Text(256, r"[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]*"))
+    line: int = field(Integer(0, 1 << 31))
+    params: tuple[int, ...] = field(Array(Integer(0, 4095), 4096))
+
+
+@record
 class Kernel(Record):
     """A function of the target's image. `group` is threads per block; scratch is private memory per CPU thread.
 
     `symbols` name the values of its dim parameters, in order; `grid`, `dynamic_shared` and the parameters' shapes are
     expressions over them. Every launch is held against them before code runs. Null: not declared, any will do.
-    `ops` names what the kernel computes, for people.
+    `ops` names what the kernel computes, and `parts` the lines that it does where these are several, for people.
     """
 
     name: str = field(_Name)
@@ -238,6 +247,7 @@ class Kernel(Record):
     maps: tuple[TensorMap, ...] = field(Array(Nested(TensorMap), 64), default=(), sparse=True)
     flops: tuple[Flops, ...] = field(Array(Nested(Flops), 16), default=(), sparse=True)
     ops: tuple[str, ...] = field(Array(Text(64, r"[a-z][a-z0-9_]*"), 32), default=(), sparse=True)
+    parts: tuple[Part, ...] = field(Array(Nested(Part), 64, 2), default=(), sparse=True)
 
 
 @record

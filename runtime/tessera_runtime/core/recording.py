@@ -19,7 +19,8 @@ class Span(NamedTuple):
     `kind` is call (a whole call of a function), launch, copy, or operator (eager execution). `bytes` is the least
     traffic: each buffer read once and written once. `flops` are floating-point operations, None where that is not
     known, and `cycles` what they take at least, of all units together: one unit with nothing else to do takes so many.
-    `step` counts the steps of `function` that run, -1 without one. `op` says what a kernel computes: `matmul add max`.
+    `step` counts the steps of `function` that run, -1 without one. `op` says what a kernel computes: `matmul add max`;
+    `source` all lines that it comes from, of which `file` and `line` are the first.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Span(NamedTuple):
     flops: int | None = None
     cycles: float = 0.0
     op: str = ""
+    source: str = ""
 
 
 class Recorder:

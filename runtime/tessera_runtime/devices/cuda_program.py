@@ -17,6 +17,7 @@ from tessera_runtime.control import BranchStep, CopyStep, LaunchStep, LoopStep, 
 from tessera_runtime.core import recording, usage
 from tessera_runtime.core.errors import DeviceError, TesseraError
 from tessera_runtime.core.manifest import Kernel, Target
+from tessera_runtime.core.places import place
 from tessera_runtime.devices.cuda_driver import CopyNode, Handle, KernelNode, Node
 from tessera_runtime.devices.cuda_graphs import Capture, Graphs
 from tessera_runtime.devices.cuda_memory import ALIGN, DeviceArray, failed
@@ -247,4 +248,4 @@ def _layout(instance: Instance, arrays: Sequence[Any]) -> tuple[list[int], int]:
 
 
 def _shown(kernel: Kernel) -> str:
-    return kernel.name if kernel.source is None else f"{kernel.name} ({kernel.source.file}:{kernel.source.line})"
+    return kernel.name if kernel.source is None else f"{kernel.name} ({place(kernel)})"

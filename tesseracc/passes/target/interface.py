@@ -6,6 +6,7 @@
     symbols  sizes that follow the parameters as i64 arguments
     flops    floating-point operations and the rate of their unit, pairs (tesseracc.analysis.flops)
     ops      names of what it computes (name-operations)
+    parts    lines that it computes and the parameters with their results (name-operations)
 """
 
 from __future__ import annotations
@@ -23,4 +24,5 @@ def interface(kernel: Func) -> dict[str, Attr]:
         "symbols": kernel.attrs["symbols"],
         "flops": kernel.attrs.get("flops", ()),
         "ops": kernel.attrs.get("ops", ()),
+        "parts": kernel.attrs.get("parts", ()),
     }
