@@ -75,6 +75,8 @@ def with_more(case: Case) -> Case:
         calls = [partial(made.func, *made.args[:-1], shape) for shape in MORE]
     elif case.name == "seed_flash_attention":
         return replace(case, calls=tuple(partial(made.func, *made.args[:2], *length) for length in LENGTHS))
+    elif case.name == "seed_fused_attention_kernel":  # an even number of blocks, more than its ring has
+        calls = [partial(made.func, *made.args[:2], 400, False)]
     elif case.name in HEADS:
         return replace(case, calls=tuple(partial(made.func, *made.args[:-1], shape) for shape in HEADS[case.name]))
     else:
@@ -90,8 +92,10 @@ def targets(name: str) -> tuple[str, ...]:
     return ARCHS if name.startswith(("matmul", "seed_gemm")) else ARCHS[:2]
 
 
-#: not run to an end yet
-OPEN = {(name, "sm_90") for name in ORDERED if "attention" in name and name != "flash_attention_64-bf16"}
+#: on sm_90 the derivatives take too long yet; of `seed_flash_attention` the wait for a product in front of the arrival that
+#: gives its slot back is not missed: the copy that follows is ordered behind the start of the product, not its end
+UNFINISHED = ("flash_attention_grad_q_64", "flash_attention_grad_kv_64", "seed_flash_attention")
+OPEN = {(f"{name}-bf16", "sm_90") for name in UNFINISHED}
 CLOSED = [(name, arch) for name in ORDERED for arch in targets(name) if (name, arch) not in OPEN]
 
 
