@@ -112,9 +112,18 @@ class WarpgroupState:
                 w.store(slot, value)
         for granules in p.reads:
             self.launch.asynchronous.release_reads(granules)
+            self._read_until_now(w, p, granules)
         if p.knowledge is not None:
             warps = (p.ids[:, None] * 4 + np.arange(4)).reshape(-1)
             self.launch.races.acquire(warps, np.repeat(p.knowledge, 4, axis=0))
+
+    def _read_until_now(self, w: Wave, p: Pending, granules: Array) -> None:
+        """Who writes to an operand must come behind the wait for the product, not only behind its start."""
+        launch = self.launch
+        if launch.detect:
+            places = granules * 4 // launch.granule["shared"]
+            launch.races.read(access.shadow_of(w, "shared", launch.shared), places.reshape(-1),
+                              np.repeat(p.ids << 7, places.shape[1]), p.pc, False, "shared")  # fmt: skip
 
     def accumulators(self, w: Wave, ids: Array, slots: tuple[int, ...], bits: int) -> Array:
         """The present accumulators as matrices of patterns [g, 64, n], pending ones included."""
