@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,11 @@ def compile(
             provenance.compiler, provenance.llvm, provenance.assembler, provenance.options + extra,
             provenance.source_sha256,
         )  # fmt: skip
-    data = Build(loaded.module, recipe.targets, provenance=provenance, embed_tests=embed_tests).bundle()
+    root = os.path.dirname(entry.file)
+    build = Build(loaded.module, recipe.targets, provenance=provenance, embed_tests=embed_tests, root=root)
+    data = build.bundle()
+    for name, why in build.log.untested:
+        warnings.warn(f"W807: {name}: {why}", stacklevel=2)
     _make_folder(path)
     write_bytes(path, data)
     return str(path)

@@ -56,6 +56,7 @@ class Log:
     notes: list[Note] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     findings: list[object] = field(default_factory=list)
+    untested: Sequence[tuple[str, str]] = ()  # functions, and why
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -82,6 +83,7 @@ class Build:
         sources: Mapping[str, bytes] | None = None,
         embed_tests: bool = False,
         numerics: str = DEFAULT,
+        root: str = "",
     ) -> None:
         self.module = module
         self.archs = tuple(archs)
@@ -93,6 +95,7 @@ class Build:
         self.sources = dict(sources or {})  # files that the bundle carries
         self.embed_tests = embed_tests
         self.numerics = numerics
+        self.root = root  # the folder of the source, for messages
         self.log = Log()
         self._levels: dict[tuple[str, str], Module] = {}
 
@@ -181,7 +184,7 @@ class Build:
             if self.embed_tests:
                 from tesseracc.vectors import test_cases
 
-                tests = test_cases(self.module, functions)
+                tests, self.log.untested = test_cases(self.module, functions, self.root)
             contents = Contents(
                 functions, targets, entries, constants,
                 provenance=self.provenance, tests=tests, sources=self.sources,

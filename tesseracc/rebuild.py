@@ -53,6 +53,7 @@ def _rebuild(file: BundleFile, source: str | None, jobs: int) -> bytes:
             sources=loaded.files if recipe.embed_source else None,
             embed_tests=recipe.embed_tests,
             numerics=recipe.numerics,
+            root=str(Path(source).parent),
         )
         return build.bundle()
 

@@ -3,17 +3,23 @@
 Functions run on the graph interpreter, kernels on the tile interpreter, both as the front end left them: before any
 pass, so that a vector tests all of them. Bits do not depend on threads or libraries of linear algebra: sums are
 ordered, elementary functions are computed wider and rounded once.
+
+The sizes are legal ones, so what the tile interpreter finds there is a fault of the kernel, an error of the build. Only
+where an input holds integers that are no sizes (indices, offsets, counts) may the numbers drawn be to blame.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tessera.errors import SourceError, Span
 from tessera.shapes import UnifyError
 from tessera_runtime.core import manifest as M
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
@@ -24,6 +30,7 @@ from tessera_runtime.guards import solve
 from tessera_runtime.plan import extents
 from tesseracc.bundle.write import TestCase
 from tesseracc.interpret import graph, tile
+from tesseracc.interpret.tile_races import Finding
 from tesseracc.ir.types import element
 from tesseracc.ir.value import Module
 
@@ -35,33 +42,83 @@ _EPSILON = {
     "f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "fp8_e4m3": 2.0**-3, "fp8_e5m2": 2.0**-2,
 }  # fmt: skip
 _LARGEST = 1 << 20  # elements of all inputs together
+_ERRORS = {  # what the evaluator calls what the interpreter finds
+    "E921": ("E216", "the signature allows this size: guard the access, or say in the signature what sizes there are"),
+    "E922": ("E217", "store to it first, on every path"),
+    "E923": ("E215", "put ts.tile.barrier() between them, or wait for the copy"),
+}
 
 
-def test_cases(module: Module, functions: Sequence[M.Function]) -> tuple[TestCase, ...]:
-    """Two cases for each function of a module at the front end's level, where its guards allow small sizes."""
-    cases = []
+def test_cases(
+    module: Module, functions: Sequence[M.Function], root: str = ""
+) -> tuple[tuple[TestCase, ...], tuple[tuple[str, str], ...]]:
+    """Two cases for each function of a module at the front end's level, where its guards allow small sizes; and
+    by name why one is not tested, or not at some size.
+
+    Raises SourceError E215, E216 or E217 for a kernel that races, leaves its arrays or reads what nobody wrote at sizes
+    that its guards allow; its files lie in the folder `root`.
+    """
+    cases: list[TestCase] = []
+    untested: dict[tuple[str, str], None] = {}
     for index, function in enumerate(functions):
         taken: set[tuple[int, ...]] = set()
+        why = ""  # of the first size tried, which is the one wanted
         for number, sizes in enumerate(_SIZES):
             for grain in _GRAINS:
                 case = _case(module, function, number, index, [size * grain for size in sizes], taken)
-                if case is not None:
+                if isinstance(case, TestCase):
                     cases.append(case)
                     break
-    return tuple(cases)
+                if isinstance(case, _Fault):
+                    if not _takes_integers(function):
+                        raise case.error(root)
+                    untested[function.name, f"not tested at {case.sizes} with random integers: {case}"] = None
+                why = why or str(case)
+        if not taken:
+            untested[function.name, f"no tests: {why}"] = None
+    return tuple(cases), tuple(untested)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What the interpreter found, at which sizes."""
+
+    function: str
+    sizes: str
+    found: Finding
+
+    def __str__(self) -> str:
+        loc = self.found.op.loc
+        return self.found.what + (f" ({loc.file}:{loc.line})" if loc else "")
+
+    def error(self, root: str) -> SourceError:
+        loc = self.found.op.loc
+        span = None
+        if loc is not None:
+            end = loc.line if loc.end_col else 0
+            span = Span(os.path.join(root, loc.file), loc.line, loc.col, end, loc.end_col)
+        code, help = _ERRORS[self.found.code]
+        return SourceError(code, f"`{self.function}` at {self.sizes}: {self.found.what}", span=span, help=help)
+
+
+def _takes_integers(function: M.Function) -> bool:
+    """Whether numbers that are drawn may decide which elements the function touches."""
+    sizes = {symbol.input for symbol in function.symbols if symbol.axis < 0}
+    return any(DTYPES[item.dtype].kind in "iu" and item.name not in sizes for item in function.inputs)
 
 
 def _case(
     module: Module, function: M.Function, number: int, index: int, sizes: Sequence[int], taken: set[tuple[int, ...]]
-) -> TestCase | None:
+) -> TestCase | _Fault | str:
+    """A test, or why there is none at these sizes."""
     env = {symbol.name: sizes[i % len(sizes)] + i // len(sizes) for i, symbol in enumerate(function.symbols)}
     key = tuple(env.values())
     if key in taken:  # a function without symbols has one case
-        return None
+        return "it is tested at these sizes"
     try:
         shapes = {i.name: extents(i.shape, env, i.name) for i in function.inputs if i.kind == "tensor"}
         if sum(math.prod(shape) for shape in shapes.values()) > _LARGEST:
-            return None
+            return f"its inputs at {_sizes(env)} are too large for a test"
         numbers = {s.input: env[s.name] * s.scale + s.offset for s in function.symbols if s.axis < 0}
         solve(function, shapes, numbers)
         inputs = {
@@ -70,8 +127,10 @@ def _case(
         }
         with np.errstate(all="ignore"):
             expected = _run(module, function, inputs)
-    except (TesseraError, UnifyError):  # a guard does not hold, or the kernel does not take such sizes
-        return None
+    except Finding as found:
+        return _Fault(function.name, _sizes(env), found)
+    except (TesseraError, UnifyError) as error:  # a guard does not hold, or the kernel does not take such sizes
+        return f"at {_sizes(env)} {getattr(error, 'message', error)}"
     taken.add(key)
     bound = _bound(module, function.name, shapes)
     return TestCase(
@@ -82,6 +141,10 @@ def _case(
         _decimal(bound * _largest(expected)),
         _decimal(bound),
     )
+
+
+def _sizes(env: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} = {size}" for name, size in env.items()) or "its only sizes"
 
 
 def _value(item: M.Input, shape: tuple[int, ...], numbers: Mapping[str, int], seed: int) -> NDArray[Any]:

@@ -316,7 +316,9 @@ class Runner:
         tests = [t for t in bundle.manifest.tests if self.options.function in (None, t.function)]
         if not tests:
             of = f" of {self.options.function}" if self.options.function else ""
-            raise UsageError("E807", f"the bundle has no tests{of}", help="build it with `--embed-tests`")
+            tried = "--embed-tests" in bundle.manifest.provenance.options
+            help = "its build has told why: warning W807" if tried else "build it with `--embed-tests`"
+            raise UsageError("E807", f"the bundle has no tests{of}", help=help)
         return tests
 
     def _tests(self, bundle: Bundle, report: Report) -> tuple[Report, int]:

@@ -280,6 +280,7 @@ def _build(loaded: Loaded, recipe: Recipe, options: Options, progress: Any) -> B
         sources=loaded.files if recipe.embed_source else None,
         embed_tests=recipe.embed_tests,
         numerics=recipe.numerics,
+        root=os.path.dirname(options.file),
     )
     build.log.notes += loaded.notes
     return build
@@ -315,7 +316,7 @@ def _warnings(build: Build) -> list[dict[str, Any]]:
         for image in build.images
         if isinstance(image, Image)
         for f in image.findings
-    ]
+    ] + [{"target": "", "code": "W807", "subject": name, "message": why} for name, why in build.log.untested]
 
 
 def _notes(notes: list[Note]) -> list[dict[str, Any]]:
@@ -434,7 +435,8 @@ def _summary(build: Build, record: Record, output: str, size: int, options: Opti
         click.echo(json.dumps(result, sort_keys=True))
     elif not options.quiet:
         for w in record.warnings:
-            click.echo(f"warning[{w['code']}]: {w['subject']} for {w['target']}: {w['message']}", err=True)
+            where = w["subject"] + (f" for {w['target']}" if w["target"] else "")
+            click.echo(f"warning[{w['code']}]: {where}: {w['message']}", err=True)
         counts = ", ".join(f"{name} ({count} kernel{'s' if count != 1 else ''})" for name, count in kernels.items())
         click.echo(f"{output}: {', '.join(functions)} for {counts}; {size:,} bytes")
     return {**result, "told": record.notes}

@@ -19,7 +19,7 @@ from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.interpret.tile_memory import ATOMICS, Memory, Shadow
 from tesseracc.interpret.tile_program import Steps
-from tesseracc.interpret.tile_races import Races, place
+from tesseracc.interpret.tile_races import Finding, Races, place
 from tesseracc.interpret.tile_values import TileValues
 from tesseracc.ir.types import BufType, LanesType, ScalarType, TileType, element, kind_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
@@ -159,11 +159,8 @@ class _Group(TileValues, Races):
             bad = active & ((index < 0) | (index >= shape[axis]))
             if bad.any():
                 lane = int(np.argmax(bad))
-                raise TesseraError(
-                    "E921",
-                    f"@{self.kernel.name}{place(op)}: index {int(index[lane])} of axis {axis} is outside "
-                    f"0..{shape[axis] - 1} (lane {lane})",
-                )
+                what = f"index {int(index[lane])} of axis {axis} is outside 0..{shape[axis] - 1} (lane {lane})"
+                raise Finding("E921", self.kernel, op, what)
             flat = flat * shape[axis] + np.where(active, index, 0)
         if memory.per_lane:
             flat = flat * self.size + np.arange(self.size)

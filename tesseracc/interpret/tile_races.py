@@ -18,6 +18,14 @@ def place(op: Op) -> str:
     return f" ({op.loc.file}:{op.loc.line})" if op.loc else ""
 
 
+class Finding(TesseraError):
+    """What an operation of a kernel does wrong to memory: `what` it is, and `op`, where it is."""
+
+    def __init__(self, code: str, kernel: Func, op: Op, what: str) -> None:
+        super().__init__(code, f"@{kernel.name}{place(op)}: {what}")
+        self.kernel, self.op, self.what = kernel, op, what
+
+
 class Races:
     """The checks of one group. Raises E922 for memory that nobody wrote, E923 for conflicts."""
 
@@ -35,7 +43,7 @@ class Races:
             return
         at, lanes, kind = flat[active], np.flatnonzero(active), list(ATOMICS).index(op.attrs["kind"])
         if not shadow.initialised[at].all():
-            raise TesseraError("E922", f"@{self.kernel.name}{place(op)}: reads memory of the group that nobody wrote")
+            raise Finding("E922", self.kernel, op, "reads memory of the group that nobody wrote")
         if self.in_map or memory.per_lane:
             return
         if not self.is_uniform(op):
@@ -66,7 +74,7 @@ class Races:
             return
         at = flat[active]
         if not shadow.initialised[at].all():
-            raise TesseraError("E922", f"@{self.kernel.name}{place(op)}: reads memory of the group that nobody wrote")
+            raise Finding("E922", self.kernel, op, "reads memory of the group that nobody wrote")
         if self.in_map or memory.per_lane:
             return
         lanes = np.flatnonzero(active)
@@ -106,7 +114,5 @@ class Races:
 
     def _race(self, op: Op, lane: int, other: int) -> None:
         whom = f"lane {other}" if other >= 0 else "another lane"
-        raise TesseraError(
-            "E923",
-            f"@{self.kernel.name}{place(op)}: lane {lane} and {whom} touch one element without a barrier between",
-        )
+        what = f"lane {lane} and {whom} touch one element without a barrier between"
+        raise Finding("E923", self.kernel, op, what)

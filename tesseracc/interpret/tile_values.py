@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from tessera_runtime.core.dtypes import np_dtype
-from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.tile_memory import ATOMICS, Memory
+from tesseracc.interpret.tile_races import Finding
 from tesseracc.ir.types import TileType, element, kind_of
-from tesseracc.ir.value import Op, Region, Value
+from tesseracc.ir.value import Func, Op, Region, Value
 
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +46,7 @@ def fold(values: Array, axis: int, kind: str, dtype: str) -> Array:
 class TileValues:
     """The operations of dialects/tile_values.py, for a class that keeps values of operands and one group's memory."""
 
+    kernel: Func
     values: dict[Value, Any]
     lanes: int
     #: copies under way: groups of them, the last one still open
@@ -131,13 +132,12 @@ class TileValues:
         shadow = memory.shadow
         if shadow is None:
             return
-        where = f" ({op.loc.file}:{op.loc.line})" if op.loc else ""
         if shadow.pending is not None and shadow.pending[flat].any():
-            raise TesseraError("E923", f"{op.name}{where}: touches memory that an unfinished copy still writes")
+            raise Finding("E923", self.kernel, op, "touches memory that an unfinished copy still writes")
         if written:
             shadow.initialised[flat] = True
         elif not shadow.initialised[flat].all():
-            raise TesseraError("E922", f"{op.name}{where}: reads memory of the group that nobody wrote")
+            raise Finding("E922", self.kernel, op, "reads memory of the group that nobody wrote")
 
     # -- copies ----------------------------------------------------------------------------------------------------
 

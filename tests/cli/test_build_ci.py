@@ -99,6 +99,78 @@ def test_digits_carry_their_tests(tesseracc: Runner, tmp_path: Path, capsys: pyt
     assert load_bundle(bundle).manifest.tests
 
 
+KERNEL = """import tessera as ts
+
+@ts.kernel(group=32)
+def bad({parameters}):
+    i = ts.tile.linear_id()
+{body}
+
+@ts.kernel
+def whole(x: ts.Tensor["128*G", ts.f32], y: ts.Tensor["128*G", ts.f32]):
+    i = ts.tile.linear_id()
+    y[i] = x[i] * 2
+"""
+VECTORS = 'x: ts.Tensor["N", ts.f32], y: ts.Tensor["N", ts.f32]'
+SHARED = "    s = ts.tile.alloc_shared((32,), ts.f32)\n"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "body", "code", "line", "text"),
+    [
+        (VECTORS, "    y[i] = x[i] * 2", "E216", 6, "`bad` at N = 5: index 5 of axis 0 is outside 0..4 (lane 5)"),
+        (VECTORS, "    if i <= N:\n        y[i] = x[i]", "E216", 7, "`bad` at N = 5: index 5 of axis 0"),
+        (VECTORS, SHARED + "    if i < N:\n        s[i % 32] = x[i]\n        y[i] = s[31 - i % 32]", "E217", 9,
+         "`bad` at N = 5: reads memory of the group that nobody wrote"),
+        (VECTORS.replace('"N"', "32"), SHARED + "    s[i] = x[i]\n    y[i] = s[31 - i]", "E215", 8,
+         "lane 0 and lane 31 touch one element without a barrier"),
+    ],
+)  # fmt: skip
+def test_a_fault_at_a_size_that_is_allowed_is_an_error(
+    tesseracc: Runner, tmp_path: Path, parameters: str, body: str, code: str, line: int, text: str
+) -> None:
+    path = tmp_path / "k.py"
+    path.write_text(KERNEL.format(parameters=parameters, body=body))
+    options = (path, "--arch", "x86-64-v2", "--no-cache", "-o", tmp_path / "k.tsb")
+    said = tesseracc("build", *options, "--embed-tests", "--json")
+    (error,) = json.loads(said.out)["errors"]
+    assert said.code == 3 and (error["code"], error["line"], error["file"]) == (code, line, str(path)), error
+    assert text in error["message"] and not (tmp_path / "k.tsb").exists()
+    assert "-->" in tesseracc("build", *options, "--embed-tests").err
+    assert tesseracc("build", *options).code == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "body", "text"),
+    [
+        (VECTORS + ', i0: ts.Tensor["N", ts.i32]', "    if i < N:\n        y[i] = x[i0[i] + 90]",
+         "not tested at N = 5 with random integers: index 9"),
+        ('x: ts.Tensor["N", 1048576, ts.f32]', "    if i < N:\n        x[i, 0] = 1.0",
+         "no tests: its inputs at N = 5 are too large"),
+    ],
+)  # fmt: skip
+def test_what_is_not_tested_is_a_warning(
+    tesseracc: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str], parameters: str, body: str, text: str
+) -> None:
+    """Indices that are drawn may be to blame; the other kernel, which declares multiples, has its tests."""
+    path, bundle = tmp_path / "k.py", tmp_path / "k.tsb"
+    path.write_text(KERNEL.format(parameters=parameters, body=body))
+    options = ("build", path, "--arch", "x86-64-v2", "--cache-dir", tmp_path / "cache", "--embed-tests", "-o", bundle)
+    for _ in range(2):  # built, and from the cache
+        said = tesseracc(*options)
+        assert said.code == 0 and f"warning[W807]: bad: {text}" in said.err
+    found = json.loads(tesseracc(*options, "--json").out)["warnings"]
+    assert found and all((w["code"], w["subject"], w["target"]) == ("W807", "bad", "") for w in found)
+    said = tesseracc(*options, "--diagnostics-format", "json")
+    assert {d["code"] for d in json.loads(said.out)["modules"][0]["diagnostics"]} == {"W807"}
+    tests = [t.function for t in load_bundle(bundle).manifest.tests]
+    assert tests.count("whole") == 2
+    assert run_main([str(bundle), "--validate", "--function", "whole"]) == 0
+    assert run_main([str(bundle), "--validate", "--function", "bad"]) == (0 if "bad" in tests else 2)
+    said_of = capsys.readouterr()
+    assert ("bad" in tests or "warning W807" in said_of.err) and "2 of 2" in said_of.out
+
+
 # -- check only, diagnostics -------------------------------------------------------------------------------------------
 
 
