@@ -93,8 +93,7 @@ def targets(name: str) -> tuple[str, ...]:
 
 
 #: not run to an end yet
-UNFINISHED = ("flash_attention_grad_q_64", "flash_attention_grad_kv_64", "seed_flash_attention")
-OPEN = {(f"{name}-bf16", "sm_90") for name in UNFINISHED}
+OPEN = {(f"flash_attention_grad_{of}_64-bf16", "sm_90") for of in ("q", "kv")}
 CLOSED = [(name, arch) for name in ORDERED for arch in targets(name) if (name, arch) not in OPEN]
 
 
