@@ -15,7 +15,7 @@ from tessera_runtime import guards
 from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import accepts, np_dtype
-from tessera_runtime.core.errors import DeviceError, InputError, about
+from tessera_runtime.core.errors import DeviceError, InputError, UsageError, about
 from tessera_runtime.core.manifest import Function, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
 from tessera_runtime.memory import aligned_empty
@@ -154,6 +154,7 @@ class BundleFunction:
 def _result(function: Function, output: Output, shape: tuple[int, ...], array: Any) -> NDArray[Any]:
     """An array that the caller gives for a result, checked."""
     where = f"{function.name}: the array for the result '{output.name}'"
+    guards.check_unmasked(where, array)
     if not isinstance(array, np.ndarray) or not accepts(output.dtype, array.dtype) or array.shape != shape:
         found = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError("E708", f"{where} is {found}, expected {guards.type_text(output.dtype, shape)}")
@@ -256,6 +257,36 @@ class Bundle(Mapping[str, BundleFunction]):
         return f"<tessera bundle {', '.join(self._functions)} on {self.device.name} ({self.target.name})>"
 
 
+def _check_options(
+    source: Any, device: Any, threads: Any, require_signature: Any, weights: Any, capture_graph: Any, graph_limit: Any
+) -> None:
+    """E801 for an argument of `load` that is nothing of the kind; what its value means is found out later."""
+    path = (str, os.PathLike)
+    keys = (bytes, *path)
+    several = isinstance(require_signature, (list, tuple, set, frozenset))
+    for name, value, fits, expected in (
+        ("source", source, isinstance(source, (*keys, bytearray, memoryview)) or _is_integer(source),
+         "a path, bytes or a file descriptor"),
+        ("device", device, isinstance(device, str) or (hasattr(device, "select") and hasattr(device, "load")),
+         "a device's name or a Device"),
+        ("threads", threads, threads is None or _is_integer(threads), "a number of threads or None"),
+        ("require_signature", require_signature,
+         require_signature is None or isinstance(require_signature, keys)
+         or (several and all(isinstance(item, keys) for item in require_signature)), "a key, a folder or a list"),
+        ("weights", weights, weights is None or isinstance(weights, path), "a folder or None"),
+        ("capture_graph", capture_graph, isinstance(capture_graph, bool) or capture_graph == "strict",
+         'True, False or "strict"'),
+        ("graph_limit", graph_limit, _is_integer(graph_limit) and graph_limit >= 1, "a number from 1"),
+    ):  # fmt: skip
+        if not fits:
+            shown = repr(value) if isinstance(value, (bool, int, float, str)) else f"a {type(value).__name__}"
+            raise UsageError("E801", f"load: {name} is {shown[:80]}, expected {expected}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def load(
     source: Any,
     device: str | Device = "cpu",
@@ -281,7 +312,10 @@ def load(
     With `capture_graph`, calls on a GPU run as CUDA graphs, one per function and extents, `graph_limit` at most; the
     one that was not used for longest is given up. `"strict"` refuses what would run otherwise (E909). Other devices
     have none, and ignore it unless it is strict.
+
+    Arguments of other types or values are E801.
     """
+    _check_options(source, device, threads, require_signature, weights, capture_graph, graph_limit)
     if require_signature is None and "TESSERA_REQUIRE_SIGNATURE" not in os.environ:
         require_signature = ()
     file = BundleFile(source, verify_weights=verify_weights, require_signature=require_signature, weights=weights)

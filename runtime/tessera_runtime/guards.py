@@ -11,7 +11,7 @@ from tessera_runtime.core.errors import InputError, TesseraError
 from tessera_runtime.core.manifest import Dim, Function, Guard, Input
 from tessera_runtime.core.shapeexpr import evaluate, symbols_of, to_infix
 
-__all__ = ["arrange", "scalar_bits", "scalar_extents", "signature", "solve", "tensor", "type_text"]
+__all__ = ["arrange", "check_unmasked", "scalar_bits", "scalar_extents", "signature", "solve", "tensor", "type_text"]
 
 Importer = Callable[[Any, str], Any]
 
@@ -66,6 +66,7 @@ def tensor(function: Function, item: Input, value: Any, importer: Importer | Non
     import numpy as np
 
     where = f"{function.name}: input '{item.name}'"
+    check_unmasked(where, value)
     if importer is not None and not isinstance(value, np.ndarray):
         found = importer(value, where)
         if found is not None:
@@ -88,6 +89,12 @@ def tensor(function: Function, item: Input, value: Any, importer: Importer | Non
             )
     _check_type(where, item, value, accepts(item.dtype, value.dtype), value.dtype)
     return value
+
+
+def check_unmasked(where: str, value: Any) -> None:
+    """E708 for a masked array: no function knows which elements count."""
+    if hasattr(value, "mask") and hasattr(value, "fill_value"):
+        raise InputError("E708", f"{where} is a masked array", help="give an array: x.filled(0), or x.data")
 
 
 def _check_type(where: str, item: Input, value: Any, fits: bool, dtype: Any) -> None:

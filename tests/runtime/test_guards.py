@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -122,3 +124,28 @@ def test_scalar_bits_of_special_values() -> None:
     assert scalar_bits(function, function.inputs[0], float("inf")) == 0x7C00
     assert scalar_bits(function, function.inputs[0], 65519.99) == 0x7BFF
     assert scalar_bits(function, function.inputs[0], True) == 0x3C00
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", 3), ("device", None), ("threads", "2"), ("threads", 1.5), ("threads", True), ("weights", 3),
+        ("require_signature", 3), ("require_signature", [3]), ("graph_limit", -1), ("graph_limit", 0),
+        ("graph_limit", True), ("capture_graph", "lazily"), ("source", None), ("source", True), ("source", 1.5),
+    ],
+)  # fmt: skip
+def test_arguments_of_load(name: str, value: object) -> None:
+    given: dict[str, Any] = {"source": bundle_bytes(), name: value}
+    with pytest.raises(tessera_runtime.UsageError, match=f"load: {name} is ") as caught:
+        tessera_runtime.load(**given)
+    assert caught.value.code == "E801"
+    assert tessera_runtime.load(bundle_bytes(), threads=np.int64(1), graph_limit=1, require_signature=()).functions
+
+
+def test_masked_arrays_are_refused(bundle: tessera_runtime.Bundle) -> None:
+    """What is masked would count: the function sees the data alone."""
+    for masked in (np.ma.masked_array(f32(3), mask=[0, 1, 0]), np.ma.masked_array(f32(3))):
+        for arguments in ((masked, f32(3)), (f32(3), masked)):
+            with pytest.raises(tessera_runtime.InputError, match="is a masked array") as caught:
+                bundle["saxpy"](2.0, *arguments)
+            assert caught.value.code == "E708"
