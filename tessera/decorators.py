@@ -16,6 +16,7 @@ from typing import Any, cast, overload
 
 import numpy as np
 
+from tessera import definition
 from tessera.annotations import check_state, is_state, leaf_spec, spec_tree, with_specs
 from tessera.derivatives.gradients import body_of
 from tessera.errors import SourceError, Span, did_you_mean, marks_entry, user_span
@@ -176,17 +177,27 @@ class Function(_Entry):
                 return found
 
             if specs is not None:
-                value = loaded(parameter.annotation, with_specs(name, specs, value, fitted, f"`{self.name}`"))
+                try:
+                    value = loaded(parameter.annotation, with_specs(name, specs, value, fitted, f"`{self.name}`"))
+                except SourceError as error:
+                    raise self._placed(error, lambda python, name=name: definition.parameter(python, name)) from None
             bound.arguments[name] = value
         given = dict(bound.arguments)
         with body_of(self.python) as body:
             bound.arguments.update({name: body.watch(value) for name, value in bound.arguments.items()})
             result = body.release(self.python(*bound.args, **bound.kwargs))
-        result = self._returned(result, env)
         states = [name for name, p in self.signature.parameters.items() if is_state(p.annotation)]
-        if states:
-            check_state(states, given, result, f"`{self.name}`")
+        try:
+            result = self._returned(result, env)
+            if states:
+                check_state(states, given, result, f"`{self.name}`")
+        except SourceError as error:
+            raise self._placed(error, definition.returned) from None
         return result
+
+    def _placed(self, error: SourceError, place: Callable[[Callable[..., Any]], Span]) -> SourceError:
+        """The error at its place in this function, unless it has that of the call: a compiler calls from nowhere."""
+        return error.at(place(self.python)) if error.span is None else error
 
     def _tensor(self, name: str, spec: TensorSpec, value: Any) -> Tensor:
         if isinstance(value, (int, float)) and spec.dims == ():

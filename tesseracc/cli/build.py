@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
     from tesseracc.cache import Cache, Record
     from tesseracc.driver import Build
-    from tesseracc.ir.pipeline import Note
     from tesseracc.ir.value import Module
     from tesseracc.recipe import Loaded, Recipe
 
@@ -154,8 +153,13 @@ def _reported(options: Options) -> None:
 
     try:
         result = _run(options)
-        told = [Diagnostic("warning", w["code"], w["message"], target=w["target"]) for w in result["warnings"]]
         folder = Path(options.file).parent
+        told = [
+            Diagnostic("warning", w["code"], w["message"], file=str(folder / w["file"]) if w["file"] else "",
+                       line=w["line"], column=w["column"], end_line=w["line"] if w["end_column"] else 0,
+                       end_column=w["end_column"], target=w["target"])
+            for w in result["warnings"]
+        ]  # fmt: skip
         if options.notes:
             told += [
                 Diagnostic("note", "", n["message"], file=str(folder / n["file"]) if n["file"] else "", line=n["line"])
@@ -173,6 +177,7 @@ def _run(options: Options) -> dict[str, Any]:
     """Does it; what is to be told in the end."""
     from tessera_runtime.core.errors import UsageError
     from tessera_runtime.core.files import check_apart, check_output
+    from tesseracc.cli.remarks import show_warnings, warnings
     from tesseracc.driver import DEFAULT_TARGETS
     from tesseracc.recipe import Recipe, load_recipe
 
@@ -207,7 +212,7 @@ def _run(options: Options) -> dict[str, Any]:
 
         files = emit_c(build, options.file, options.output, bool(options.archs))
         progress("")
-        result: dict[str, Any] = {"files": files, "warnings": [], "told": []}
+        result: dict[str, Any] = {"files": files, "warnings": warnings(loaded.notes), "told": []}
         if options.as_json:
             import json
 
@@ -216,7 +221,7 @@ def _run(options: Options) -> dict[str, Any]:
             click.echo("\n".join(files))
     elif options.emit is not None:
         listings = _listings(build, options.emit, targets, options.locations)
-        result = {"emit": options.emit, "listings": listings, "warnings": [], "told": []}
+        result = {"emit": options.emit, "listings": listings, "warnings": warnings(loaded.notes), "told": []}
         progress("")
         _print(result, options.as_json)
     elif options.check_only:
@@ -236,6 +241,8 @@ def _run(options: Options) -> dict[str, Any]:
         progress("")
         result = _summary(build, record, output, size, options)
     result["told"] = [{"message": remark, "file": "", "line": 0} for remark in loaded.remarks] + result["told"]
+    if not options.quiet:
+        show_warnings(result["warnings"], Path(options.file).parent)
     if options.notes and not options.quiet:
         for note in result["told"][len(loaded.remarks) :]:
             where = f" ({note['file']}:{note['line']})" if note["file"] else ""
@@ -289,9 +296,10 @@ def _build(loaded: Loaded, recipe: Recipe, options: Options, progress: Any) -> B
 def _cached(build: Build, loaded: Loaded, recipe: Recipe, options: Options, cache: Cache | None) -> Record:
     """The bundle and what is told of it, from the cache or made now and put there."""
     from tesseracc.cache import Record, key_of
+    from tesseracc.cli.remarks import notes
 
     def make() -> Record:
-        return Record(build.bundle(), _warnings(build), _notes(build.log.notes))
+        return Record(build.bundle(), _findings(build), notes(build.log.notes))
 
     if cache is None:
         return make()
@@ -308,21 +316,14 @@ def _cached(build: Build, loaded: Loaded, recipe: Recipe, options: Options, cach
     return record
 
 
-def _warnings(build: Build) -> list[dict[str, Any]]:
+def _findings(build: Build) -> list[dict[str, Any]]:
+    from tesseracc.cli.remarks import finding
+    from tesseracc.codegen.findings import Finding
     from tesseracc.codegen.image import Image
 
-    return [
-        {"target": image.arch.name, "code": f.code, "subject": f.subject, "message": f.text}
-        for image in build.images
-        if isinstance(image, Image)
-        for f in image.findings
-    ] + [{"target": "", "code": "W807", "subject": name, "message": why} for name, why in build.log.untested]
-
-
-def _notes(notes: list[Note]) -> list[dict[str, Any]]:
-    return [
-        {"message": n.message, "file": n.loc.file if n.loc else "", "line": n.loc.line if n.loc else 0} for n in notes
-    ]
+    images = [image for image in build.images if isinstance(image, Image)]
+    found = [finding(image.arch.name, f) for image in images for f in image.findings]
+    return found + [finding("", Finding("W807", name, why)) for name, why in build.log.untested]
 
 
 def _having(targets: tuple[Arch, ...], level: str | None) -> tuple[Arch, ...]:
@@ -389,11 +390,13 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 
 def _checked(build: Build, options: Options) -> dict[str, Any]:
     """What --check-only says of a module without errors."""
+    from tesseracc.cli.remarks import notes, warnings
+
     kernels = {arch.name: len(build.target(arch).of_kind("target.func")) for arch in build.archs}
     functions = [p.name for p in build.tile(build.archs[0]).of_kind("tile.program")]
-    told = _notes(build.log.notes)
+    told = notes(build.log.notes)
     result = {
-        "bundle": None, "functions": functions, "kernels": kernels, "warnings": [],
+        "bundle": None, "functions": functions, "kernels": kernels, "warnings": warnings(build.log.notes),
         "notes": [note["message"] for note in told],
     }  # fmt: skip
     if options.as_json:
@@ -416,6 +419,7 @@ def _write_apart(output: str, data: bytes) -> int:
 
 def _summary(build: Build, record: Record, output: str, size: int, options: Options) -> dict[str, Any]:
     from tessera_runtime.bundle import BundleFile
+    from tesseracc.cli.remarks import warnings
 
     manifest = BundleFile(record.data).manifest
     kernels = {target.name: len(target.kernels) for target in manifest.targets}
@@ -425,7 +429,7 @@ def _summary(build: Build, record: Record, output: str, size: int, options: Opti
         "bytes": size,
         "functions": functions,
         "kernels": kernels,
-        "warnings": record.warnings,
+        "warnings": [*warnings(build.log.notes), *record.warnings],
         "seconds": {stage: round(value, 4) for stage, value in build.log.seconds.items()},
         "notes": [note["message"] for note in record.notes],
     }
@@ -434,9 +438,6 @@ def _summary(build: Build, record: Record, output: str, size: int, options: Opti
 
         click.echo(json.dumps(result, sort_keys=True))
     elif not options.quiet:
-        for w in record.warnings:
-            where = w["subject"] + (f" for {w['target']}" if w["target"] else "")
-            click.echo(f"warning[{w['code']}]: {where}: {w['message']}", err=True)
         counts = ", ".join(f"{name} ({count} kernel{'s' if count != 1 else ''})" for name, count in kernels.items())
         click.echo(f"{output}: {', '.join(functions)} for {counts}; {size:,} bytes")
     return {**result, "told": record.notes}

@@ -38,10 +38,8 @@ def location(span: Span, root: str | None) -> Loc:
 
 
 def notes(kernel: KernelDef, root: str | None = None) -> list[Note]:
-    """What the rules of the language decided, for `--notes`; a warning carries its code in front."""
-    return [
-        Note(n.message if n.code is None else f"{n.code}: {n.message}", location(n.span, root)) for n in kernel.notes
-    ]
+    """What the rules of the language decided, for `--notes`, and the warnings, which have codes."""
+    return [Note(n.message, location(n.span, root), n.code or "") for n in kernel.notes]
 
 
 def _buf(buffer: Buffer) -> BufType:

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from tessera import definition
 from tessera import types as lang
 from tessera.decorators import Function
 from tessera.dtypes import as_dtype
-from tessera.errors import SourceError, Span, user_calls
+from tessera.errors import SourceError, SourceErrors, Span, user_calls
 from tessera.interpreters import Interpreter, interpret
 from tessera.numerics import Policy
 from tessera.operator import Operator
@@ -156,8 +157,9 @@ def trace(
     """
     root = root if root is not None else os.path.dirname(fn.file)
     tracer = Tracer(_global_names(fn), root)
-    place = Span(fn.file, fn.line)
+    place, end = definition.header(fn.python), definition.returned(fn.python)
     _check_form(fn, place)
+    errors: list[SourceError] = []
     args: list[Any] = []
     named: dict[str, Any] = {}
     params: list[Value] = []
@@ -165,26 +167,32 @@ def trace(
     for parameter in fn.parameters:
         value = None if static is None else static.get(parameter.name)
         if static is None or parameter.name not in static:
-            declared = (types or {}).get(parameter.name) or _declared(fn, parameter, place)
             value = parameter.default
-            if declared is not None:
-                value = _arguments(tracer, params, parameter.name, declared, place)
+            try:
+                declared = (types or {}).get(parameter.name) or _declared(fn, parameter)
+                if declared is not None:
+                    here = definition.parameter(fn.python, parameter.name)
+                    value = _arguments(tracer, params, parameter.name, declared, here)
+            except SourceError as error:
+                errors.append(error.at(definition.parameter(fn.python, parameter.name)))
         if parameter.state:
             held += flatten_with_names(value, parameter.name)[0]
         if parameter.kind is parameter.kind.KEYWORD_ONLY:
             named[parameter.name] = value
         else:
             args.append(value)
+    if errors:
+        raise SourceErrors(errors) if len(errors) > 1 else errors[0]
     with interpret(tracer), collect_assumptions() as assumed:
         with user_code(Path(fn.file), "E105", f"`{fn.name}`"):
             result = fn.invoke(*args, **named)
-        leaves, tree = _leaves(fn, result, place)
-        yields = [_output(tracer, fn, leaf, place) for _, leaf in leaves]
+        leaves, tree = _leaves(fn, result, end)
+        yields = [_output(tracer, fn, leaf, end) for _, leaf in leaves]
     outputs = _output_names([path for path, _ in leaves])
     if len(set(outputs)) < len(outputs):
         twice = next(name for i, name in enumerate(outputs) if name in outputs[:i])
-        raise SourceError("E317", f"two results of `{fn.name}` are named `{twice}`", span=place)
-    _check_sizes(fn, params, yields, place)
+        raise SourceError("E317", f"two results of `{fn.name}` are named `{twice}`", span=end)
+    _check_sizes(fn, params, yields, end)
     attrs: dict[str, Any] = {"doc": " ".join((fn.__doc__ or "").split()), "outputs": outputs}
     if assumed:
         attrs = {"assume": tuple((a.value, a.divisor) for a in assumed), **attrs}
@@ -252,7 +260,7 @@ def _leaves(fn: Function, result: Any, place: Span) -> tuple[list[tuple[str, Any
     return leaves, tree
 
 
-def _declared(fn: Function, parameter: Any, place: Span) -> Any:
+def _declared(fn: Function, parameter: Any) -> Any:
     """A parameter's type, or tree of types, by its annotation; None for one that keeps its default. Raises E307 where
     neither says."""
     if parameter.tree is not None:
@@ -270,7 +278,6 @@ def _declared(fn: Function, parameter: Any, place: Span) -> Any:
         "E307",
         f"the type of parameter `{parameter.name}` of `{fn.name}` is not known",
         help=f'annotate it (ts.Tensor["N", ts.f32]) or build with --input-spec {parameter.name}=f32[N]',
-        span=place,
     )
 
 

@@ -25,10 +25,11 @@ from tesseracc.ir.verify import verify
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something the compiler decided that a user may want to know (`--notes`)."""
+    """Something the compiler decided that a user may want to know (`--notes`); with a code, a warning."""
 
     message: str
     loc: Loc | None = None
+    code: str = ""
 
 
 @dataclass(slots=True)

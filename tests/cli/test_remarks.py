@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,95 @@ def test_shared_memory_of_a_size_that_nothing_says(tesseracc: Runner, tmp_path: 
     assert said.code == 3 and "error[E221]: the extent `n` of the shared memory `s`" in said.err
     assert "k.py:5:9" in said.err and said.err.rstrip().endswith("--specialize n=128")
     assert tesseracc("build", path, "--arch", arch, "--check-only", "--specialize", "n=100").code == 0
+
+
+UNUSED = """import tessera as ts
+
+
+@ts.kernel
+def twice(
+    x: ts.Tensor["N", ts.f32],
+    forgotten: ts.Tensor["N", ts.f32],
+):
+    s = ts.tile.alloc_shared((8,), ts.f32)
+    x[i : i + 64] = x[i : i + 64] * 2.0
+"""
+WARNINGS = [("W202", 9), ("W207", 7)]
+
+
+@pytest.mark.parametrize("more", [["--check-only"], ["--emit", "tile"], ["--cache-dir", "c"]], ids=" ".join)
+def test_warnings_of_kernels_are_seen_without_asking(tesseracc: Runner, tmp_path: Path, more: list[str]) -> None:
+    path = tmp_path / "k.py"
+    path.write_text(UNUSED)
+    more = [str(tmp_path / m) if m == "c" else m for m in more]
+    for _ in range(2):  # the second finds the first in the cache
+        said = tesseracc("build", path, "--arch", "x86-64-v2", *more)
+        assert said.code == 0 and "warning[W207]: `forgotten` is neither read nor written" in said.err
+        assert "k.py:7:5" in said.err and '    forgotten: ts.Tensor["N", ts.f32],' in said.err
+        assert said.err.count("warning[W") == len(WARNINGS)
+    if "--emit" not in more:
+        told = json.loads(tesseracc("build", path, "--arch", "x86-64-v2", "--json", *more).out)
+        assert sorted((w["code"], w["line"]) for w in told["warnings"]) == WARNINGS
+        assert not any("forgotten" in note for note in told["notes"])
+        report = tesseracc("build", path, "--arch", "x86-64-v2", "--diagnostics-format", "json", *more)
+        found = json.loads(report.out)["modules"][0]["diagnostics"]
+        assert sorted((d["code"], d["line"]) for d in found if d["level"] == "warning") == WARNINGS
+
+
+FUNCTIONS = '''import tessera as ts
+
+@ts.function
+def declared(x: ts.Tensor["N", ts.f32]) -> ts.Tensor["N", ts.i32]:
+    y = x + 1
+    return y * 2
+
+@ts.function
+def forgets(
+    w: ts.State[ts.Tensor["N", ts.f32]],
+    x: ts.Tensor["N", ts.f32],
+):
+    def inner():
+        return w
+    return {"y": inner() + x}
+
+@ts.function
+def widens(w: ts.State[ts.Tensor["N", ts.f32]]):
+    if w.ndim == 2:
+        return {"w": w}
+    return {"w": w.astype(ts.f64)}
+
+@ts.function
+def untyped(x,
+            y: ts.Tensor["N", ts.f32],
+            z):
+    return x + y + z
+
+@ts.function
+def takes(x: ts.Tensor["N", 4, ts.f32]):
+    return x
+
+@ts.function
+def text(x: ts.Tensor["N", ts.f32]):
+    return x, "no"
+'''
+
+
+@pytest.mark.parametrize(("entry", "more", "code", "places"), [
+    ("declared", [], "E317", ["6:5 return y * 2"]),
+    ("forgets", [], "E317", ['15:5 return {"y": inner() + x}']),
+    ("widens", [], "E317", ['18:1 def widens(w: ts.State[ts.Tensor["N", ts.f32]]):']),
+    ("untyped", [], "E307", ["24:13 x", "26:13 z"]),
+    ("takes", ["--input-spec", "x=f32[N, 5]"], "E307", ['30:11 x: ts.Tensor["N", 4, ts.f32]']),
+    ("text", [], "E317", ['35:5 return x, "no"']),
+])  # fmt: skip
+def test_errors_of_a_signature_are_at_what_they_mean(
+    tesseracc: Runner, tmp_path: Path, entry: str, more: list[str], code: str, places: list[str]
+) -> None:
+    path = tmp_path / "f.py"
+    path.write_text(FUNCTIONS)
+    said = tesseracc("build", path, "--entry", entry, "--check-only", "--diagnostics-format", "json", *more)
+    found = json.loads(said.out)["modules"][0]["diagnostics"]
+    assert said.code == 3 and {d["code"] for d in found} == {code}
+    lines = FUNCTIONS.splitlines()
+    marked = [lines[d["line"] - 1][d["column"] - 1 : d["end_column"] - 1] for d in found]
+    assert [f"{d['line']}:{d['column']} {text}" for d, text in zip(found, marked, strict=True)] == places
