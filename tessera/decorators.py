@@ -180,7 +180,8 @@ class Function(_Entry):
                 try:
                     value = loaded(parameter.annotation, with_specs(name, specs, value, fitted, f"`{self.name}`"))
                 except SourceError as error:
-                    raise self._placed(error, lambda python, name=name: definition.parameter(python, name)) from None
+                    # a call of the compiler has no place in the user's program: the parameter has
+                    raise error if error.span else error.at(definition.parameter(self.python, name)) from None
             bound.arguments[name] = value
         given = dict(bound.arguments)
         with body_of(self.python) as body:
@@ -192,12 +193,8 @@ class Function(_Entry):
             if states:
                 check_state(states, given, result, f"`{self.name}`")
         except SourceError as error:
-            raise self._placed(error, definition.returned) from None
+            raise error if error.span else error.at(definition.returned(self.python)) from None
         return result
-
-    def _placed(self, error: SourceError, place: Callable[[Callable[..., Any]], Span]) -> SourceError:
-        """The error at its place in this function, unless it has that of the call: a compiler calls from nowhere."""
-        return error.at(place(self.python)) if error.span is None else error
 
     def _tensor(self, name: str, spec: TensorSpec, value: Any) -> Tensor:
         if isinstance(value, (int, float)) and spec.dims == ():

@@ -26,7 +26,7 @@ from tessera.kernel.operands import (
 from tessera.kernel.report import fail
 from tessera.kernel.tile_operands import TileOp
 from tessera.kernel.tree import Binary, Broadcast, Cast, Elem, Read, Unary
-from tessera.kernel.vocabulary import ELEMENTWISE, PLACES, UNARY, Namespace, Word, known_words, word_of
+from tessera.kernel.vocabulary import ELEMENTWISE, PLACES, UNARY, Namespace, Word, suggestion, word_of
 
 __all__ = ["Calls"]
 
@@ -132,7 +132,7 @@ class Calls(Expressions):
             help = (
                 "a loop over range() stands in a `for` statement"
                 if "range" in name
-                else f"kernels know {', '.join(known_words(Namespace('tessera.tile')))}"
+                else suggestion(Namespace("tessera.tile"), name if name != "unsupported" else word.shown)
             )
             raise fail("E204", f"`{word.shown}` cannot be called here", span, help)
         result: Operand = method(word.shown, args, kwargs, span)

@@ -109,8 +109,11 @@ def find_domains(
             dim = buffer.dims[at + skip]
             domain = found.setdefault(name, Domain(name, dim, buffer.axis(at + skip), width, item))
             if not known_equal(domain.dim, dim) or ast.dump(domain.width) != ast.dump(width):
+                seen, axis = domain.places[0]
                 raise fail("E211", f"`{name}` runs over `{domain.dim}` by {ast.unparse(domain.width)} in one slice, "
-                                   f"and over `{dim}` by {ast.unparse(width)} here", span(item))  # fmt: skip
+                                   f"and over `{dim}` by {ast.unparse(width)} here", span(item),
+                           f"it slices axis {axis} of `{seen}` at line {span(domain.first).line}: a name is of one dim "
+                           "and width; put the slices in the order of the axes, or take another name")  # fmt: skip
             domain.places.append((buffer.name, at + skip))
     for node in _subscripts(body):
         if id(node) in stores and isinstance(node.value, ast.Name) and node.value.id in buffers:

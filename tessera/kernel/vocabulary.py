@@ -89,6 +89,9 @@ REFUSED = {
     "atomic_cas": "what it finds depends on the order of lanes: write atomic_min or atomic_max, or let one lane store",
 }  # fmt: skip
 
+#: where the words are listed
+KNOWN = "specs/kernel.md lists the words of kernels; anything else stands in a function, outside of the kernel"
+
 #: words of tiles that `ts` has too
 _BOTH = frozenset({"sum", "matmul", "zeros", "full", "arange", "transpose"})
 
@@ -151,4 +154,4 @@ def suggestion(space: Namespace, name: str) -> str:
     """A help line for an unknown word."""
     if space.name == "tessera.tile" and name in REFUSED:
         return REFUSED[name]
-    return did_you_mean(name, known_words(space)) or f"kernels know {', '.join(known_words(space))}"
+    return did_you_mean(name, known_words(space)) or KNOWN

@@ -9,8 +9,8 @@ from tessera.kernels.norms import ROWS
 def cross_entropy(T):
     """`cross_entropy(x, label, loss)`: loss = log(sum(exp(x))) - x[label] of each row of x[M, N], in f32.
 
-    x is of type T; label[M] is i32. A row whose label is negative has the loss 0. Maximum, sum and the labelled logit
-    are found in one pass (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+    x is of type T; label[M] is i32. A row whose label is outside [0, N) has the loss 0. Maximum, sum and the labelled
+    logit are found in one pass (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
     """
 
     @ts.kernel.autotune(space=ROWS)
@@ -28,7 +28,8 @@ def cross_entropy(T):
                 top = top_new
                 labelled = ts.tile.arange(BN)[None, :] + c == want[:, None]
                 hit += ts.tile.row_sum(ts.tile.where(labelled, t, 0.0))
-            loss[r : r + BM] = ts.tile.where(want < 0, 0.0, top + ts.tile.log(total) - hit)
+            outside = (want < 0) | (want >= N)
+            loss[r : r + BM] = ts.tile.where(outside, 0.0, top + ts.tile.log(total) - hit)
         return loss
 
     return cross_entropy

@@ -37,9 +37,9 @@ def softmax_grad(T):
 
 @family
 def cross_entropy_grad(T):
-    """`cross_entropy_grad(x, label, dloss, dx)`: dx = (softmax(x) - one_hot(label)) dloss, 0 where a label is negative.
+    """`cross_entropy_grad(x, label, dloss, dx)`: dx = (softmax(x) - one_hot(label)) dloss.
 
-    x and dx are [M, N] of type T, label is i32[M], dloss f32[M].
+    It is 0 where a label is outside [0, N). x and dx are [M, N] of type T, label is i32[M], dloss f32[M].
     """
 
     @ts.kernel.autotune(space=ROWS)
@@ -51,7 +51,7 @@ def cross_entropy_grad(T):
     ) -> ts.Tensor["M", "N", T]:
         for r in ts.tile.range(0, M, BM):
             want = label[r : r + BM]
-            factor = ts.tile.where(want < 0, 0.0, dloss[r : r + BM])
+            factor = ts.tile.where((want < 0) | (want >= N), 0.0, dloss[r : r + BM])
             top = ts.tile.full((BM,), -float("inf"))
             total = ts.tile.zeros((BM,))
             for c in range(0, N, BN):

@@ -58,6 +58,7 @@ def differences(a: BundleFile, b: BundleFile) -> list[Change]:
         return []
     found = list(_compare((), meaning(a), meaning(b)))
     found += _entries(a, b, found)
+    found += _order(a, b)
     return found or [Change(("manifest",), "changed", a.digest, b.digest)]
 
 
@@ -73,6 +74,14 @@ def _entries(a: BundleFile, b: BundleFile, found: list[Change]) -> Iterator[Chan
         name = change.path[0]
         if name in owners and owners[name] not in explained:
             yield Change(("entries", name), change.kind, _short(before.get(name)), _short(after.get(name)))
+
+
+def _order(a: BundleFile, b: BundleFile) -> Iterator[Change]:
+    """Lists of the same names in another order, of which `meaning` knows nothing."""
+    for part in ("functions", "constants", "targets", "tests"):
+        before, after = ([item.name for item in getattr(f.manifest, part)] for f in (a, b))
+        if before != after and sorted(before) == sorted(after):
+            yield Change((part, "order"), "changed", ", ".join(before), ", ".join(after))
 
 
 def _short(digests: list[str] | None) -> str | None:

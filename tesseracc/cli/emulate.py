@@ -50,6 +50,9 @@ def command(
     \b
     tesseracc emulate k.ptx --grid 2,1,1 --block 128,1,1 --arg @x.npy --arg @y.npy --arg i32=201 --output 1=@y_out.npy
 
+    A kernel that tesseracc built takes the tensors and scalars of its signature in order, then its dims (i64) by name;
+    `tesseracc inspect` shows them as k(x, y, a, M, N).
+
     Buffers are written whatever was found. Exit codes: 0, 2 usage (the kernel's name, a dimension, an argument, a
     file), 6 there are findings, or the PTX is not understood.
     """

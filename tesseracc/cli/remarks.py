@@ -31,7 +31,7 @@ def warnings(found: Iterable[Note]) -> list[dict[str, Any]]:
 
 
 def finding(target: str, found: Finding) -> dict[str, Any]:
-    """A warning about a kernel of a target, or a function of all: it has no place in the program."""
+    """A warning about a kernel of a target or a function of all: it has no place in the program."""
     return {
         "target": target, "code": found.code, "subject": found.subject, "message": found.text,
         "file": "", "line": 0, "column": 0, "end_column": 0,

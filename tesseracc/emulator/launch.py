@@ -219,7 +219,10 @@ def launch(
                    strict, halt)  # fmt: skip
     params = state.program.kernel.params
     if len(args) != len(params):
-        raise EmulatorError("E942", f"`{kernel}` takes {len(params)} arguments, got {len(args)}")
+        wanted = ", ".join(f"{param.name} .{param.type}" for param in params)
+        raise EmulatorError(
+            "E942", f"`{kernel}` takes {len(params)} arguments, got {len(args)}", help=f"in order: {wanted}"
+        )
     buffers: list[tuple[Array, int]] = []
     try:
         check_memory(state.program.module.target, state.shared_size, state.local_size)

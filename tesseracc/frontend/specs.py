@@ -12,6 +12,7 @@ from tessera.pytree import flatten
 from tessera.types import TensorType
 from tessera_runtime.core.errors import UsageError
 
+SIZE_DIGITS = 18  # of a size on the command line, so that it is an i64
 Specs = dict[str, dict[str, TensorType]]
 
 
@@ -59,11 +60,23 @@ def parse_variants(texts: Sequence[str]) -> list[dict[str, int]]:
         variant: dict[str, int] = {}
         for part in text.split(","):
             name, _, number = part.partition("=")
-            if not name.isidentifier() or not number.isdecimal() or len(number) > 18 or name in variant:
-                raise UsageError("E801", f"cannot use --specialize {text!r}", help="write D=64 or B=1,S=512")
+            reason = _unusable(name, number, variant)
+            if reason:
+                raise UsageError("E801", f"cannot use --specialize {text!r}: {reason}", help="write D=64 or B=1,S=512")
             variant[name] = int(number)
         found.append(variant)
     return found
+
+
+def _unusable(name: str, number: str, variant: Mapping[str, int]) -> str:
+    """Why a part NAME=NUMBER of a variant cannot be used; "" where it can."""
+    if not name.isidentifier():
+        return f"{name!r} is no name of a dim"
+    if not number.isdecimal():
+        return f"{number!r} is no size"
+    if len(number) > SIZE_DIGITS:
+        return f"a size has at most {SIZE_DIGITS} digits"
+    return f"`{name}` has two sizes" if name in variant else ""
 
 
 def _parameters(entry: Function | Kernel) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import linecache
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -122,8 +124,43 @@ def user_error(error: BaseException, file: Path, code: str) -> SourceError:
         while last.tb_next is not None:
             last = last.tb_next
         known = [*last.tb_frame.f_locals, *last.tb_frame.f_globals]
-    help = did_you_mean(str(name), known) if known else None
+    if isinstance(error, AttributeError) and error.obj is tessera:
+        help = _spelling(str(name))
+    elif isinstance(error, TypeError) and "does not support ufuncs" in str(error):
+        help = numpy_help(_called(span))
+    else:
+        help = did_you_mean(str(name), known) if known else None
     return SourceError(code, _summary(error), span=span, calls=calls, help=help)
+
+
+def numpy_help(name: str) -> str:
+    """What to write instead of NumPy's function `name`, "" where that is not known."""
+    return _spelling(name) or "NumPy's functions do not take traced tensors: use those of ts, such as ts.exp"
+
+
+def _spelling(name: str) -> str | None:
+    """The public function of that name, in `ts` or one of its modules, else the nearest."""
+    from difflib import get_close_matches  # a slow import, needed for errors only
+
+    spaces = {"ts": tessera, **{f"ts.{part}": getattr(tessera, part) for part in ("nn", "random", "optim")}}
+    known = {
+        f"{space}.{word}": word for space, module in spaces.items()
+        for word in getattr(module, "__all__", dir(module)) if not word.startswith("_")
+    }  # fmt: skip
+    same = [full for full, word in known.items() if word == name]
+    if same:
+        return f"use {same[0]}"
+    near = get_close_matches(name, sorted(known.values()), n=1, cutoff=0.6)
+    return f"did you mean `{next(full for full, word in known.items() if word == near[0])}`?" if near else None
+
+
+def _called(span: Span) -> str:
+    """The name of the function of NumPy that is called at the place, "" where it is not one alone."""
+    text = linecache.getline(span.file, span.line)
+    if span.end_line == span.line and span.end_col > span.col:
+        text = text[span.col : span.end_col]
+    found = set(re.findall(r"\b(?:np|numpy)\.(\w+)\(", text))
+    return found.pop() if len(found) == 1 else ""
 
 
 def _summary(error: BaseException) -> str:

@@ -39,6 +39,14 @@ def test_equal(tesseracc: Runner, tmp_path: Path) -> None:
     assert json.loads(tesseracc("diff", a, b, "--json").out)["equal"]
 
 
+def test_another_order_of_targets_is_named(tesseracc: Runner, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "src")
+    a = build(tesseracc, source, tmp_path / "a.tsb", *CPU, "--arch", "x86-64-v2")
+    b = build(tesseracc, source, tmp_path / "b.tsb", "--arch", "x86-64-v2", *CPU)
+    said = tesseracc("diff", a, b)
+    assert said.code == 1 and said.out == "~ targets / order: x86-64-v3, x86-64-v2 -> x86-64-v2, x86-64-v3\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "found", "spared"),
     [

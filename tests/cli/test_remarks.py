@@ -127,3 +127,50 @@ def test_errors_of_a_signature_are_at_what_they_mean(
     lines = FUNCTIONS.splitlines()
     marked = [lines[d["line"] - 1][d["column"] - 1 : d["end_column"] - 1] for d in found]
     assert [f"{d['line']}:{d['column']} {text}" for d, text in zip(found, marked, strict=True)] == places
+
+
+@pytest.mark.parametrize(("call", "code", "help"), [
+    ("np.exp(x) + 1", "E105", "use ts.exp"),
+    ("np.concatenate([x, x])", "E309", "use ts.concatenate"),
+    ("np.array([2.0], np.float32) * x + np.arange(3.0, dtype=np.float32)[0]", "", ""),
+    ("ts.conv2d(x, x)", "E105", "use ts.nn.conv2d"),
+    ("ts.softmx(x)", "E105", "did you mean `ts.softmax`?"),
+])  # fmt: skip
+def test_names_of_others_say_ours(tesseracc: Runner, tmp_path: Path, call: str, code: str, help: str) -> None:
+    path = tmp_path / "f.py"
+    path.write_text(
+        "import numpy as np\nimport tessera as ts\n\n@ts.function\n"
+        f'def entry(x: ts.Tensor["N", 3, ts.f32]):\n    return {call}\n'
+    )
+    said = tesseracc("build", path, "--check-only", "--arch", "x86-64-v2")
+    assert said.code == (3 if code else 0) and f"error[{code}]" in said.err + "error[]"
+    assert said.err.rstrip().endswith(f"help: {help}" if help else "")
+
+
+@pytest.mark.parametrize(("body", "code", "help"), [
+    ("C[m : m + 64, n : n + 64] = A[m : m + 64, 0:8] @ B[n : n + 64, 0:8]", "E211",
+     "axis 1 of `C` at line 5: a name is of one dim and width"),
+    ("print(M)", "E204", "specs/kernel.md lists the words"),
+    ("ts.tile.bariar()", "E204", "did you mean `barrier`?"),
+])  # fmt: skip
+def test_help_for_kernels(tesseracc: Runner, tmp_path: Path, body: str, code: str, help: str) -> None:
+    path = tmp_path / "k.py"
+    path.write_text(
+        "import tessera as ts\n\n@ts.kernel\ndef entry(" + ", ".join(
+            f'{name}: ts.Tensor["{a}", "{b}", ts.f32]' for name, a, b in ("AMK", "BKN", "CMN")
+        ) + f"):\n    {body}\n"
+    )  # fmt: skip
+    said = tesseracc("build", path, "--check-only", "--arch", "x86-64-v2")
+    assert said.code == 3 and f"error[{code}]" in said.err
+    assert help in said.err.splitlines()[-1] and len(said.err.splitlines()[-1]) < 200
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("N=9223372036854775807", "at most 18 digits"), ("N=x", "'x' is no size"), ("N=1,N=2", "`N` has two sizes"),
+    ("=3", "'' is no name of a dim"),
+])  # fmt: skip
+def test_why_a_size_cannot_be_used(tesseracc: Runner, tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "k.py"
+    path.write_text(KERNELS)
+    said = tesseracc("build", path, "--specialize", text)
+    assert said.code == 2 and "error[E801]" in said.err and reason in said.err

@@ -107,6 +107,7 @@ def test_bad_files_and_outputs(tmp_path: Path) -> None:
     for command, code, words in cases:
         error = failure(*command)
         assert (error.code, error.exit_code) == (code, 2) and words in str(error), (command, str(error))
+    assert (failure(PTX, "vector_add", "1", "1").help or "").count(" .u64") == 3  # the parameters in order, with types
     memory = failure(PTX, "vector_add", "1", "1", good, dynamic_shared=228 << 10)
     assert memory.code == "E942" and f"{228 << 10} bytes of shared memory" in str(memory)
     assert failure(PTX, "vector_add", "3", "1", good, cluster="2").code == "E942"

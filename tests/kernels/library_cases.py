@@ -164,11 +164,16 @@ def rms_norm_grad(dtype: str, m: int, n: int, offset: float) -> Call:
 
 
 def labels(x: Any) -> tuple[Any, Any]:
-    """Labels, some of them negative, and the labelled logits."""
+    """Labels, some of them of no class, and the labelled logits (0 for those)."""
     m, n = x.shape
-    label = np.random.default_rng(1).integers(-1, max(n, 1), m).astype(np.int32)
+    label = np.random.default_rng(1).integers(-1, n + 2, m).astype(np.int32)
     label[:1] = n - 1
-    return label, np.concatenate([wide(x), np.zeros((m, 1))], 1)[np.arange(m), label]
+    return label, np.concatenate([wide(x), np.zeros((m, 1))], 1)[np.arange(m), np.where(outside(label, n), n, label)]
+
+
+def outside(label: Any, n: int) -> Any:
+    """Which labels are of none of n classes."""
+    return (label < 0) | (label >= n)
 
 
 def cross_entropy(dtype: str, m: int, n: int, offset: float) -> Call:
@@ -178,7 +183,7 @@ def cross_entropy(dtype: str, m: int, n: int, offset: float) -> Call:
     with np.errstate(divide="ignore", invalid="ignore"):  # a row without elements
         total = top + np.log(np.exp(wide(x) - top[:, None]).sum(1))
         bound = row_error(n) * (1 + np.abs(total - top)) + 3 * U * (np.abs(total) + np.abs(logits))
-    return Call([x, label, empty(m)], [stored("loss", "f32", np.where(label < 0, 0, total - logits), bound)])
+    return Call([x, label, empty(m)], [stored("loss", "f32", np.where(outside(label, n), 0, total - logits), bound)])
 
 
 def cross_entropy_grad(dtype: str, m: int, n: int, offset: float) -> Call:
@@ -187,7 +192,7 @@ def cross_entropy_grad(dtype: str, m: int, n: int, offset: float) -> Call:
     away = wide(x) - wide(x).max(1, keepdims=True, initial=-np.inf)
     p = np.exp(away)
     p /= p.sum(1, keepdims=True)
-    factor = np.where(label < 0, 0, wide(dloss))[:, None]
+    factor = np.where(outside(label, n), 0, wide(dloss))[:, None]
     hit = np.arange(n) == label[:, None]
     bound = (p * (row_error(n) + np.abs(away) * U) + hit * U) * np.abs(factor)
     return Call([x, label, dloss, empty(m, n, dtype=dtype)], [stored("dx", dtype, (p - hit) * factor, bound)])

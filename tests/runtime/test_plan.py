@@ -165,24 +165,25 @@ def test_plug_in_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
     class Entry:
-        def __init__(self, value: Any) -> None:
-            self.value = value
+        def __init__(self, name: str, value: Any) -> None:
+            self.name, self.value = name, value
 
         def load(self) -> Any:
             if isinstance(self.value, Exception):
                 raise self.value
             return self.value
 
-    def entries(group: str, name: str) -> list[Entry]:
-        seen.append((group, name))
-        return [Entry(EmulatorDevice)] if name == "emulator" else [Entry(ImportError("no"))] if name == "broken" else []
+    def entries(group: str) -> list[Entry]:
+        seen.append(group)
+        return [Entry("emulator", EmulatorDevice), Entry("broken", ImportError("no"))]
 
     monkeypatch.setattr(importlib.metadata, "entry_points", entries)
     for name, code in (("emulator", "E904"), ("emulator:sm_90", "E904"), ("broken", "E903"), ("other", "E901")):
         with pytest.raises(DeviceError) as caught:
             tessera_runtime.load(bundle_bytes(), device=name)
         assert caught.value.code == code
-    assert seen[0] == ("tessera_runtime.devices", "emulator")
+    assert seen[0] == "tessera_runtime.devices"
+    assert caught.value.help == "known: cpu[:TARGET], cuda[:N], broken, emulator"
 
 
 def test_symbol_only_in_an_output() -> None:

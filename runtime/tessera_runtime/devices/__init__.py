@@ -58,23 +58,16 @@ def open_device(name: str, threads: int | None = None) -> Device:
         from tessera_runtime.devices.cuda import open_cuda
 
         return open_cuda(int(rest or 0))
-    found = _plugins(kind)
-    if found is None:
-        raise DeviceError(
-            "E901", f"there is no device '{name[:40]}'", help="known: cpu[:TARGET], cuda[:N], and installed plug-ins"
-        )
-    return found(rest, threads)
-
-
-def _plugins(kind: str) -> DeviceFactory | None:
     from importlib.metadata import entry_points
 
-    for entry in entry_points(group=GROUP, name=kind):
-        try:
-            factory: DeviceFactory = entry.load()
-            return factory
-        except TesseraError:
-            raise
-        except Exception as error:
-            raise DeviceError("E903", f"the device plug-in '{kind}' does not load: {error}") from error
-    return None
+    plugins = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if kind not in plugins:
+        known = ", ".join(["cpu[:TARGET]", "cuda[:N]", *sorted(plugins)])
+        raise DeviceError("E901", f"there is no device '{name[:40]}'", help=f"known: {known}")
+    try:
+        factory: DeviceFactory = plugins[kind].load()
+    except TesseraError:
+        raise
+    except Exception as error:
+        raise DeviceError("E903", f"the device plug-in '{kind}' does not load: {error}") from error
+    return factory(rest, threads)
