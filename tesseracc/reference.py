@@ -1,6 +1,12 @@
-"""Generated documents: specs/errors.md and specs/passes.md, from the catalogue and the pass registry."""
+"""Generated documents in specs/: errors.md, passes.md, functions.md, from the catalogue, the passes, the docstrings."""
 
 from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
 
 from tessera_runtime.core.catalogue import CATALOGUE
 
@@ -72,3 +78,58 @@ def passes_document() -> str:
     for name, found in sorted(PASSES.items(), key=lambda item: (levels.index(item[1].level), item[0])):
         lines.append(f"| `{name}` | {found.level} | {found.doc} |")
     return "\n".join(lines) + "\n"
+
+
+_SPACES = ("nn", "random", "optim", "aot", "memory", "profiler", "kernels")
+
+
+def functions_document() -> str:
+    """The text of specs/functions.md: the functions of `ts` and its modules with the first sentence on each."""
+    lines = [
+        "# Functions",
+        "",
+        "Generated from the docstrings (`make bless` rewrites it). Parameters with `=` have defaults. The words of",
+        "`ts.tile`, which stand in kernels only, are in [kernel.md](kernel.md); types and annotations are in",
+        "[language.md](language.md).",
+    ]
+    places: dict[int, list[str]] = {}
+    for space in ("", *_SPACES):
+        for name, function in _functions(space):
+            places.setdefault(id(function), []).append(f"ts.{space}.{name}" if space else f"ts.{name}")
+    for space in ("", *_SPACES):
+        lines += ["", f"## `ts{'.' if space else ''}{space}`", "", "| function | what it gives |", "|---|---|"]
+        for name, function in _functions(space):
+            full = f"ts.{space}.{name}" if space else f"ts.{name}"
+            first, *others = places[id(function)]
+            also = f" Also {', '.join(f'`{other}`' for other in others)}." if others else ""
+            told = f"{_sentence(function)}{also}" if full == first else f"`{first}`"
+            lines.append(f"| `{name}{_signature(function)}` | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def _functions(space: str) -> Iterator[tuple[str, Any]]:
+    """The public functions of a module, by name."""
+    module = importlib.import_module(f"tessera.{space}" if space else "tessera")
+    for name in sorted(getattr(module, "__all__", None) or vars(module), key=str.lower):
+        found = getattr(module, name)
+        ours = (getattr(found, "__module__", None) or "").startswith("tessera")
+        if ours and not name.startswith("_") and callable(found) and not isinstance(found, type):
+            yield name, found
+
+
+def _signature(function: Any) -> str:
+    """The names of the parameters; those with a default as `name=`."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    names = [f"{stars.get(p.kind, '')}{p.name}{'' if p.default is p.empty else '='}" for p in parameters]
+    return f"({', '.join(names)})"
+
+
+def _sentence(function: Any) -> str:
+    """The first sentence of the docstring, on one line."""
+    paragraph = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()).rstrip(":")
+    end = re.search(r"(?<!\.)\. (?=[A-Z])", paragraph)
+    return (paragraph[: end.start() + 1] if end else paragraph).replace("|", "\\|")

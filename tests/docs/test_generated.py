@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from tessera_runtime.core.catalogue import CATALOGUE
-from tesseracc.reference import errors_document, passes_document
+from tesseracc.reference import errors_document, functions_document, passes_document
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [p for folder in ("tessera", "tesseracc", "runtime/tessera_runtime") for p in (ROOT / folder).rglob("*.py")]
 CODE = re.compile(r"""["']([EW][1-9]\d\d)["']""")
 
 
-@pytest.mark.parametrize(("name", "generate"), [("errors.md", errors_document), ("passes.md", passes_document)])
+@pytest.mark.parametrize(("name", "generate"), [
+    ("errors.md", errors_document), ("passes.md", passes_document), ("functions.md", functions_document),
+])  # fmt: skip
 def test_document(name: str, generate: Callable[[], str], bless: bool) -> None:
     path = ROOT / "specs" / name
     if bless:
