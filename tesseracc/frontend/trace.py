@@ -72,7 +72,12 @@ class TracedTensor(Tensor):
         return self._interpreter
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """NumPy's functions need elements; the help names ours."""
+        """Functions of NumPy that ask for shapes or methods work; for those that need elements the help names ours."""
+        try:
+            return function._implementation(*args, **kwargs)
+        except SourceError as error:
+            if error.code != "E309":
+                raise
         name = getattr(function, "__name__", "")
         raise SourceError("E309", f"np.{name} needs the elements of {self.type}, which are not known while tracing",
                           help=numpy_help(name))

@@ -133,6 +133,7 @@ def test_errors_of_a_signature_are_at_what_they_mean(
     ("np.exp(x) + 1", "E105", "use ts.exp"),
     ("np.concatenate([x, x])", "E309", "use ts.concatenate"),
     ("np.array([2.0], np.float32) * x + np.arange(3.0, dtype=np.float32)[0]", "", ""),
+    ("x * np.shape(x)[1] + np.ndim(x)", "", ""),
     ("ts.conv2d(x, x)", "E105", "use ts.nn.conv2d"),
     ("ts.softmx(x)", "E105", "did you mean `ts.softmax`?"),
 ])  # fmt: skip
