@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tessera_runtime.core.exitcodes import Exit
-from tesseracc.cli.main import COMMANDS
+from tesseracc.cli.group import COMMANDS
 from tests.cli.run import Runner
 from tests.runtime.support import bundle_bytes
 
@@ -143,3 +143,42 @@ def test_interrupted(as_json: bool, tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(ProcessLookupError):
         os.killpg(running.pid, 0)
+
+
+# What a process is interrupted in: its first imports, its cleaning up, the end of the interpreter.
+_EARLY = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+"""
+_LATE = """
+import atexit, os, signal
+import tesseracc.cli.targets
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("not interrupted")
+def body(**_):
+    try:
+        try:
+            interrupt()
+        finally:
+            interrupt()
+    finally:
+        atexit.register(interrupt)
+tesseracc.cli.targets.command.callback = body
+"""
+
+
+@pytest.mark.parametrize(
+    "before", [_EARLY.format(name="click"), _EARLY.format(name="tessera_runtime.core.command"), _LATE]
+)
+def test_interrupts_at_any_time_are_130(before: str) -> None:
+    code = f"{before}\nimport sys; sys.argv = ['tesseracc', 'targets']\nfrom tesseracc.cli.main import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["interrupted"]), done

@@ -110,7 +110,7 @@ def test_every_target_of_make_has_a_help_line() -> None:
 
 
 def test_subcommands_named_exist() -> None:
-    from tesseracc.cli.main import COMMANDS as SUBCOMMANDS
+    from tesseracc.cli.group import COMMANDS as SUBCOMMANDS
 
     for document in DOCUMENTS:
         for name in re.findall(r"`?tesseracc ([a-z]+)\b", " ".join(re.findall(r"`[^`]+`", document.read_text()))):

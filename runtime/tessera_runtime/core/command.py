@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,11 +26,32 @@ Parts = Callable[[TesseraError], Sequence[TesseraError]]
 
 def run(work: Callable[[], int], *, as_json: bool, whose: str, parts: Parts = lambda error: (error,),
         render: Callable[[TesseraError], str] = TesseraError.render) -> int:  # fmt: skip
-    """Runs a command on usable streams; the exit code. Nothing but KeyboardInterrupt of a second Ctrl-C gets out.
+    """Runs a command on usable streams; the exit code. Nothing gets out: a first Ctrl-C unwinds the work, the next ones
+    (while that cleans up) too, and one that comes when it is told ends the process at once, with the same exit code.
 
     `parts` are the errors that one stands for, `render` is its text for people; a fault of the project is told to be of
     `whose` making. Errors are JSON on stdout where `as_json`, unless stdout is what failed.
     """
+    try:
+        return _run(work, as_json, whose, parts, render)
+    except KeyboardInterrupt:
+        _end_at_next()
+        if as_json:
+            _tell([{"code": "interrupted", "message": "interrupted", "exit_code": INTERRUPTED}], INTERRUPTED)
+        else:
+            _say("interrupted")
+        return INTERRUPTED
+
+
+def _end_at_next() -> None:
+    """From now on Ctrl-C ends the process without a traceback."""
+    with suppress(ValueError):  # signals are the main thread's
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+
+
+def _run(
+    work: Callable[[], int], as_json: bool, whose: str, parts: Parts, render: Callable[[TesseraError], str]
+) -> int:
     streams.prepare()
     try:
         code = work()
@@ -40,12 +62,6 @@ def run(work: Callable[[], int], *, as_json: bool, whose: str, parts: Parts = la
     except streams.OutputError as error:
         _say(error.render())
         return error.exit_code
-    except KeyboardInterrupt:
-        if as_json:
-            _tell([{"code": "interrupted", "message": "interrupted", "exit_code": INTERRUPTED}], INTERRUPTED)
-        else:
-            _say("interrupted")
-        return INTERRUPTED
     except Exception as error:
         known = _known(error)
         if known is None:
