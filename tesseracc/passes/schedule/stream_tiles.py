@@ -3,8 +3,7 @@
 A tile holds rows of the result and a block of weights. On a GPU it holds whole rows of all operands where these have at
 most `WIDEST` elements; longer rows are taken in pieces of the scores' sum and of the result, whose weights are then
 made once for each piece. An extent without a number gets bounds: a version for each of `BOUNDS`, masked to the true
-extent, of which a call takes the first that holds it, and one in pieces for what is longer. Tile registers of a CPU
-take larger products than those of a block: groups stay apart there.
+extent, of which a call takes the first that holds it, and one in pieces for what is longer.
 """
 
 from __future__ import annotations
@@ -62,8 +61,7 @@ def stream_tiles(
     if not tuning.stream:
         return ()
     if tuning.arch.kind != "cuda":
-        on_tiles = any(tuning.arch.tile_product(*types) is not None for types in (scores, mixed))
-        return () if on_tiles else (_on_cpu(tuning, scores, extents),)
+        return (_on_cpu(tuning, scores, extents),)
     m, n, _, d = extents
     if not plain or (isinstance(m, int) and m <= tuning.tile_m // 2):  # few rows: apart they run in parallel along t
         return ()
