@@ -232,7 +232,8 @@ def _what(value: object) -> str:
 
 
 class Kernel(_Entry):
-    """A program for the lanes of a group, in the kernel language. `group` lanes form a group; `grid` counts groups."""
+    """A program for the lanes of a group, in the kernel language. `group` lanes form a group (None: what
+    `num_warps` or the default says); `grid` counts groups."""
 
     def __init__(self, python: Callable[..., Any], compiled: bool = False, *, group: int | None = None,
                  grid: Any = None, space: Mapping[str, Sequence[Any]] | None = None) -> None:

@@ -335,6 +335,8 @@ class _Parser(OperandParser):
                 type_name = text
             else:
                 raise self.error(f"unknown register type `.{text}`")
+        if not type_name:
+            raise self.error("registers without a type")
         while True:
             name = self.expect("id").text
             names = [name]

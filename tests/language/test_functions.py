@@ -173,7 +173,7 @@ def test_kernels_run_eagerly(n: int) -> None:
 def test_kernels_record_their_launch() -> None:
     wide = ts.kernel(group=64)(saxpy.python)
     tuned = ts.kernel.autotune(space={"BM": [64, 128]})(saxpy.python)
-    assert (saxpy.group, wide.group, tuned.space) == (128, 64, {"BM": (64, 128)})
+    assert (saxpy.definition.group, wide.definition.group, tuned.space) == (128, 64, {"BM": (64, 128)})
     assert ts.jit(tuned).compiled and ts.jit(tuned).space == tuned.space
     with pytest.raises(SourceError) as caught:
         ts.grad(lambda w: ts.sum(saxpy(w, w, 1.0)))(ts.ones(2))
