@@ -15,10 +15,13 @@ from tesseracc.ir.types import element
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.numerics import allows
 
+SUMS = ("arith.add", "arith.sub")
+
 
 class _Contraction:
-    def __init__(self, used: Counter[Value]) -> None:
-        self.used = used
+    def __init__(self, func: Func) -> None:
+        self.used = uses(func.body)
+        self.added = Counter(v for op in func.walk() if op.name in SUMS for v in set(op.operands))
         self.products: dict[Value, Op] = {}
         self.count = 0
 
@@ -30,15 +33,15 @@ class _Contraction:
                 op = replace(op, regions=tuple(self.region(inner) for inner in op.regions))
             if op.name == "arith.mul" and element(op.result.type) in ("f32", "f64"):
                 self.products[op.result] = op
-            fused = self.fused(b, op) if op.name in ("arith.add", "arith.sub") else None
+            fused = self.fused(b, op) if op.name in SUMS else None
             b.append(op if fused is None else replace(fused, results=op.results))
         return Region(region.args, tuple(b.ops), region.yields)
 
     def fused(self, b: Builder, op: Op) -> Op | None:
-        """The multiply-add that an addition is, if one operand is a product that nothing else uses."""
+        """The multiply-add that an addition is, if one operand is a product that only additions use, so that it goes."""
         for at, value in enumerate(op.operands):
             product = self.products.get(value)
-            if product is None or self.used[value] != 1:
+            if product is None or self.used[value] != self.added[value]:
                 continue
             x, y = product.operands
             z = op.operands[1 - at]
@@ -57,7 +60,7 @@ def run(module: Module, context: Context) -> Module:
         return module
 
     def change(func: Func) -> Func:
-        contraction = _Contraction(uses(func.body))
+        contraction = _Contraction(func)
         body = contraction.region(func.body)
         if contraction.count:
             context.permit("contract", f"{contraction.count} times in {func.name}", func.loc)
