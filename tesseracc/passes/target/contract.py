@@ -38,7 +38,7 @@ class _Contraction:
         return Region(region.args, tuple(b.ops), region.yields)
 
     def fused(self, b: Builder, op: Op) -> Op | None:
-        """The multiply-add that an addition is, if one operand is a product that only additions use, so that it goes."""
+        """The multiply-add that an addition is, if one operand is a product that only such sums use."""
         for at, value in enumerate(op.operands):
             product = self.products.get(value)
             if product is None or self.used[value] != self.added[value]:
