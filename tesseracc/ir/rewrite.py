@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tesseracc.ir.value import Func, Op, Region, Value
@@ -84,6 +84,15 @@ def users_of(func: Func) -> dict[Value, list[Op]]:
         for value in (*op.operands, *(v for region in op.regions for v in region.yields)):
             found.setdefault(value, []).append(op)
     return found
+
+
+def made_in(regions: Iterable[Region]) -> set[Value]:
+    """Arguments of regions, and the results of what is in them, at any depth."""
+    return {
+        value
+        for region in regions
+        for value in (*region.args, *(v for op in region.ops for v in (*op.results, *made_in(op.regions))))
+    }
 
 
 def captured(region: Region) -> list[Value]:

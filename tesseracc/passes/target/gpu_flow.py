@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from tesseracc.ir.builder import Numbering
+from tesseracc.ir.rewrite import made_in
 from tesseracc.ir.types import ScalarType, TileType, Type, element
 from tesseracc.ir.value import Op, Region, Value
 from tesseracc.layout.linear import LinearLayout
@@ -158,7 +159,7 @@ class Flow:
         while True:
             self.state = head
             regions = build()
-            after = head.joined(self.state)
+            after = head.joined(self.state.passed(made_in(regions)))
             if after == head:
                 break
             head, self.shared = after, taken.copy()

@@ -276,7 +276,9 @@ def _outside(low: Lowering, op: Op, block: Block, layout: LinearLayout, *, write
     directly = route(low, block, layout, store=write) is None
     alone = Places(low.b, low.thread(), layout).first_copy() is None
     at = tuple(low.known(v) if low.known(v) is not None else v for v in (low.get(i) for i in op.group("indices")))
-    return Outside(buf, True, write, (at, tuple(op.attrs["axes"]), layout) if directly and alone else None)
+    if not directly or not alone:
+        return Outside(buf, True, write)
+    return Outside(buf, True, write, at, (tuple(op.attrs["axes"]), layout))
 
 
 def _bytes(block: Block) -> Block:

@@ -79,18 +79,23 @@ def overlap(spans: Iterable[Span], span: Span) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """An access of a global buffer: of a tile or of single elements. `how` is the place and layout of a tile of which
-    one thread accesses each element: an equal one is by the same threads."""
+    """An access of a global buffer: of a tile or of single elements. `at` and `how` are the place and layout of a tile
+    of which one thread accesses each element: an equal one is by the same threads. Without `how` it may be by any."""
 
     buf: Value
     tile: bool
     write: bool
+    at: tuple[object, ...] = ()
     how: object = None
 
     def conflicts(self, later: Outside) -> bool:
         """Whether a later access needs a barrier. Those of elements are the program's to order."""
-        same = self.how is not None and self.how == later.how
+        same = self.how is not None and (self.at, self.how) == (later.at, later.how)
         return self.buf is later.buf and (self.write or later.write) and (self.tile or later.tile) and not same
+
+    def passed(self, made: set[Value]) -> Outside:
+        """The same behind an iteration that made some values: in the next one these are others."""
+        return replace(self, at=(), how=None) if made & set(self.at) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,10 @@ class State:
     def read(self, span: Span = EVERYWHERE) -> State:
         """Behind a read."""
         return replace(self, used=self.used | self.written | {span})
+
+    def passed(self, made: set[Value]) -> State:
+        """What the end of an iteration, which made some values, leaves to the next."""
+        return replace(self, outside=frozenset(access.passed(made) for access in self.outside))
 
     def joined(self, other: State) -> State:
         """What may have happened on either of two paths."""
