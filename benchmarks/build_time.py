@@ -66,7 +66,7 @@ def main() -> int:
     rows = measure([name for name in MARKS if not given.words or name in given.words], given.rounds)
     described = machine.describe() | {"load": f"{os.getloadavg()[0]:.1f} processes"}
     results = {"name": given.name or "build-time", "date": given.date, "machine": described, "processes": rows}
-    text = page(results, "no build cache; medians. The target is compared with processor time, of all cores together")
+    text = page(results, "no build cache; medians. The target is for the wall clock, on a quiet machine", "wall")
     print(text)
     if given.name:
         (report.FOLDER / f"{given.name}.json").write_text(json.dumps(results, indent=1) + "\n")

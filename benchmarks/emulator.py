@@ -130,15 +130,17 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
-def page(results: dict[str, Any], what: str = "every check on; medians. The target is for processor time") -> str:
-    """A page to read: `what` was measured of whole processes."""
+def page(
+    results: dict[str, Any], what: str = "every check on; medians. The target is for processor time", clock: str = "cpu"
+) -> str:
+    """A page to read: `what` was measured of whole processes, whose target is for `clock`."""
     lines = [f"# {results['name']}, {results['date']}", ""]
     lines += [f"- {key}: {value}" for key, value in results["machine"].items()]
     lines += ["", f"Whole processes, {what}.", ""]
     lines += ["| process | processor s | wall s | worst wall s | target |", "|---|---:|---:|---:|---:|"]
     for row in results["processes"]:
         reached = (
-            "" if row["limit"] is None else f"{row['limit']:g} s {'' if row['cpu'] < row['limit'] else 'not '}reached"
+            "" if row["limit"] is None else f"{row['limit']:g} s {'' if row[clock] < row['limit'] else 'not '}reached"
         )
         lines.append(f"| {row['name']} | {row['cpu']:.2f} | {row['wall']:.2f} | {row['worst']:.2f} | {reached} |")
     return "\n".join(lines) + "\n"
