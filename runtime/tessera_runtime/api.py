@@ -201,8 +201,10 @@ def _prepare(function: Function, arrays: dict[str, Any]) -> None:
 
 def _overlap(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        if not np.may_share_memory(a, b) or (a.flags.c_contiguous and b.flags.c_contiguous):
-            return bool(np.may_share_memory(a, b))
+        if not np.may_share_memory(a, b):
+            return False
+        if a.flags.c_contiguous and b.flags.c_contiguous:  # then what their bounds share they share
+            return True
         try:
             return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
         except np.exceptions.TooHardError:

@@ -12,6 +12,7 @@ from tessera.dtypes import i32, i64, u32, u64
 from tessera.errors import Span
 from tessera.kernel.attention_words import AttentionWords
 from tessera.kernel.operands import BufferRef, Operand, Static, describe, is_expr, to_expr
+from tessera.kernel.privileges import declared
 from tessera.kernel.report import fail
 from tessera.kernel.tree import Atomic, AtomicTile, Buffer, Expr, Window
 from tessera.kernel.vocabulary import ATOMIC_WORDS
@@ -80,7 +81,7 @@ class AtomicWords(AttentionWords):
         if dtype not in _TYPES:
             raise fail("E206", f"`{buffer.name}` holds {dtype}, and `{name}` updates i32, u32, i64 and u64", span)
         if kind is not None and kind != {"sub": "add"}.get(op, op) and buffer.space == "global":
-            raise fail("E208", f"`{buffer.name}` is declared Region[reduce_{'sum' if kind == 'add' else kind}], and "
+            raise fail("E208", f"`{buffer.name}` is declared {declared(kind)}, and "
                                f"`{name}` is another kind of update", span)  # fmt: skip
 
 

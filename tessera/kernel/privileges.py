@@ -24,7 +24,12 @@ from tessera.kernel.tree import (
     walk_exprs,
 )
 
-__all__ = ["check_updates", "updates"]
+__all__ = ["check_updates", "declared", "updates"]
+
+
+def declared(kind: str) -> str:
+    """The declaration of a parameter that takes one kind of update, as the program writes it."""
+    return f"Region[reduce_{'sum' if kind == 'add' else kind}]"
 
 
 def check_updates(body: tuple[Stmt, ...], reduced: Mapping[str, str], report: Report) -> None:
@@ -54,7 +59,7 @@ def check_updates(body: tuple[Stmt, ...], reduced: Mapping[str, str], report: Re
     for (name, _), (what, span) in found.items():
         kind = reduced[name]
         report.error(fail(
-            "E208", f"`{name}` is declared Region[reduce_{'sum' if kind == 'add' else kind}], and is {what} here", span,
+            "E208", f"`{name}` is declared {declared(kind)}, and is {what} here", span,
             f"only ts.tile.atomic_{kind}({name}[..], value) may touch it",
         ))  # fmt: skip
 

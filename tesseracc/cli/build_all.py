@@ -130,7 +130,7 @@ def _target(options: Options, folder: Path, path: Path) -> Path:
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """The folders that were not there."""
+    """Makes a folder; those on the way to it that were not there."""
     from tessera_runtime.core.errors import UsageError
 
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -74,21 +74,19 @@ GRAPH: tuple[Step, ...] = parse_pipeline(
 )
 
 # Fusion wants one group per operator, in pull form, with all axes; so it comes first, then that of siblings, which have
-# equal axes still. Loops of extent 1 go next (they
-# hide that indices are affine), then the clean-up that cancels index arithmetic. What still is not affine is read
-# through merged axes, for which results are laid out, and only then loops collapse, for both look at the accesses as
-# they will be. A group that by now only copies is a view. Long reductions are cut last: partial results are in memory,
-# so nothing fuses across them. What groups read and write is final then: state that can be updated where it lies is
-# marked.
+# equal axes still. Loops of extent 1 go next (they hide that indices are affine), then the clean-up that cancels index
+# arithmetic. What still is not affine is read through merged axes, for which results are laid out, and only then loops
+# collapse, for both look at the accesses as they will be. A group that by now only copies is a view. Long reductions
+# are cut last: partial results are in memory, so nothing fuses across them. What groups read and write is final then:
+# state that can be updated where it lies is marked.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
     "graph-to-schedule,fuse,fuse-siblings,drop-unit-axes,tidy,order-results,flatten-accesses,collapse-dims,tidy,"
     "copies-to-views,split-reductions,mark-updates"
 )
 
 # What streams is one group before strategies are chosen, and says itself how it runs; parts of products are groups
-# like others. The strategy of others is
-# recorded before the target is known to matter; the lowering reads the target's sizes. Launches are joined when it is
-# known which memory each of them writes. What kernels do is counted last.
+# like others. The strategy of others is recorded before the target is known to matter; the lowering reads the target's
+# sizes. Launches are joined when it is known which memory each of them writes. What kernels do is counted last.
 TILE: tuple[Step, ...] = parse_pipeline(
     "stream-weights,split-products,choose-strategy,schedule-to-tile,update-in-place,join-launches,join-variants,"
     "count-flops,name-operations"

@@ -62,10 +62,15 @@ def _check_store(op: Op) -> str | None:
     return None
 
 
+def no_update(op: Op) -> str | None:
+    """Why an atomic update, of an element or of a block, is none."""
+    if op.attrs["kind"] in UPDATES and element(op["buf"].type) in UPDATED:
+        return None
+    return f"no atomic {op.attrs['kind']} of {element(op['buf'].type)}"
+
+
 def _check_update(op: Op) -> str | None:
-    if op.attrs["kind"] not in UPDATES or element(op["buf"].type) not in UPDATED:
-        return f"no atomic {op.attrs['kind']} of {element(op['buf'].type)}"
-    return _check_store(op)
+    return no_update(op) or _check_store(op)
 
 
 def _check_if(op: Op) -> str | None:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.ir.define import define
 from tesseracc.ir.dialects.scf import carried
-from tesseracc.ir.dialects.tile import LANES_I64, REDUCTIONS, UPDATED, UPDATES
+from tesseracc.ir.dialects.tile import LANES_I64, REDUCTIONS, no_update
 from tesseracc.ir.types import I64, BufType, LanesType, ScalarType, TileType, Type, element
 from tesseracc.ir.value import Attr, Op, Value
 
@@ -103,9 +103,7 @@ def _check_write(op: Op) -> str | None:
 
 
 def _check_update(op: Op) -> str | None:
-    if op.attrs["kind"] not in UPDATES or element(op["buf"].type) not in UPDATED:
-        return f"no atomic {op.attrs['kind']} of {element(op['buf'].type)}"
-    return _check_write(op)
+    return no_update(op) or _check_write(op)
 
 
 def _check_copy(op: Op) -> str | None:

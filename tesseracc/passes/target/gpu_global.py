@@ -275,9 +275,10 @@ def _outside(low: Lowering, op: Op, block: Block, layout: LinearLayout, *, write
         return Outside(buf, True, write)
     directly = route(low, block, layout, store=write) is None
     alone = Places(low.b, low.thread(), layout).first_copy() is None
-    at = tuple(low.known(v) if low.known(v) is not None else v for v in (low.get(i) for i in op.group("indices")))
     if not directly or not alone:
         return Outside(buf, True, write)
+    places = [low.get(index) for index in op.group("indices")]
+    at = tuple(place if (number := low.known(place)) is None else number for place in places)
     return Outside(buf, True, write, at, (tuple(op.attrs["axes"]), layout))
 
 

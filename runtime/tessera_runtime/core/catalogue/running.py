@@ -58,7 +58,7 @@ ENTRIES = (
           "`--validate` runs the tests that a bundle carries; this one has none. `build --embed-tests` puts them in."),
     Entry("W807", "not tested", 2,
           "`--embed-tests` found no sizes or no inputs to test a function with: its guards ask for others, or random "
-          "integers lead it out of its arrays. Test it with `tessera-run --expect`."),
+          "integers lead it out of its arrays. Test it with `tessera-run --expected`."),
     Entry("E808", "nothing to compare with", 2,
           "`--bisect` needs a reference beside the target under test: give `--reference`, a device or a bundle."),
     Entry("E809", "system refuses", 2,
