@@ -1,6 +1,6 @@
 """`python -m benchmarks.cpu`: compiled CPU code beside other libraries, in one process, with equal threads.
 
-Contenders take turns, round after round; a ratio is the time of the best of the others in a round over ours in that
+Contenders take turns, each after a pause, round after round; a ratio is the time of the best of the others in a round over ours in that
 round. NumPy is always there; torch, onnxruntime and jax where they are installed (`--peers`). With one thread the time
 is that of the process, so other work on the machine weighs little; with more it is the clock's.
 """
@@ -163,7 +163,8 @@ def measure(case: Case, rounds: int, threads: int, chosen: tuple[str, ...]) -> d
             error = max(error, float(np.abs(mine - found).max() / np.abs(found).max()))
         if not error < (4e-2 if case.entry.endswith("bf16") else 1e-3):
             raise RuntimeError(f"{case.name}: results differ by {error:.1e}")
-    times = timing.interleaved(calls, rounds, clock=time.process_time if threads == 1 else time.perf_counter)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    times = timing.interleaved(calls, rounds, clock=clock, pause=timing.PAUSE)
     rivals = {name: found for name, found in times.items() if name != "tessera"}
     mine = times["tessera"]
     best = [min(found.rounds[i] for found in rivals.values()) for i in range(rounds)] if rivals else []

@@ -1,4 +1,8 @@
-"""Timing that survives a busy machine: contenders take turns, and only numbers of the same run are compared."""
+"""Timing that survives a busy machine: contenders take turns, and only numbers of the same run are compared.
+
+Threads of libraries wait for more work in a loop after a call (OpenBLAS's for 2^26 cycles), and would take a processor
+from the contender that comes next. So each has a pause before its turn, and one call to warm up that is not timed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from dataclasses import dataclass
 Call = Callable[[], object]
 #: seconds that one sample should last at least, so that the clock and one interruption weigh little
 SAMPLE = 0.02
+#: seconds before a turn in which the threads of the contender before it fall asleep
+PAUSE = 0.25
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,9 @@ def seconds(call: Call, repeat: int, clock: Callable[[], float] = time.perf_coun
 
 
 def interleaved(
-    calls: Mapping[str, Call], rounds: int, clock: Callable[[], float] = time.perf_counter
+    calls: Mapping[str, Call], rounds: int, clock: Callable[[], float] = time.perf_counter, pause: float = 0.0
 ) -> dict[str, Times]:
-    """Every contender once per round, in turn, after one call to warm up."""
+    """Every contender once per round, in turn: a pause, one call to warm up, and the calls that are timed."""
     repeats = {}
     for name, call in calls.items():
         call()
@@ -46,5 +52,7 @@ def interleaved(
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            time.sleep(pause)
+            call()
             found[name].append(seconds(call, repeats[name], clock))
     return {name: Times(tuple(times)) for name, times in found.items()}
