@@ -1,8 +1,8 @@
 """`python -m benchmarks.cpu`: compiled CPU code beside other libraries, in one process, with equal threads.
 
 Contenders take turns, each after a pause, round after round; a ratio is the time of the best of the others in a round
-over ours in that round. NumPy is always there; torch, onnxruntime and jax where they are installed (`--peers`). With one
-thread the time is that of the process, so other work on the machine weighs little; with more it is the clock's.
+over ours in that round. NumPy is always there; torch, onnxruntime and jax where they are installed (`--peers`). With
+one thread the time is that of the process, so other work on the machine weighs little; with more it is the clock's.
 """
 
 from __future__ import annotations
