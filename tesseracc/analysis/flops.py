@@ -263,6 +263,8 @@ def _value(op: Op, known: list[Dim] | None) -> Dim | None:
         return value if isinstance(value, (int, Expr)) else None
     if op.name in ("tile.local_id", "tile.lane_id"):
         return 0
+    if op.name == "tile.group_span":  # then every group does its own work
+        return 1
     if not known:
         return None
     if op.name == "tile.splat":

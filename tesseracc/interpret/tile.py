@@ -110,6 +110,9 @@ class _Group(TileValues, Races):
     def do_tile_group_count(self, op: Op) -> Any:
         return np.int64(self.grid[op.attrs["axis"]])
 
+    def do_tile_group_span(self, op: Op) -> Any:
+        return np.int64(1)
+
     def do_tile_local_id(self, op: Op) -> Any:
         return np.arange(self.size, dtype=np.int64)
 

@@ -64,7 +64,7 @@ class _Job:
                 if begin >= self.count:
                     return
                 left = self.count - begin
-                self._next = end = begin + min(left, max(self.least, left // self._share))
+                self._next = end = begin + min(left, max(self.least, -(-left // self._share)))
                 self._running += 1
             try:
                 self.work(begin, end, slot)

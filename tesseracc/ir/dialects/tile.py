@@ -124,6 +124,14 @@ def _lanes(dtype: str) -> tuple[Type, ...]:
 
 define("tile.group_id", attrs="axis:int=0", infer=lambda v, a: (I64,), doc="This group's index along a grid axis.")
 define("tile.group_count", attrs="axis:int=0", infer=lambda v, a: (I64,), doc="How many groups run along a grid axis.")
+define(
+    "tile.group_span",
+    "limit",
+    infer=lambda v, a: (I64,),
+    verify=lambda op: None if op["limit"].type == I64 else f"the limit is {op['limit'].type}, not i64",
+    doc="How many groups, from this one on in a grid of one axis, this one does the work of: 1 .. limit, as the target "
+    "likes. The others do not run.",
+)
 define("tile.local_id", infer=lambda v, a: _lanes("i64"), doc="The lane's index in its group, 0 .. group-1.")
 define("tile.linear_id", infer=lambda v, a: _lanes("i64"), doc="group_id(0) * group + local_id.")
 define("tile.lane_id", infer=lambda v, a: _lanes("i64"), doc="local_id mod 32.")

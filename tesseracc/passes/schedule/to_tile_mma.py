@@ -1,6 +1,6 @@
 """Strategy `mma`: a contraction sum_k A[.., m, k] * B[.., k, n] by tiles, its epilogue on the finished tile.
 
-    for each tile (m0, n0) of each batch point, one group:    (tiles share the rows evenly, see `even_height`)
+    for each tile (m0, n0) of each batch point, one group:    (tiles share the rows evenly, see `_rows`)
         acc = 0
         for k0 in 0, tile_k, ..: acc = mma(map A elements, map B elements, acc)
         map acc: epilogue and stores
@@ -24,6 +24,8 @@ from tesseracc.passes.schedule.elements import Emitter, Env, delinearize
 from tesseracc.passes.schedule.to_tile_columns import column_reduction, few_rows
 from tesseracc.passes.schedule.tuning import Tuning
 
+#: how many groups a product should at least have on a CPU, for its threads, if each has as many steps of rows
+SHARES, LEAST_STEPS = 16, 9
 
 def _used(group: Op, reduce: Op) -> bool:
     """Whether more is done with the sums than to round and to store them."""
@@ -87,22 +89,22 @@ class _Lowering:
         # the columns of a group: more groups where one has all rows, longer pieces of rows where nothing is packed
         narrow = min(tile_n, tuning.narrow or tile_n)
         width = narrow + (tile_n - narrow) * dim_min(1, self.m_size // (tile_m + 1)) + (tuning.strip - narrow) * few
-        blocks_m, blocks_n = ceildiv(self.m_size, tile_m), ceildiv(self.n_size, width)
-        batch = self._batch()
-        sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
+        batch, blocks_m, blocks_n = self._batch(), ceildiv(self.m_size, tile_m), ceildiv(self.n_size, width)
+        if self.step and not batch:
+            least = dim_min(self.m_size // (LEAST_STEPS * self.step), dim_max(1, SHARES + 1 - blocks_n))
+            blocks_m = dim_max(blocks_m, least)
         if self.in_axes:
+            sizes = [emitter.dim(size) for size in (*batch, blocks_m, blocks_n)]
             block_n, block_m = (b.op("tile.group_id", axis=axis) for axis in range(2))
             batch_point = delinearize(b, b.op("tile.group_id", axis=2), sizes[:-2]) if batch else []
             grid: tuple[Dim, ...] = (blocks_n, blocks_m, *([product(batch)] if batch else []))
         else:
-            *batch_point, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
-            grid = (product(batch) * blocks_m * blocks_n,)
-        height = even_height(emitter, self.m_size, tile_m, self.step)
-        m0 = b.op("arith.mul", block_m, height)
+            sizes = [emitter.dim(size) for size in (*batch, blocks_n, blocks_m)]
+            *batch_point, block_n, block_m = delinearize(b, b.op("tile.group_id"), sizes)
+            grid = (product(batch) * blocks_n * blocks_m,)
+        m0, extent_m = self._rows(block_m, blocks_m)
         n0 = b.op("arith.mul", block_n, emitter.dim(width))
-        extent_m, extent_n = b.op("arith.sub", m, m0), b.op("arith.sub", n, n0)
-        if self.step:
-            extent_m = b.op("arith.min", extent_m, height)
+        extent_n = b.op("arith.sub", n, n0)
         if narrow < tile_n:
             extent_n = b.op("arith.min", extent_n, emitter.dim(width))
         point: dict[int, Value] = dict(zip(self.found.batch, batch_point, strict=True))
@@ -121,6 +123,29 @@ class _Lowering:
         else:
             b.if_(b.op("arith.cmp", m, b.const(tuning.few), pred="le"), by_rows, tiled)
         return grid
+
+    def _rows(self, block: Value, blocks: Dim) -> tuple[Value, Value]:
+        """The first row of a block, and how many follow: at most those of a tile.
+
+        On a CPU blocks share the rows evenly, in steps: block i begins at step * (steps * i / blocks), rounded down. A
+        block takes with it those below it that the same thread would take next, as far as a tile has room: there are
+        blocks for many threads, and the right operand is brought into place once for all that one thread has.
+        """
+        b, emitter, tile = self.b, self.emitter, self.tile[0]
+        m = emitter.dim(self.m_size)
+        if not self.step or blocks == 1:
+            m0 = b.op("arith.mul", block, b.const(tile))
+            return m0, b.op("arith.sub", m, m0)
+        steps, count = emitter.dim(dim_max(1, ceildiv(self.m_size, self.step))), emitter.dim(blocks)
+
+        def row(block: Value) -> Value:
+            step = b.op("arith.floordiv", b.op("arith.mul", steps, block), count)
+            return b.op("arith.mul", step, b.const(self.step))
+
+        room = b.op("arith.floordiv", b.op("arith.mul", b.const(self.tuning.tile_m // self.step), count), steps)
+        span = b.op("tile.group_span", b.op("arith.min", room, b.op("arith.sub", count, block)))
+        m0 = row(block)
+        return m0, b.op("arith.sub", b.op("arith.min", m, row(b.op("arith.add", block, span))), m0)
 
     def _few(self) -> Dim:
         """1 where there are so few rows that they are taken without packing the right operand, else 0."""
@@ -212,19 +237,6 @@ class _Lowering:
             return ()
 
         self._map(b, extents, [acc], (self.tile[0], self.tile[1]), body, [])
-
-
-def even_height(emitter: Emitter, size: Dim, tile: int, step: int) -> Value:
-    """Rows of a tile of at most `tile`: size / tiles in whole steps, so that no tile is left with a few rows, and
-    groups take equal time."""
-    b, blocks = emitter.b, ceildiv(size, tile)
-    if not step or blocks == 1:
-        return b.const(tile)
-    per_block = b.op("arith.floordiv", emitter.dim(size), emitter.dim(blocks * step))
-    whole = b.op("arith.mul", per_block, emitter.dim(blocks * step))
-    rest = b.op("arith.cmp", whole, emitter.dim(size), pred="lt")
-    steps = b.op("arith.add", per_block, b.op("arith.cast", rest, to="i64"))
-    return b.op("arith.mul", steps, b.const(step))
 
 
 def fit(tile: int, size: Dim) -> int:

@@ -29,7 +29,6 @@ from tesseracc.passes.schedule.elements import Emitter, Env, delinearize
 from tesseracc.passes.schedule.seen import finite_shift, highest, seen
 from tesseracc.passes.schedule.stream_tiles import StreamTile, stream_tiles
 from tesseracc.passes.schedule.streams import Stream, stream_of
-from tesseracc.passes.schedule.to_tile_mma import even_height
 from tesseracc.passes.schedule.tuning import Tuning
 
 #: operations on a row's number that are as well done again for every block
@@ -121,7 +120,7 @@ class _Lowering:
         sizes = [emitter.dim(size) for size in (*batch, *blocks)]
         *place, block_m, block_n = delinearize(b, b.op("tile.group_id"), sizes)
         self.point: Env = dict(zip((self.args[axis] for axis in found.batch), place, strict=True))
-        height = even_height(emitter, self.m_size, self.height, self.step)
+        height = _even_height(emitter, self.m_size, self.height, self.step)
         self.m0, self.n0 = b.op("arith.mul", block_m, height), b.op("arith.mul", block_n, b.const(self.width))
         rest = b.op("arith.sub", emitter.dim(self.m_size), self.m0)
         self.rows = b.op("arith.min", rest, height)
@@ -421,3 +420,16 @@ def _found(group: Op, tuning: Tuning) -> Stream:
     found = stream_of(group, one_axis=tuning.arch.kind == "cuda")
     assert found is not None, "the strategy stream is chosen for groups of its form"
     return found
+
+
+def _even_height(emitter: Emitter, size: Dim, tile: int, step: int) -> Value:
+    """Rows of a tile of at most `tile`: size / tiles in whole steps, so that no tile is left with a few rows, and
+    groups take equal time."""
+    b, blocks = emitter.b, ceildiv(size, tile)
+    if not step or blocks == 1:
+        return b.const(tile)
+    per_block = b.op("arith.floordiv", emitter.dim(size), emitter.dim(blocks * step))
+    whole = b.op("arith.mul", per_block, emitter.dim(blocks * step))
+    rest = b.op("arith.cmp", whole, emitter.dim(size), pred="lt")
+    steps = b.op("arith.add", per_block, b.op("arith.cast", rest, to="i64"))
+    return b.op("arith.mul", steps, b.const(step))

@@ -32,6 +32,7 @@ from tesseracc.passes.target.lower_cpu_flow import (
     lower_tile_while,
 )
 from tesseracc.passes.target.lower_cpu_fold import lower_element, lower_fold
+from tesseracc.passes.target.lower_cpu_groups import group_loop, group_span
 from tesseracc.passes.target.lower_cpu_map import lower_map
 from tesseracc.passes.target.lower_cpu_memory import lower_alloc, lower_load, lower_store, lower_update
 from tesseracc.passes.target.lower_cpu_mma import lower_mma
@@ -61,7 +62,6 @@ def lower_kernel(func: Func, arch: Arch) -> Func:
     args, begin, end = Value(PtrType("global"), "args"), Value(I64, "begin"), Value(I64, "end")
     _bind_arguments(k, args)
     grid = tuple(func.attrs["grid"])
-
     def one_group(ids: list[Int]) -> None:
         k.group_ids = ids
         if not chunked:
@@ -75,7 +75,7 @@ def lower_kernel(func: Func, arch: Arch) -> Func:
 
         k.loop(0, group, width, (), chunk)
 
-    _group_loop(k, [k.dim(size) for size in grid], begin, end, one_group)
+    group_loop(k, [k.dim(size) for size in grid], begin, end, one_group)
     if k.bypasses:
         k.b.emit("target.fence")
     if k.uses_tile_registers:
@@ -113,41 +113,6 @@ def _bind_arguments(k: Kernel, args: Value) -> None:
             assert isinstance(param.type, ScalarType)
             k.env[param] = k.wrap_scalar(slot(at, param.type))
     k.b = Builder(k.func.loc)
-
-
-def _group_loop(k: Kernel, grid: list[Int], begin: Value, end: Value, one_group: Callable[[list[Int]], None]) -> None:
-    """Groups begin .. end; beyond one axis the coordinates are counted along, divided only once."""
-    if len(grid) == 1:
-
-        def single(g: Value, _: list[Value]) -> list[Value]:
-            one_group([g])
-            return []
-
-        k.loop(begin, end, 1, (), single)
-        return
-    rest: Value = begin
-    start: list[Value] = []
-    for size in grid[:-1]:
-        start.append(k.b.op("arith.mod", rest, k.value(size)))
-        rest = k.b.op("arith.floordiv", rest, k.value(size))
-    start.append(rest)
-
-    def body(_: Value, ids: list[Value]) -> list[Value]:
-        one_group(list(ids))
-        following: list[Value] = []
-        carry: Value | None = None  # whether this axis moves on
-        for at, index in enumerate(ids):
-            one = k.b.const(1)
-            moved = k.b.op("arith.add", index, one if carry is None else k.b.op("arith.cast", carry, to="i64"))
-            if at == len(ids) - 1:
-                following.append(moved)
-                break
-            wraps = k.b.op("arith.cmp", moved, k.value(grid[at]), pred="ge")
-            following.append(k.b.op("arith.select", wraps, k.b.const(0), moved))
-            carry = wraps
-        return following
-
-    k.loop(begin, end, 1, start, body)
 
 
 def lanes_independent(func: Func) -> bool:
@@ -240,6 +205,7 @@ def _update(k: Kernel, op: Op) -> list[Rep]:
 
 _TABLE: dict[str, Callable[[Kernel, Op], list[Rep]]] = {
     "tile.group_id": lambda k, op: [Affine(k.group_ids[op.attrs["axis"]])],
+    "tile.group_span": lambda k, op: [group_span(k, op)],
     "tile.local_id": lambda k, op: [_local_id(k)],
     "tile.linear_id": _linear,
     "tile.lane_id": lambda k, op: [Vec(k.b.op("arith.mod", k.vector(_local_id(k), "i64"), k.constant(32, "i64")))],

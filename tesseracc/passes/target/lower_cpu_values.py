@@ -108,6 +108,14 @@ def wrap(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The end of a thread's groups, and where the number behind those stands that the group before has done."""
+
+    end: Value
+    behind: Value
+
+
 class Kernel:
     """The lowering of one kernel: where code goes (`b`), what values are (`env`), which lanes take part (`mask`)."""
 
@@ -123,6 +131,7 @@ class Kernel:
         self.symbols: dict[str, Value] = {}
         self.dims: dict[str, Value] = {}
         self.group_ids: list[Int] = []
+        self.span: Span | None = None  # where groups may take their neighbours' work
         self.lane_base: Int = 0
         self.scratch: Value = Value(PtrType("global"), "scratch")
         self.scratch_bytes = 0

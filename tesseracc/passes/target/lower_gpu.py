@@ -247,6 +247,9 @@ class Lowering(Order):
     def do_tile_group_id(self, op: Op) -> Value:
         return self.sreg("ctaid." + "xyz"[op.attrs["axis"]])
 
+    def do_tile_group_span(self, op: Op) -> Value:
+        return self.b.const(1)
+
     def do_tile_group_count(self, op: Op) -> Value:
         return self.sreg("nctaid." + "xyz"[op.attrs["axis"]])
 

@@ -20,6 +20,25 @@ tile.kernel @saxpy(%x: buf<f32[N], global>, %y: buf<f32[N], global>, %a: f32) {g
 }
 """
 
+#: every group writes its number for itself and for those whose work it takes, three at most; the last two never join
+SPANS = """
+tile.kernel @spans(%o: buf<i64[N], global>) {group = 16, grid = [<N>], symbols = ["N"], access = ["write"]} {
+  %g = tile.group_id : i64
+  %n = tile.dim {expr = <N>} : i64
+  %one = arith.constant {value = 1} : i64
+  %three = arith.constant {value = 3} : i64
+  %last = arith.sub %n, %one : i64
+  %left = arith.sub %last, %g : i64
+  %some = arith.max %left, %one : i64
+  %limit = arith.min %three, %some : i64
+  %s = tile.group_span %limit : i64
+  %end = arith.add %g, %s : i64
+  scf.for %g, %end, %one, [] (%i: i64) {
+    tile.store %g, %o, [%i]
+  }
+}
+"""
+
 
 def matmul(
     m: int, n: int, k: int, dtype: str = "f32", acc: str = "f32", *, extents: bool = True, transposed: bool = False

@@ -238,3 +238,26 @@ def test_code_for_every_level(level: str, name: str) -> None:
     code = compile_cpu(llvm_text(module.of_kind("target.func"), arch), arch)
     image = read_image(link_image([code], arch.toolchain.machine))
     assert set(symbols) <= set(image)
+
+
+@LEVELS
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 40])
+def test_groups_take_the_work_of_those_behind_them(level: str, n: int) -> None:
+    """As far as the limit and the thread's own part go; each group's work is done once."""
+    code, rng = native(cpu_kernels.SPANS, level), np.random.default_rng(n)
+    cuts = sorted({0, n, *(int(c) for c in rng.integers(0, n + 1, 3))})
+    pieces = list(zip(cuts, cuts[1:], strict=False))
+    out = np.full(n, -1, np.int64)
+    code("spans", [out], {"N": n}, [pieces[i] for i in rng.permutation(len(pieces))])
+    expected = np.full(n, -1, np.int64)
+    for begin, end in pieces:
+        g = begin
+        while g < end:
+            span = min(3, max(1, n - 1 - g), end - g)
+            expected[g : g + span] = g
+            g += span
+    np.testing.assert_array_equal(out, expected)
+    alone = np.full(n, -1, np.int64)
+    if n:
+        run_kernel(code.kernels["spans"], [Memory(alone, None)], {"N": n})
+    np.testing.assert_array_equal(alone, np.arange(n))
