@@ -49,6 +49,7 @@ from tesseracc.passes.tile import pipeline_loads as _pipeline_loads
 from tesseracc.passes.tile import place_groups as _place_groups
 from tesseracc.passes.tile import share_copies as _share_copies
 from tesseracc.passes.tile import share_tiles as _share_tiles
+from tesseracc.passes.tile import sink_reads as _sink_reads
 from tesseracc.passes.tile import tiles_to_maps as _tiles_to_maps
 from tesseracc.passes.tile import update_in_place as _update_in_place
 from tesseracc.passes.tile import version_copies as _version_copies
@@ -62,7 +63,7 @@ _PASSES = (
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
     _count_flops, _share_tiles, _keep_operands, _choose_warps, _join_launches,
-    _fuse_siblings, _name_operations, _order_results,
+    _fuse_siblings, _name_operations, _order_results, _sink_reads,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -97,10 +98,11 @@ TILE: tuple[Step, ...] = parse_pipeline(
 # of fused multiply-add is expanded last.
 _EXPAND = "contract,expand-math,expand-narrow,expand-fma"
 # What a tile kernel says of shared memory goes before loops get rings of their own; versions come last, for what is
-# copied is known by then. Who does which block of the work comes last: versions differ in it.
+# copied is known by then. Who does which block of the work comes last: versions differ in it. Operands are read where
+# they are used first once it is known from where.
 _RINGS = (
     "forward-shared,carry-blocks,share-tiles,choose-warps,keep-operands,pipeline-loads,version-copies,share-copies,"
-    "place-groups"
+    "place-groups,sink-reads"
 )
 TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
