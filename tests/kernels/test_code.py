@@ -20,6 +20,7 @@ from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.frontend.kernel import lower
 from tesseracc.tuning.choice import Tuning, choose
 from tests.kernels.copied import mine
+from tests.kernels.seed_cases import definition
 
 ATTENTION = specialise(K.flash_attention.of(ts.bf16).definition, dims={"D": 64})
 COPIES = {"sm_80": {"LDGSTS"}, "sm_90": {"UTMALDG"}}
@@ -57,6 +58,17 @@ def test_attention_of_every_width_stays_in_registers(arch: str, width: int) -> N
         kernel = specialise(chosen.kernel, {**dict(chosen.kernel.constants), "causal": causal})
         (image,) = built(kernel, arch).images
         assert image.findings == () and all(k.spill_loads == k.spill_stores == k.stack == 0 for k in image.kernels)
+
+
+@pytest.mark.parametrize(
+    "arch", ["sm_80", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_86", "sm_89", "sm_120"))]
+)
+def test_attention_with_its_own_tile_sizes_stays_in_registers(arch: str) -> None:
+    """A seed's 128 x 128 scores leave no room for the values of the second product before it: they are read there."""
+    (image,) = built(definition("fused_attention_kernel"), arch).images
+    assert image.findings == () and all(k.spill_loads == k.spill_stores == k.stack == 0 for k in image.kernels)
+    found = operations(listing(image))
+    assert found >= COPIES["sm_80"] | PRODUCTS["sm_80"] and not found & {"LDL", "STL"}
 
 
 def launched(kernel: Any, arch: str, *args: Any) -> Any:

@@ -27,9 +27,10 @@ def sunk(kernel: Func) -> Func:
     own = {op.result for op in ops if op.name == "tile.alloc"}
     operands: set[Value] = set()  # of products alone, as they are or transposed
     for op in reversed(ops):
-        if op.name == "tile.transpose" or (op.name == "tile.read" and op["buf"] in own):
-            if all(_takes(user, op.result) or operands.intersection(user.results) for user in users[op.result]):
-                operands.add(op.result)
+        if op.name != "tile.transpose" and (op.name != "tile.read" or op["buf"] not in own):
+            continue
+        if all(_takes(user, op.result) or operands.intersection(user.results) for user in users[op.result]):
+            operands.add(op.result)
     for op in ops:
         if op.name == "tile.transpose" and op["a"] not in operands:  # of a tile in registers
             operands.discard(op.result)
