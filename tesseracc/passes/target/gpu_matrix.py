@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tesseracc.ir.types import ScalarType, TileType, element, kind_of, size_of
+from tesseracc.ir.types import ScalarType, TileType, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.layout.build import blocked, fit
 from tesseracc.layout.linear import LinearLayout
 from tesseracc.layout.select import Choice, candidates
-from tesseracc.passes.target.gpu_buffers import VECTOR_BYTES, Block
-from tesseracc.passes.target.gpu_convert import clean, stage
+from tesseracc.passes.target.gpu_buffers import VECTOR_BYTES
+from tesseracc.passes.target.gpu_convert import clean
+from tesseracc.passes.target.gpu_fma import by_fma
 from tesseracc.passes.target.gpu_fragments import PTX_TYPES, by_place, pair, pick
-from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_products import Flight
-from tesseracc.passes.target.gpu_spread import Places, Spread, pack, padded, per_word, registers, unpack
+from tesseracc.passes.target.gpu_spread import Spread, pack, padded, per_word, unpack
 from tesseracc.passes.target.gpu_warpgroup import unit_layout, warpgroup_product
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def lower_mma(low: Lowering, op: Op) -> Spread | Flight:
     shared = low.layouts.of(op.result)
     choice = low.layouts.choices.get(op.result)
     if choice is None:
-        return _by_fma(low, op, low.tile(op["acc"], shared))
+        return by_fma(low, op, low.tile(op["acc"], shared))
     if choice.row.warps > 1:
         layout = unit_layout(choice, "c", pair(op["acc"].type.shape), low.layouts.grids[op.result])  # type: ignore[union-attr]
         found = warpgroup_product(low, op, layout, choice)
@@ -163,56 +163,3 @@ def _instruction(
     types = [ScalarType("u32")] * len(words)
     found = low.b.emit("target.mma", list(a), list(b), words, types=types, instruction=spelled).results
     return unpack(low.b, found, dtype)
-
-
-def _readable(low: Lowering, value: Value, use: str) -> Block:
-    """An operand in shared memory: where it lies, or staged."""
-    held = low.env[value]
-    if isinstance(held, Located):
-        return held.block
-    return stage(low, low.spread(value), use)
-
-
-def _by_fma(low: Lowering, op: Op, acc: Spread) -> Spread:
-    """acc + a b: for each k in order, one fma (or multiply and add of integers) per element."""
-    layout = acc.layout
-    left, right = (_readable(low, op[side], side) for side in "ab")
-    low.before_read(left.memory.ptr, right.memory.ptr)
-    dtype = element(op.result.type)
-    places = Places(low.b, low.thread(), layout)
-    coordinates = [layout.at(register=r) for r in range(registers(layout))]
-    rows = {c[0]: places.at(0, r) for r, c in enumerate(coordinates)}
-    columns = {c[1]: places.at(1, r) for r, c in enumerate(coordinates)}
-    depth = op["a"].type.shape[1]  # type: ignore[union-attr]
-    limit = low.b.const(depth)
-    extents = op.group("extents")
-    if extents:
-        limit = low.b.op("arith.min", low.get(extents[2]), limit)
-
-    def step(inner: Lowering, args: list[Value]) -> list[Value]:
-        k, *carried = args
-
-        def load(block: Block, place: list[Value]) -> Value:
-            at = list(block.at)
-            for axis, number in zip(block.axes, place, strict=True):
-                at[axis] = inner.b.op("arith.add", at[axis], number)
-            ptr, kind = block.memory.address(inner, at), block.memory.dtype
-            value = inner.b.op("target.load", ptr, types=ScalarType(kind), align=size_of(kind))
-            return value if kind == dtype else inner.b.op("arith.cast", value, to=dtype)
-
-        a_values = {c: load(left, [row, k]) for c, row in rows.items()}
-        b_values = {c: load(right, [k, column]) for c, column in columns.items()}
-        found = []
-        for total, (row, column) in zip(carried, coordinates, strict=True):
-            x, y = a_values[row], b_values[column]
-            if kind_of(dtype) == "f":
-                found.append(inner.b.op("arith.fma", x, y, total))
-            else:
-                found.append(inner.b.op("arith.add", inner.b.op("arith.mul", x, y), total))
-        return found
-
-    elements = acc.as_elements(low.b)
-    types = [ScalarType(dtype)] * len(elements)
-    region = low.nested([ScalarType("i64"), *types], step)
-    loop = low.b.emit("scf.for", low.b.const(0), limit, low.b.const(1), elements, types=types, regions=[region])
-    return Spread(layout, acc.shape, dtype, elements=list(loop.results))

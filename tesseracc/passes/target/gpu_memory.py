@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tesseracc.ir.dialects.tile_values import WRITERS
@@ -53,10 +53,15 @@ class Shared:
             self.free[offset] = count
 
     def fits(self, name: str, count: int, alignment: int, limit: int) -> bool:
-        """Whether a region can be had where no more than `limit` bytes may be taken."""
+        """Whether a region for results can be had where no more than `limit` bytes may be taken."""
+        return self.with_all({name: count}, alignment) <= min(limit, self.size + RESERVE + alignment)
+
+    def with_all(self, counts: Mapping[str, int], alignment: int = BUFFER_ALIGNMENT) -> int:
+        """How many bytes are taken when there are regions of these sizes, too."""
         trial = self.copy()
-        trial.scratch(name, count, alignment)
-        return trial.size <= min(limit, self.size + RESERVE + alignment)
+        for name, count in counts.items():
+            trial.scratch(name, count, alignment)
+        return trial.size
 
     def scratch(self, name: str, count: int, alignment: int = BUFFER_ALIGNMENT) -> int:
         """The offset of a region that is used again and again under one name."""

@@ -50,14 +50,18 @@ class Parts:
         return Spread(self.layout, shape, value.dtype, pick(value.elements, 1), pick(value.words, step))
 
 
-def parts_of(layout: LinearLayout, count: int, dtype: str) -> Parts | None:
-    """A tile in `count` parts, cut along its last axis first; None where threads stand in the way."""
+def parts_of(layout: LinearLayout, count: int, dtype: str, axes: Sequence[int] | None = None) -> Parts | None:
+    """A tile in `count` parts, cut along the first of `axes` that can be cut; None where threads stand in the way.
+
+    Without `axes` the last one comes first.
+    """
     vectors = {name: list(layout.vectors(name)) for name, _ in layout.ins}
     shape, least = list(layout.shape), log2(per_word(dtype))
     numbers = list(range(len(vectors["register"])))
     found: list[tuple[int, tuple[int, ...]]] = []
+    order = list(reversed(range(len(shape)))) if axes is None else list(axes)
     while 1 << len(found) < count:
-        cut = next((c for axis in reversed(range(len(shape))) if (c := _cut(vectors, shape, axis)) is not None), None)
+        cut = next((c for axis in order if (c := _cut(vectors, shape, axis)) is not None), None)
         if cut is None or numbers[cut] < least:
             return None
         vector = vectors["register"].pop(cut)
