@@ -7,7 +7,6 @@ divergent barrier ..) ends the call with the finding's code, its PTX line and it
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from tessera_runtime.control import CopyStep, LaunchStep, MapStep, row_strides, 
 from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, DeviceError
+from tessera_runtime.core.locks import lock
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
 from tessera_runtime.core.places import place
 from tessera_runtime.plan import Instance
@@ -84,7 +84,7 @@ class EmulatorProgram:
         self._emulator = Emulator()
         self._by_name = {constant.name: constant for constant in file.manifest.constants}
         self._constants: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def run(self, instance: Instance, arrays: Sequence[NDArray[Any] | None], scalars: Mapping[str, int]) -> None:
         """Run the plan's steps in order; see `tessera_runtime.devices.Program`."""

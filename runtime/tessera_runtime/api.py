@@ -16,6 +16,7 @@ from tessera_runtime.bundle import BundleFile
 from tessera_runtime.core import recording
 from tessera_runtime.core.dtypes import accepts, np_dtype
 from tessera_runtime.core.errors import DeviceError, InputError, UsageError, about
+from tessera_runtime.core.locks import lock
 from tessera_runtime.core.manifest import Function, Manifest, Output, Target
 from tessera_runtime.devices import Device, Program, open_device
 from tessera_runtime.memory import aligned_empty
@@ -47,7 +48,7 @@ class BundleFunction:
         self._plan = bundle.plans[function.name]
         self._from_scalars = any(symbol.axis < 0 for symbol in function.symbols)
         self._cache: dict[tuple[Any, ...], tuple[Instance, tuple[tuple[int, ...], ...]]] = {}
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._importer = getattr(bundle.device, "import_array", None)
 
     @property
@@ -97,6 +98,8 @@ class BundleFunction:
         function = self.function
         arrays: dict[str, Any] = {}
         scalars: dict[str, int] = {}
+        if given is not None and not isinstance(given, Mapping):
+            raise InputError("E708", f"{self.name}: arrays for results are a {type(given).__name__}, expected a dict")
         for item, value in zip(function.inputs, guards.arrange(function, args, kwargs), strict=True):
             if item.kind == "scalar":
                 scalars[item.name] = guards.scalar_bits(function, item, value)
@@ -196,7 +199,11 @@ def _prepare(function: Function, arrays: dict[str, Any]) -> None:
             continue
         usable = array.flags.c_contiguous and array.flags.aligned
         if not usable or (item.inout and not array.flags.writeable):
-            arrays[item.name] = np.array(array, order="C", copy=True)
+            try:
+                arrays[item.name] = np.array(array, order="C", copy=True)
+            except (MemoryError, ValueError) as error:
+                told = f"{function.name}: no memory for a dense copy of input '{item.name}' of shape {array.shape}"
+                raise InputError("E713", told) from error
 
 
 def _overlap(a: Any, b: Any) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import operator
 import os
 import stat
-import threading
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tessera_runtime.core import container
 from tessera_runtime.core.check import check
 from tessera_runtime.core.dtypes import DTYPES
 from tessera_runtime.core.errors import BundleError, UsageError, about
+from tessera_runtime.core.locks import lock
 from tessera_runtime.core.manifest import CHUNK, MAX_MANIFEST, Constant, Entry, Manifest, from_json
 from tessera_runtime.core.safetensors import parse_header
 
@@ -67,7 +68,7 @@ class BundleFile:
         self._outside_files: dict[str, str] = {}
         self._outside = self._find_weights(source, weights)
         self._verified: set[tuple[str, int]] = set()
-        self._lock = threading.Lock()
+        self._lock = lock()
         for entry in self.manifest.entries:
             if entry.kind != "weights" or verify_weights:
                 self._verify(entry, 0, entry.size)
@@ -272,8 +273,8 @@ def _open(source: Any) -> mmap.mmap:
         memory = mmap.mmap(-1, len(data))
         memory[:] = data
         return memory
-    if isinstance(source, int):
-        return _map(source, f"file descriptor {source}")
+    if hasattr(source, "__index__"):
+        return _map(operator.index(source), f"file descriptor {source}")
     path = os.fspath(source)
     try:
         # Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
@@ -303,5 +304,5 @@ def _map(descriptor: int, shown: str) -> mmap.mmap:
             memory[position : position + len(part)] = part
             position += len(part)
         return memory
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UsageError("E802", f"cannot read {shown}: {getattr(error, 'strerror', None) or error}") from error

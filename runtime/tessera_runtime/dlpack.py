@@ -17,10 +17,11 @@ from tessera_runtime.core.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CPU", "CUDA", "Exported", "Taken", "capsule", "from_dlpack", "take"]
+__all__ = ["CPU", "CUDA", "Exported", "Taken", "capsule", "device_of", "from_dlpack", "take"]
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 _READ_ONLY, _COPIED = 1, 2
+MAX_RANK = 64  # NumPy's
 #: element types that DLPack has, one element to a whole number of bytes: its type code; bits follow from the size
 _CODES = {
     "i8": 0, "i16": 0, "i32": 0, "i64": 0, "u8": 1, "u16": 1, "u32": 1, "u64": 1, "f16": 2, "f32": 2, "f64": 2,
@@ -93,8 +94,18 @@ class _Owner:
             _Deleter(self._deleter)(self._address)
 
 
-def take(value: Any, what: str, stream: int | None = None) -> Taken:
-    """Consume what `value.__dlpack__` gives. E708 for what is no dense tensor of a known type; `what` names it.
+def device_of(value: Any, what: str) -> tuple[int, int]:
+    """The kind and number of the device that a value says it lies on; E708."""
+    try:
+        kind, number = map(int, value.__dlpack_device__())
+    except Exception as error:  # code of others, which may raise anything
+        raise InputError("E708", f"{what} does not say on which device it lies: {_shown(error)}") from error
+    return kind, number
+
+
+def take(value: Any, what: str, device: tuple[int, int], stream: int | None = None) -> Taken:
+    """Consume what `value.__dlpack__` gives. E708 for what is no tensor of a known type in memory of `device`, which is
+    what the value said of itself; `what` names it.
 
     `stream` is the consumer's, in DLPack's numbering; the producer makes it wait for its own work. None for the CPU.
     """
@@ -104,8 +115,8 @@ def take(value: Any, what: str, stream: int | None = None) -> Taken:
             found = value.__dlpack__(max_version=(1, 0), **options)
         except TypeError:
             found = value.__dlpack__(**options)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError("E708", f"{what} cannot be shared: {error}") from error
+    except Exception as error:  # code of others, which may raise anything
+        raise InputError("E708", f"{what} cannot be shared: {_shown(error)}") from error
     name = next((n for n in (_NEW, _OLD) if _valid(id(found), n)), None)
     if name is None:
         raise InputError("E708", f"{what}: __dlpack__ gives no unused capsule")
@@ -119,15 +130,38 @@ def take(value: Any, what: str, stream: int | None = None) -> Taken:
     owner = _Owner(address, record.deleter)
     if name == _NEW and record.major != 1:
         raise InputError("E708", f"{what} uses DLPack {record.major}; version 1 is understood")
-    tensor = record.tensor
-    dtype = _dtype(tensor.dtype)
+    return _read(record.tensor, what, device, bool(flags & _READ_ONLY), owner)
+
+
+def _shown(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _read(tensor: Any, what: str, device: tuple[int, int], readonly: bool, owner: object) -> Taken:
+    """What a record says, held against itself: a producer that errs must not make us read anywhere."""
+    found = (tensor.device.kind, tensor.device.number)
+    if found[0] != device[0] or (found[0] == CUDA and found != device):
+        raise InputError("E708", f"{what} says it lies on device {device[0]}:{device[1]}, its capsule {found}")
+    kind = tensor.dtype
+    dtype = _dtype(kind)
     if dtype is None:
-        kind = tensor.dtype
         raise InputError("E708", f"{what} has the DLPack type {kind.code} of {kind.bits} bits x {kind.lanes}")
-    shape = tuple(tensor.shape[i] for i in range(tensor.rank))
-    strides = tuple(tensor.strides[i] for i in range(tensor.rank)) if tensor.strides else _dense(shape)
-    device = (tensor.device.kind, tensor.device.number)
-    return Taken((tensor.data or 0) + tensor.offset, device, dtype, shape, strides, bool(flags & _READ_ONLY), owner)
+    rank = tensor.rank
+    if not 0 <= rank <= MAX_RANK or (rank and not tensor.shape):
+        raise InputError("E708", f"{what} has {rank} axes{'' if tensor.shape else ' without extents'}")
+    shape = tuple(tensor.shape[i] for i in range(rank))
+    if any(extent < 0 for extent in shape):
+        raise InputError("E708", f"{what} has the extents {shape}")
+    strides = tuple(tensor.strides[i] for i in range(rank)) if tensor.strides else _dense(shape)
+    pointer = (tensor.data or 0) + tensor.offset
+    if 0 not in shape:
+        steps = [(extent - 1) * stride for extent, stride in zip(shape, strides, strict=True)]
+        size = DTYPES[dtype].itemsize
+        low = pointer + size * sum(step for step in steps if step < 0)
+        high = pointer + size * (1 + sum(step for step in steps if step > 0))
+        if not tensor.data or low <= 0 or high >= 1 << 63:
+            raise InputError("E708", f"{what} has elements outside of memory: at {low:#x} to {high:#x}")
+    return Taken(pointer, found, dtype, shape, strides, readonly, owner)
 
 
 def _dtype(found: _Type) -> str | None:
@@ -157,14 +191,17 @@ def from_dlpack(value: Any, what: str = "the value") -> NDArray[Any]:
     """A NumPy array over the memory of an object with `__dlpack__` on the CPU, read-only if its owner says so; E708."""
     import numpy as np
 
-    kind, number = map(int, value.__dlpack_device__())
-    if kind not in (CPU, CUDA_HOST, CUDA_MANAGED):
-        raise InputError("E708", f"{what} lies on device {kind}:{number}, not in memory that the CPU reads",
+    device = device_of(value, what)
+    if device[0] not in (CPU, CUDA_HOST, CUDA_MANAGED):
+        raise InputError("E708", f"{what} lies on device {device[0]}:{device[1]}, not in memory that the CPU reads",
                          help="copy it to the host first")  # fmt: skip
-    taken = take(value, what)
-    if not taken.pointer:
-        return np.empty(taken.shape, np_dtype(taken.dtype))
-    array = np.asarray(_Memory(taken))
+    taken = take(value, what, device)
+    try:
+        if 0 in taken.shape:  # its pointer and strides may be anything
+            return np.empty(taken.shape, np_dtype(taken.dtype))
+        array = np.asarray(_Memory(taken))
+    except (ValueError, OverflowError) as error:
+        raise InputError("E708", f"{what} is no array of NumPy: {error}") from error
     wanted = np_dtype(taken.dtype)
     # view() keeps strides where both types have one size
     return array if array.dtype == wanted else array.view(wanted)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from bisect import bisect
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core.errors import InputError
+from tessera_runtime.core.locks import lock
 from tessera_runtime.core.usage import add, track
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class ArenaPool:
 
     def __init__(self) -> None:
         self._idle: list[Arena] = []
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def take(self) -> Arena:
         """An arena for one call."""

@@ -43,8 +43,8 @@ _MAX_BYTES = 1 << 47
 class Instance(NamedTuple):
     """A plan at given extents. `offsets[i]` is a temporary's place in an arena of `arena` bytes, -1 for other buffers.
 
-    `written` are the buffers that some step writes. Steps over empty grids and empty copies are left out. The steps
-    of a branch or loop follow it (`tessera_runtime.control`).
+    `written` are the buffers that some step writes. Steps over empty grids, empty copies and repeats of nothing are
+    left out. The steps of a branch or loop follow it (`tessera_runtime.control`).
     """
 
     plan: Plan
@@ -126,6 +126,8 @@ class _Maker:
             (times,) = extents((step.count,), self.env, f"{self.plan.function}: the number of steps of a loop")
             self.steps.append(RepeatStep(times, 0))
             self.steps[mine] = RepeatStep(times, self.block(at, at + step.body, times))
+            if len(self.steps) == mine + 1:
+                del self.steps[mine]  # nothing, any number of times
             return at + step.body
         first, second = (step.then, step.other) if isinstance(step, Branch) else (step.head, step.body)
         if self.sizes[step.on] != 1:

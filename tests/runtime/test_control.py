@@ -174,6 +174,14 @@ def test_rows() -> None:
     assert caught.value.code == "E710"
 
 
+def test_nothing_is_not_repeated() -> None:
+    """Rows of no bytes, as often as an extent says: nobody would wait for the end."""
+    buffers = (Buffer("input", "x", "f32", (("T",), 0)), Buffer("temp", "", "f32", (0,)))
+    steps = Repeat(("T",), 3), Repeat(("T",), 1), Take(0, 1), Take(0, 1), Copy(0, 0)
+    assert instantiate(Plan("f", buffers, steps), [], {"T": 1 << 40}).steps == ()
+
+
+
 # Readers --------------------------------------------------------------------------------------------------------------
 
 

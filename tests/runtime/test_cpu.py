@@ -327,5 +327,7 @@ def test_results_into_given_arrays(bundle: tessera_runtime.Bundle) -> None:
             bundle["chain"].into(given, x)
         assert caught.value.code == "E708", given
         np.testing.assert_array_equal(x, kept)
+    with pytest.raises(tessera_runtime.InputError, match="expected a dict"):
+        bundle["chain"].into(out1, x)
     with pytest.raises(tessera_runtime.InputError):
         bundle["saxpy"].into({"y": np.empty(3, np.float32)}, 1.0, np.ones(3, np.float32), np.ones(3, np.float32))

@@ -162,14 +162,36 @@ def test_strange_capsules_are_refused() -> None:
         (lambda r: setattr(r, "major", 2), "DLPack 2"),
         (lambda r: setattr(r.tensor.dtype, "lanes", 4), "x 4"),
         (lambda r: setattr(r.tensor.dtype, "code", 5), "type 5 of 64 bits"),
+        (lambda r: setattr(r.tensor, "rank", 100), "100 axes"),
+        (lambda r: setattr(r.tensor, "rank", -1), "-1 axes"),
+        (lambda r: setattr(r.tensor, "shape", None), "without extents"),
+        (lambda r: r.tensor.shape.__setitem__(0, -3), "extents"),
+        (lambda r: r.tensor.shape.__setitem__(0, 1 << 62), "outside of memory"),
+        (lambda r: r.tensor.strides.__setitem__(0, -(1 << 60)), "outside of memory"),
+        (lambda r: setattr(r.tensor, "data", None), "outside of memory"),
+        (lambda r: setattr(r.tensor, "offset", (1 << 64) - 8), "outside of memory"),
+        (lambda r: setattr(r.tensor.device, "kind", dlpack.CUDA), "its capsule (2, 0)"),
     ):
         with pytest.raises(tessera_runtime.InputError) as caught:
             tessera_runtime.from_dlpack(Odd(change))
         assert caught.value.code == "E708" and text in caught.value.message
     with pytest.raises(tessera_runtime.InputError, match="no unused capsule"):
-        dlpack.take(type("Nothing", (), {"__dlpack__": lambda self, **_: None})(), "x")
+        dlpack.take(type("Nothing", (), {"__dlpack__": lambda self, **_: None})(), "x", (dlpack.CPU, 0))
+    for raised in (KeyError("lost"), MemoryError(), AssertionError()):  # code of others may raise anything
+        with pytest.raises(tessera_runtime.InputError, match="cannot be shared"):
+            tessera_runtime.from_dlpack(type("Raises", (Foreign,), {"__dlpack__": _raises(raised)})(np.ones(3)))
+    for place in (None, (1,), ("a", "b")):
+        with pytest.raises(tessera_runtime.InputError, match="on which device"):
+            tessera_runtime.from_dlpack(type("Lost", (), {"__dlpack_device__": lambda self, place=place: place})())
     del caught
     assert exported() == held, "also what is refused is given back"
+
+
+def _raises(error: Exception) -> Any:
+    def export(self: Any, **options: Any) -> Any:
+        raise error
+
+    return export
 
 
 def test_tensors_share_their_memory_read_only() -> None:

@@ -142,6 +142,13 @@ def test_arguments_of_load(name: str, value: object) -> None:
     assert tessera_runtime.load(bundle_bytes(), threads=np.int64(1), graph_limit=1, require_signature=()).functions
 
 
+@pytest.mark.parametrize("number", [-1, 1 << 31, 1 << 70, np.int64(1 << 40), np.int64(-1)])
+def test_numbers_that_are_no_descriptor(number: Any) -> None:
+    with pytest.raises(tessera_runtime.UsageError, match="cannot read file descriptor") as caught:
+        tessera_runtime.load(number)
+    assert caught.value.code == "E802"
+
+
 def test_masked_arrays_are_refused(bundle: tessera_runtime.Bundle) -> None:
     """What is masked would count: the function sees the data alone."""
     for masked in (np.ma.masked_array(f32(3), mask=[0, 1, 0]), np.ma.masked_array(f32(3))):

@@ -5,10 +5,11 @@ Times are `time.perf_counter_ns`. Without a recorder a step costs one comparison
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+
+from tessera_runtime.core.locks import lock
 
 __all__ = ["Recorder", "Span", "active", "record"]
 
@@ -56,7 +57,7 @@ class Recorder:
 
 
 _ACTIVE: list[Recorder] = []
-_LOCK = threading.Lock()
+_LOCK = lock()
 
 
 def active() -> Recorder | None:

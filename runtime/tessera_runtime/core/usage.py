@@ -5,9 +5,10 @@ Mapped bundles do not count: their pages belong to the file.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
+
+from tessera_runtime.core.locks import rlock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +17,7 @@ __all__ = ["add", "current", "peak", "reset_peak", "track"]
 
 KINDS = ("arrays", "temporaries", "device")
 
-_LOCK = threading.RLock()  # a collection while it is held may release an array
+_LOCK = rlock()  # a collection while it is held may release an array
 _HELD = dict.fromkeys(KINDS, 0)
 _PEAK = [0]
 _LIVE: dict[int, tuple[weakref.ref[Any], int]] = {}

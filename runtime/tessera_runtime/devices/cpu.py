@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tessera_runtime.control import CopyStep, LaunchStep, walk
 from tessera_runtime.core import recording
 from tessera_runtime.core.errors import DeviceError
+from tessera_runtime.core.locks import lock
 from tessera_runtime.core.manifest import Kernel, Manifest, Target
 from tessera_runtime.devices.clock import cycles_per_second
 from tessera_runtime.devices.elf import LoadedImage, check_description
@@ -164,7 +164,7 @@ class CpuProgram:
         self._by_name = {constant.name: constant for constant in file.manifest.constants}
         self._constants: dict[str, int] = {}
         self._keep: list[NDArray[Any]] = []
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def _constant(self, name: str) -> int:
         """The address of a constant in the bundle's own memory, verified when first used."""

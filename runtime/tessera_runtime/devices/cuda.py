@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core.errors import DeviceError
+from tessera_runtime.core.locks import lock
 from tessera_runtime.core.manifest import Capability, Manifest, Target
 from tessera_runtime.devices.cuda_driver import CudaPython, Driver, Handle
 from tessera_runtime.devices.cuda_memory import BlockPool, DeviceArray, empty, failed, import_array
@@ -59,7 +59,7 @@ class CudaDevice:
         self.pool = BlockPool(self)
         self._context: Handle = None
         self._queued: dict[str, None] = {}  # what nobody has waited for, the latest last
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def select(self, manifest: Manifest) -> Target:
         """The target of highest preference that this GPU runs; E904.

@@ -7,12 +7,12 @@ used for longest is given up; with `strict` that is an error, as is everything e
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from tessera_runtime.core.errors import DeviceError
+from tessera_runtime.core.locks import lock
 from tessera_runtime.devices.cuda_driver import Driver, Handle, Node
 
 __all__ = ["Capture", "Graphs"]
@@ -31,7 +31,7 @@ class Graphs:
     def __init__(self, driver: Driver, capture: Capture) -> None:
         self._driver, self.capture = driver, capture
         self._held: OrderedDict[Hashable, tuple[Handle, list[Node]]] = OrderedDict()
-        self._lock = threading.Lock()  # a graph's operands are set and launched by one call at a time
+        self._lock = lock()  # a graph's operands are set and launched by one call at a time
 
     def __len__(self) -> int:
         return len(self._held)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from tessera_runtime import dlpack
 from tessera_runtime.core import usage
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
 from tessera_runtime.core.errors import DeviceError, InputError, TesseraError
+from tessera_runtime.core.locks import rlock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class BlockPool:
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
         self._idle: list[tuple[int, int]] = []  # bytes, pointer
-        self._lock = threading.RLock()  # a collection while it is held may give a block back
+        self._lock = rlock()  # a collection while it is held may give a block back
         self._closed = False
 
     def take(self, nbytes: int) -> Block:
@@ -203,13 +203,13 @@ def import_array(device: CudaDevice, value: Any, what: str) -> DeviceArray | Non
         return value
     if not hasattr(value, "__dlpack_device__") or not hasattr(value, "__dlpack__"):
         return None
-    kind, number = map(int, value.__dlpack_device__())
+    kind, number = dlpack.device_of(value, what)
     if kind != dlpack.CUDA:
         return None
     if number != device.ordinal:
         raise InputError("E708", f"{what} lies on cuda:{number}, and the bundle runs on {device.name}")
     with device.active():
-        taken = dlpack.take(value, what, device.stream or 1)
+        taken = dlpack.take(value, what, (kind, number), device.stream or 1)
     dense = [math.prod(taken.shape[axis + 1 :]) for axis in range(len(taken.shape))]
     strided = any(s != d for s, d, n in zip(taken.strides, dense, taken.shape, strict=True) if n > 1)
     if strided and 0 not in taken.shape:

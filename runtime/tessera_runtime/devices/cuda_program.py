@@ -7,7 +7,6 @@ each 256-byte aligned; arguments on the device are used where they lie. Constant
 from __future__ import annotations
 
 import ctypes
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tessera_runtime.control import BranchStep, CopyStep, LaunchStep, LoopStep, walk
 from tessera_runtime.core import recording, usage
 from tessera_runtime.core.errors import DeviceError, TesseraError
+from tessera_runtime.core.locks import lock
 from tessera_runtime.core.manifest import Kernel, Target
 from tessera_runtime.core.places import place
 from tessera_runtime.devices.cuda_driver import CopyNode, Handle, KernelNode, Node
@@ -49,7 +49,7 @@ class CudaProgram:
             self._functions = [self._driver.function(self._module, kernel.symbol) for kernel in target.kernels]
         self._shared = [_DEFAULT_SHARED] * len(self._functions)  # dynamic shared memory each kernel may use
         self._by_name = {constant.name: constant for constant in file.manifest.constants}
-        self._lock = threading.Lock()
+        self._lock = lock()
 
     def __del__(self) -> None:
         """Give graphs, constants and the module back, when what was queued has run."""

@@ -48,16 +48,14 @@ class _Job:
         self.work, self.count, self.least = work, count, least
         self._share = _PART * threads
         self._next = start
-        self._slots = 0
-        self._running = 0
+        self._slots = 1  # the caller's is 0
+        self._helping = 0  # threads that have joined the caller and not left
         self._lock = threading.Lock()
-        self.done = threading.Event()
-        self.error: BaseException | None = None
+        self._left = threading.Event()  # the last of them has, and none can join
+        self._error: BaseException | None = None
 
-    def participate(self) -> None:
-        with self._lock:
-            slot = self._slots
-            self._slots += 1
+    def work_off(self, slot: int) -> None:
+        """Take ranges until none is left."""
         while True:
             with self._lock:
                 begin = self._next
@@ -65,15 +63,43 @@ class _Job:
                     return
                 left = self.count - begin
                 self._next = end = begin + min(left, max(self.least, -(-left // self._share)))
-                self._running += 1
+            self.work(begin, end, slot)
+
+    def help(self) -> None:
+        """What the pool's threads do, if there is something left to do when they come."""
+        with self._lock:
+            if self._next >= self.count:
+                return
+            slot, self._slots = self._slots, self._slots + 1
+            self._helping += 1
+        try:
+            self.work_off(slot)
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._next = self.count  # after a fault nobody goes on
+            self._helping -= 1
+            if not self._helping:
+                self._left.set()
+
+    def finish(self) -> None:
+        """Nothing more is taken, and nobody works when this returns or raises: then the memory may be used again.
+
+        A signal's handler may raise anything here or before, as Ctrl-C does. Kernels end, so they are waited for first.
+        """
+        interrupted: BaseException | None = None
+        while True:
             try:
-                self.work(begin, end, slot)
+                with self._lock:
+                    self._next = self.count
+                    if not self._helping:
+                        break
+                self._left.wait()
             except BaseException as error:
-                self.error = self.error or error
-            with self._lock:
-                self._running -= 1
-                if self._next >= self.count and not self._running:
-                    self.done.set()
+                interrupted = error
+        fault = interrupted or self._error
+        if fault is not None:
+            raise fault
 
 
 class Pool:
@@ -99,7 +125,10 @@ class Pool:
             self._others, self._avoided = [], None
             for index in range(self.threads - 1):
                 worker = threading.Thread(target=_serve, args=(self._queue,), name=f"tessera-{index}", daemon=True)
-                worker.start()
+                try:
+                    worker.start()
+                except RuntimeError:  # the system gives no more: those that there are do it
+                    break
                 self._others.append(worker.native_id or 0)
             if available_threads() >= self.threads and _processor() is not None:
                 self._processors = os.sched_getaffinity(0)
@@ -140,17 +169,17 @@ class Pool:
         queue = self._started()
         self._make_way()
         least = max(1, round(_GRAIN / group_seconds))
-        helpers = min(self.threads, -(-(count - begin) // least)) - 1
+        helpers = min(len(self._others), -(-(count - begin) // least) - 1)
         job = _Job(work, begin, count, least, helpers + 1)
-        for _ in range(helpers):
-            queue.put(job)
-        job.participate()
-        job.done.wait()
-        if job.error is not None:
-            raise job.error
+        try:
+            for _ in range(helpers):
+                queue.put(job)
+            job.work_off(0)
+        finally:
+            job.finish()
         return group_seconds if begin else (perf_counter() - start) * (helpers + 1) / count
 
 
 def _serve(queue: SimpleQueue[_Job]) -> None:
     while True:
-        queue.get().participate()
+        queue.get().help()
