@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tessera_runtime.core.errors import TesseraError
@@ -29,12 +29,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parts(error: TesseraError) -> Sequence[TesseraError]:
-    from tessera.errors import each_error
-
-    return each_error(error)
+    errors = _language()
+    return (error,) if errors is None else errors.each_error(error)
 
 
 def _render(error: TesseraError) -> str:
-    from tessera.errors import render
+    errors = _language()
+    return error.render() if errors is None else errors.render(error)
 
-    return render(error)
+
+def _language() -> Any:
+    """What shows errors of a program. They come from it, so where nothing has loaded it there is none; and loading it
+    now may fail, where memory has run out."""
+    return sys.modules.get("tessera.errors")

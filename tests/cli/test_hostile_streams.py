@@ -94,3 +94,11 @@ def test_a_terminal_that_is_full_for_a_while(folder: Path) -> None:
             said = file.read()
         assert running.wait() == 0
     assert shell(folder, "tesseracc opt --list") == (0, said, "")
+
+
+@pytest.mark.parametrize("command", ["tesseracc check m.tsb", "tesseracc inspect m.tsb", "tessera-run m.tsb"])
+def test_without_memory_for_numpy(folder: Path, command: str) -> None:
+    """What says so must not need it."""
+    (folder / "numpy.py").write_text("raise ImportError('libopenblas.so: failed to map segment from shared object')\n")
+    code, out, err = shell(folder, f"PYTHONPATH=.:$PYTHONPATH {command}")
+    assert (code, out, err) == (2, b"", "error[E809]: there is not enough memory\n")
