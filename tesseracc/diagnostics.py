@@ -123,7 +123,7 @@ def _sarif(reports: Sequence[Report]) -> str:
 
 
 def _result(d: Diagnostic, module: str) -> dict[str, Any]:
-    text = d.message + (f" Help: {d.help}" if d.help else "") + (f" [{d.target}]" if d.target else "")
+    text = d.message + (f" [{d.target}]" if d.target else "") + (f". Help: {d.help}" if d.help else "")
     place: dict[str, Any] = {"artifactLocation": {"uri": _uri(d.file or module)}}
     if d.line:
         region = {"startLine": d.line, "startColumn": max(d.column, 1)}
@@ -147,9 +147,7 @@ def _junit(reports: Sequence[Report]) -> str:
     suites = []
     for report in reports:
         errors = [d for d in report.diagnostics if d.level == "error"]
-        others = "\n".join(
-            f"{d.level}{f'[{d.code}]' if d.code else ''}: {d.message}" for d in report.diagnostics if d.level != "error"
-        )
+        others = "\n".join(d.rendered or _line(d) for d in report.diagnostics if d.level != "error")
         cases = [
             f"    <testcase classname={_attr(report.file)} name={_attr(f'{d.code} {d.title}')}>\n"
             f"      <failure type={_attr(d.code)} message={_attr(d.message)}>"
@@ -166,6 +164,11 @@ def _junit(reports: Sequence[Report]) -> str:
             + "\n  </testsuite>"
         )
     return '<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n' + "\n".join(suites) + "\n</testsuites>\n"
+
+
+def _line(d: Diagnostic) -> str:
+    place = f" ({d.file}:{d.line})" if d.line else ""
+    return f"{d.level}{f'[{d.code}]' if d.code else ''}: {d.message}{place}"
 
 
 def _attr(text: str) -> str:

@@ -16,7 +16,7 @@ _ROW, _COLUMN, _WIDTH, _HEIGHT = 88, 190, 166, 50
 
 
 def graph(plan: Json, about: Mapping[str, str]) -> str:
-    """Inputs and constants above, kernels in order of what they need, results below. `about` is a line per kernel."""
+    """Inputs and constants above, kernels in order of what they need, results and what inputs became below. `about` is a line per kernel."""
     drawn = PlanGraph(plan, about)
     return _draw(drawn.nodes, drawn.edges)
 
@@ -37,11 +37,14 @@ class PlanGraph:
             if b["kind"] in ("input", "constant"):
                 made[name] = frozenset([len(self.nodes)])
                 self.nodes.append((b["kind"], name, b["type"], f"{b['kind']} {name}: {b['type']}, {b['bytes']} bytes"))
+        given = made
         made = self.block(0, len(plan["steps"]), made, None)
         for name, b in self.kinds.items():
-            if b["kind"] == "output" and name in made:
+            written = b["kind"] == "input" and made[name] != given[name]
+            if written or (b["kind"] == "output" and name in made):
                 self.take(made, name, len(self.nodes))
-                self.nodes.append(("output", name, b["type"], f"result {name}: {b['type']}"))
+                what = "new value of" if written else "result"
+                self.nodes.append(("output", name, b["type"], f"{what} {name}: {b['type']}"))
 
     def take(self, made: Made, name: str, at: int) -> None:
         self.edges += [(node, at, f"{name}: {self.kinds[name]['type']}") for node in sorted(made.get(name, ()))]

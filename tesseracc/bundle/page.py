@@ -143,7 +143,8 @@ def _target(file: BundleFile, about: Json, index: int, sources: Mapping[str, str
     code = _listings(file, record)
     for kernel, k in zip(record.kernels, shown["kernels"], strict=True):
         out.append(_kernel(shown["name"], kernel, k, code, sources, tiles.get(kernel.name, "")))
-    opened = " open" if index == len(about["targets"]) - 1 or len(about["targets"]) == 1 else ""
+    best = max(range(len(about["targets"])), key=lambda i: about["targets"][i]["preference"])
+    opened = " open" if index == best else ""
     return (
         f'<details class="target" id="{escape(shown["name"])}"{opened}><summary><h2>{escape(shown["name"])}</h2>'
         f"<span>{len(rows)} kernels</span></summary>{''.join(out)}</details>"

@@ -149,15 +149,16 @@ def command(**given: Any) -> None:
 def _reported(options: Options) -> None:
     """One document on stdout, whether the build succeeds or not."""
     from tessera_runtime.core.errors import TesseraError
+    from tesseracc.cli.remarks import placeless, rendered
     from tesseracc.diagnostics import Diagnostic, Report, of_error, write
 
     try:
         result = _run(options)
         folder = Path(options.file).parent
         told = [
-            Diagnostic("warning", w["code"], w["message"], file=str(folder / w["file"]) if w["file"] else "",
+            Diagnostic("warning", w["code"], placeless(w), file=str(folder / w["file"]) if w["file"] else "",
                        line=w["line"], column=w["column"], end_line=w["line"] if w["end_column"] else 0,
-                       end_column=w["end_column"], target=w["target"])
+                       end_column=w["end_column"], target=w["target"], rendered=rendered(w, folder))
             for w in result["warnings"]
         ]  # fmt: skip
         if options.notes:
@@ -177,7 +178,7 @@ def _run(options: Options) -> dict[str, Any]:
     """Does it; what is to be told in the end."""
     from tessera_runtime.core.errors import UsageError
     from tessera_runtime.core.files import check_apart, check_output
-    from tesseracc.cli.remarks import show_warnings, warnings
+    from tesseracc.cli.remarks import rendered, warnings
     from tesseracc.driver import DEFAULT_TARGETS
     from tesseracc.recipe import Recipe, load_recipe
 
@@ -242,7 +243,8 @@ def _run(options: Options) -> dict[str, Any]:
         result = _summary(build, record, output, size, options)
     result["told"] = [{"message": remark, "file": "", "line": 0} for remark in loaded.remarks] + result["told"]
     if not options.quiet:
-        show_warnings(result["warnings"], Path(options.file).parent)
+        for warning in result["warnings"]:
+            click.echo(rendered(warning, Path(options.file).parent), err=True)
     if options.notes and not options.quiet:
         for note in result["told"][len(loaded.remarks) :]:
             where = f" ({note['file']}:{note['line']})" if note["file"] else ""

@@ -1,4 +1,4 @@
-"""Warnings and notes of a build, as JSON objects and on stderr."""
+"""Warnings and notes of a build, as JSON objects and as text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 if TYPE_CHECKING:
     from tesseracc.codegen.findings import Finding
     from tesseracc.ir.pipeline import Note
 
-__all__ = ["finding", "notes", "show_warnings", "warnings"]
+__all__ = ["finding", "notes", "placeless", "rendered", "warnings"]
 
 
 def notes(found: Iterable[Note]) -> list[dict[str, Any]]:
@@ -38,18 +36,22 @@ def finding(target: str, found: Finding) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show_warnings(found: Iterable[dict[str, Any]], folder: Path) -> None:
-    """Warnings on stderr, with a caret at the user's line; files are relative to `folder`."""
+def rendered(w: dict[str, Any], folder: Path) -> str:
+    """A warning for a terminal, with a caret at the user's line; its file is relative to `folder`."""
     from tessera.errors import SourceError, Span, render
 
-    for w in found:
-        if w["line"]:
-            end = w["end_column"]
-            span = Span(str(folder / w["file"]), w["line"], w["column"] - 1, w["line"] if end else 0, max(end - 1, 0))
-            click.echo(render(SourceError(w["code"], w["message"], span=span), label="warning"), err=True)
-        else:
-            where = w["subject"] + (f" for {w['target']}" if w["target"] else "")
-            click.echo(f"warning[{w['code']}]: {where}: {w['message']}", err=True)
+    if not w["line"]:
+        return f"warning[{w['code']}]: {placeless(w)}"
+    end = w["end_column"]
+    span = Span(str(folder / w["file"]), w["line"], w["column"] - 1, w["line"] if end else 0, max(end - 1, 0))
+    return render(SourceError(w["code"], w["message"], span=span), label="warning")
+
+
+def placeless(w: dict[str, Any]) -> str:
+    """The message of a warning, with what it is about where that is no line of the program."""
+    if not w["subject"]:
+        return str(w["message"])
+    return f"{w['subject']}{' for ' + w['target'] if w['target'] else ''}: {w['message']}"
 
 
 def _place(note: Note) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from tessera.errors import Span
 from tessera.kernel import KernelDef
@@ -112,5 +113,7 @@ def _program(kernel: KernelDef, forms: Sequence[Func], choice: Split[int] | int,
     inout = tuple(p.name for p in kernel.buffers if p.name in kernel.written)
     for written in inout:
         yields.setdefault(written, by_name[written])
-    attrs = {"inout": inout, "outputs": tuple(yields)}
+    attrs: dict[str, Any] = {"inout": inout, "outputs": tuple(yields)}
+    if kernel.doc:
+        attrs["doc"] = " ".join(kernel.doc.split())
     return Func("tile.program", kernel.name, b.region(params, list(yields.values())), attrs, loc)

@@ -42,6 +42,11 @@ def test_a_loop_is_one_behind_the_other() -> None:
     assert found == {("x", "a"), ("a", "test"), ("a", "step"), ("step", "o")}
 
 
+def test_an_input_that_is_written_is_a_result_too() -> None:
+    """One node above for what was given, one below for what it became."""
+    assert edges([launch("a", "xo", "x"), launch("b", "x", "x")]) == {("x", "a"), ("a", "b"), ("b", "x")}
+
+
 def test_shared_memory_is_all_of_it() -> None:
     assert shared_text({"shared_bytes": 16, "dynamic_shared": "4096"}) == 4112
     assert shared_text({"shared_bytes": 16, "dynamic_shared": None}) == 16

@@ -19,6 +19,7 @@ def model(x: ts.Tensor["N", 24, ts.f32]):
 
 @ts.kernel
 def scale(x: ts.Tensor["N", ts.f32], factor: ts.f32):
+    "x *= factor,   in place."
     i = ts.tile.linear_id()
     if i < N:
         x[i] = factor * x[i]

@@ -162,7 +162,8 @@ def test_what_is_not_tested_is_a_warning(
     found = json.loads(tesseracc(*options, "--json").out)["warnings"]
     assert found and all((w["code"], w["subject"], w["target"]) == ("W807", "bad", "") for w in found)
     said = tesseracc(*options, "--diagnostics-format", "json")
-    assert {d["code"] for d in json.loads(said.out)["modules"][0]["diagnostics"]} == {"W807"}
+    told = json.loads(said.out)["modules"][0]["diagnostics"]
+    assert {d["code"] for d in told} == {"W807"} and all(d["message"].startswith(f"bad: {text[:8]}") for d in told)
     tests = [t.function for t in load_bundle(bundle).manifest.tests]
     assert tests.count("whole") == 2
     assert run_main([str(bundle), "--validate", "--function", "whole"]) == 0

@@ -69,6 +69,7 @@ def test_json(tesseracc: Runner, bundle: Path) -> None:
     assert said.code == 0 and about["digest"] == file.digest and about["bytes"] == bundle.stat().st_size
     assert sum(about["sections"].values()) == about["bytes"] and about["sections"]["container"] > 0
     model, scale = about["functions"]
+    assert (model["doc"], scale["doc"]) == ("A layer <with> a sum.", "x *= factor, in place.")
     assert model["signature"] == "model(x: f32[N, 24]) -> total: f32[], y: f32[N, 12]"
     assert model["symbols"] == {"N": "extent 0 of x"} and "inout" in scale["signature"]
     cpu, gpu = about["targets"]
@@ -120,7 +121,8 @@ def test_page(tesseracc: Runner, bundle: Path, tmp_path: Path) -> None:
     for part in ("A layer <with> a sum.", "Tile IR", *code, "x[i] = factor * x[i]", "FACTOR = 0.5", "graph."):
         assert part in shown, part
     assert ">matmul " in text and re.search(r"<td>[a-z ]*exp[a-z ]* div", text)  # what was fused into kernels
-    assert re.search(r'class="hit"><b> +16</b>', text)  # the line of the kernel's multiplication
+    assert re.search(r'class="hit"><b> +17</b>', text)  # the line of the kernel's multiplication
+    assert [re.findall('id="(.*?)"', tag) for tag in re.findall("<details[^>]* open>", text)] == [["sm_90"]]
     tesseracc("inspect", bundle, "--html", tmp_path / "again.html", "--trust-source")
     assert (tmp_path / "again.html").read_text() == text
 

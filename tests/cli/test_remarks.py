@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,30 @@ def test_warnings_of_kernels_are_seen_without_asking(tesseracc: Runner, tmp_path
         report = tesseracc("build", path, "--arch", "x86-64-v2", "--diagnostics-format", "json", *more)
         found = json.loads(report.out)["modules"][0]["diagnostics"]
         assert sorted((d["code"], d["line"]) for d in found if d["level"] == "warning") == WARNINGS
+
+
+def test_warnings_are_shown_in_documents_as_on_a_terminal(tesseracc: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "k.py"
+    path.write_text(UNUSED)
+    options = ("build", path, "--arch", "x86-64-v2", "--check-only")
+    shown = tesseracc(*options).err
+    (module,) = json.loads(tesseracc(*options, "--diagnostics-format", "json").out)["modules"]
+    assert "".join(d["rendered"] + "\n" for d in module["diagnostics"]) == shown and shown.count("     | ") == 2
+    (suite,) = ET.fromstring(tesseracc(*options, "--diagnostics-format", "junit").out)
+    assert (suite[0][0].text or "") + "\n" == shown
+    noted = ET.fromstring(tesseracc(*options, "--diagnostics-format", "junit", "--notes").out)
+    assert f"({path}:10)" in "".join(noted.itertext())
+
+
+def test_a_message_and_its_help_are_two_sentences(tesseracc: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "f.py"
+    path.write_text(
+        'import tessera as ts\n@ts.function\ndef f(x: ts.Tensor["N", "K", ts.f32], w: ts.Tensor["M", "K", ts.f32]):\n'
+        "    return x @ w\n"
+    )
+    said = tesseracc("build", path, "--arch", "x86-64-v2", "--check-only", "--diagnostics-format", "sarif")
+    (result,) = json.loads(said.out)["runs"][0]["results"]
+    assert result["message"]["text"].startswith("matmul contracts K with M. Help: the right operand is f32[M, K]")
 
 
 FUNCTIONS = '''import tessera as ts
