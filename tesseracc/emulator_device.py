@@ -51,9 +51,10 @@ class EmulatorDevice:
         for target in sorted(targets, key=lambda t: (-t.preference, t.name)):
             if not self._wanted or target.name == self._wanted:
                 return target
-        names = ", ".join(target.name for target in manifest.targets)
-        wanted = f"target '{self._wanted}' with PTX" if self._wanted else "PTX"
-        raise DeviceError("E904", f"the bundle has no {wanted}; it has {names}", help="build it with `--arch sm_90`")
+        names = ", ".join(target.name for target in targets or manifest.targets)
+        if targets:
+            raise DeviceError("E904", f"the bundle has no PTX for '{self._wanted}'", help=f"it has PTX for {names}")
+        raise DeviceError("E904", f"the bundle has no PTX; it has {names}", help="build it with `--arch sm_90`")
 
     def load(self, file: BundleFile, target: Target) -> EmulatorProgram:
         """Verify and parse the target's PTX."""

@@ -50,7 +50,8 @@ def errors_document() -> str:
         lines += ["", f"## {digit}xx: {title}", ""]
         for code, entry in sorted(CATALOGUE.items(), key=lambda item: (item[0][0] == "W", item[0])):
             if code[1] == digit:
-                lines.append(f"- **{code}** {entry.title} (exit {entry.exit_code}). {entry.explanation}")
+                exits = f" (exit {entry.exit_code})" if code[0] == "E" else ""
+                lines.append(f"- **{code}** {entry.title}{exits}. {entry.explanation}")
     return "\n".join(lines) + "\n"
 
 

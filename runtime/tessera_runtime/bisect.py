@@ -42,7 +42,8 @@ class Part(NamedTuple):
 def bisect(
     tested: Bundle, reference: Bundle, name: str, arguments: Mapping[str, Any], bound: tuple[float, float] | None
 ) -> Iterator[Part]:
-    """Run function `name` part by part; yields each part as it ends. Continues after differences.
+    """Run function `name` part by part; gives each part as it ends. Continues after differences. E7xx for arguments
+    that do not fit, before anything runs.
 
     `bound` is (atol, rtol); by default it follows from the element types and extents at hand: 4 sqrt(n) units of the
     narrowest float among a part's buffers, n being the longest axis, relative to the largest value.
@@ -51,6 +52,12 @@ def bisect(
     arrays, scalars, env = _arguments(function, arguments)
     sides = [_Side(bundle, name, env) for bundle in (tested, reference)]
     values: Values = {f"input {key}": np.array(array, order="C") for key, array in arrays.items()}
+    return _parts(sides, values, scalars, bound)
+
+
+def _parts(
+    sides: Sequence[_Side], values: Values, scalars: Mapping[str, int], bound: tuple[float, float] | None
+) -> Iterator[Part]:
     done = [0, 0]
     for cut in _cuts(sides[0], sides[1]):
         ranges = [range(start, stop) for start, stop in zip(done, cut, strict=True)]

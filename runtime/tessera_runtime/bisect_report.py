@@ -23,15 +23,16 @@ def bisect_report(
     """Compare step by step, for each case until it differs. The report for --json, and the exit code."""
     reference = _reference(bundle, options.reference, options.threads)
     shown = f"{reference.target.name} on {reference.device.name}"
-    say(f"{bundle.target.name} on {bundle.device.name} against {shown}")
     bound = None
     if options.atol is not None or options.rtol is not None:
         bound = options.atol or 0.0, options.rtol or 0.0
+    runs = [(title, function, bisect(bundle, reference, function, given, bound)) for title, function, given in cases]
+    say(f"{bundle.target.name} on {bundle.device.name} against {shown}")
     found: list[dict[str, Any]] = []
-    for title, function, arguments in cases:
+    for title, function, steps in runs:
         say(f"{title}:")
         parts: list[dict[str, Any]] = []
-        for part in bisect(bundle, reference, function, arguments, bound):
+        for part in steps:
             parts.append(_told(part, say))
             if part.differences:
                 break

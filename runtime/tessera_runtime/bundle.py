@@ -92,7 +92,8 @@ class BundleFile:
     def _read_header(self) -> container.Header:
         start = container.HEADER_OFFSET
         if len(self._view) < start + container.HEADER_SIZE:
-            raise BundleError("E601", "the file is too short to be a Tessera bundle")
+            short = "the file is too short to be a Tessera bundle"
+            raise BundleError("E601", short, help="bundles are made by `tesseracc build`")
         header = container.Header.unpack(bytes(self._view[start : start + container.HEADER_SIZE]))
         if header.file_size != len(self._view):
             raise BundleError("E602", f"the bundle should have {header.file_size} bytes and has {len(self._view)}")
@@ -186,7 +187,10 @@ class BundleFile:
             name = weights_file(entry)
             path = os.path.join(os.fspath(folder), name) if folder is not None else name
             if folder is None or not os.path.exists(path):
-                raise BundleError("E614", f"the bundle's weights are in the file '{path}', which is not there")
+                raise BundleError(
+                    "E614", f"the bundle's weights are in the file '{path}', which is not there",
+                    help="put it there, or say where it is: --weights FOLDER, load(.., weights=FOLDER)",
+                )  # fmt: skip
             try:
                 data = memoryview(_open(path))
             except BundleError:

@@ -34,6 +34,7 @@ examples:
   tessera-run m.tsb --input x=@x.npy --expected out=@y.npy --rtol 1e-5
   tessera-run m.tsb --function mlp --input x=randn:4x64xf32 --profile trace.json
   tessera-run train.tsb --function step --repeat 500 --state s.safetensors --log loss.csv
+  tessera-run train.tsb --function step --init init --profile trace.json
   tessera-run m.tsb --device cuda:0 --bisect --function mlp --input x=@x.npy   the first step that differs from the CPU
 
 exit codes: 0 ok, 1 result mismatch, 2 usage, 5 bundle invalid, 6 device, 7 input or guard, 70 internal error,
@@ -102,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--atol", type=_bound, help="absolute tolerance for floats (--expected: 1e-6)")
     p.add_argument("--rtol", type=_bound, help="relative tolerance for floats (--expected: 1e-5)")
     p.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="seed of randn: inputs (default 0)")
-    p.add_argument("--device", default="cpu", help="cpu, cpu:TARGET, cuda:N or emulator (default cpu)")
+    p.add_argument("--device", default="cpu", help="cpu, cpu:TARGET, cuda:N, emulator or emulator:TARGET (default cpu)")
     p.add_argument("--threads", type=_whole(1, 4096), metavar="N", help="CPU threads (default: all)")
     p.add_argument(
         "--benchmark", type=_whole(1, _CALLS), nargs="?", const=0, metavar="N",
@@ -113,8 +114,9 @@ def parser() -> argparse.ArgumentParser:
         help="call the function N times; what it updates goes into the next call",
     )  # fmt: skip
     p.add_argument(
-        "--state", metavar="FILE", help="where the state lies, a .safetensors file: read if it exists, then written"
-    )
+        "--state", metavar="FILE",
+        help="where the state lies, a .safetensors file: read if it exists, then written (where nothing is measured)",
+    )  # fmt: skip
     p.add_argument("--init", metavar="NAME", help="the function that makes the first state (default: init)")
     p.add_argument("--save-every", type=_whole(1, _CALLS), metavar="K", help="write the state after every K calls too")
     p.add_argument("--log", metavar="FILE", help="write the scalar results of every call as CSV")

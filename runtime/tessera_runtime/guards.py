@@ -54,7 +54,8 @@ def arrange(function: Function, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         values[name] = value
     missing = [item.name for item in inputs if item.name not in values]
     if missing:
-        raise InputError("E701", f"{function.name}: input {', '.join(repr(n) for n in missing)} is missing", help=usage)
+        those = f"inputs {', '.join(map(repr, missing))} are" if len(missing) > 1 else f"input '{missing[0]}' is"
+        raise InputError("E701", f"{function.name}: {those} missing", help=usage)
     return [values[item.name] for item in inputs]
 
 

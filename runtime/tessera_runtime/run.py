@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Runner", "expected_array"]
 
 Report = dict[str, Any]
+Wanted = tuple[Output, Any]  # a result, and what it is to be
 _ATOL, _RTOL = 1e-6, 1e-5  # of --expected
-_PROFILED = 10  # calls of a profile, after the first call
 _SHOWN = 1000  # results with more elements are shortened; --json then leaves the values out
 
 
@@ -40,28 +40,34 @@ class Runner:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.inputs = [parse(text) for text in options.input]
-        self.expected = [_named(text, "--expected") for text in options.expected]
+        self.expected = [parse(text) for text in options.expected]
         self.outputs = dict(_output(text) for text in options.output)
         if len(self.outputs) != len(options.output):
             raise UsageError("E801", "one result is stored twice by --output")
         timed = options.benchmark is not None or options.profile
+        measured = timed or options.bisect  # then a state is read and not written
         if options.bisect and (self.outputs or self.expected or timed or options.validate):
             raise UsageError("E801", "--bisect compares steps only", help="give it --function and --input")
         if options.reference and not options.bisect:
             raise UsageError("E801", "--reference goes with --bisect")
         if options.validate and (self.inputs or self.outputs or self.expected or timed):
             raise UsageError("E801", "--validate takes its inputs and bounds from the bundle")
-        repeated = options.repeat is not None or options.state
-        if repeated and (timed or options.bisect or options.validate):
-            raise UsageError("E801", "--repeat and --state run a function; they time and compare nothing")
-        if (options.init or options.save_every is not None) and not options.state:
-            raise UsageError("E801", "--init and --save-every go with --state")
-        if options.log and not repeated:
+        self.repeated = options.repeat is not None or bool(options.state and not measured)
+        if (options.repeat is not None and measured) or (self.repeated and options.validate):
+            raise UsageError("E801", "--repeat runs a function; it times and compares nothing")
+        if options.save_every is not None and not (self.repeated and options.state):
+            raise UsageError("E801", "--save-every goes with --repeat and --state")
+        if options.init and not (options.state or measured):
+            raise UsageError("E801", "--init goes with --state, --benchmark, --profile or --bisect")
+        if options.log and not self.repeated:
             raise UsageError("E801", "--log goes with --repeat")
-        written = {"--profile": options.profile, "--log": options.log, "--state": options.state}
+        written = {"--profile": options.profile, "--log": options.log}
         written |= {f"--output {name}": path for name, path in self.outputs.items()}
+        if self.repeated:
+            written["--state"] = options.state
+        read = [options.bundle, *(spec.path for spec in self.expected), *([options.state] if measured else [])]
         for one, path in written.items():
-            check_apart(path, options.bundle, *(spec.path for spec in self.expected))
+            check_apart(path, *read)
             for other in [name for name in written if name < one]:
                 if path and written[other] and same_file(path, written[other]):
                     raise UsageError("E801", f"{other} and {one} would both write '{path}'")
@@ -104,7 +110,7 @@ class Runner:
             return self._tests(bundle, report)
         if self.options.bisect:
             return self._bisect(bundle, report)
-        wanted = (self.options.function, self.options.profile, self.options.repeat, self.options.state)
+        wanted = (self.options.function, self.options.profile, self.repeated)
         bare = not (self.inputs or self.outputs or self.expected or any(wanted))
         if bare and self.options.benchmark is None:
             if bundle.manifest.tests:
@@ -149,44 +155,48 @@ class Runner:
     def _call(self, bundle: Bundle, function: BundleFunction, report: Report) -> tuple[Report, int]:
         report["function"] = function.name
         declared = {output.name: output for output in function.function.outputs}
+        only = next(iter(declared)) if len(declared) == 1 else "out"
+        self.outputs = {name or only: path for name, path in self.outputs.items()}
+        if len(self.outputs) != len(self.options.output):
+            raise UsageError("E801", "one result is stored twice by --output")
+        self.expected = [spec._replace(name=spec.name or only) for spec in self.expected]
         for name in (*self.outputs, *(spec.name or "" for spec in self.expected)):
             if name not in declared:
                 known = ", ".join(declared) or "none"
                 raise UsageError("E801", f"{function.name} has no result '{name}'", help=f"its results: {known}")
+        wanted = [self._wanted(spec, declared[spec.name or ""]) for spec in self.expected]
         arguments = self._arguments(function)
-        if self.options.repeat is not None or self.options.state:
-            return self._repeat(bundle, function, arguments, report)
+        if self.repeated:
+            return self._repeat(bundle, function, arguments, wanted, report)
+        arguments |= self._state(bundle, function, arguments)
         start = time.perf_counter()
         results = _results(function, function(**arguments))
         report["first_call_ms"] = round((time.perf_counter() - start) * 1e3, 6)
         if self.options.benchmark is not None or self.options.profile:
             results = {name: array.copy() for name, array in results.items()}
         if self.options.profile:
-            report["profile"] = self._profile(function, arguments)
+            from tessera_runtime.measure import profiled
+
+            report["profile"] = profiled(function, arguments, self.options.profile, self.options.benchmark, self.say)
         elif self.options.benchmark is not None:
-            report["benchmark"] = self._benchmark(function, arguments)
+            from tessera_runtime.measure import benchmark
+
+            report["benchmark"] = benchmark(function, arguments, self.options.benchmark, self.say)
         report["outputs"] = [self._show(declared[name], array) for name, array in results.items()]
-        return report, self._compare(declared, results, report)
+        return report, self._compare(wanted, results, report)
 
     def _repeat(
-        self, bundle: Bundle, function: BundleFunction, arguments: dict[str, Any], report: Report
+        self, bundle: Bundle, function: BundleFunction, arguments: dict[str, Any], wanted: list[Wanted], report: Report
     ) -> tuple[Report, int]:
         """Calls that carry the state on, and its file."""
         from tessera_runtime import repeat as repeating
-        from tessera_runtime import state as states
 
         path = self.options.state
         if not path:
             updated = [item for item in function.function.inputs if item.inout and item.name in arguments]
             state = {i.name: np.array(tensor(function.function, i, arguments.pop(i.name)), order="C") for i in updated}
         else:
-            both = [item.name for item in states.state_inputs(function) if item.name in arguments]
-            if both:
-                raise UsageError("E801", f"the state file gives {', '.join(both)}", help="leave these inputs out")
-            if os.path.exists(path):
-                state = states.read_state(function, path)
-            else:
-                state = states.first_state(bundle, function, self.options.init)
+            state = self._state(bundle, function, arguments)
         done = repeating.repeat(
             function, arguments, state, self.options.repeat or 1, path=path, every=self.options.save_every or 0,
             log=self.options.log, say=self.say,
@@ -198,7 +208,20 @@ class Runner:
         aliases = {output.name for output in function.function.outputs if output.alias is not None}
         shown = [name for name in done.results if name in self.outputs or name not in (aliases if path else ())]
         report["outputs"] = [self._show(declared[name], done.results[name]) for name in shown]
-        return report, self._compare(declared, done.results, report)
+        return report, self._compare(wanted, done.results, report)
+
+    def _state(self, bundle: Bundle, function: BundleFunction, given: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """The in/out inputs: from the file of --state, or what --init makes; none where neither is asked for."""
+        if not (self.options.state or self.options.init):
+            return {}
+        from tessera_runtime import state as states
+
+        both = [item.name for item in states.state_inputs(function) if item.name in given]
+        if both:
+            raise UsageError("E801", f"the state gives {', '.join(both)}", help="leave these inputs out")
+        if self.options.state and os.path.exists(self.options.state):
+            return states.read_state(function, self.options.state)
+        return states.first_state(bundle, function, self.options.init)
 
     def _arguments(self, function: BundleFunction) -> dict[str, Any]:
         items = {item.name: item for item in function.function.inputs}
@@ -230,36 +253,6 @@ class Runner:
             )
         return arguments
 
-    def _benchmark(self, function: BundleFunction, arguments: Mapping[str, Any]) -> Report:
-        import statistics  # slow to import
-
-        times: list[float] = []
-        limit, count = time.perf_counter() + 1.0, self.options.benchmark
-        while len(times) < (count or 3) or (not count and time.perf_counter() < limit and len(times) < 100_000):
-            start = time.perf_counter()
-            function(**arguments)
-            times.append((time.perf_counter() - start) * 1e3)
-        result = {
-            "calls": len(times), "median_ms": round(statistics.median(times), 6), "min_ms": round(min(times), 6),
-            "mean_ms": round(statistics.fmean(times), 6), "max_ms": round(max(times), 6),
-        }  # fmt: skip
-        self.say(
-            f"benchmark: {result['calls']} calls, median {result['median_ms']:.4f} ms, min {result['min_ms']:.4f} ms, "
-            f"mean {result['mean_ms']:.4f} ms, max {result['max_ms']:.4f} ms"
-        )
-        return result
-
-    def _profile(self, function: BundleFunction, arguments: Mapping[str, Any]) -> list[Report]:
-        from tessera_runtime.profile import profile
-
-        with profile() as found:
-            for _ in range(self.options.benchmark or _PROFILED):
-                function(**arguments)
-        found.export_chrome_trace(self.options.profile)
-        self.say(found.table())
-        self.say(f"trace: {self.options.profile}")
-        return found.to_json()
-
     def _show(self, output: Output, array: NDArray[Any]) -> Report:
         kind = f"{output.dtype}[{', '.join(map(str, array.shape))}]"
         entry: Report = {"name": output.name, "dtype": output.dtype, "shape": list(array.shape)}
@@ -277,15 +270,17 @@ class Runner:
         self.say("  " + text.replace("\n", "\n  "))
         return entry
 
-    def _compare(self, declared: Mapping[str, Output], results: Mapping[str, NDArray[Any]], report: Report) -> int:
+    def _wanted(self, spec: InputSpec, output: Output) -> Wanted:
+        """What a result is to be, read before the function runs."""
+        item = Input(output.name, "tensor", output.dtype, output.shape)
+        return output, _suited(load_array(spec, seed=self.options.seed), spec, item)
+
+    def _compare(self, wanted: list[Wanted], results: Mapping[str, NDArray[Any]], report: Report) -> int:
         code = Exit.OK
         report["comparisons"] = comparisons = []
-        for spec in self.expected:
-            name = spec.name or ""
-            output = declared[name]
-            item = Input(name, "tensor", output.dtype, output.shape)
-            expected = _suited(load_array(spec, seed=self.options.seed), spec, item)
-            expected = expected_array(name, expected, output.dtype, results[name])
+        for output, value in wanted:
+            name = output.name
+            expected = expected_array(name, value, output.dtype, results[name])
             atol = _ATOL if self.options.atol is None else self.options.atol
             rtol = _RTOL if self.options.rtol is None else self.options.rtol
             found = compare(results[name], expected, output.dtype, atol, rtol)
@@ -301,9 +296,11 @@ class Runner:
         """Step by step against a reference, on the inputs given or those of the embedded tests."""
         from tessera_runtime.bisect_report import bisect_report
 
-        if self.inputs:
+        if self.inputs or self.options.state or self.options.init:
             function = self._choose(bundle)
-            cases = [(function.name, function.name, self._arguments(function))]
+            arguments = self._arguments(function)
+            arguments |= self._state(bundle, function, arguments)
+            cases = [(function.name, function.name, arguments)]
         else:
             cases = [(test.name, test.function, vectors(bundle.file, test)[0]) for test in self._embedded(bundle)]
         report["bisect"], code = bisect_report(bundle, cases, self.options, self.say)
@@ -351,15 +348,11 @@ class Runner:
         return report, int(Exit.MISMATCH if failed else Exit.OK)
 
 
-def _named(text: str, option: str) -> InputSpec:
-    spec = parse(text)
-    return spec if spec.name is not None else spec._replace(name="out")
-
-
 def _output(text: str) -> tuple[str, str]:
+    """The result's name, empty where none is given, and the path."""
     name, equals, value = text.partition("=")
     if not equals:
-        name, value = "out", text
+        name, value = "", text
     if not value.startswith("@") or not value[1:].lower().endswith((".npy", ".safetensors")):
         raise UsageError("E801", f"--output {text[:80]}: write NAME=@file.npy or NAME=@file.safetensors")
     return name, value[1:]

@@ -116,7 +116,8 @@ def first_state(bundle: Bundle, function: BundleFunction, maker: str | None) -> 
         array = results.get(item.name)
         if array is None:
             raise InputError("E715", f"{name} makes no first state: it does not return {item.name}",
-                             help=f"its signature: {made.signature}")  # fmt: skip
+                             help=f"it returns the state under the names of {function.name}'s parameters, as in "
+                                  f"return {{\"weights\": ..}}; its signature: {made.signature}")  # fmt: skip
         state[item.name] = array.copy()
     return state
 

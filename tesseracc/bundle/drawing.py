@@ -16,7 +16,10 @@ _ROW, _COLUMN, _WIDTH, _HEIGHT = 88, 190, 166, 50
 
 
 def graph(plan: Json, about: Mapping[str, str]) -> str:
-    """Inputs and constants above, kernels in order of what they need, results and what inputs became below. `about` is a line per kernel."""
+    """Inputs and constants above, kernels in order of what they need, results and what inputs became below.
+
+    `about` is a line per kernel.
+    """
     drawn = PlanGraph(plan, about)
     return _draw(drawn.nodes, drawn.edges)
 

@@ -39,5 +39,6 @@ def command(code: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(entry._asdict(), sort_keys=True))
         return
-    click.echo(f"{entry.code}: {entry.title} (exit code {entry.exit_code})\n")
+    what = f"exit code {entry.exit_code}" if entry.code[0] == "E" else "a warning"
+    click.echo(f"{entry.code}: {entry.title} ({what})\n")
     click.echo(textwrap.fill(entry.explanation, 100))

@@ -62,7 +62,7 @@ def cli() -> None:
 
     \b
     tesseracc build model.py --arch sm_90 -o model.tsb    any machine, no GPU needed
-    tessera-run model.tsb --input x=@x.npy                a GPU where there is one, else the CPU
+    tessera-run model.tsb --input x=@x.npy                the CPU; a GPU with --device cuda
     """
 
 

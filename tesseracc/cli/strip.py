@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from tesseracc.cli.options import Target, weights_option
+
+if TYPE_CHECKING:
+    from tessera_runtime.bundle import BundleFile
 
 
 @click.command("strip")
 @click.argument("bundle", type=click.Path())
 @click.option(
-    "--keep", multiple=True, type=Target(), metavar="TARGET", help="A target that stays; repeats. Default: all."
-)
+    "--keep", multiple=True, type=Target("", ("cpu",)), metavar="TARGET",
+    help="A target that stays, or cpu for all CPU levels; repeats. Default: all.",
+)  # fmt: skip
 @click.option("--tests", is_flag=True, help="Remove the embedded tests.")
 @click.option("--sources", is_flag=True, help="Remove the embedded sources.")
 @click.option("--external-weights", "outside", is_flag=True, help="Put the weights into a file beside the output.")
@@ -48,7 +55,7 @@ def command(
     if not (keep or tests or sources or outside or file.header.detached):
         raise UsageError("E801", "nothing to do: give --keep, --tests, --sources or --external-weights")
     names = [target.name for target in file.manifest.targets]
-    data = strip(file, keep or names, tests=not tests, sources=not sources)
+    data = strip(file, _meant(file, keep) or names, tests=not tests, sources=not sources)
     result = BundleFile(data)
     size = len(data)
     if outside:
@@ -64,3 +71,24 @@ def command(
         saved = file.header.file_size - size
         change = f"{abs(saved):,} {'less' if saved >= 0 else 'more'}"
         click.echo(f"{output}: {', '.join(targets)}; {size:,} bytes, {change}, sha256:{result.digest}")
+
+
+def _meant(file: BundleFile, keep: Sequence[str]) -> list[str]:
+    """The names in the bundle that --keep means: its own, aliases of targets, and `cpu` for all CPU levels in it."""
+    from tessera_runtime.core.errors import UsageError
+    from tesseracc.arch.arch import load
+
+    kinds = {target.name: target.kind for target in file.manifest.targets}
+    found: list[str] = []
+    for name in keep:
+        levels = [target for target, kind in kinds.items() if kind == "cpu"]
+        if name in kinds or (name == "cpu" and not levels):
+            found.append(name)
+        elif name == "cpu":
+            found += levels
+        else:
+            try:
+                found.append(load(name).name)
+            except UsageError:  # of another compiler, or of none: the bundle lacks it
+                found.append(name)
+    return found

@@ -18,7 +18,7 @@ def command(as_json: bool) -> None:
 
     Exit codes: 0, 2 usage.
     """
-    from tesseracc.arch.arch import load, names
+    from tesseracc.arch.arch import default_cpu_levels, load, names
 
     found = [load(name) for name in names()]
     if as_json:
@@ -28,6 +28,7 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps(rows, sort_keys=True))
         return
     width = max(len(a.name) for a in found)
+    click.echo(f"{'cpu':<{width}}  {', '.join(default_cpu_levels())}, and what a program's element types add")
     for arch in found:
         aliases = f" (also {', '.join(arch.aliases)})" if arch.aliases else ""
         click.echo(f"{arch.name:<{width}}  {arch.description}{aliases}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,9 @@ def test_explain_and_targets(tesseracc: Runner) -> None:
     names = {row["name"] for row in json.loads(tesseracc("targets", "--json").out)}
     assert {"sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "aarch64", "x86-64-v4"} <= names
     assert "Hopper" in tesseracc("targets").out
+    assert tesseracc("explain", "w203").out.startswith("W203: dim hides a name (a warning)\n")
+    assert json.loads(tesseracc("explain", "W807", "--json").out)["exit_code"] == 0
+    assert re.search(r"^cpu  +x86-64-v2, x86-64-v3, x86-64-v4, aarch64, ", tesseracc("targets").out, re.MULTILINE)
 
 
 def test_emulate(tesseracc: Runner, model: Path, tmp_path: Path) -> None:

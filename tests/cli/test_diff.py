@@ -110,8 +110,9 @@ def test_merge_and_strip_are_direct_builds(tesseracc: Runner, tmp_path: Path) ->
         assert said.code == 0 and json.loads(said.out)["targets"] == ["x86-64-v3", "sm_90"]
         assert out.read_bytes() == both
         assert tesseracc("merge", out, gpu, "-o", out).code == 0 and out.read_bytes() == both
-        for target, direct in (("x86-64-v3", cpu), ("sm_90", gpu)):
-            said = tesseracc("strip", tmp_path / "both.tsb", "--keep", target, "-o", out, "--json")
+        for keep, direct in (("x86-64-v3", cpu), ("sm_90", gpu), ("cpu", cpu), ("hopper", gpu)):
+            said = tesseracc("strip", tmp_path / "both.tsb", "--keep", keep, "-o", out, "--json")
+            target = "x86-64-v3" if direct is cpu else "sm_90"
             assert json.loads(said.out)["targets"] == [target] and out.read_bytes() == direct.read_bytes()
     plain = build(tesseracc, source, tmp_path / "plain.tsb", *CPU)
     assert tesseracc("strip", tmp_path / "cpu.tsb", "--tests", "--sources", "-o", out).code == 0
@@ -156,6 +157,8 @@ def test_bad_input(tesseracc: Runner, tmp_path: Path) -> None:
     out = tmp_path / "o.tsb"
     assert "E805" in tesseracc("strip", bundle, "--keep", "sm_90", "-o", out).err
     assert "E801" in tesseracc("strip", bundle, "-o", out).err
+    gpu = build(tesseracc, tmp_path / "src" / "model.py", tmp_path / "g.tsb", *GPU)
+    assert "no target 'cpu'" in tesseracc("strip", gpu, "--keep", "cpu", "-o", out).err
     assert tesseracc("merge", bundle, tmp_path / "none.tsb", "-o", out).code == 2
     assert tesseracc("diff", bundle, tmp_path / "src" / "model.py").code == 5
     assert tesseracc("merge", "-o", out).code == 2 and not out.exists()

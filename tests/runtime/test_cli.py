@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tessera_runtime.cli import main
+from tessera_runtime.cli import main, parser
 from tessera_runtime.compare import compare
 from tessera_runtime.core import safetensors
 from tessera_runtime.core.errors import InputError
@@ -27,6 +28,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("cli") / "m.tsb"
     file.write_bytes(bundle_bytes())
     return str(file)
+
+SPECS = Path(__file__).parents[2] / "specs" / "cli.md"
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
@@ -90,6 +93,47 @@ def test_files_in_and_out_and_comparison(path: str, tmp_path: Path, capsys: pyte
         code == report["exit_code"] == 1
         and report["comparisons"][0]["message"] == "expected shape [6, 6], actual [6, 7]"
     )
+
+
+def test_the_only_result_needs_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tessera_runtime.core.manifest import Arg, Buffer, Function, Launch, Output, Plan
+
+    bias = Function("bias", "", (), (), (Output("row", "f32", (1, 5)),))
+    plan = Plan("bias", (Buffer("constant", "w", "f32", (5,)), Buffer("output", "row", "f32", (1, 5))),
+                (Launch(2, (1, 1, 1), (Arg(buffer=0), Arg(buffer=1), Arg(dim=5))),))  # fmt: skip
+    write(tmp_path / "m.tsb", contents(tests=(), functions=(bias,), targets=(cpu_target(plans=(plan,)),)))
+    code, out, _ = run(capsys, tmp_path / "m.tsb", "--output", f"@{tmp_path}/y.npy")
+    assert code == 0 and out == f"row: f32[1, 5] -> {tmp_path}/y.npy\n"
+    code, out, _ = run(capsys, tmp_path / "m.tsb", "--expected", f"@{tmp_path}/y.npy")
+    assert code == 0 and out.endswith("row: as expected\n")
+    twice = ("--output", f"@{tmp_path}/y.npy", "--output", f"row=@{tmp_path}/z.npy")
+    code, _, err = run(capsys, tmp_path / "m.tsb", *twice)
+    assert code == 2 and "stored twice" in err and not (tmp_path / "z.npy").exists()
+
+
+def test_what_is_expected_is_read_before_the_work(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, path, "--function", "reverse", "--input", "x=2x2xf32=1", "--expected", "out=@no.npy")
+    assert code == 2 and out == "" and "error[E802]: cannot read 'no.npy'" in err
+
+
+@pytest.mark.parametrize(("given", "told"), [
+    ("x=foo", "not understood"), ("x=f32", "a value is missing: 'f32=0'"), ("x=4xf32", "a value is missing: '4xf32=0'"),
+])  # fmt: skip
+def test_words_that_are_no_input(path: str, capsys: pytest.CaptureFixture[str], given: str, told: str) -> None:
+    code, _, err = run(capsys, path, "--function", "reverse", "--input", given)
+    assert code == 7 and f"error[E711]: input '{given}': {told}\n" in err
+
+
+def test_completion_knows_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line of specs/cli.md takes them from the help, and no others."""
+    (words,) = re.findall(r"^complete -o default (-W .*) tessera-run$", SPECS.read_text(), re.MULTILINE)
+    main(["--help"])
+    (tmp_path / "tessera-run").write_text(f"#!/bin/sh\ncat <<'END'\n{capsys.readouterr().out}\nEND\n")
+    (tmp_path / "tessera-run").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", f"compgen {words}"], env=env, capture_output=True, text=True, check=True)
+    options = {a.option_strings[-1] for a in parser()._actions if a.option_strings}
+    assert set(done.stdout.split()) == options - {"--help"}
 
 
 @pytest.mark.parametrize(("given", "wanted", "told"), [

@@ -134,3 +134,4 @@ def test_no_ptx() -> None:
     with pytest.raises(TesseraError) as caught:
         tessera_runtime.load(bundle(), device=EmulatorDevice("sm_90"))
     assert caught.value.code == "E904" and "'sm_90'" in caught.value.message
+    assert "it has PTX for sm_80, ptx_80" in str(caught.value.help)

@@ -24,6 +24,7 @@ def f32(*shape: int) -> np.ndarray:
 
 CASES = [
     ("saxpy", (1.0, f32(3)), {}, "E701", "saxpy: input 'y' is missing"),
+    ("saxpy", (1.0,), {}, "E701", "saxpy: inputs 'x', 'y' are missing"),
     ("saxpy", (1.0, f32(3), f32(3), 4), {}, "E701", "saxpy: takes 3 inputs, got 4"),
     ("saxpy", (1.0, f32(3)), {"z": f32(3)}, "E701", "saxpy: has no input 'z'"),
     ("saxpy", (1.0, f32(3)), {"x": f32(3)}, "E701", "saxpy: input 'x' is given twice"),

@@ -183,7 +183,7 @@ def test_plug_in_devices(monkeypatch: pytest.MonkeyPatch) -> None:
             tessera_runtime.load(bundle_bytes(), device=name)
         assert caught.value.code == code
     assert seen[0] == "tessera_runtime.devices"
-    assert caught.value.help == "known: cpu[:TARGET], cuda[:N], broken, emulator"
+    assert caught.value.help == "known: cpu[:TARGET], cuda[:N], broken[:TARGET], emulator[:TARGET]"
 
 
 def test_symbol_only_in_an_output() -> None:

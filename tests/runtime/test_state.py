@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -53,10 +54,15 @@ def pure(x: ts.Tensor["N", ts.f32]):
     return ts.sum(x)
 
 
+@ts.function
+def rows():
+    return START
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("state") / "train.tsb"
-    entries = {"init": init, "step": step, "pure": pure}
+    entries = {"init": init, "step": step, "pure": pure, "rows": rows}
     file.write_bytes(Build(front(entries), (host_level(),)).bundle())
     return str(file)
 
@@ -185,6 +191,26 @@ def test_files_that_are_written_are_files_apart(
     assert code == 2 and "E803" in err and Path(bundle).read_bytes() == before
 
 
+def test_what_measures_takes_the_state_and_leaves_it(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file, or of the function that makes the first one; what is shown is the first call from there."""
+    state, trace = tmp_path / "s.safetensors", tmp_path / "t.json"
+    train(capsys, bundle, 3, state)
+    before, step_ = state.read_bytes(), (bundle, "--function", "step", "--json")
+    fourth = json.loads(train(capsys, bundle, 1, Path(shutil.copy(state, tmp_path / "copy")), "--json"))["outputs"]
+    for more in (["--benchmark", 2], ["--profile", trace], ["--bisect", "--reference", "cpu"]):
+        for given in (["--state", state], ["--state", tmp_path / "none", "--init", "init"], ["--init", "init"]):
+            code, out, err = run(capsys, *step_, *more, *given)
+            assert code == 0 and not (tmp_path / "none").exists(), err
+            if "--bisect" not in more and given[1] == state:
+                shown = {o["name"]: o["values"] for o in json.loads(out)["outputs"]}
+                assert {o["name"]: o["values"] for o in fourth}.items() <= shown.items()
+    assert state.read_bytes() == before and json.loads(trace.read_text())["traceEvents"]
+    code, _, err = run(capsys, *step_, "--state", state, "--profile", state)
+    assert code == 2 and state.read_bytes() == before
+
+
 def test_bad_state_files_are_refused_and_left_alone(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +242,11 @@ def test_errors(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ([*step_, "--state", tmp_path / "pipe"], 7, "no regular file"),
         ([*step_, "--state", tmp_path / "no" / "s"], 2, "cannot write"),
         ([*step_, "--repeat", 0], 2, "is not from 1"), ([*step_, "--repeat", 2, "--save-every", 1], 2, "--state"),
-        ([*step_, "--log", "x"], 2, "--repeat"), ([*step_, "--repeat", 2, "--benchmark"], 2, "time and compare"),
+        ([*step_, "--log", "x"], 2, "--repeat"), ([*step_, "--repeat", 2, "--benchmark"], 2, "times and compares"),
+        ([*step_, "--init", "init"], 2, "--init goes with"), ([*step_, "--validate", "--state", state], 2, "times and"),
+        ([*step_, "--benchmark", 2, "--init", "init", "--save-every", 1], 2, "--save-every goes"),
+        ([*step_, "--state", state, "--bisect", "--input", "state_step=0"], 2, "leave these inputs out"),
+        ([*step_, "--bisect", "--reference", "cpu", "--init", "rows"], 7, 'return {"weights": ..}'),
         ([*step_, "--repeat", 2], 7, "missing"),
     ):
         found, _, err = run(capsys, *arguments)

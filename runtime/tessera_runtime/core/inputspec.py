@@ -73,7 +73,8 @@ def parse(text: str) -> InputSpec:
     try:
         number(value)
     except ValueError as error:
-        if _TYPE.fullmatch(value) is not None:
+        typed = _TYPE.fullmatch(value)
+        if typed is not None and (typed[1] or _is_typed(value)):
             raise _bad(text, f"a value is missing: '{value}=0'") from None
         raise _bad(text, str(error) if value[:1].isdigit() else "not understood") from None
     return InputSpec(name, "scalar", text=value)

@@ -62,7 +62,7 @@ def open_device(name: str, threads: int | None = None) -> Device:
 
     plugins = {entry.name: entry for entry in entry_points(group=GROUP)}
     if kind not in plugins:
-        known = ", ".join(["cpu[:TARGET]", "cuda[:N]", *sorted(plugins)])
+        known = ", ".join(["cpu[:TARGET]", "cuda[:N]", *(f"{plugin}[:TARGET]" for plugin in sorted(plugins))])
         raise DeviceError("E901", f"there is no device '{name[:40]}'", help=f"known: {known}")
     try:
         factory: DeviceFactory = plugins[kind].load()

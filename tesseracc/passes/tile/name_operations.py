@@ -1,7 +1,8 @@
 """`name-operations`: kernels say what they compute, for profiles and pages: the attributes `ops` and `parts`.
 
-The names of their operations on data, each once, in order of first use. Moving data, choosing it and converting it is
-none, and neither is arithmetic on indices, which is i64; but a kernel that has nothing else is one on integers.
+The names of their operations on data, each once, in order of first use. Atomic updates are such operations; moving
+data, choosing it and converting it is none, and neither is arithmetic on indices, which is i64; but a kernel that has
+nothing else is one on integers.
 
 A kernel that is several operators, fused or joined, has `parts`: for each line its place, and the parameters that what
 stands there writes.
@@ -18,6 +19,7 @@ __all__ = ["run"]
 
 _NAMES = {f"arith.{name}": name for name in (*BINARY, *UNARY, "fma")} | {"tile.mma": "matmul"}
 _SUMS = {"add": "sum", "mul": "prod"}  # other kinds of a reduction are words as they are
+_UPDATES = ("tile.update", "tile.update_block")
 _MOST = 32  # names that a bundle keeps
 _MOST_LINES = 64
 
@@ -35,9 +37,13 @@ def run(module: Module, context: Context) -> Module:
 
 
 def _of(kernel: Func) -> tuple[str, ...]:
-    found = [(name, element(op.results[0].type)) for op in kernel.walk() if op.results and (name := _name(op))]
-    on_data = [name for name, dtype in found if dtype not in ("i64", "bool")]
+    found = [(name, _on_data(op)) for op in kernel.walk() if (name := _name(op))]
+    on_data = [name for name, data in found if data]
     return tuple(dict.fromkeys(on_data or [name for name, _ in found]))[:_MOST]
+
+
+def _on_data(op: Op) -> bool:
+    return op.name in _UPDATES or element(op.results[0].type) not in ("i64", "bool")
 
 
 def _parts(kernel: Func) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
@@ -65,4 +71,6 @@ def _name(op: Op) -> str:
     if op.name in ("tile.reduce", "tile.fold"):
         kind = str(op.attrs["kind"])
         return _SUMS.get(kind, kind)
+    if op.name in _UPDATES:
+        return f"atomic_{op.attrs['kind']}"
     return _NAMES.get(op.name, "")

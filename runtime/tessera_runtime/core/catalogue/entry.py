@@ -8,7 +8,10 @@ __all__ = ["Entry"]
 
 
 class Entry(NamedTuple):
-    """One code: a short title, the exit code it leads to, and what it means and how to put it right."""
+    """One code: a short title, the exit code it leads to, what it means and how to put it right.
+
+    A warning's exit code is 0: it changes none.
+    """
 
     code: str
     title: str

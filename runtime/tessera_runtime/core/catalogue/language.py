@@ -93,26 +93,26 @@ ENTRIES = (
     Entry("E226", "result would depend on the order of lanes", 3,
           "Atomic updates come in no order. Those of integers give the same result in any; sums of floats round, and "
           "the old value of an element is another one each time, so neither is in the language. Sum in a fixed tree."),
-    Entry("W201", "returned parameter never written", 3,
+    Entry("W201", "returned parameter never written", 0,
           "The kernel returns a parameter that it does not store to."),
-    Entry("W202", "shared memory not used", 3,
+    Entry("W202", "shared memory not used", 0,
           "Shared memory is allocated and never read."),
-    Entry("W203", "dim hides a name", 3,
+    Entry("W203", "dim hides a name", 0,
           "A dim of the signature has the name of something in the module; in the kernel it means the dim."),
-    Entry("W204", "kernel without effect", 3,
+    Entry("W204", "kernel without effect", 0,
           "The kernel stores to no parameter and returns nothing."),
-    Entry("W205", "vector along the wrong axis", 3,
+    Entry("W205", "vector along the wrong axis", 0,
           "A vector with one element per row of a tile is laid along that tile's columns. Where both have the same "
           "size nothing else would show it."),
-    Entry("W206", "double correction", 3,
+    Entry("W206", "double correction", 0,
           "A sum of exp(x - m) is multiplied by exp(y - m) with the same m, so that it is scaled to the maximum twice. "
           "In an online softmax the sum of a block is added as it is when its terms use the new maximum."),
-    Entry("W207", "parameter not used", 3,
+    Entry("W207", "parameter not used", 0,
           "A tensor parameter is neither read nor written; perhaps it was meant to be an output."),
-    Entry("W208", "wait without copy", 3,
+    Entry("W208", "wait without copy", 0,
           "A cp_wait_group finds no committed group of copies that it could wait for. Copies belong to a group only "
           "after cp_commit_group."),
-    Entry("W209", "copy never read", 3,
+    Entry("W209", "copy never read", 0,
           "An asynchronous copy fills shared memory that is not read before it is filled again or the kernel ends. In "
           "a pipeline the last stage may not be consumed."),
     # --- E3xx: shapes, dtypes, operators at trace time -------------------------------------------------------------
