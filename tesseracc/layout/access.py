@@ -6,7 +6,9 @@ warp touches in one instruction are a coset of a subspace, and all cosets of a s
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +49,7 @@ class Vectors:
 
     width: int  # elements
     groups: tuple[tuple[int, ...], ...]
+    bits: int = 0  # of the register's number, a mask: those without which vectors would be shorter
 
 
 def aligned_limit(most: int, *multiples: int) -> int:
@@ -94,7 +97,8 @@ def joint_vectors(maps: Sequence[LinearLayout], bits: int, limit: int = 128) -> 
         tuple(combine(steps, index) ^ combine(low, element) for element in range(1 << width))
         for index in range(1 << len(steps))
     )
-    return Vectors(1 << width, groups)
+    touching = sum(1 << bit for bit, r in enumerate(registers) if r & mask)
+    return Vectors(1 << width, groups, functools.reduce(operator.or_, low, touching))
 
 
 def _joined(columns: Sequence[int], shift: int) -> int:

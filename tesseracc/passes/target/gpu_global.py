@@ -19,7 +19,8 @@ from tesseracc.analysis.tensor_copies import TensorStore
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.types import ScalarType, TileType, Type, bits_of, size_of
 from tesseracc.ir.value import Op, Value
-from tesseracc.layout.build import coalesced
+from tesseracc.layout.access import offsets, vectors
+from tesseracc.layout.build import coalesced, unique_registers
 from tesseracc.layout.convert import convert as plan_conversion
 from tesseracc.layout.convert import least_cost
 from tesseracc.layout.exchange import GlobalAccess, global_access, room
@@ -129,7 +130,8 @@ def write_global(
                 continue
             held = staged(low, own, inside.wide)
             shape = part.shape
-            _around(low, part, inside, left, lambda inner, to, h=held, s=shape: take(inner, h, to, s))  # type: ignore[misc]
+            _around(low, part, inside, left, lambda inner, to, h=held, s=shape: take(inner, h, to, s),  # type: ignore[misc]
+                    together=_together(inside.narrow, held))  # fmt: skip
 
 
 def _saying(way: Route) -> str:
@@ -141,10 +143,10 @@ def _saying(way: Route) -> str:
 
 def _around(
     low: Lowering, block: Block, way: Route, counts: Sequence[Value | None],
-    given: Callable[[Lowering, LinearLayout], Spread], other: LinearLayout | None = None,
+    given: Callable[[Lowering, LinearLayout], Spread], other: LinearLayout | None = None, together: int = 0,
 ) -> None:  # fmt: skip
     """Stores the tile that `given` gives in a layout: by vectors where they are aligned, else by elements. These are in
-    the `other` layout, or may be given few at a time."""
+    the `other` layout, or may be given few at a time, some bits of the register `together`."""
 
     def vectors(inner: Lowering) -> list[Value]:
         write_block(inner, block, given(inner, way.wide), counts, known=True)
@@ -155,13 +157,20 @@ def _around(
 
     def elements(inner: Lowering) -> list[Value]:
         if other is None:
-            over_registers(inner, way.narrow, store)
+            over_registers(inner, way.narrow, store, together)
         else:
             store(inner, other)
         return []
 
     aligned = block.aligned(low, block.vector(way.wide), list(counts) or [None] * len(block.axes))
     low.branch(aligned, vectors, elements, [])
+
+
+def _together(layout: LinearLayout, held: Room) -> int:
+    """The bits of the register that vectors of a staged tile are made of."""
+    lean, old = unique_registers(layout)
+    bits = vectors(offsets(lean, held.layout), bits_of(held.dtype)).bits
+    return sum(old[1 << bit] for bit in range(len(lean.bases("register"))) if bits >> bit & 1)
 
 
 def _has_room(low: Lowering, size: int, alignment: int) -> bool:
@@ -242,7 +251,7 @@ def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
         put(inner, held, read_block(inner, block, some, known=False))
 
     def elements(inner: Lowering) -> list[Value]:
-        over_registers(inner, way.narrow, move)
+        over_registers(inner, way.narrow, move, _together(way.narrow, held))
         return []
 
     low.branch(aligned, vectors, elements, [])

@@ -1,7 +1,7 @@
 """Work on a tile in a loop over the registers of a thread, where code for all of them at once is not worth its size.
 
-To a layout, registers are what more warps would be: the upper bits of a register become the highest bits of the thread,
-and in iteration i thread t of T does what thread t + i T would do.
+To a layout, registers are what more warps would be: some bits of a register become the highest bits of the thread, and
+in iteration i thread t of T does what thread t + i T would do. These are the upper ones, but no bits of vectors.
 """
 
 from __future__ import annotations
@@ -20,16 +20,28 @@ if TYPE_CHECKING:
 KEPT = 4
 
 
-def over_registers(low: Lowering, layout: LinearLayout, work: Callable[[Lowering, LinearLayout], None]) -> None:
-    """Does `work`, which may not meet other threads, for a layout that has the elements of an iteration."""
+def iteration(layout: LinearLayout, together: int = 0) -> tuple[LinearLayout, int]:
+    """The elements of an iteration, as of more warps, and how many iterations there are.
+
+    An iteration keeps the bits of the register in the mask `together` first, which vectors are made of.
+    """
     vectors = {name: list(layout.vectors(name)) for name, _ in layout.ins}
-    later = vectors["register"][KEPT:]
-    if len(later) < 1:
+    registers = vectors["register"]
+    order = sorted(range(len(registers)), key=lambda bit: not together >> bit & 1)
+    kept, later = sorted(order[:KEPT]), sorted(order[KEPT:])
+    vectors["register"] = [registers[bit] for bit in kept]
+    vectors["warp"] = vectors["warp"] + [registers[bit] for bit in later]
+    return LinearLayout.make(vectors, layout.shape), 1 << len(later)
+
+
+def over_registers(
+    low: Lowering, layout: LinearLayout, work: Callable[[Lowering, LinearLayout], None], together: int = 0
+) -> None:
+    """Does `work`, which may not meet other threads, for a layout that has the elements of an `iteration`."""
+    part, times = iteration(layout, together)
+    if times == 1:
         work(low, layout)
         return
-    vectors["register"] = vectors["register"][:KEPT]
-    vectors["warp"] = vectors["warp"] + later
-    part = LinearLayout.make(vectors, layout.shape)
     threads = layout.in_size("lane") * layout.in_size("warp")
 
     def step(inner: Lowering, args: list[Value]) -> list[Value]:
@@ -39,5 +51,5 @@ def over_registers(low: Lowering, layout: LinearLayout, work: Callable[[Lowering
         return []
 
     region = low.nested([I64], step)
-    zero, count, one = (low.b.const(number) for number in (0, 1 << len(later), 1))
+    zero, count, one = (low.b.const(number) for number in (0, times, 1))
     low.b.emit("scf.for", zero, count, one, [], types=[], regions=[region])
