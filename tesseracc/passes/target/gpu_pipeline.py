@@ -7,7 +7,8 @@
 
 The barrier publishes what every thread has copied, and is also what keeps a slot until all have used it: the copies
 that follow it go to the slot of the iteration before. Copies that all go through registers have no groups; with two
-stages every wait is for all copies, which needs none either.
+stages every wait is for all copies, which needs none either. With one, copies start behind a barrier and are waited for
+at once.
 
 Copies that the program started before the loop are in the first group or in earlier ones: the first wait is for them
 too. `State.copies` therefore says in the loop whether the program starts copies of its own there.
@@ -70,8 +71,11 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     def body(inner: Lowering, args: list[Value]) -> list[Value]:
         k, slot, *carried = args
         b = inner.b
+        if stages == 1:
+            inner.barrier()
+            copies(inner, k, slot)
         if grouped:
-            b.emit("target.wait_copies", pending=stages - 2)
+            b.emit("target.wait_copies", pending=max(0, stages - 2))
         inner.state = replace(entry.wrote(), copies=starts)
         if inner.stored(inner.layouts.placed):
             inner.show()
@@ -79,7 +83,8 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
         last = b.const(stages - 1)
         first = b.op("arith.cmp", slot, b.const(0), pred="eq")
         before = b.op("arith.select", first, last, b.op("arith.sub", slot, b.const(1)))
-        copies(inner, b.op("arith.add", k, ahead), before)
+        if stages > 1:
+            copies(inner, b.op("arith.add", k, ahead), before)
         found = inner.region(use, [k, slot, *carried], op.results)
         at_end = b.op("arith.cmp", slot, last, pred="eq")
         return [b.op("arith.select", at_end, b.const(0), b.op("arith.add", slot, b.const(1))), *found]

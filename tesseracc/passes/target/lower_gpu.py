@@ -51,6 +51,7 @@ from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_products import Flight, Products
 from tesseracc.passes.target.gpu_reduce import group_reduce
 from tesseracc.passes.target.gpu_roles import CONSUMER_BARRIER, Roles
+from tesseracc.passes.target.gpu_slots import fewer_slots
 from tesseracc.passes.target.gpu_spread import Free, Spread
 from tesseracc.passes.target.gpu_tensor_memory import TensorMemory
 from tesseracc.passes.target.gpu_tensor_sums import left_to_others
@@ -111,12 +112,6 @@ class Lowering(Order):
         else:
             self.once(self.kernel.body)
         shared, limits = self.shared.size, self.arch.limits
-        limit = limits.shared_per_block
-        if shared > limit:
-            raise TesseraError(
-                "E541",
-                f"kernel @{self.kernel.name} needs {shared} bytes of shared memory, {self.arch.name} has {limit}",
-            )
         threads = self.roles.threads if self.roles else self.group
         own: dict[str, Attr] = {"group": threads, "scratch": 0, "shared": shared, "symbol": self.kernel.name}
         if self.roles:
@@ -418,6 +413,23 @@ _TILES: dict[str, Callable[[Lowering, Op], Held | None]] = {
 }
 
 
+def fitted(kernel: Func, context: Context) -> tuple[Lowering, Func]:
+    """A kernel lowered, with as many slots of its rings as shared memory has room for."""
+    arch = context.need_arch()
+    limit = arch.limits.shared_per_block
+    while True:
+        low = Lowering(kernel, arch)
+        found = low.run()
+        if low.shared.size <= limit:
+            return low, found
+        needs = f"kernel @{kernel.name} needs {low.shared.size} bytes of shared memory, {arch.name} has {limit}"
+        fewer = fewer_slots(kernel, low.shared.size - limit)
+        if fewer is None:
+            raise TesseraError("E541", needs)
+        context.note(f"rings have fewer slots: {needs}", kernel.loc)
+        kernel = fewer
+
+
 @register("tile-to-gpu", level="tile")
 def run(module: Module, context: Context) -> Module:
     """Lowers every kernel to one function per thread."""
@@ -426,12 +438,12 @@ def run(module: Module, context: Context) -> Module:
     funcs = []
     for f in module.funcs:
         if f.kind == "tile.kernel":
-            low = Lowering(f, arch)
+            low, lowered = fitted(f, context)
             if f"{f.name}__tensor" not in names:  # the version for other sizes has the same loops
                 for op, why in left_to_others(f, arch, low.layouts.sums):
                     context.note(f"products not in tensor memory: {why}", op.loc)
-            f = low.run()
             for message, loc in (*product_notes(low), *low.told):
                 context.note(f"{arch.name} {f.name}: {message}", loc)
+            f = lowered
         funcs.append(f)
     return module.with_(funcs=tuple(funcs))

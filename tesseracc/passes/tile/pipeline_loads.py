@@ -8,7 +8,9 @@
 A read goes through a ring when a product on matrix units uses it (cast or transposed on the way; other products stage
 operands in a form of their own), when its place follows from the index and the outside by arithmetic, and when nothing
 in the loop writes to its buffer. The ring has as many slots as the kernel says (attribute `stages`, 1: no ring), else
-as cover the latency of memory, and as fit into the target's shared memory.
+as cover the latency of memory, and as fit into the target's shared memory. What the lowering needs there it knows
+itself, and takes slots away for it (gpu_slots.py): two are tried where the estimate has room for one, but where blocks
+may share copies, which cannot do with one.
 """
 
 from __future__ import annotations
@@ -68,9 +70,11 @@ def _loop(op: Op, room: int, kernel: Func, context: Context) -> list[Op] | None:
     loads = [load for load in _loads(body, wanted) if _slice(load, body, makers) is not None]
     size = sum(_tile_bytes(load.result) for load in loads)
     own = set(makers) | set(body.args)  # the other operands lie in shared memory all the time
-    room -= max(RESERVE, sum(_tile_bytes(value) for value in wanted if value not in own))
+    rest = max(RESERVE, sum(_tile_bytes(value) for value in wanted if value not in own))
     depth = kernel.attrs.get("stages") or (_depth(body, size, kernel, arch) if size else 0)
-    stages = min(depth, room // size) if size else 0
+    stages = min(depth, (room - rest) // size) if size else 0
+    if size and stages < 2 <= depth and 2 * size <= room and not arch.has("tma_multicast"):
+        stages = 2
     if stages < 2:
         return None
     b = Builder(op.loc)
