@@ -173,19 +173,22 @@ def _together(layout: LinearLayout, held: Room) -> int:
     return sum(old[1 << bit] for bit in range(len(lean.bases("register"))) if bits >> bit & 1)
 
 
-def _has_room(low: Lowering, size: int, alignment: int) -> bool:
-    """Whether a staged tile of so many bytes has a place in shared memory."""
-    return low.shared.fits("convert", size, alignment, low.arch.limits.shared_per_block)
+def _has_room(low: Lowering, size: int, alignment: int, limit: int) -> bool:
+    """Whether a staged tile of so many bytes has a place in so much shared memory."""
+    return low.shared.fits("convert", size, alignment, limit)
 
 
 def _fitting(low: Lowering, value: Spread, alignment: int) -> Parts | None:
-    """The fewest parts of a tile of which one fits into shared memory at a time."""
-    size, count = prod(value.layout.shape) * size_of(value.dtype), 1
-    while not _has_room(low, size // count, alignment):
-        count *= 2
-        if size // count < LEAST_PART:
-            return None
-    return parts_of(value.layout, count, value.dtype)
+    """The fewest parts of a tile of which one fits into shared memory at a time: into what leaves other blocks their
+    room, else into all that there is."""
+    size = prod(value.layout.shape) * size_of(value.dtype)
+    for limit in (low.room, low.arch.limits.shared_per_block):
+        count = 1
+        while size // count >= LEAST_PART or count == 1:
+            if _has_room(low, size // count, alignment, limit):
+                return parts_of(value.layout, count, value.dtype)
+            count *= 2
+    return None
 
 
 def _by_boxes(low: Lowering, boxes: TensorStore, block: Block, value: Spread, way: Route | None) -> bool:
@@ -224,7 +227,7 @@ def read_global(low: Lowering, block: Block, layout: LinearLayout) -> Spread:
     way = route(low, block, layout, store=False)
     dtype, arch = block.memory.dtype, low.arch
     size = prod(layout.shape) * size_of(dtype)
-    if way is None or (way.staged and not _has_room(low, size, BUFFER_ALIGNMENT)):
+    if way is None or (way.staged and not _has_room(low, size, BUFFER_ALIGNMENT, arch.limits.shared_per_block)):
         return read_block(low, block, layout)
     low.tell(f"read {_saying(way).replace('after', 'before')}")
     aligned = block.aligned(low, block.vector(way.wide), [None] * len(block.axes))

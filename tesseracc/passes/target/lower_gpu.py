@@ -18,6 +18,7 @@ from dataclasses import replace
 from tessera.shapes import Dim
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.analysis.multiples import Multiples
+from tesseracc.analysis.occupancy import room_of_block
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Numbering
 from tesseracc.ir.dialects.tile_values import ELEMENTS
@@ -36,14 +37,7 @@ from tesseracc.passes.target.gpu_global import lower_read, lower_update, lower_w
 from tesseracc.passes.target.gpu_layouts import Layouts
 from tesseracc.passes.target.gpu_masks import Mask
 from tesseracc.passes.target.gpu_matrix import lower_mma
-from tesseracc.passes.target.gpu_memory import (
-    BUFFER_ALIGNMENT,
-    Shared,
-    Span,
-    State,
-    changed_outside,
-    last_uses,
-)
+from tesseracc.passes.target.gpu_memory import BUFFER_ALIGNMENT, Shared, Span, State, changed_outside, last_uses
 from tesseracc.passes.target.gpu_notes import product_notes
 from tesseracc.passes.target.gpu_order import Order
 from tesseracc.passes.target.gpu_pipeline import lower_pipeline
@@ -69,6 +63,7 @@ class Lowering(Order):
         self.env: dict[Value, Held] = {}
         self.symbols: dict[str, Value] = {}
         self.shared = Shared()
+        self.room = room_of_block(kernel, arch)
         self.spans: dict[Value, Span] = {}  # shared memory by its address
         self.state = State()
         self.products = Products(self)

@@ -14,21 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 
 from tessera.polynomials import dim_min
 from tessera.shapes import Dim
-from tesseracc.arch.arch import Arch
+from tesseracc.analysis.occupancy import blocks_at_once
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs, map_ops, remove_dead, substitute
-from tesseracc.ir.types import BufType, TileType, size_of
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.passes.tile.group_order import Order, choose_order, decode
-
-#: registers of a thread beside its largest tile, and threads that a block has beside the kernel's: the producers
-OTHER_REGISTERS, PRODUCERS = 48, 128
-
 
 def placed(kernel: Func, context: Context) -> Func:
     """One kernel."""
@@ -102,25 +96,6 @@ def _walk(region: Region) -> list[Op]:
 def _touches_elements(region: Region, buffers: set[Value]) -> bool:
     """Whether lanes access shared memory on their own: such accesses have no order but that of barriers."""
     return any(op.name in ("tile.load", "tile.store", "tile.update") and op["buf"] in buffers for op in _walk(region))
-
-
-def blocks_at_once(kernel: Func, arch: Arch) -> int:
-    """Blocks that a multiprocessor holds, by the kernel's shared memory, its threads and its largest tile."""
-    limits, threads = arch.limits, int(kernel.attrs["group"]) + PRODUCERS
-    values = [value for op in kernel.walk() for value in op.results]
-    shared = sum(_bytes(value.type) for value in values if isinstance(value.type, BufType))
-    tile = max((_bytes(value.type) for value in values if isinstance(value.type, TileType)), default=0)
-    registers = min(OTHER_REGISTERS + tile // (4 * int(kernel.attrs["group"])), limits.registers_per_thread)
-    return max(1, min(
-        limits.shared_per_sm // (shared + limits.shared_reserved + 1), limits.threads_per_sm // threads,
-        limits.registers_per_sm // (registers * threads), limits.blocks_per_sm,
-    ))  # fmt: skip
-
-
-def _bytes(type_: BufType | TileType) -> int:
-    if isinstance(type_, BufType):
-        return prod(d for d in type_.dims if isinstance(d, int)) * size_of(type_.dtype) * (type_.space == "shared")
-    return prod(type_.shape) * size_of(type_.dtype)
 
 
 @register("place-groups", level="tile")
