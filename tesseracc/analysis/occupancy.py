@@ -22,7 +22,7 @@ OTHER_REGISTERS, PRODUCERS = 48, 128
 
 
 def blocks_at_once(kernel: Func, arch: Arch) -> int:
-    """Blocks that a multiprocessor holds, by the kernel's shared memory, its threads and its largest tile; at least 1."""
+    """Blocks that a multiprocessor holds, by its shared memory, its threads and its largest tile; at least 1."""
     limits, threads = arch.limits, int(kernel.attrs["group"]) + PRODUCERS
     values = [value for op in kernel.walk() for value in op.results]
     shared = sum(_bytes(value.type) for value in values if isinstance(value.type, BufType))

@@ -24,6 +24,7 @@ from tesseracc.ir.rewrite import map_funcs, map_ops, remove_dead, substitute
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.passes.tile.group_order import Order, choose_order, decode
 
+
 def placed(kernel: Func, context: Context) -> Func:
     """One kernel."""
     arch = context.need_arch()

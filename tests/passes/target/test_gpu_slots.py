@@ -1,4 +1,4 @@
-"""Rings give way to what the lowering itself needs in shared memory; kernels compute the same with any number of slots."""
+"""Rings give way to what the lowering itself needs in shared memory; any number of slots computes the same."""
 
 from __future__ import annotations
 
