@@ -54,6 +54,7 @@ from tessera.dtypes import bool_ as bool  # noqa: F401
 from tessera.errors import SourceError as SourceError
 from tessera.errors import Span as Span
 from tessera.errors import TesseraError as TesseraError
+from tessera.errors import TesseraWarning as TesseraWarning
 from tessera.files import load as load
 from tessera.numerics import accum as accum
 from tessera.numerics import compute as compute

@@ -354,8 +354,8 @@ def jit(python: Any = None, **options: Any) -> Any:
 
     `device` is where it runs: `cpu` (the default), `cuda:0`, `emulator:sm_90`. `capture_graph=True` runs calls on a GPU
     as CUDA graphs, one for each set of sizes; `"strict"` refuses what cannot be one. `numerics` is the profile, as of
-    `tesseracc build`: "strict", "deterministic" (the default) or "fast". Without the compiler it runs
-    eagerly, with one notice.
+    `tesseracc build`: "strict", "deterministic" (the default) or "fast". Warnings of kernels (W2xx) are Python's, of
+    the category `ts.TesseraWarning`, each once. Without the compiler it runs eagerly, with one notice.
     """
     unknown = sorted(set(options) - {"capture_graph", "device", "numerics"})
     if unknown:

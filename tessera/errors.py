@@ -25,8 +25,8 @@ import tessera_runtime
 from tessera_runtime.core.errors import TesseraError
 
 __all__ = [
-    "Call", "SourceError", "SourceErrors", "Span", "TesseraError", "characters", "did_you_mean", "each_error", "origin",
-    "render", "user_calls", "user_span",
+    "Call", "SourceError", "SourceErrors", "Span", "TesseraError", "TesseraWarning", "characters", "did_you_mean",
+    "each_error", "origin", "render", "user_calls", "user_span",
 ]
 
 #: so many places of a chain of calls are shown
@@ -61,6 +61,10 @@ class Call:
 
     function: str
     span: Span
+
+
+class TesseraWarning(UserWarning):
+    """The category of Python warnings about programs that are compiled: `W201: ..`, at the user's line."""
 
 
 class SourceError(TesseraError):

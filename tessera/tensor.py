@@ -17,6 +17,7 @@ from tessera.dtypes import DType, as_dtype, bool_, f32, i64, promote
 from tessera.errors import SourceError
 from tessera.exchange import Exchange
 from tessera.numerics import Policy
+from tessera.numpy_functions import NumpyFunctions
 from tessera.shapes import Expr
 from tessera.types import TensorType, tensor_spec
 from tessera_runtime import dlpack
@@ -33,12 +34,10 @@ Scalar = int | float | bool | Expr
 TensorLike = Union["Tensor", int, float, bool, Expr, "np.ndarray[Any, Any]", Sequence[Any]]
 
 
-class Tensor(Arithmetic):
+class Tensor(NumpyFunctions, Arithmetic):
     """An array value of the language. As an annotation, `ts.Tensor["B", "3*D", ts.bf16]` describes a parameter."""
 
     __slots__ = ()
-    # NumPy must not take over `array + tensor`.
-    __array_ufunc__ = None
 
     def __class_getitem__(cls, items: object) -> Any:
         return tensor_spec(items)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,13 @@ from tessera.errors import SourceError
 from tessera.tensor import Tensor, as_tensor
 from tessera.types import check_spec
 from tessera_runtime.core.errors import UsageError
-from tesseracc.driver import DEFAULT_TARGETS, Build, Specialisation, front, lowered, specialise
+from tesseracc.driver import DEFAULT_TARGETS, Build, front, lowered
 from tesseracc.frontend.tuned import tuning_for
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.value import Module
+from tesseracc.python_warnings import Warnings
 from tesseracc.recipe import Loaded, Recipe, input_files
+from tesseracc.specialisation import Specialisation, specialise
 from tesseracc.static_values import spelled
 from tesseracc.textio import write_bytes
 from tesseracc.tuning.choice import Tuning
@@ -53,6 +54,8 @@ def compile(
     path = _path(output_path, entry.name)
     notes: list[Note] = []
     loaded = Loaded(_module(entry, wanted, notes, tuning), _files(entry, recipe), notes)
+    warnings = Warnings(entry)
+    warnings.of_program(notes)
     recipe = recipe.for_program(loaded.module)
     provenance = loaded.provenance(recipe)
     if wanted.static:  # no option spells Python values: the recipe says that it is not whole
@@ -64,8 +67,7 @@ def compile(
     root = os.path.dirname(entry.file)
     build = Build(loaded.module, recipe.targets, provenance=provenance, embed_tests=embed_tests, root=root)
     data = build.bundle()
-    for name, why in build.log.untested:
-        warnings.warn(f"W807: {name}: {why}", stacklevel=2)
+    warnings.of_code(build.log)
     _make_folder(path)
     write_bytes(path, data)
     return str(path)
@@ -102,7 +104,7 @@ def _check(entry: Function | Kernel, arguments: Mapping[str, Any], wanted: Speci
 
 def _module(entry: Function | Kernel, wanted: Specialisation, notes: list[Note], tuning: Tuning) -> Module:
     if wanted.static:
-        return lowered(entry, wanted, tuning)[0]
+        return lowered(entry, wanted, tuning, notes)[0]
     return front({entry.name: entry}, {entry.name: wanted.types}, notes, wanted.fixed, tuning=tuning)
 
 

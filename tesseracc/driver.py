@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from tessera import types as lang
-from tessera.decorators import Function, Kernel, Parameter
+from tessera.decorators import Function, Kernel
 from tessera.errors import SourceError, SourceErrors, Span, each_error
-from tessera.pytree import Tree, flatten, tree_map, unflatten
-from tessera.tensor import Tensor, as_tensor
+from tessera.pytree import Tree, flatten, unflatten
+from tessera.tensor import Tensor
 from tessera_runtime.core.errors import DeviceError
 from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, names, resolve
@@ -38,7 +38,8 @@ from tesseracc.ir.value import Module
 from tesseracc.ir.verify import verify
 from tesseracc.numerics import DEFAULT, profile_of
 from tesseracc.passes import pipelines
-from tesseracc.static_values import identity
+from tesseracc.python_warnings import Warnings
+from tesseracc.specialisation import Specialisation, is_tensor, specialise
 from tesseracc.tuning.choice import Tuning
 
 #: levels of IR and code that can be shown, in order
@@ -292,6 +293,7 @@ class _Jit:
     def __init__(self, entry: Function | Kernel) -> None:
         self.entry = entry if is_name(entry.name) else _called(entry, "function")
         self._compiled: dict[Hashable, tuple[Callable[..., object], Tree | None]] = {}
+        self._warnings = Warnings(entry)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         bound = self.entry.signature.bind(*args, **kwargs)
@@ -310,71 +312,27 @@ class _Jit:
         from tesseracc.frontend.tuned import tuning_for
 
         device, arch = place_of(str(self.entry.options.get("device", "cpu")))
-        module, tree = lowered(self.entry, wanted, tuning_for(self.entry, (arch,))[0])
+        notes: list[Note] = []
+        module, tree = lowered(self.entry, wanted, tuning_for(self.entry, (arch,))[0], notes)
+        self._warnings.of_program(notes)
         data = Build(module, (arch,), numerics=profile_of(self.entry.options)).bundle()
         capture = self.entry.options.get("capture_graph", False)
         bundle = load_bundle(data, device=device, require_signature=(), capture_graph=capture)
         return bundle[self.entry.name], tree
 
 
-@dataclass(frozen=True)
-class Specialisation:
-    """What values of arguments decide of a compilation: types of parameters without annotation, Python values that are
-    part of the program, and numbers for dims that tiles have."""
-
-    types: Mapping[str, Any]
-    static: Mapping[str, object]
-    fixed: Mapping[str, int]
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for calls that one compilation serves."""
-        types = tuple(f"{name}={tree_map(str, type_)}" for name, type_ in self.types.items())
-        return types, identity(self.static), tuple(self.fixed.items())
-
-
-def specialise(entry: Function | Kernel, arguments: Mapping[str, object]) -> Specialisation:
-    """How a call with these arguments, all of them by name, is compiled."""
-    parameters = {p.name: p for p in entry.parameters}
-    static = {name: value for name, value in arguments.items() if _is_static(entry, parameters[name], value)}
-    types = {
-        name: _type_of(value)
-        for name, value in arguments.items()
-        if name not in static and _is_open(parameters[name])
-    }  # fmt: skip
-    return Specialisation(types, static, _fixed(entry, arguments))
-
-
 def lowered(
-    entry: Function | Kernel, wanted: Specialisation, tuning: Tuning | None = None
+    entry: Function | Kernel, wanted: Specialisation, tuning: Tuning | None = None, notes: list[Note] | None = None
 ) -> tuple[Module, Tree | None]:
-    """The entry's module at the front end's level, and the structure of its results."""
+    """The entry's module at the front end's level, and the structure of its results. `notes` are those of `front`."""
     if isinstance(entry, Kernel):
         from tesseracc.frontend.tuned import kernel_module
 
-        return kernel_module(entry, tuning, wanted.fixed, constants=wanted.static), None
+        return kernel_module(entry, tuning, wanted.fixed, notes, wanted.static), None
     from tesseracc.frontend import trace
 
     traced = trace.trace(entry, wanted.types, static=wanted.static)
     return with_variants(traced.module, entry, ()), traced.tree
-
-
-def _is_static(entry: Function | Kernel, parameter: Parameter, value: object) -> bool:
-    """Whether the value is part of what is compiled: a Python value of a parameter that declares no tensor."""
-    if isinstance(entry, Kernel):
-        return any(p.constant for p in entry.definition.params if p.name == parameter.name)
-    return parameter.tensor is None and not any(map(_is_tensor, _leaves(value)))
-
-
-def _fixed(entry: Function | Kernel, values: Mapping[str, object]) -> dict[str, int]:
-    """The sizes of dims that tiles have, and that must be numbers therefore."""
-    names = entry.definition.open if isinstance(entry, Kernel) else ()
-    if not names:
-        return {}
-    from tessera.kernel.evaluate import bind
-
-    sizes = bind(entry.definition, (), values)[2]  # type: ignore[union-attr]
-    return {name: int(str(sizes[name])) for name in names}
 
 
 def host_level() -> Arch:
@@ -406,21 +364,6 @@ def place_of(device: str) -> tuple[Any, Arch]:
     return found, max(fitting, key=lambda a: a.preference)
 
 
-def _type_of(value: Any) -> Any:
-    """The type of a tensor; of a tree the tree of types, with Python values as they are."""
-    if isinstance(value, (dict, list, tuple)):
-        return tree_map(lambda x: _type_of(x) if _is_tensor(x) else x, value)
-    found = as_tensor(value)
-    return found.type.with_dtype(found.dtype)
-
-
-def _is_open(parameter: Parameter) -> bool:
-    if parameter.tree is not None:
-        return any(spec.dims is None or spec.dtype is None for spec in flatten(parameter.tree)[0])
-    spec = parameter.tensor
-    return spec is None or spec.dims is None or spec.dtype is None
-
-
 def _flat(entry: Function | Kernel, arguments: Mapping[str, object], wanted: Specialisation) -> list[object]:
     """The arguments of a compiled call: of trees the tensors. State is copied, for a call of a function is pure."""
     states = {p.name for p in entry.parameters if p.state}
@@ -428,21 +371,9 @@ def _flat(entry: Function | Kernel, arguments: Mapping[str, object], wanted: Spe
     for name, value in arguments.items():
         if name in wanted.static:
             continue
-        leaves = [x for x in flatten(value)[0] if _is_tensor(x)] if isinstance(value, (dict, list, tuple)) else [value]
+        leaves = [x for x in flatten(value)[0] if is_tensor(x)] if isinstance(value, (dict, list, tuple)) else [value]
         found += [np.array(_plain(x)) if name in states else _plain(x) for x in leaves]
     return found
-
-
-def _leaves(value: object) -> list[object]:
-    """The leaves of a tree; an object that is none, such as a dict with other keys than strings, is one leaf."""
-    try:
-        return flatten(value)[0]
-    except TypeError:
-        return [value]
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, (Tensor, np.ndarray, np.generic))
 
 
 def _plain(value: object) -> object:

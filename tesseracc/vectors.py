@@ -4,7 +4,9 @@ Functions run on the graph interpreter, kernels on the tile interpreter, both as
 pass, so that a vector tests all of them. Bits do not depend on threads or libraries of linear algebra: sums are
 ordered, elementary functions are computed wider and rounded once.
 
-The sizes are legal ones, so what the tile interpreter finds there is a fault of the kernel, an error of the build. Only
+Kernels are run once more, at sizes that give them several groups, to see whether these race with each other.
+
+All sizes are legal ones, so what the tile interpreter finds there is a fault of the kernel, an error of the build. Only
 where an input holds integers that are no sizes (indices, offsets, counts) may the numbers drawn be to blame.
 """
 
@@ -20,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessera.errors import SourceError, Span
-from tessera.shapes import UnifyError
+from tessera.shapes import UnifyError, symbols_of
 from tessera_runtime.core import manifest as M
 from tessera_runtime.core.dtypes import DTYPES, np_dtype
 from tessera_runtime.core.errors import TesseraError
@@ -30,6 +32,7 @@ from tessera_runtime.guards import solve
 from tessera_runtime.plan import extents
 from tesseracc.bundle.write import TestCase
 from tesseracc.interpret import graph, tile
+from tesseracc.interpret.binding import evaluate_dim
 from tesseracc.interpret.tile_races import Finding
 from tesseracc.ir.types import element
 from tesseracc.ir.value import Module
@@ -41,6 +44,7 @@ _GRAINS = (1, 8, 16, 64, 128)  # what extents are multiples of, where guards or 
 _EPSILON = {
     "f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "fp8_e4m3": 2.0**-3, "fp8_e5m2": 2.0**-2,
 }  # fmt: skip
+_FACTORS = (3, 7, 15, 31, 63, 127)  # odd, so that what is ragged stays so
 _LARGEST = 1 << 20  # elements of all inputs together
 _ERRORS = {  # what the evaluator calls what the interpreter finds
     "E921": ("E216", "the signature allows this size: guard the access, or say in the signature what sizes there are"),
@@ -60,23 +64,50 @@ def test_cases(
     """
     cases: list[TestCase] = []
     untested: dict[tuple[str, str], None] = {}
+
+    def found(function: M.Function, fault: _Fault) -> None:
+        if not _takes_integers(function):
+            raise fault.error(root)
+        untested[function.name, f"not tested at {fault.sizes} with random integers: {fault}"] = None
+
     for index, function in enumerate(functions):
-        taken: set[tuple[int, ...]] = set()
+        tested: list[dict[str, int]] = []
         why = ""  # of the first size tried, which is the one wanted
         for number, sizes in enumerate(_SIZES):
             for grain in _GRAINS:
-                case = _case(module, function, number, index, [size * grain for size in sizes], taken)
+                numbers = [(sizes[i % len(sizes)] + i // len(sizes)) * grain for i in range(len(function.symbols))]
+                env = {s.name: n for s, n in zip(function.symbols, numbers, strict=True)}
+                case = _case(module, function, number, index, env, tested)
                 if isinstance(case, TestCase):
                     cases.append(case)
+                    tested.append(env)
                     break
                 if isinstance(case, _Fault):
-                    if not _takes_integers(function):
-                        raise case.error(root)
-                    untested[function.name, f"not tested at {case.sizes} with random integers: {case}"] = None
+                    found(function, case)
                 why = why or str(case)
-        if not taken:
+        if not tested:
             untested[function.name, f"no tests: {why}"] = None
+        elif (wider := _several_groups(module, function, tested[0])) is not None:
+            case = _case(module, function, len(_SIZES), index, wider, tested)
+            if isinstance(case, _Fault):
+                found(function, case)
     return tuple(cases), tuple(untested)
+
+
+def _several_groups(module: Module, function: M.Function, sizes: Mapping[str, int]) -> dict[str, int] | None:
+    """Sizes like these at which kernels have several groups along each axis of their grid that depends on sizes.
+
+    None where they have them already.
+    """
+    program = module.func(function.name)
+    kernels = [module.func(op.attrs["kernel"]) for op in program.walk() if op.name == "tile.launch"]
+    grids = [dim for kernel in kernels for dim in kernel.attrs["grid"]]
+    axes = [dim for dim in grids if symbols_of(dim) and symbols_of(dim) <= sizes.keys()]
+    found = dict(sizes)
+    for factor in _FACTORS:
+        narrow = {name for dim in axes if evaluate_dim(dim, found) <= 1 for name in symbols_of(dim)}
+        found |= {name: sizes[name] * factor for name in narrow}
+    return None if found == sizes else found
 
 
 @dataclass(frozen=True)
@@ -98,7 +129,8 @@ class _Fault:
             end = loc.line if loc.end_col else 0
             span = Span(os.path.join(root, loc.file), loc.line, loc.col, end, loc.end_col)
         code, help = _ERRORS[self.found.code]
-        return SourceError(code, f"`{self.function}` at {self.sizes}: {self.found.what}", span=span, help=help)
+        what = f"`{self.function}` at {self.sizes}: {self.found.what}"
+        return SourceError(code, what, span=span, help=self.found.help or help)
 
 
 def _takes_integers(function: M.Function) -> bool:
@@ -108,12 +140,11 @@ def _takes_integers(function: M.Function) -> bool:
 
 
 def _case(
-    module: Module, function: M.Function, number: int, index: int, sizes: Sequence[int], taken: set[tuple[int, ...]]
-) -> TestCase | _Fault | str:
+    module: Module, function: M.Function, number: int, index: int, env: Mapping[str, int],
+    tested: Sequence[Mapping[str, int]],
+) -> TestCase | _Fault | str:  # fmt: skip
     """A test, or why there is none at these sizes."""
-    env = {symbol.name: sizes[i % len(sizes)] + i // len(sizes) for i, symbol in enumerate(function.symbols)}
-    key = tuple(env.values())
-    if key in taken:  # a function without symbols has one case
+    if env in tested:  # a function without symbols has one case
         return "it is tested at these sizes"
     try:
         shapes = {i.name: extents(i.shape, env, i.name) for i in function.inputs if i.kind == "tensor"}
@@ -131,7 +162,6 @@ def _case(
         return _Fault(function.name, _sizes(env), found)
     except (TesseraError, UnifyError) as error:  # a guard does not hold, or the kernel does not take such sizes
         return f"at {_sizes(env)} {getattr(error, 'message', error)}"
-    taken.add(key)
     bound = _bound(module, function.name, shapes)
     return TestCase(
         f"{function.name}/{number}",

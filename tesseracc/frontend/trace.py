@@ -30,7 +30,7 @@ from tessera.pytree import Tree, flatten_with_names, unflatten
 from tessera.shapes import collect_assumptions, symbols_of
 from tessera.tensor import EagerTensor, Tensor
 from tesseracc.frontend.limits import check_limits
-from tesseracc.frontend.user_errors import numpy_help, user_code
+from tesseracc.frontend.user_errors import user_code
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.control import emit_results
 from tesseracc.ir.dialects.graph import attrs_of, from_lang, to_lang
@@ -70,17 +70,6 @@ class TracedTensor(Tensor):
     @property
     def interpreter(self) -> Interpreter:
         return self._interpreter
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Functions of NumPy that ask for shapes or methods work; for those that need elements the help names ours."""
-        try:
-            return function._implementation(*args, **kwargs)
-        except SourceError as error:
-            if error.code != "E309":
-                raise
-        name = getattr(function, "__name__", "")
-        raise SourceError("E309", f"np.{name} needs the elements of {self.type}, which are not known while tracing",
-                          help=numpy_help(name))
 
     def __repr__(self) -> str:
         return f"<traced {self.type}>"

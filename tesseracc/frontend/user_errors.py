@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import linecache
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -126,16 +124,9 @@ def user_error(error: BaseException, file: Path, code: str) -> SourceError:
         known = [*last.tb_frame.f_locals, *last.tb_frame.f_globals]
     if isinstance(error, AttributeError) and error.obj is tessera:
         help = _spelling(str(name))
-    elif isinstance(error, TypeError) and "does not support ufuncs" in str(error):
-        help = numpy_help(_called(span))
     else:
         help = did_you_mean(str(name), known) if known else None
     return SourceError(code, _summary(error), span=span, calls=calls, help=help)
-
-
-def numpy_help(name: str) -> str:
-    """What to write instead of NumPy's function `name`, "" where that is not known."""
-    return _spelling(name) or "NumPy's functions do not take traced tensors: use those of ts, such as ts.exp"
 
 
 def _spelling(name: str) -> str | None:
@@ -152,15 +143,6 @@ def _spelling(name: str) -> str | None:
         return f"use {same[0]}"
     near = get_close_matches(name, sorted(known.values()), n=1, cutoff=0.6)
     return f"did you mean `{next(full for full, word in known.items() if word == near[0])}`?" if near else None
-
-
-def _called(span: Span) -> str:
-    """The name of the function of NumPy that is called at the place, "" where it is not one alone."""
-    text = linecache.getline(span.file, span.line)
-    if span.end_line == span.line and span.end_col > span.col:
-        text = text[span.col : span.end_col]
-    found = set(re.findall(r"\b(?:np|numpy)\.(\w+)\(", text))
-    return found.pop() if len(found) == 1 else ""
 
 
 def _summary(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Runs Tile IR with NumPy: programs launch kernels, kernels run group after group, all lanes of a group in step.
 
 A uniform value is a rank-0 array, a lanes value a vector with one element per lane (inside `tile.map`: one per
-coordinate). A mask says which lanes take part. Element accesses are checked: out of bounds, shared memory that
-nobody wrote, and conflicting accesses of different lanes inside one barrier interval are findings (E921, E922, E923).
+coordinate). A mask says which lanes take part. Accesses are checked: out of bounds, shared memory that nobody wrote,
+and conflicting accesses of different lanes inside one barrier interval, or of different groups of a launch, are
+findings (E921, E922, E923).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret import scalar
 from tesseracc.interpret.binding import evaluate_dim, solve_dims
 from tesseracc.interpret.tile_memory import ATOMICS, Memory, Shadow
+from tesseracc.interpret.tile_owners import Owners
 from tesseracc.interpret.tile_program import Steps
 from tesseracc.interpret.tile_races import Finding, Races, place
 from tesseracc.interpret.tile_values import TileValues
@@ -28,7 +30,7 @@ Array = np.ndarray[Any, Any]
 MAX_STEPS = 50_000_000
 
 
-class _Group(TileValues, Races):
+class _Group(Races, TileValues):
     """One group of one kernel."""
 
     def __init__(self, kernel: Func, symbols: Mapping[str, int], group_ids: tuple[int, ...], epochs: list[int],
@@ -366,14 +368,25 @@ def run(
     def launch(op: Op, args: Sequence[Any]) -> None:
         kernel = module.func(op.attrs["kernel"])
         bound = _kernel_symbols(kernel, op, symbols)
-        kernels(kernel, [_fresh_shadow(a) if isinstance(a, Memory) else a for a in args], bound)
+        kernels(kernel, _launched(args), bound)
 
     Steps(module.constants, values, symbols, launch).run(program.body)
     return [values[v].array for v in program.body.yields]
 
 
-def _fresh_shadow(memory: Memory) -> Memory:
-    return Memory(memory.array, Shadow.of(memory.array.size, True))
+def _launched(args: Sequence[Any]) -> list[Any]:
+    """Arguments of a launch, which nothing has touched yet. Buffers that are the same memory share their shadow."""
+    shadows: dict[tuple[int, int], Shadow] = {}
+
+    def fresh(memory: Memory) -> Memory:
+        size = memory.array.size
+        key = memory.array.ctypes.data, size
+        if key not in shadows:
+            shadows[key] = Shadow.of(size, True)
+            shadows[key].owners = Owners(size)
+        return Memory(memory.array, shadows[key])
+
+    return [fresh(arg) if isinstance(arg, Memory) else arg for arg in args]
 
 
 def _kernel_symbols(kernel: Func, op: Op, symbols: Mapping[str, int]) -> dict[str, int]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tesseracc.interpret.tile_owners import Owners
+
 Array = np.ndarray[Any, Any]
 
 
@@ -23,6 +25,7 @@ class Shadow:
     update_lane: Array
     update_kind: Array
     pending: Array | None = None  # how many copies under way write an element
+    owners: Owners | None = None  # of a buffer of the launch: which groups touched an element
 
     @classmethod
     def of(cls, count: int, initialised: bool) -> Shadow:

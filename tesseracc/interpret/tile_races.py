@@ -1,7 +1,8 @@
-"""Conflicts of single elements in the Tile interpreter: accesses of different lanes in one barrier interval."""
+"""Conflicts in the Tile interpreter: of different lanes in one barrier interval, of different groups of a launch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,44 @@ def place(op: Op) -> str:
     return f" ({op.loc.file}:{op.loc.line})" if op.loc else ""
 
 
+def _does(how: str) -> str:
+    return {"load": "loads", "store": "stores to"}.get(how, f"updates by {how}")
+
+
+_APART = "nothing orders the groups of a launch: let each element belong to one group, or update it atomically"
+
+
 class Finding(TesseraError):
     """What an operation of a kernel does wrong to memory: `what` it is, and `op`, where it is."""
 
-    def __init__(self, code: str, kernel: Func, op: Op, what: str) -> None:
-        super().__init__(code, f"@{kernel.name}{place(op)}: {what}")
+    def __init__(self, code: str, kernel: Func, op: Op, what: str, help: str | None = None) -> None:
+        super().__init__(code, f"@{kernel.name}{place(op)}: {what}", help=help)
         self.kernel, self.op, self.what = kernel, op, what
 
 
 class Races:
-    """The checks of one group. Raises E922 for memory that nobody wrote, E923 for conflicts."""
+    """The checks of one group. They raise E922 for memory that nobody wrote, E923 for conflicts."""
 
     kernel: Func
+    group_ids: tuple[int, ...]
+    grid: Sequence[int]
     epoch: int
     in_map: bool
 
     def is_uniform(self, op: Op) -> bool:
         raise AssertionError("given by the subclass")
+
+    def check_groups(self, op: Op, memory: Memory, at: Array, how: str) -> None:
+        """Raises E923 where an earlier group of the launch touched an element in a way that conflicts."""
+        if memory.shadow is None or memory.shadow.owners is None:
+            return
+        x, y, z = self.group_ids
+        group = x + self.grid[0] * (y + self.grid[1] * z)
+        other = memory.shadow.owners.touch(op, at, group, how)
+        if other is not None:
+            element = f"element ({', '.join(str(i) for i in np.unravel_index(other.at, memory.array.shape))})"
+            what = f"group {group} {_does(how)} {element} of a buffer, which group {other.group} {_does(other.how)}"
+            raise Finding("E923", self.kernel, op, what + place(other.op), _APART)
 
     def check_update(self, op: Op, memory: Memory, flat: Array, active: Array) -> None:
         """Updates of one kind do not race with each other; with all else they do."""
@@ -42,6 +64,7 @@ class Races:
         if shadow is None or not active.any():
             return
         at, lanes, kind = flat[active], np.flatnonzero(active), list(ATOMICS).index(op.attrs["kind"])
+        self.check_groups(op, memory, at, op.attrs["kind"])
         if not shadow.initialised[at].all():
             raise Finding("E922", self.kernel, op, "reads memory of the group that nobody wrote")
         if self.in_map or memory.per_lane:
@@ -73,6 +96,7 @@ class Races:
         if shadow is None or not active.any():
             return
         at = flat[active]
+        self.check_groups(op, memory, at, "load")
         if not shadow.initialised[at].all():
             raise Finding("E922", self.kernel, op, "reads memory of the group that nobody wrote")
         if self.in_map or memory.per_lane:
@@ -94,6 +118,7 @@ class Races:
         if shadow is None or not active.any():
             return
         at = flat[active]
+        self.check_groups(op, memory, at, "store")
         shadow.initialised[at] = True
         if self.in_map or memory.per_lane:
             return

@@ -104,7 +104,7 @@ class TileValues:
         type_ = op.result.type
         assert isinstance(type_, TileType)
         flat, inside = self._places(memory, type_.shape, op.attrs["axes"], op.group("indices"))
-        self._touch(op, memory, flat[inside], written=False)
+        self._touch(op, memory, flat[inside], "load")
         found: Array = np.zeros(type_.shape, memory.array.dtype)
         found[inside] = memory.array.reshape(-1)[flat[inside]]
         return found
@@ -115,7 +115,7 @@ class TileValues:
         flat, inside = self._places(memory, value.shape, op.attrs["axes"], op.group("indices"))
         for axis, count in enumerate(op.group("counts")):
             inside &= np.indices(value.shape, np.int64)[axis] < int(self.values[count])
-        self._touch(op, memory, flat[inside], written=True)
+        self._touch(op, memory, flat[inside], "store")
         memory.array.reshape(-1)[flat[inside]] = value[inside]
 
     def do_tile_update_block(self, op: Op) -> None:
@@ -124,17 +124,19 @@ class TileValues:
         flat, inside = self._places(memory, value.shape, op.attrs["axes"], op.group("indices"))
         for axis, count in enumerate(op.group("counts")):
             inside &= np.indices(value.shape, np.int64)[axis] < int(self.values[count])
-        self._touch(op, memory, flat[inside], written=False)
+        self._touch(op, memory, flat[inside], op.attrs["kind"])
         ATOMICS[op.attrs["kind"]].at(memory.array.reshape(-1), flat[inside], value[inside])
 
-    def _touch(self, op: Op, memory: Memory, flat: Array, *, written: bool) -> None:
-        """Checks that memory of the group is there to be read, and that no copy to it is under way."""
+    def _touch(self, op: Op, memory: Memory, flat: Array, how: str) -> None:
+        """Checks a "load", a "store" or an update of that kind: that memory of the group is there to be read, that no
+        copy to it is under way, and that no other group touches what is the launch's."""
         shadow = memory.shadow
         if shadow is None:
             return
+        self.check_groups(op, memory, flat, how)
         if shadow.pending is not None and shadow.pending[flat].any():
             raise Finding("E923", self.kernel, op, "touches memory that an unfinished copy still writes")
-        if written:
+        if how == "store":
             shadow.initialised[flat] = True
         elif not shadow.initialised[flat].all():
             raise Finding("E922", self.kernel, op, "reads memory of the group that nobody wrote")
@@ -146,7 +148,8 @@ class TileValues:
         shape = op.attrs["shape"]
         from_, there = self._places(src, shape, op.attrs["src_axes"], op.group("src_at"))
         to, inside = self._places(dst, shape, op.attrs["dst_axes"], op.group("dst_at"))
-        self._touch(op, dst, to[inside], written=True)
+        self._touch(op, src, from_[there], "load")
+        self._touch(op, dst, to[inside], "store")
         pending = dst.shadow.pending = np.zeros(dst.array.size, np.int64) if dst.shadow.pending is None else (
             dst.shadow.pending
         )  # fmt: skip
@@ -179,6 +182,10 @@ class TileValues:
             self.copies = outside
             state = self.run(use, [*at, *state])
         return state[0] if len(op.results) == 1 else state
+
+    @abstractmethod
+    def check_groups(self, op: Op, memory: Memory, at: Array, how: str) -> None:
+        """Raises E923 where groups of the launch conflict."""
 
     @abstractmethod
     def run(self, region: Region, args: Sequence[Any] = ()) -> list[Any]:

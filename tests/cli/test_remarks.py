@@ -155,7 +155,11 @@ def test_errors_of_a_signature_are_at_what_they_mean(
 
 
 @pytest.mark.parametrize(("call", "code", "help"), [
-    ("np.exp(x) + 1", "E105", "use ts.exp"),
+    ("np.exp(x) + 1", "E320", "use ts.exp"),
+    ("np.floor_divide(x, x, where=True)", "E320", "use ts.floordiv"),
+    ("np.arccos(x)", "E320", "ts has no arccos: use functions of ts, as in ts.exp(x)"),
+    ("np.sum(x, axis=0)", "E320", "use ts.sum"),
+    ("np.add.reduce(x)", "E320", "use ts.add"),
     ("np.concatenate([x, x])", "E309", "use ts.concatenate"),
     ("np.array([2.0], np.float32) * x + np.arange(3.0, dtype=np.float32)[0]", "", ""),
     ("x * np.shape(x)[1] + np.ndim(x)", "", ""),

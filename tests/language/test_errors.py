@@ -46,10 +46,12 @@ PROVOKED: dict[str, tuple[str, str, str]] = {
              "ts operators"),
     "E317": ("wrong(ts.ones(3))", "wrong(ts.ones(3))", "convert it with ts.cast(..., ts.i32)"),
     "E318": ("typed.inspect_ir()", "typed.inspect_ir()", "install the package tesseracc"),
+    "E320": ("np.sqrt(a) + 1", "np.sqrt(a)", "use ts.sqrt"),
     "E319": ("ts.tile.linear_id()", "ts.tile.linear_id()", "mark the function with @ts.kernel"),
 }
 
 HEADER = """\
+import numpy as np
 import tessera as ts
 
 @ts.function

@@ -159,4 +159,7 @@ ENTRIES = (
           "Showing IR needs the compiler, the package tesseracc; running functions eagerly does not."),
     Entry("E319", "kernel word used outside a kernel", 3,
           "Operations of ts.tile have a meaning only inside a function marked @ts.kernel."),
+    Entry("E320", "function of NumPy called with a tensor", 3,
+          "NumPy's own functions do not compute with tensors, eagerly or traced: use those of ts. Its arrays may be "
+          "operands of functions and operators, and np.asarray(x) gives the elements of an eager tensor."),
 )  # fmt: skip

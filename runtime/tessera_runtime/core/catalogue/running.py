@@ -88,7 +88,8 @@ ENTRIES = (
     Entry("E922", "memory read before it was written", 6,
           "A kernel read memory of the group that nothing has written."),
     Entry("E923", "race", 6,
-          "Two lanes of a group touched one element, one of them writing, without a barrier between."),
+          "Two lanes of a group touched one element, one of them writing, without a barrier between; or two groups of "
+          "a launch did, which nothing orders."),
     Entry("E924", "kernel does not end", 6,
           "A kernel ran for more steps than the interpreter allows."),
     Entry("E940", "PTX syntax", 6,
