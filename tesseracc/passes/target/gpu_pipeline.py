@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tesseracc.ir.types import I64
+from tesseracc.ir.types import I32, I64
 from tesseracc.ir.value import Op, Value
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
     def copies(inner: Lowering, index: Value, slot: Value) -> None:
         """Starts the copies of an iteration, if there is one, and closes their group, if any copies have one."""
         nonlocal grouped
+        slot = inner.b.op("arith.cast", slot, to="i64")
 
         def start(deep: Lowering) -> list[Value]:
             deep.region(fill, [index, slot], [])
@@ -63,9 +64,10 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
         copies(inner, index, slot)
         return [inner.b.op("arith.add", index, step)]
 
-    zero, one = low.b.const(0), low.b.const(1)
-    region = low.nested([I64, I64], first)
-    low.b.emit("scf.for", zero, low.b.const(stages - 1), one, [lo], types=[I64], regions=[region])
+    # slots are counted in 32 bits: then the assembler keeps them, and addresses of operands, in uniform registers
+    zero, one = (low.b.const(number, "i32") for number in (0, 1))
+    region = low.nested([I32, I64], first)
+    low.b.emit("scf.for", zero, low.b.const(stages - 1, "i32"), one, [lo], types=[I64], regions=[region])
     ahead = low.b.op("arith.mul", step, low.b.const(stages - 1))
 
     def body(inner: Lowering, args: list[Value]) -> list[Value]:
@@ -80,17 +82,17 @@ def lower_pipeline(low: Lowering, op: Op) -> None:
         if inner.stored(inner.layouts.placed):
             inner.show()
         inner.barrier()
-        last = b.const(stages - 1)
-        first = b.op("arith.cmp", slot, b.const(0), pred="eq")
-        before = b.op("arith.select", first, last, b.op("arith.sub", slot, b.const(1)))
+        zero, one, last = (b.const(number, "i32") for number in (0, 1, stages - 1))
+        first = b.op("arith.cmp", slot, zero, pred="eq")
+        before = b.op("arith.select", first, last, b.op("arith.sub", slot, one))
         if stages > 1:
             copies(inner, b.op("arith.add", k, ahead), before)
-        found = inner.region(use, [k, slot, *carried], op.results)
+        found = inner.region(use, [k, b.op("arith.cast", slot, to="i64"), *carried], op.results)
         at_end = b.op("arith.cmp", slot, last, pred="eq")
-        return [b.op("arith.select", at_end, b.const(0), b.op("arith.add", slot, b.const(1))), *found]
+        return [b.op("arith.select", at_end, zero, b.op("arith.add", slot, one)), *found]
 
-    region = low.nested([I64, I64, *types], body)
-    loop = low.b.emit("scf.for", lo, hi, step, [low.b.const(0), *inits], types=[I64, *types], regions=[region])
+    region = low.nested([I64, I32, *types], body)
+    loop = low.b.emit("scf.for", lo, hi, step, [zero, *inits], types=[I32, *types], regions=[region])
     # what is not waited for are groups without copies, those of iterations that there are not. An iteration begins with
     # a barrier, so behind the loop is what the last one did; without iterations, what was before
     low.state = low.state.joined(entry)
