@@ -19,7 +19,8 @@ def command(
 ) -> None:
     """Sign BUNDLE. Every byte of it is verified first. Its contents and content digest stay as they are.
 
-    Several processes may sign one bundle at once: each waits for the others, and all signatures stay.
+    Several processes may sign one bundle at once: each waits for the others, and all signatures stay. A file of -o that
+    holds the same bundle with signatures that would be lost is not overwritten.
 
     \b
     tesseracc sign --key release.pem m.tsb
@@ -33,23 +34,25 @@ def command(
 
     from tessera_runtime.bundle import BundleFile
     from tessera_runtime.core.errors import UsageError
-    from tessera_runtime.core.files import alone, check_apart, check_output, write_atomic
+    from tessera_runtime.core.files import alone, check_apart, check_output, same_file, write_atomic
     from tessera_runtime.signature import parse_private, read_key
-    from tesseracc.bundle.sign import attach, make
+    from tesseracc.bundle.sign import attach, check_kept, make
 
     if not keys and not remove:
         raise UsageError("E801", "nothing to do: give --key, or --remove", help="`tesseracc keygen` makes keys")
     check_apart(output, *keys)
     check_output(output)
     seeds = [parse_private(read_key(path), path) for path in keys]
-    with alone(bundle):
+    with alone(bundle, *([] if output is None else [output])):
         file = BundleFile(bundle, verify_weights=True, weights=weights)
         found = {} if remove else {signature.key: signature for signature in file.signatures}
         for seed in seeds:
             signature = make(file.digest, seed)
             found[signature.key] = signature
-        mode = 0o666 if output is not None else os.stat(bundle).st_mode & 0o777  # in place: never more readable
         written = bundle if output is None else output
+        mode = os.stat(bundle).st_mode & 0o777 if same_file(written, bundle) else 0o666  # in place: never more readable
+        if not remove:
+            check_kept(written, file.digest, found)
         write_atomic(written, attach(file, list(found.values())), mode=mode)
     if as_json:
         document = {"bundle": written, "digest": file.digest, "keys": sorted(key.hex() for key in found)}

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -365,26 +362,3 @@ def test_what_a_process_compiles_for_itself_needs_no_signature(monkeypatch: pyte
     monkeypatch.setenv(ENVIRONMENT, "no such key")
     assert outcome(bundle_bytes(), None) == "E802"
     assert np.asarray(ts.jit(twice)(np.ones(3, np.float32))).tolist() == [2.0] * 3
-
-
-def test_signers_at_once_all_stay(tesseracc: Runner, tmp_path: Path) -> None:
-    """Four processes begin together: none writes over a signature that another has added meanwhile."""
-    bundle, keys = tmp_path / "m.tsb", [tmp_path / f"{number}.pem" for number in range(4)]
-    bundle.write_bytes(bundle_bytes())
-    for key in keys:
-        assert tesseracc("keygen", key).code == 0
-    gate = tmp_path / "go"
-    code = (
-        "import os, sys, time; import tesseracc.cli.sign, tessera_runtime.bundle, tesseracc.bundle.sign\n"
-        "from tesseracc.cli.main import main\n"
-        f"open(sys.argv[1] + '.ready', 'w').close()\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.001)\n"
-        f"main(['sign', '--key', sys.argv[1], {str(bundle)!r}])"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", code, str(key)], stdout=subprocess.DEVNULL) for key in keys]
-    while not all(key.with_suffix(".pem.ready").exists() for key in keys):
-        assert all(process.poll() is None for process in running)
-        time.sleep(0.01)
-    gate.touch()
-    assert [process.wait(60) for process in running] == [0] * len(keys)
-    load(bundle, require_signature=[key.with_suffix(".pem.pub") for key in keys])
-    assert len(BundleFile(bundle).signatures) == len(keys)

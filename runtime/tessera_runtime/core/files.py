@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, NoReturn
 
 from tessera_runtime.core import streams
@@ -113,32 +113,49 @@ def check_output(*paths: str | None) -> None:
 
 
 @contextmanager
-def alone(path: str) -> Iterator[None]:
-    """Around reading a file and writing it anew: others that do it under this lock wait, and read what was written.
+def alone(*paths: str) -> Iterator[None]:
+    """Around reading files and writing them anew: others that do it under these locks wait, and read what was written.
 
-    The lock is on the file itself. `write_atomic` puts another in its place, so one who has waited looks again whether
-    what was locked still has the name. Where a file system has no locks, or there is no such file, nobody waits.
+    A lock is on the file itself, or on its folder where there is none yet. `write_atomic` puts another file in its
+    place, so one who has waited looks again whether what was locked still has the name. Files come before folders and
+    otherwise by number, so that nobody waits in a circle. Nobody waits where a file system has no locks, nor for what
+    is no regular file.
     """
     import fcntl
 
     while True:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (OSError, ValueError):  # reading it will tell
-            yield
-            return
-        try:
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                current = os.path.samestat(os.fstat(descriptor), os.stat(path))
-            except OSError:  # it was removed: reading it will tell
-                current = True
-            if current:
+        with ExitStack() as held:
+            locks = [_lockable(path, held) for path in paths]
+            found = {(stat.S_ISDIR(about.st_mode), about.st_dev, about.st_ino): fd for fd, about in filter(None, locks)}
+            for _, descriptor in sorted(found.items()):
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if all(lock is None or _still(path, lock[1]) for path, lock in zip(paths, locks, strict=True)):
                 yield
                 return
-        finally:
-            os.close(descriptor)
+
+
+def _lockable(path: str, held: ExitStack) -> tuple[int, os.stat_result] | None:
+    """A descriptor of the file, or of its folder where there is no file of the name, until `held` is left; None where
+    it is neither, which reading or writing will tell."""
+    try:
+        name = path if os.path.exists(path) else os.path.dirname(os.path.realpath(path))
+        if name == path and not os.path.isfile(path):
+            return None
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return None
+    held.callback(os.close, descriptor)
+    return descriptor, os.fstat(descriptor)
+
+
+def _still(path: str, locked: os.stat_result) -> bool:
+    """Whether what was locked for a name is what has to be: the file of that name, or the folder, and no file."""
+    try:
+        found = os.stat(path)
+    except OSError:  # a file that was removed: reading it will tell
+        return True
+    return os.path.samestat(found, locked)
 
 
 def write_atomic(
