@@ -22,6 +22,7 @@ from tesseracc.passes.schedule import drop_unit_axes as _drop_unit_axes
 from tesseracc.passes.schedule import flatten_accesses as _flatten_accesses
 from tesseracc.passes.schedule import fuse as _fuse
 from tesseracc.passes.schedule import fuse_siblings as _fuse_siblings
+from tesseracc.passes.schedule import join_chains as _join_chains
 from tesseracc.passes.schedule import mark_updates as _mark_updates
 from tesseracc.passes.schedule import order_results as _order_results
 from tesseracc.passes.schedule import split_products as _split_products
@@ -63,7 +64,7 @@ _PASSES = (
     _lower_cpu, _lower_gpu, _mark_updates, _update_in_place, _forward_shared, _maps_to_tiles, _exact_units,
     _pipeline_loads, _place_groups, _share_copies, _tiles_to_maps, _version_copies, _carry_blocks,
     _count_flops, _share_tiles, _keep_operands, _choose_warps, _join_launches,
-    _fuse_siblings, _name_operations, _order_results, _sink_reads,
+    _fuse_siblings, _join_chains, _name_operations, _order_results, _sink_reads,
 )  # fmt: skip
 
 # Variants for known sizes are functions of their own from the start, so that every pass makes the best of them.
@@ -81,7 +82,7 @@ GRAPH: tuple[Step, ...] = parse_pipeline(
 # are cut last: partial results are in memory, so nothing fuses across them. What groups read and write is final then:
 # state that can be updated where it lies is marked.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
-    "graph-to-schedule,fuse,fuse-siblings,drop-unit-axes,tidy,order-results,flatten-accesses,collapse-dims,tidy,"
+    "graph-to-schedule,join-chains,fuse,fuse-siblings,drop-unit-axes,tidy,order-results,flatten-accesses,collapse-dims,tidy,"
     "copies-to-views,split-reductions,mark-updates"
 )
 

@@ -60,8 +60,12 @@ class Cost:
         return self.is_view or (not (self.costly or self.loops) and self.cheap <= CHEAP_OPS and self.tensors <= 1)
 
     @property
+    def is_light(self) -> bool:
+        return not (self.costly or self.loops) and self.cheap <= DECODE_OPS
+
+    @property
     def is_decoding(self) -> bool:
-        return self.narrow and not (self.costly or self.loops) and self.cheap <= DECODE_OPS
+        return self.narrow and self.is_light
 
 
 def cost_of(group: Op) -> Cost:

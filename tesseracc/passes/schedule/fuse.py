@@ -24,18 +24,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tessera.shapes import known_equal, product
-from tessera_runtime.core.errors import TesseraError
 from tesseracc.analysis.access import is_contraction
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs
 from tesseracc.ir.value import Func, Module, Op, Value
-from tesseracc.passes.schedule.decide import decide, dims_of
+from tesseracc.passes.schedule.decide import cost_of, decide, dims_of
 from tesseracc.passes.schedule.groups import tensors_read
 from tesseracc.passes.schedule.inline import add_result, inline
+from tesseracc.passes.schedule.join_chains import MOST_RESULTS, MOST_WORK, work_of
 from tesseracc.passes.schedule.tidy import tidy
 
-#: operators that may follow each other on the same elements: they are one group, which every pass reads whole
-LONGEST_CHAIN = 1024
+#: operations, those on indices too, of a group into which others move
+MOST_OPS = 4 * MOST_WORK
 
 
 class _Fusion:
@@ -54,25 +54,17 @@ class _Fusion:
         self.contractions = {op.results[0] for op in groups if is_contraction(op) is not None}
 
         self._readers: dict[Value, set[int]] = {}
+        self.sizes = [(0, 0)] * len(self.ops)  # of groups: their work, and how many operations they are
         for at, entry in enumerate(self.ops):
             self._index(at, entry)
         # Tensors behind whose maker stands a loop; what is visited later only adds readers to what lies before it, so
         # that the numbers of readers here are those that count.
         self.behind: set[Value] = set()
-        long: dict[Value, int] = {}  # of pointwise groups, each the only reader of the last: how many
         for tensor, maker in self.makers.items():
             size = product(maker.attrs["domain"])
             sole = [v for v in tensors_read(maker) if self._is_sole(v)]
             if any(self.ends_in_loop(v) and known_equal(product(dims_of(v)), size) for v in sole):
                 self.behind.add(tensor)
-            if tensor not in self.looped:
-                long[tensor] = 1 + max((long.get(v, 0) for v in sole), default=0)
-                if long[tensor] > LONGEST_CHAIN:
-                    where = f" at {maker.loc.file}:{maker.loc.line}" if maker.loc else ""
-                    raise TesseraError(
-                        "E106", f"a chain of more than {LONGEST_CHAIN} operators on elements{where}",
-                        help="compute in a loop (ts.scan, ts.while_loop), or in several functions",
-                    )  # fmt: skip
 
     def _is_sole(self, tensor: Value) -> bool:
         """Whether a group makes a tensor for one other alone."""
@@ -82,6 +74,7 @@ class _Fusion:
         if op is not None and op.name == "schedule.group":
             for tensor in tensors_read(op):
                 self._readers.setdefault(tensor, set()).add(at)
+            self.sizes[at] = work_of(op), sum(1 for _ in op.walk())
 
     def put(self, at: int, op: Op | None) -> None:
         """Another operation, or none, at a position."""
@@ -120,9 +113,17 @@ class _Fusion:
                 and len(maker.results) == 1
             )
             source = next(private, None)
-            if source is None:
+            if source is None or not cost_of(producer).is_light:
                 return producer
             producer = tidy(inline(source, producer))
+
+    def fits(self, at: int, readers: list[int]) -> bool:
+        """Whether groups with a producer in them are of the size that `join-chains` makes."""
+        work, size = self.sizes[at]
+        return all(
+            (work == 0 or work + own <= MOST_WORK) and size + whole <= MOST_OPS
+            for own, whole in map(self.sizes.__getitem__, readers)
+        )
 
     def group(self, at: int) -> Op:
         op = self.ops[at]
@@ -134,13 +135,17 @@ class _Fusion:
         tensor = producer.result
         readers = self.readers(tensor)
         stays = tensor in self.kept
+        if readers and not self.fits(at, readers[:1]):
+            return
         if readers:
             sole = {source for source in tensors_read(producer) if self.ends_in_loop(source)}
             into = [self.group(i) for i in readers]
             products = not stays and all(is_contraction(reader) is not None for reader in into)
             whole = self.with_sources(producer) if products else producer
             move = decide(producer, into, stays, self.made, self.contractions, sole, whole)
-            if move is None or (move.everywhere and tensor in self.updated):
+            if move is None or (move.everywhere and (tensor in self.updated or not self.fits(at, readers))):
+                return
+            if move.site is not None and len(into[0].results) >= MOST_RESULTS:
                 return
             if move.everywhere:
                 for i in readers:

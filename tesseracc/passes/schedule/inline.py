@@ -3,6 +3,7 @@ result more."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tesseracc.ir.builder import Builder, make
@@ -80,7 +81,11 @@ def guarded(ops: list[Op] | tuple[Op, ...], where: Value) -> list[Op]:
 
 def inline(producer: Op, reader: Op) -> Op:
     """The reader with every read of the producer's result replaced by the producer's element."""
-    tensor = producer.result
+    return inline_all({producer.result: producer}, reader)
+
+
+def inline_all(producers: Mapping[Value, Op], reader: Op) -> Op:
+    """The reader with every read of the producers' results, of which none reads another, replaced by their elements."""
     same: dict[Value, Value] = {}
 
     def region(inside: Region) -> Region:
@@ -89,8 +94,8 @@ def inline(producer: Op, reader: Op) -> Op:
             op = replace(
                 op, operands=tuple(same.get(v, v) for v in op.operands), regions=tuple(map(region, op.regions))
             )
-            if op.name == "schedule.read" and op["tensor"] is tensor:
-                body, found = instantiate(producer, op)
+            if op.name == "schedule.read" and op["tensor"] in producers:
+                body, found = instantiate(producers[op["tensor"]], op)
                 ops += body
                 same[op.result] = found
             else:
@@ -141,4 +146,4 @@ def add_result(producer: Op, reader: Op, site: Op) -> Op:
     return replace(reader, regions=(region(reader.regions[0]),), results=(*reader.results, tensor))
 
 
-__all__ = ["add_result", "guarded", "inline", "instantiate", "nest", "point_of", "pulled_value"]
+__all__ = ["add_result", "guarded", "inline", "inline_all", "instantiate", "nest", "point_of", "pulled_value"]

@@ -15,7 +15,7 @@ from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import makers_of, map_funcs, users_of, with_operands
 from tesseracc.ir.types import TensorType
 from tesseracc.ir.value import Func, Module, Op, Region, Value
-from tesseracc.passes.schedule.groups import reads_of, writes_of
+from tesseracc.passes.schedule.groups import writes_of
 from tesseracc.passes.schedule.merge_axes import Merger, Touch
 
 Order = tuple[int, ...]
@@ -74,6 +74,11 @@ class _Orders:
         self.groups = [op for op in func.body.ops if op.name == "schedule.group"]
         self.makers = makers_of(func)
         self.users, self.returned = users_of(func), set(func.body.yields)
+        self.readers: dict[Value, dict[Op, list[Op]]] = {}  # tensor -> the groups that read it, and where
+        for group in self.groups:
+            for op in group.walk():
+                if op.name == "schedule.read":
+                    self.readers.setdefault(op["tensor"], {}).setdefault(group, []).append(op)
         self.points: dict[Value, Point] = {}
         self.found: dict[Value, Order] = {}
         for group in reversed(self.groups):  # who reads comes before who writes
@@ -83,8 +88,8 @@ class _Orders:
 
     def _decide(self, point: Point) -> None:
         tensor = point.group.result
-        readers = [group for group in self.groups if reads_of(group, tensor)]
-        reads = sum(len(reads_of(group, tensor)) for group in readers)
+        readers = self.readers.get(tensor, {})
+        reads = sum(map(len, readers.values()))
         if tensor in self.returned or len(self.users.get(tensor, ())) != reads:
             return
         orders = {order for group in readers for order in self._wanted(group, tensor)}
@@ -99,7 +104,7 @@ class _Orders:
     def _wanted(self, reader: Op, tensor: Value) -> list[Order]:
         result = reader.results[0] if reader.results else None
         if result in self.found:
-            same = all(_indices(op, self.makers) == self.points[result].indices for op in reads_of(reader, tensor))
+            same = all(_indices(op, self.makers) == self.points[result].indices for op in self.readers[tensor][reader])
             return [self.found[result]] if same else []
         merger = Merger(reader)
         orders = (_order(merger, touch) for touch in merger.touches if touch.tensor is tensor)

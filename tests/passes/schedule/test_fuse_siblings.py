@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import tessera as ts
-from tessera_runtime.core.errors import TesseraError
 from tesseracc.driver import front
 from tesseracc.interpret import schedule
 from tesseracc.ir.value import Module
@@ -82,18 +81,3 @@ def test_the_arena_does_not_grow() -> None:
 
     before, after = (len(groups(m)) for m in both(f))
     assert before == after
-
-
-def test_a_chain_that_is_too_long_is_refused_at_once() -> None:
-    """Thousands of operators, in no deeper a recursion; one that ends in a loop is found at any length."""
-
-    @ts.function
-    def endless(x: ts.Tensor["N", ts.f32]):
-        for _ in range(3000):
-            x = x * 1.5
-        return x
-
-    long = scheduled(front({"endless": endless}))
-    with pytest.raises(TesseraError, match=r"a chain of more than 1024 operators .* at .*siblings\.py") as told:
-        passes(long, "fuse")
-    assert told.value.code == "E106"

@@ -20,8 +20,8 @@ ENTRIES = (
     Entry("E105", "function raises an exception", 3,
           "The body of a function raises an exception while the compiler traces it with symbolic values."),
     Entry("E106", "program nested too deeply", 3,
-          "Expressions, calls or chains of operators are nested more deeply than the compiler follows: on the "
-          "same elements 1024 operators. Split the expression, or compute in a loop of fewer steps."),
+          "Expressions or calls are nested more deeply than the compiler follows. Split the expression, or compute in "
+          "a loop of fewer steps."),
     # --- E2xx: kernel language -------------------------------------------------------------------------------------
     Entry("E201", "kernel source not readable", 3,
           "A kernel or a helper is read from its source file. It was defined where there is none, such as an "
