@@ -18,7 +18,7 @@ def compile(
     fn: Any,
     example_inputs: Sequence[Any] | Mapping[str, Any],
     output_path: str | os.PathLike[str],
-    target_archs: Sequence[str] | None = None,
+    target_archs: str | Sequence[str] | None = None,
     *,
     embed_tests: bool = False,
 ) -> str:
@@ -26,9 +26,10 @@ def compile(
 
     `output_path` is the bundle's file, or a folder when it ends in `/`: the bundle there has the function's name and
     the suffix .tsb. `example_inputs`, in order or by name, give the types of parameters without annotation, with their
-    sizes, and the values of parameters that are not tensors; declared dims stay symbolic. The default targets are
-    those of `tesseracc build`, whose bytes these are for the same file, entry and input specs. No GPU is needed. Its
-    warnings (W2xx, W5xx, W807) are Python's, of the category `ts.TesseraWarning`, at the user's line.
+    sizes, and the values of parameters that are not tensors; declared dims stay symbolic. One target may be a string;
+    the default targets are those of `tesseracc build`, whose bytes these are for the same file, entry and input specs.
+    No GPU is needed. Its warnings (W2xx, W5xx, W807) are Python's, of the category `ts.TesseraWarning`, at the user's
+    line.
 
     Raises SourceError for the function (E1xx to E4xx; E318 without the compiler), TesseraError E5xx of the toolchain,
     E803, E805.

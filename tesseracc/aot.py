@@ -33,7 +33,7 @@ def compile(
     fn: Any,
     example_inputs: Sequence[Any] | Mapping[str, Any],
     output_path: str | os.PathLike[str],
-    target_archs: Sequence[str] | None = None,
+    target_archs: str | Sequence[str] | None = None,
     *,
     embed_tests: bool = False,
 ) -> str:
@@ -43,7 +43,7 @@ def compile(
     wanted = specialise(entry, arguments)
     _check(entry, arguments, wanted)
     recipe = Recipe(
-        tuple(target_archs or DEFAULT_TARGETS),
+        (target_archs,) if isinstance(target_archs, str) else tuple(target_archs or DEFAULT_TARGETS),
         (entry.name,),
         tuple(f"{name}={type_}" for name, type_ in wanted.types.items()),
         tuple(f"{name}={size}" for name, size in wanted.fixed.items()),

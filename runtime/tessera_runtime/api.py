@@ -57,8 +57,13 @@ class BundleFunction:
         return guards.signature(self.function)
 
     @property
+    def doc(self) -> str:
+        """What the source says of it: the function's docstring on one line, or nothing."""
+        return self.function.doc
+
+    @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the results."""
+        """The names of the results, in the order in which a call gives them."""
         return tuple(output.name for output in self.function.outputs)
 
     def __repr__(self) -> str:

@@ -233,14 +233,14 @@ def _run(options: Options) -> dict[str, Any]:
     else:
         from tesseracc.textio import write_bytes
 
-        record = _cached(build, loaded, recipe, options, cache)
+        record, found = _cached(build, loaded, recipe, options, cache)
         size = len(record.data)
         if options.external_weights:
             size = _write_apart(output, record.data)
         else:
             write_bytes(output, record.data)
         progress("")
-        result = _summary(build, record, output, size, options)
+        result = _summary(build, record, found, output, size, options)
     result["told"] = [{"message": remark, "file": "", "line": 0} for remark in loaded.remarks] + result["told"]
     if not options.quiet:
         for warning in result["warnings"]:
@@ -252,6 +252,8 @@ def _run(options: Options) -> dict[str, Any]:
     if options.timing and not options.quiet:
         for stage, seconds in build.log.seconds.items():
             click.echo(f"{stage:<10} {seconds * 1e3:8.1f} ms", err=True)
+        if result.get("cached"):
+            click.echo("the rest is from the build cache", err=True)
     return result
 
 
@@ -295,8 +297,10 @@ def _build(loaded: Loaded, recipe: Recipe, options: Options, progress: Any) -> B
     return build
 
 
-def _cached(build: Build, loaded: Loaded, recipe: Recipe, options: Options, cache: Cache | None) -> Record:
-    """The bundle and what is told of it, from the cache or made now and put there."""
+def _cached(
+    build: Build, loaded: Loaded, recipe: Recipe, options: Options, cache: Cache | None
+) -> tuple[Record, bool]:
+    """The bundle and what is told of it, and whether they were found in the cache; else made now and put there."""
     from tesseracc.cache import Record, key_of
     from tesseracc.cli.remarks import notes
 
@@ -304,18 +308,19 @@ def _cached(build: Build, loaded: Loaded, recipe: Recipe, options: Options, cach
         return Record(build.bundle(), _findings(build), notes(build.log.notes))
 
     if cache is None:
-        return make()
+        return make(), False
     key = key_of(loaded, recipe)
     record = cache.get(key)
     if record is not None:
-        return record
+        return record, True
     with cache.locked(key, lambda text: click.echo(f"note: {text}", err=True)):
         record = cache.get(key)  # perhaps of the build that was waited for
-        if record is None:
-            _prestart(options, len(recipe.targets))
-            record = make()
-            cache.put(key, record)
-    return record
+        if record is not None:
+            return record, True
+        _prestart(options, len(recipe.targets))
+        record = make()
+        cache.put(key, record)
+    return record, False
 
 
 def _findings(build: Build) -> list[dict[str, Any]]:
@@ -419,7 +424,9 @@ def _write_apart(output: str, data: bytes) -> int:
     return Path(output).stat().st_size
 
 
-def _summary(build: Build, record: Record, output: str, size: int, options: Options) -> dict[str, Any]:
+def _summary(
+    build: Build, record: Record, cached: bool, output: str, size: int, options: Options
+) -> dict[str, Any]:
     from tessera_runtime.bundle import BundleFile
     from tesseracc.cli.remarks import warnings
 
@@ -434,6 +441,7 @@ def _summary(build: Build, record: Record, output: str, size: int, options: Opti
         "warnings": [*warnings(build.log.notes), *record.warnings],
         "seconds": {stage: round(value, 4) for stage, value in build.log.seconds.items()},
         "notes": [note["message"] for note in record.notes],
+        "cached": cached,
     }
     if options.as_json:
         import json

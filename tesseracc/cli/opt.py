@@ -11,9 +11,18 @@ from tesseracc.cli.options import Target
 from tesseracc.numerics import DEFAULT, PROFILES
 
 
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What the shell may complete a list of passes to: another one behind the last comma."""
+    from tesseracc.ir.pipeline import PASSES
+    from tesseracc.passes import pipelines as _registered  # noqa: F401
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in sorted(PASSES) if name.startswith(last)]
+
+
 @click.command("opt")
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("-p", "--passes", default="", help="Passes in order: a,b{n=2}.")
+@click.option("-p", "--passes", default="", shell_complete=_names, help="Passes in order: a,b{n=2}.")
 @click.option("--arch", "arch_name", type=Target(), help="The target, for passes that need one.")
 @click.option("--numerics", type=click.Choice(PROFILES), default=DEFAULT, help="The numeric profile.")
 @click.option("--constants", type=click.Path(dir_okay=False), help="Safetensors file with the module's named arrays.")

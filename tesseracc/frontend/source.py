@@ -86,7 +86,10 @@ def _decode(data: bytes, file: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise SourceError("E101", "the module is not UTF-8 text", span=Span(str(file), line)) from None
+        raise SourceError(
+            "E101", "the module is not UTF-8 text", span=Span(str(file), line),
+            help="build takes Python modules and IR text (.tir); `tesseracc inspect` shows what a bundle holds",
+        ) from None  # fmt: skip
 
 
 def _remember(text: str, file: Path) -> None:

@@ -56,10 +56,12 @@ def test_hit_gives_the_same(tesseracc: Runner, tmp_path: Path, compiled: list[in
     first, second = (json.loads(s.out) for s in said)
     for told in (first, second):
         told.pop("seconds"), told.pop("bundle")
+    assert (first.pop("cached"), second.pop("cached")) == (False, True)
     assert first == second and first["notes"]
     elsewhere = write_model(tmp_path / "other" / "place")
     assert build(tesseracc, elsewhere, tmp_path / "b.tsb", *use).read_bytes() == plain and len(compiled) == 2
-    tesseracc("build", source, *use, "--notes", "-o", tmp_path / "c.tsb")
+    said_now = tesseracc("build", source, *use, "--notes", "--timing", "-o", tmp_path / "c.tsb")
+    assert said_now.err.endswith("the rest is from the build cache\n")
     assert len(compiled) == 2
 
 

@@ -72,11 +72,12 @@ def test_completion_knows_every_command() -> None:
         ("tesseracc ", set(COMMANDS)), ("tesseracc strip --", {"--keep", "--tests", "--json"}),
         ("tesseracc build --arch ", {"cpu", "sm_90", "x86-64-v3"}), ("tesseracc check m.tsb --cpu x", {"x86-64-v3"}),
         ("tesseracc build --emit ", {"graph", "asm", "c"}), ("tesseracc explain e80", {"E801", "E809"}),
+        ("tesseracc opt -p fuse,gr", {"fuse,graph-cse", "fuse,graph-to-schedule"}),
     ):  # fmt: skip
         env = {**ENV, "_TESSERACC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         code = "from tesseracc.cli.main import main; main()"
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-        assert expected <= {line.split(",")[-1] for line in done.stdout.splitlines()}, done.stdout + done.stderr
+        assert expected <= {line.split(",", 1)[-1] for line in done.stdout.splitlines()}, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

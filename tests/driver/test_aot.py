@@ -57,6 +57,8 @@ def test_the_bytes_of_the_command_line(
     assert [target.name for target in BundleFile(path).manifest.targets] == archs
     said = Runner(capsys)("rebuild", "--verify", path, "--source", tmp_path / "model.py")
     assert said.code == 0, said.err
+    alone = ts.aot.compile(module["model_jit"], [data(7, 24), data(24, 5)], tmp_path / "one.tsb", "x86-64-v2")
+    assert [target.name for target in BundleFile(alone).manifest.targets] == ["x86-64-v2"]
     # Annotated dims are symbolic, those of the example are not.
     bundle = tessera_runtime.load(path, device="cpu:x86-64-v2")
     for rows in (0, 1, 33):

@@ -137,6 +137,7 @@ def test_bundle_is_a_mapping(bundle: tessera_runtime.Bundle) -> None:
     assert (
         list(bundle) == ["saxpy", "chain", "doubled", "reverse", "scalars"] and "chain" in bundle and len(bundle) == 5
     )
+    assert bundle["saxpy"].doc == "a*x + y"
     assert bundle["saxpy"].signature == "saxpy(a: f32, x: f32[N], y: inout f32[N]) -> y: f32[N]"
     assert bundle.functions["doubled"].inputs[0].dtype == "f32"
     with pytest.raises(tessera_runtime.InputError) as caught:
