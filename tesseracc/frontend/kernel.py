@@ -10,16 +10,15 @@ has a tree of `tile.when`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from tessera.errors import Span
 from tessera.kernel import KernelDef
 from tessera.kernel.tree import Buffer
 from tessera.polynomials import dim_max
 from tessera.shapes import symbol
 from tesseracc.frontend.kernel_body import Body
+from tesseracc.frontend.places import location, near
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.rewrite import remove_dead
@@ -28,19 +27,12 @@ from tesseracc.ir.value import Func, Loc, Module, Value
 from tesseracc.ir.verify import verify
 from tesseracc.tuning.split import Split
 
-__all__ = ["location", "lower", "notes"]
-
-
-def location(span: Span, root: str | None) -> Loc:
-    """The place in the user's source, relative to the module's folder."""
-    file = os.path.relpath(span.file, root) if root is not None else os.path.basename(span.file)
-    same = span.end_line == span.line
-    return Loc(file.replace(os.sep, "/"), span.line, span.col, span.end_col if same else 0)
+__all__ = ["lower", "notes"]
 
 
 def notes(kernel: KernelDef, root: str | None = None) -> list[Note]:
     """What the rules of the language decided, for `--notes`, and the warnings, which have codes."""
-    return [Note(n.message, location(n.span, root), n.code or "") for n in kernel.notes]
+    return [Note(n.message, near(n.span, root), n.code or "") for n in kernel.notes]
 
 
 def _buf(buffer: Buffer) -> BufType:

@@ -30,6 +30,7 @@ from tessera.pytree import Tree, flatten_with_names, unflatten
 from tessera.shapes import collect_assumptions, symbols_of
 from tessera.tensor import EagerTensor, Tensor
 from tesseracc.frontend.limits import check_limits
+from tesseracc.frontend.places import location
 from tesseracc.frontend.user_errors import user_code
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.control import emit_results
@@ -121,13 +122,7 @@ class Tracer(Interpreter):
 
     def location(self, span: Span | None) -> Loc | None:
         """A place relative to the module's folder."""
-        if span is None:
-            return None
-        file = os.path.relpath(span.file, self.root) if self.root else os.path.basename(span.file)
-        if file.startswith(".."):
-            file = os.path.basename(span.file)
-        same_line = span.end_line == span.line
-        return Loc(file.replace(os.sep, "/"), span.line, span.col, span.end_col if same_line else 0)
+        return None if span is None else location(span, self.root)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tessera.decorators import Kernel
 from tessera.kernel import KernelDef, specialise
 from tesseracc.arch.arch import Arch
 from tesseracc.frontend import kernel as kernels
+from tesseracc.frontend.places import near
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.value import Module
 from tesseracc.tuning.choice import Tuning, Variant, choose
@@ -49,7 +50,7 @@ def kernel_module(
         choice = choose(entry, tuning, fixed)
         definition, cases = choice.kernel, choice.variants
         if notes is not None:
-            notes += [Note(text, kernels.location(definition.span, root)) for text in choice.notes]
+            notes += [Note(text, near(definition.span, root)) for text in choice.notes]
     if notes is not None:
         notes += kernels.notes(known(definition), root)
     forms = {definition.config: definition} | {case.kernel.config: case.kernel for case in cases}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tessera_runtime import load as load_bundle
+from tesseracc.arch.arch import load
 from tesseracc.driver import Build, front, host_level
 from tesseracc.frontend import source
 
@@ -75,6 +76,42 @@ def test_same_bytes(tmp_path: Path) -> None:
         ]
     ):
         assert build(tmp_path / f"deeper {i}" / "folder", *options, **environment) == first, i
+
+
+LIBRARY = """
+import tessera as ts
+
+def square(x):
+    return x * x
+"""
+USER = """
+import tessera as ts
+from library_elsewhere import square
+
+@ts.kernel
+def k(x: ts.Tensor["n", ts.f32]):
+    i = ts.tile.linear_id()
+    if i < n:
+        x[i] = square(x[i]) + 1.0
+
+@ts.function
+def f(x: ts.Tensor["n", ts.f32]):
+    return square(x) * 3.0
+"""
+
+
+def test_the_way_to_a_library_elsewhere_is_not_in_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the module uses of an installed package is named, not where that lies from here."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "library_elsewhere.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "b" / "c" / "d"):
+        folder.mkdir(parents=True)
+        (folder / "m.py").write_text(USER)
+        found.append(Build(front(source.load(folder / "m.py").entries), [load("ptx_75")]).bundle())
+    assert found[0] == found[1]
+    assert b'"library_elsewhere.py"' in found[0] and b"../" not in found[0]
 
 
 def dispatched() -> str:
