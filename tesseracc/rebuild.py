@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from tessera_runtime.bundle import BundleFile
-from tessera_runtime.core.errors import BundleError, UsageError, about
+from tessera_runtime.core.errors import BundleError, TesseraError, UsageError, about
 from tesseracc.bundle.weights import sources_of
 from tesseracc.driver import Build
 from tesseracc.recipe import Recipe, input_files, load_recipe, recorded_recipe, same_files
@@ -29,6 +31,7 @@ def rebuild(file: BundleFile, source: str | None = None, *, jobs: int = 2) -> by
 def _rebuild(file: BundleFile, source: str | None, jobs: int) -> bytes:
     recipe, inputs = recorded_recipe(file.manifest.provenance.options)
     _same_versions(file, recipe)
+    alone = source is None
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             carried = sources_of(file)
@@ -43,7 +46,8 @@ def _rebuild(file: BundleFile, source: str | None, jobs: int) -> bytes:
         else:
             recipe = _beside(source, recipe)
             same_files(_files(source, recipe), inputs)
-        loaded = load_recipe(source, recipe)
+        with _told(alone):
+            loaded = load_recipe(source, recipe)
         same_files(loaded.files, inputs)
         build = Build(
             loaded.module,
@@ -56,6 +60,17 @@ def _rebuild(file: BundleFile, source: str | None, jobs: int) -> bytes:
             root=str(Path(source).parent),
         )
         return build.bundle()
+
+
+@contextmanager
+def _told(alone: bool) -> Iterator[None]:
+    """What goes wrong with a source that is carried `alone` is that something is not here which was there."""
+    try:
+        yield
+    except TesseraError as error:
+        if alone:
+            error.help = "a bundle carries its source, not the data and packages that it reads: give it with --source"
+        raise
 
 
 def _beside(source: str, recipe: Recipe) -> Recipe:

@@ -39,7 +39,7 @@ def sources(file: BundleFile, source: str | None) -> dict[str, str]:
 
 
 def levels(file: BundleFile, source: str | None, texts: Mapping[str, str], *, trust: bool = False) -> Levels:
-    """The IR of every function and kernel, if the program is at hand and builds; else nothing.
+    """The IR of every function and kernel, if the program is at hand and builds; else nothing, or why not.
 
     Building a program executes it: one that only the bundle carries is built where the caller trusts it.
     """
@@ -56,8 +56,8 @@ def levels(file: BundleFile, source: str | None, texts: Mapping[str, str], *, tr
                 arch.name: {f.name: _text(build.tile(arch), f.name) for f in build.tile(arch).of_kind("tile.kernel")}
                 for arch in recipe.targets
             }
-    except TesseraError:
-        return Levels()
+    except TesseraError as error:
+        return Levels(missing=f"its source does not build here: {error.message}")
     return Levels(graphs, tiles)
 
 

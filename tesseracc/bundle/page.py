@@ -27,10 +27,11 @@ _LONGEST = 400  # lines of code shown of a kernel
 
 @dataclass(frozen=True)
 class Levels:
-    """IR for the page: graphs by function; tile kernels by target and kernel."""
+    """IR for the page: graphs by function; tile kernels by target and kernel. `missing` says why there is none."""
 
     graphs: Mapping[str, str] = field(default_factory=dict)
     tiles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    missing: str = ""
 
 
 def page(file: BundleFile, about: Json, name: str, sources: Mapping[str, str], levels: Levels) -> str:

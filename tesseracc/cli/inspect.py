@@ -69,7 +69,10 @@ def command(
         from tesseracc.textio import write_text
 
         found = sources(file, source)
-        write_text(html, page(file, about, name, found, levels(file, source, found, trust=trust_source)))
+        shown = levels(file, source, found, trust=trust_source)
+        write_text(html, page(file, about, name, found, shown))
+        if shown.missing:
+            click.echo(f"note: the page of {name} has no IR: {shown.missing}", err=True)
     if as_json:
         click.echo(json_text({"bundle": bundle, **about}))
     elif html:

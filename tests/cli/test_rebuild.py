@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tessera_runtime.bundle import BundleFile
@@ -171,3 +172,17 @@ def test_targets_of_a_program(tmp_path: Path) -> None:
         found = recipe.for_program(load_recipe(str(source), recipe).module)
         assert set(found.archs) - {arch.name for arch in recipe.targets} == more
         assert Recipe.parse(found.options({}))[0] == found
+
+
+def test_data_that_is_not_carried(tesseracc: Runner, tmp_path: Path) -> None:
+    """Beside the source it is found; a source that is carried alone says what it lacks, and so does its page."""
+    source = write_model(tmp_path / "src", MODEL.replace("ts.randn(24, 12, seed=5)", 'ts.load("w.npy")'))
+    np.save(source.with_name("w.npy"), np.random.default_rng(2).standard_normal((24, 12)).astype(np.float32))
+    bundle = build(tesseracc, source, tmp_path / "m.tsb", *TARGETS[:2], "--embed-source")
+    assert tesseracc("rebuild", "--verify", bundle, "--source", source).code == 0
+    said = tesseracc("rebuild", "--verify", bundle)
+    assert said.code == 2 and "cannot read w.npy" in said.err and said.err.rstrip().endswith("give it with --source")
+    page = tesseracc("inspect", bundle, "--html", tmp_path / "m.html", "--trust-source")
+    assert page.code == 0 and "m.tsb has no IR: its source does not build here: cannot read w.npy" in page.err
+    page = tesseracc("inspect", bundle, "--html", tmp_path / "m.html", "--source", source)
+    assert page.code == 0 and page.err == ""

@@ -54,7 +54,11 @@ def test_every_bundle_is_proven(folder: Path) -> None:
     assert run(script("Prove"), folder) == 0
     called = (folder / "called").read_text().splitlines()
     for name in BUNDLES:
-        for wanted in ("tessera-run {} --validate", "tesseracc rebuild --verify {}", "tesseracc check {} --arch sm_90"):
+        module = f"models/{name.removesuffix('.tsb')}.py"
+        for wanted in (
+            "tessera-run {} --validate", f"tesseracc rebuild --verify {{}} --source {module}",
+            "tesseracc check {} --arch sm_90",
+        ):  # fmt: skip
             assert wanted.format(f"bundles/{name}") in called
     assert len(called) == 3 * len(BUNDLES)
     (folder / "bundles").rename(folder / "elsewhere")
