@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tesseracc.arch.arch import Arch
     from tesseracc.cache import Cache, Record
     from tesseracc.driver import Build
-    from tesseracc.ir.value import Module
     from tesseracc.recipe import Loaded, Recipe
 
 LEVELS = ("graph", "schedule", "tile", "target", "llvm", "ptx", "sass", "asm")
@@ -279,13 +278,14 @@ def _cache(options: Options) -> Cache | None:
 
 
 def _build(loaded: Loaded, recipe: Recipe, options: Options, progress: Any) -> Build:
+    from tesseracc.cli.dump import dumper
     from tesseracc.driver import Build
 
     build = Build(
         loaded.module,
         recipe.targets,
         jobs=options.jobs,
-        observe=_dumper(options.dump_dir, loaded.module) if options.dump_dir else None,
+        observe=dumper(options.dump_dir, loaded.module) if options.dump_dir else None,
         progress=progress,
         provenance=loaded.provenance(recipe),
         sources=loaded.files if recipe.embed_source else None,
@@ -351,29 +351,6 @@ def _progress(as_json: bool) -> Any:
     if as_json or not sys.stderr.isatty():
         return lambda _: None
     return lambda stage: click.echo(f"\r\x1b[K{stage}", nl=False, err=True)
-
-
-def _dumper(folder: str, module: Module) -> Any:
-    """Writes `NN.level.pass.tir` after every pass, and the constants once."""
-    from tessera_runtime.core.errors import UsageError
-    from tesseracc.ir.printer import module_text
-    from tesseracc.textio import constants_bytes, write_bytes, write_text
-
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError("E803", f"cannot write {folder}: {error.strerror}") from None
-    if module.constants:
-        write_bytes(path / "constants.safetensors", constants_bytes(module.constants))
-    write_text(path / "00.front.tir", module_text(module, locations=True))
-    count = [0]
-
-    def observe(level: str, name: str, after: Module) -> None:
-        count[0] += 1
-        write_text(path / f"{count[0]:02d}.{level}.{name}.tir", module_text(after, locations=True))
-
-    return observe
 
 
 def _listings(build: Build, level: str, targets: tuple[Arch, ...], locations: bool) -> list[dict[str, str | None]]:
