@@ -210,7 +210,7 @@ class Build:
         if level == "asm":
             return images.assembly(self.target(arch), arch)
         found = images.build_image(self.target(arch), arch)
-        return found.ptx if level == "ptx" else images.listing(found)
+        return images.named_ptx(found, self.target(arch)) if level == "ptx" else images.listing(found)
 
 
 # -- the front end -----------------------------------------------------------------------------------------------

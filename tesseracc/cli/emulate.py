@@ -16,9 +16,15 @@ FINDINGS = 6  # the exit code of device errors: the kernel did something that it
 @click.option("--block", default="1,1,1", show_default=True, help="Threads of a group along x,y,z.")
 @click.option("--cluster", help="Groups of a cluster along x,y,z.")
 @click.option(
-    "--arg", "arguments", multiple=True, help="In order: @x.npy (a buffer), i32=201, f32=1.5, hex=00ff; repeats."
+    "--arg", "arguments", multiple=True,
+    help="In order: @x.npy (a buffer), i32=201, f32=1.5, hex=00ff; or by name: x=@x.npy, N=201. Repeats.",
+)  # fmt: skip
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    help="N=@y.npy writes the buffer of argument N (from 0, or its name); repeats.",
 )
-@click.option("--output", "outputs", multiple=True, help="N=@y.npy writes the buffer of argument N (from 0); repeats.")
 @click.option(
     "--dynamic-shared", default=0, show_default=True, type=Whole(0, 2**31 - 1), help="Bytes of dynamic shared memory."
 )
@@ -50,8 +56,12 @@ def command(
     \b
     tesseracc emulate k.ptx --grid 2,1,1 --block 128,1,1 --arg @x.npy --arg @y.npy --arg i32=201 --output 1=@y_out.npy
 
-    A kernel that tesseracc built takes the tensors and scalars of its signature in order, then its dims (i64) by name;
-    `tesseracc inspect` shows them as k(x, y, a, M, N).
+    A kernel that tesseracc built takes the tensors and scalars of its signature in order, then its dims (i64) in the
+    order of their names; `build --emit ptx` and `tesseracc inspect` show them as k(x, y, a, M, N), and each may be
+    given by its name:
+
+    \b
+    tesseracc emulate k.ptx --grid 2 --block 128 --arg N=201 --arg x=@x.npy --arg y=@y.npy --output y=@y_out.npy
 
     Buffers are written whatever was found. Exit codes: 0, 2 usage (the kernel's name, a dimension, an argument, a
     file), 6 there are findings, or the PTX is not understood.

@@ -73,6 +73,16 @@ def assembly(module: Module, arch: Arch) -> str:
     return compile_many([asked])[0].data.decode()
 
 
+def named_ptx(image: Image, module: Module) -> str:
+    """The PTX text for readers: above each kernel a comment with its parameters' names, which NVPTX only numbers."""
+    text = image.ptx
+    for func in module.of_kind("target.func"):
+        head = f".visible .entry {func.attrs['symbol']}("
+        names = ", ".join(param.name for param in func.params)
+        text = text.replace(head, f"// {func.attrs['symbol']}({names})\n{head}")
+    return text
+
+
 def listing(image: Image) -> str:
     """The machine code of a cubin as text (SASS). Raises E534, E535."""
     from tesseracc.codegen.disassemble import disassemble

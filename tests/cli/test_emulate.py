@@ -97,3 +97,81 @@ def test_an_unknown_instruction(tesseracc: Runner, ptx: Path) -> None:
     said = tesseracc(*launch(ptx))
     assert (said.code, said.out) == (6, "")
     assert said.err.startswith(f"error[E941]: PTX line {at + 1}: unknown instruction `frobnicate.sync.b32`")
+
+
+SAXPY = """import tessera as ts
+
+@ts.kernel
+def saxpy(a: ts.f32, x: ts.Tensor["M", "N", ts.f32], y: ts.Tensor["M", "N", ts.f32]):
+    for i in ts.tile.range(0, M, 16):
+        y[i : i + 16, 0:32] = a * x[i : i + 16, 0:32] + y[i : i + 16, 0:32]
+"""
+
+
+@pytest.fixture(scope="module")
+def saxpy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tesseracc.arch.arch import load
+    from tesseracc.driver import Build, front
+    from tesseracc.frontend.source import load as load_module
+
+    folder = tmp_path_factory.mktemp("saxpy")
+    (folder / "s.py").write_text(SAXPY)
+    archs = [load("sm_80")]
+    path = folder / "s.ptx"
+    path.write_text(Build(front(load_module(folder / "s.py").entries), archs).text("ptx"))
+    rng = np.random.default_rng(8)
+    for name in "xy":
+        np.save(folder / f"{name}.npy", rng.standard_normal((20, 30)).astype(np.float32))
+    return path
+
+
+@pytest.mark.parametrize("arguments", [
+    ["f32=1.5", "@x.npy", "@y.npy", "i64=20", "i64=30"],
+    ["f32=1.5", "@x.npy", "@y.npy", "N=30", "M=20"],
+    ["N=0x1e", "M=i64=20", "a=1.5", "y=@y.npy", "x=@x.npy"],
+    ["a=hex=0000c03f", "saxpy__0_param_4=30", "@x.npy", "y=@y.npy", "u64=20"],  # others take what is left, in order
+])  # fmt: skip
+def test_arguments_by_name(
+    tesseracc: Runner, saxpy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(saxpy.parent)
+    given = [word for text in arguments for word in ("--arg", text)]
+    for output in ("y", "2"):
+        out = tmp_path / f"{output}.npy"
+        said = tesseracc("emulate", saxpy, "--grid", "2", "--block", "128", *given, "--output", f"{output}=@{out}")
+        assert said.code == 0, said.err
+        x, y = np.load("x.npy"), np.load("y.npy")
+        np.testing.assert_array_equal(np.load(out), np.float32(1.5) * x + y)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["m=20", "a=1", "x=@x.npy", "y=@y.npy", "N=30"], "`saxpy__0` has no parameter `m`"),
+    (["N=30", "N=30", "a=1", "x=@x.npy", "y=@y.npy"], "`N` is given twice"),
+    (["N=30", "saxpy__0_param_4=30", "a=1", "x=@x.npy", "y=@y.npy"], "`N` is given twice"),
+    (["a=1", "x=@x.npy", "y=@y.npy", "N=30"], "takes 5 arguments, got 4: M missing"),
+    (["f32=1", "@x.npy", "@y.npy", "M=20", "N=30", "i64=1"], "takes 5 arguments, got 6"),
+    (["a=1", "x=@x.npy", "y=@y.npy", "M=20", "N=30.0"], "`N` is .u64, and `30.0` is not an integer"),
+    (["a=one", "x=@x.npy", "y=@y.npy", "M=20", "N=30"], "`a` is .f32, and `one` is not a number"),
+    (["a=1", "x=@x.npy", "y=@y.npy", "M=20", "N="], "`` is not an integer"),
+    (["a=1", "x=@x.npy", "y=@y.npy", "M=20", "N=f32=30"], "is .u64, the argument float32"),
+    (["a=1", "x=@none.npy", "y=@y.npy", "M=20", "N=30"], "cannot read 'none.npy'"),
+])  # fmt: skip
+def test_wrong_arguments_by_name(
+    tesseracc: Runner, saxpy: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(saxpy.parent)
+    given = [word for text in arguments for word in ("--arg", text)]
+    said = tesseracc("emulate", saxpy, "--grid", "2", "--block", "128", *given)
+    assert (said.code, said.out) == (2, "") and words in said.err, said.err
+    assert "help: " in said.err or "E802" in said.err or "the argument float32" in said.err
+
+
+def test_without_the_comment_ptx_has_the_names(tesseracc: Runner, saxpy: Path, tmp_path: Path) -> None:
+    """A comment that does not fit the kernel, or none: only the names that PTX declares are known."""
+    text = saxpy.read_text()
+    line = "// saxpy__0(a, x, y, M, N)\n"
+    assert line in text
+    for other in ("", "// saxpy__0(a, x, y)\n", "// saxpy__0(a, x, y, N, N)\n"):
+        (tmp_path / "k.ptx").write_text(text.replace(line, other))
+        said = tesseracc("emulate", tmp_path / "k.ptx", "--arg", "M=20")
+        assert said.code == 2 and "has no parameter `M`" in said.err and "saxpy__0_param_3 .u64" in said.err

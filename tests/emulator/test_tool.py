@@ -11,7 +11,8 @@ import pytest
 
 from tessera_runtime.core.errors import TesseraError, UsageError
 from tesseracc.emulator import EmulatorError
-from tesseracc.emulator.tool import emulate, parse_argument, parse_dims
+from tesseracc.emulator.arguments import parse_argument
+from tesseracc.emulator.tool import emulate, parse_dims
 
 PTX = Path(__file__).parent / "outside/cuda/basic.ptx"
 
@@ -87,7 +88,7 @@ def test_bad_files_and_outputs(tmp_path: Path) -> None:
         ((PTX, "none", "1", "1"), "E942", "has no kernel `none`"),
         ((PTX, "vector_add", "1", "1", good[:3]), "E942", "takes 4 arguments, got 3"),
         ((PTX, "vector_add", "1", "1", [*good, x]), "E942", "takes 4 arguments, got 5"),
-        ((PTX, "vector_add", "1", "1", ["i32=1"], ["0=@y.npy"]), "E942", "argument 0 is not a buffer"),
+        ((PTX, "vector_add", "1", "1", ["i32=1"] * 4, ["0=@y.npy"]), "E942", "argument 0 is not a buffer"),
         ((PTX, "vector_add", "1", "1", good, ["3=@y.npy"]), "E942", "argument 3 is not a buffer"),
         ((PTX, "vector_add", "1", "1", good, ["7=@y.npy"]), "E942", "with the number of an argument"),
         ((PTX, "vector_add", "1", "1", good, ["c=@y.npy"]), "E942", "with the number of an argument"),
