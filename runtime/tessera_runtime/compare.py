@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tessera_runtime.core.dtypes import DTYPES
+from tessera_runtime.core.dtypes import DTYPES, decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,9 +24,14 @@ class Difference(NamedTuple):
 
 
 def readable(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """The array as NumPy can show and compute it: narrow types, raw or of ml_dtypes, as f32 or i8; others unchanged."""
-    from tessera_runtime.core.dtypes import decode, storage_dtype
+    """The array as NumPy can show and compute it: narrow types of ml_dtypes as f32 or i8, others unchanged.
 
+    `dtype` is what raw integers of its storage stand for.
+    """
+    from tessera_runtime.core.dtypes import dtype_of, storage_dtype
+
+    if array.dtype != storage_dtype(dtype):  # says itself what it is
+        dtype = dtype_of(array.dtype)
     entry = DTYPES[dtype]
     if entry.numpy == entry.raw:
         return array

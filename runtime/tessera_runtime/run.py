@@ -15,7 +15,7 @@ from tessera_runtime.api import Bundle, BundleFunction
 from tessera_runtime.audit import vectors
 from tessera_runtime.compare import compare, number, readable
 from tessera_runtime.core import safetensors
-from tessera_runtime.core.dtypes import DTYPES, np_dtype
+from tessera_runtime.core.dtypes import DTYPES, dtype_of, np_dtype
 from tessera_runtime.core.errors import InputError, UsageError
 from tessera_runtime.core.exitcodes import Exit
 from tessera_runtime.core.files import check_apart, check_output, same_file, write_atomic
@@ -377,7 +377,7 @@ def expected_array(name: str, value: Any, dtype: str, result: NDArray[Any]) -> N
     """
     exact = DTYPES[dtype].kind != "f"
     if isinstance(value, np.ndarray):
-        if exact and value.dtype.kind not in "biu":
+        if exact and DTYPES[dtype_of(value.dtype)].kind == "f":
             raise InputError("E703", f"what is expected of '{name}' is {value.dtype}, the result {dtype}")
         return value
     try:

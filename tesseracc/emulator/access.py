@@ -115,10 +115,10 @@ def _windowed(w: Wave, space: str, address: Array, lanes: Array, width: int) -> 
         return launch.shared, cta * launch.shared_stride + offset, fits
     offset = address.astype(np.int64)
     if space == "local":
-        fits = (offset >= 0) & (offset + width <= launch.local_size)
+        fits = (offset >= 0) & (offset <= launch.local_size - width)
         return launch.local, lanes * launch.local_stride + offset, fits
     segment = launch.const if space == "const" else launch.params
-    return segment, offset, (offset >= 0) & (offset + width <= segment.size)
+    return segment, offset, (offset >= 0) & (offset <= segment.size - width)
 
 
 def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int) -> list[Place]:
@@ -141,7 +141,8 @@ def _global(w: Wave, address: Array, lanes: Array, at: Array | None, width: int)
         missed = np.ones(len(address), np.bool_)
         for k in np.unique(index[index >= 0]):
             s = segments[int(k)]
-            inside = (index == k) & (address + np.uint64(width) <= np.uint64(s.base + s.size))
+            room = s.size - width  # behind the offset; the sum of address and width may be 2^64 or more
+            inside = (index == k) & (room >= 0) & (address - np.uint64(s.base) <= np.uint64(max(room, 0)))
             missed &= ~inside
             if inside.any():
                 place = Place("global", s, lanes, (address - np.uint64(s.base)).astype(np.int64), at)

@@ -26,7 +26,7 @@ from tesseracc.emulator.ptx import Module, Param
 from tesseracc.emulator.races import RaceDetector, Shadow
 from tesseracc.emulator.registers_in_flight import watched
 from tesseracc.emulator.remote import RemoteAccesses
-from tesseracc.emulator.table import Step, build_step
+from tesseracc.emulator.table import UNFIT, Step, build_step, not_modelled
 from tesseracc.emulator.tensor_fences import TensorFences
 from tesseracc.emulator.tensor_memory import TENSOR_MEMORY_BYTES, TensorMemory
 from tesseracc.emulator.types import Array
@@ -124,13 +124,18 @@ class Launch:
         with np.errstate(all="ignore"):
             try:
                 for first in range(0, len(order), count):
-                    wave = Wave(self, order[first : first + count], first * lanes)
-                    wave.run()
-                    self.asynchronous.finish(wave)
-                    self.tensor_memory.finish(wave)
+                    self._batch(Wave(self, order[first : first + count], first * lanes))
             except StopLaunch:
                 pass
         self._count()
+
+    def _batch(self, wave: Wave) -> None:
+        try:
+            wave.run()
+            self.asynchronous.finish(wave)
+            self.tensor_memory.finish(wave)
+        except UNFIT as error:
+            raise not_modelled(self.program.code[wave.pc], error) from error
 
     def attach(self, w: Wave, first_thread: int) -> None:
         """Give a new batch its shared and local memory, barriers, clocks."""

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from tesseracc.emulator.decode import Decoder
     from tesseracc.emulator.wave import Wave
 
-__all__ = ["TABLE", "Builder", "Entry", "Step", "build_step", "entry_of", "instruction"]
+__all__ = ["TABLE", "UNFIT", "Builder", "Entry", "Step", "build_step", "entry_of", "instruction", "not_modelled"]
 
 Step = Callable[["Wave"], "bool | None"]
 Builder = Callable[[Instruction, "Decoder"], Step]
+
+#: what operands of another number, type or width than a builder or its step thinks of end in
+UNFIT = (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +78,10 @@ def build_step(i: Instruction, decoder: Decoder) -> Step:
     try:
         step = entry.build(i, decoder)
         return step if entry.control or i.guard is None else decoder.guarded(i.guard, step)
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError, StopIteration) as error:
-        raise EmulatorError("E941", f"form of `{i.text}` is not modelled ({error})", line=i.line) from error
+    except UNFIT as error:
+        raise not_modelled(i, error) from error
+
+
+def not_modelled(i: Instruction, error: Exception) -> EmulatorError:
+    """The error for an instruction whose modifiers and operands do not go together, or not here."""
+    return EmulatorError("E941", f"form of `{i.text}` is not modelled ({error})", line=i.line)

@@ -118,3 +118,30 @@ def test_wider_registers_are_fine() -> None:
 def test_a_barrier_that_there_is_not() -> None:
     report = run_text(REGISTERS + BODY + "mov.u32 %x, 16; bar.sync %x; ret;", [np.zeros(1, np.uint32)])
     assert [(f.code, "barriers 0 to 15" in f.message) for f in report.findings] == [("E960", True)]
+
+
+MORE = ".reg .f32 %f<4>; mov.u32 %t, 0; mov.u64 %d, 0; mov.f32 %f0, 0f3F800000; mov.b16 %h, 0;"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["copysign.f32 %f0, %f1;", "rcp.rn.f32 %x, %t, {%x};", "shr.f32 %f0, %t, %t;",
+     "wmma.mma.sync.aligned.row.col.m16n16k16.f32.f32 {%f0, %f1, %f2, %f3, %f0, %f1, %f2, %f3}, {%f0}, "
+     "{%f0, %f1, %f2, %f3, %f0, %f1, %f2, %f3}, {%f0, %f1, %f2, %f3, %f0, %f1, %f2, %f3};",
+     "ex2.approx.tf32.f32.s16 %x, %t;", "stmatrix.sync.aligned.m8n8.x4.shared [%t], %f0;"],
+)  # fmt: skip
+def test_operands_that_no_step_can_take(line: str) -> None:
+    """Forms that show only when the instruction is executed that they have no meaning."""
+    with pytest.raises(EmulatorError) as caught:
+        run_text(REGISTERS + MORE + "\n" + line + "\nret;", [np.zeros(1, np.uint32)])
+    assert caught.value.code == "E941" and caught.value.line == 8
+
+
+@pytest.mark.parametrize("line", ["st.global.u32 [%d], %x;", "ld.global.u32 %x, [%d];", "ld.u32 %x, [%d];",
+                                  "atom.global.add.u32 %x, [%d], %x;", "st.local.u32 [%d], %x;",
+                                  "ld.param.u32 %x, [%d];"])  # fmt: skip
+@pytest.mark.parametrize("address", [(1 << 64) - 4, (1 << 64) - 1, (1 << 63) - 4, 1 << 63])
+def test_addresses_whose_ends_wrap(line: str, address: int) -> None:
+    body = f"mov.u32 %x, 1; mov.b64 %d, {address};\n{line}\nret;"
+    report = run_text(REGISTERS + ".local .align 4 .b8 mine[16];\n" + body, [np.zeros(4, np.uint32)])
+    assert report.findings and report.findings[0].code in ("E951", "E952")

@@ -17,6 +17,7 @@ import pytest
 from tessera_runtime.cli import main, parser
 from tessera_runtime.compare import compare
 from tessera_runtime.core import safetensors
+from tessera_runtime.core.dtypes import DTYPES, np_dtype, storage_dtype
 from tessera_runtime.core.errors import InputError
 from tessera_runtime.run import expected_array
 from tesseracc.bundle import TestCase, write
@@ -357,6 +358,26 @@ def test_the_end_of_the_process(path: str) -> None:
     with piped.stderr:
         told = piped.stderr.read()
     assert piped.wait() == 0 and told == b"bye"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8_e4m3", "fp8_e5m2", "f16", "fp6_e2m3", "i4", "u4", "i8", "f32"])
+def test_what_is_expected_may_have_another_type(dtype: str) -> None:
+    """Values count, whatever type they have; raw integers of a type's storage stand for it."""
+    values = np.array([[0, 1, 2], [3, 4, 6]])
+    result = values.astype(np_dtype(dtype))
+    kinds = ["i8", "i16", "i64", "u8", "u32"]
+    if DTYPES[dtype].kind == "f":
+        kinds += ["f16", "f32", "f64", "bf16", "fp8_e5m2"]
+    for kind in kinds:
+        given = values.astype(np_dtype(kind))
+        if given.dtype == storage_dtype(dtype) and DTYPES[dtype].numpy != DTYPES[dtype].raw:
+            given = result.view(given.dtype)
+        for expected in (given, given[:, ::-1][:, ::-1]):
+            assert compare(result, expected_array("y", expected, dtype, result), dtype, 0, 0) is None, kind
+        given = given.copy()
+        given[1, 2] = 5
+        found = compare(result, given, dtype, 0, 0)
+        assert found is not None and found.position == (1, 2) and found.wrong == 1
 
 
 @pytest.mark.parametrize(("value", "code"), [(4.9, "E711"), (float("nan"), "E711"), (float("inf"), "E711"),
