@@ -1,12 +1,13 @@
 """What orders the accesses of a compiled kernel, taken out of its PTX one instruction at a time, and what is then seen.
 
-Each entry that some call of a case reaches is tried with the call that does most in it. Kernels that loop over their
+Each entry that some call of a case reaches is tried with the call that does most in it; what no call reaches is launched
+for empty arrays alone. Kernels that loop over their
 work are launched with one block (or one cluster) for all of it, so that order between one piece and the next counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -25,7 +26,7 @@ from tesseracc.emulator.ptx import Instruction
 from tesseracc.emulator_device import EmulatorDevice, EmulatorProgram
 from tesseracc.frontend.kernel import lower
 from tesseracc.interpret.binding import evaluate_dim
-from tesseracc.ir.value import Func
+from tesseracc.ir.value import Func, Region
 from tests.emulator.test_deletions import deletions
 from tests.kernels.cases import Call, Case
 from tests.kernels.matrix import fixed, worst
@@ -108,6 +109,26 @@ class Ordered:
         return {f.attrs["symbol"]: f.attrs.get("cluster", (1,))[0] for f in found if bounded(f)}
 
     @cached_property
+    def launched(self) -> frozenset[str]:
+        """The entries that programs launch for sizes above 0, of which there are many random ones."""
+        funcs = self.build.target(self.arch).funcs
+        symbols = sorted({name for f in funcs if f.kind == "target.func" for name in f.attrs["symbols"]})
+        rng = np.random.default_rng(5)
+        some = (999, len(symbols))
+        extents = rng.integers(1, 64, some) * rng.choice((1, 64), some)
+        sizes = [dict(zip(symbols, row, strict=True)) for row in extents.tolist()]
+
+        def visit(region: Region, env: dict[str, int]) -> Iterator[str]:
+            for op in region.ops:
+                if op.name == "tile.launch":
+                    yield op.attrs["kernel"]
+                elif op.name == "tile.when":
+                    yield from visit(op.regions[evaluate_dim(op.attrs["unless"], env) != 0], env)
+
+        bodies = [f.body for f in funcs if f.kind == "tile.program"]
+        return frozenset(name for body in bodies for env in sizes for name in visit(body, env))
+
+    @cached_property
     def module(self) -> Module:
         return parse_ptx(self.text)
 
@@ -165,7 +186,9 @@ def size(case: Case, number: int) -> int:
 def outcome(case: Case, arch: str) -> Outcome:
     """All deletions in all entries that calls reach, the larger calls first."""
     found = Outcome()
-    kernels: dict[object, list[int]] = {}
+    kernels: dict[KernelDef, list[int]] = {}
+    launched: set[tuple[object, str]] = set()
+    tried: set[tuple[object, str]] = set()
     for number in sorted(range(len(case.calls)), key=lambda number: -size(case, number)):
         if size(case, number):
             kernels.setdefault(fixed(case.kernel(), case.calls[number]())[0], []).append(number)
@@ -182,6 +205,10 @@ def outcome(case: Case, arch: str) -> Outcome:
                 reached.setdefault(entry, []).append(number)
         for entry, calls in reached.items():
             one_entry(ordered, entry, calls, found)
+        constants = frozenset(dict(kernel.constants).items())
+        launched |= {(constants, entry) for entry in ordered.launched}
+        tried |= {(constants, entry) for entry in reached}
+    assert launched <= tried, launched - tried
     return found
 
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 from tesseracc.analysis.overlap import Stages
 from tesseracc.ir.types import I32, TileType, Type
 from tesseracc.ir.value import Op, Region, Value
+from tesseracc.passes.target.gpu_buffers import memory_of
+from tesseracc.passes.target.gpu_memory import overlap
 from tesseracc.passes.target.gpu_products import Flight
 from tesseracc.passes.target.gpu_rings import (
     FIRST,
@@ -331,10 +333,11 @@ class Consumer:
 
     def _hand_back(self, part: Part, slot: Value, when: Value | None) -> None:
         low, stays = self.low, self.low.layouts.stays
-        # products have read a slot for all lanes when the wait for them is over
+        # products have read a slot for all lanes when the wait for them is over, and behind a barrier all have loaded it
         reads = (op for op in self.use.ops if op.name == "tile.read" and op["buf"] in part.rings)
-        loaded = any(op.result not in stays for op in reads)
-        arrive = arrive_warps if loaded else arrive_once
+        loaded = {op["buf"] for op in reads if op.result not in stays}
+        apart = any(overlap(low.state.used, low.span(memory_of(low, ring).ptr)) for ring in loaded)
+        arrive = arrive_warps if apart else arrive_once
         arrive(low, mbarrier(low, part.empty, wide(low.b, slot)), part.blocks, when)
 
     def _advance(self, slot: Value, phase: Value) -> list[Value]:
