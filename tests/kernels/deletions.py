@@ -1,13 +1,13 @@
 """What orders the accesses of a compiled kernel, taken out of its PTX one instruction at a time, and what is then seen.
 
-Each entry that some call of a case reaches is tried with the call that does most in it; what no call reaches is launched
-for empty arrays alone. Kernels that loop over their
-work are launched with one block (or one cluster) for all of it, so that order between one piece and the next counts.
+Each entry that some call of a case reaches is tried, first with the call that does most in it; what none reaches is
+launched for empty arrays alone. Kernels that loop over their work are launched with one block (or one cluster) for all
+of it, so that order between one piece and the next counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -171,9 +171,9 @@ class Ordered:
         program._emulator = _Emulator(self.module, seed, grids, STEPS[-1])
         return np.asarray(function(*(np.copy(x) for x in args)))
 
-    def shows(self, module: Module, numbers: Sequence[int]) -> str | None:
+    def shows(self, module: Module, numbers: Iterable[int]) -> str | None:
         """How one of some calls shows, for one of some seeds, that it is wrong."""
-        codes = (self.run(module, number, seed)[0] for seed in range(SEEDS) for number in numbers)
+        codes = (self.run(module, number, seed)[0] for number in numbers for seed in range(SEEDS))
         return next((code for code in codes if code is not None), None)
 
 
@@ -194,30 +194,54 @@ def outcome(case: Case, arch: str) -> Outcome:
             kernels.setdefault(fixed(case.kernel(), case.calls[number]())[0], []).append(number)
     for kernel, numbers in kernels.items():
         ordered = Ordered(case, load(arch), kernel)
-        reached: dict[str, list[int]] = {}
-        for number in numbers:
-            for ordered.steps in (limit for limit in STEPS if limit >= ordered.steps):
-                code, ran = ordered.run(ordered.module, number)
-                if code != "E958":
-                    break
-            assert code is None, code
-            for entry in ran:
-                reached.setdefault(entry, []).append(number)
-        for entry, calls in reached.items():
-            one_entry(ordered, entry, calls, found)
+        reached = Reached(ordered, numbers)
+        while not ordered.launched <= reached.by.keys() and reached.more():
+            pass
+        for entry in reached.by:
+            one_entry(ordered, entry, reached, found)
         constants = frozenset(dict(kernel.constants).items())
         launched |= {(constants, entry) for entry in ordered.launched}
-        tried |= {(constants, entry) for entry in reached}
+        tried |= {(constants, entry) for entry in reached.by}
     assert launched <= tried, launched - tried
     return found
 
 
-def one_entry(ordered: Ordered, entry: str, calls: Sequence[int], found: Outcome) -> None:
+@dataclass
+class Reached:
+    """The calls that reach an entry; what the unchanged kernel gives is right for each. Calls are made as needed."""
+
+    ordered: Ordered
+    waiting: list[int]
+    by: dict[str, list[int]] = field(default_factory=dict)
+
+    def more(self) -> bool:
+        """Makes one more call, if there is one."""
+        if not self.waiting:
+            return False
+        number, ordered = self.waiting.pop(0), self.ordered
+        for ordered.steps in (limit for limit in STEPS if limit >= ordered.steps):
+            code, ran = ordered.run(ordered.module, number)
+            if code != "E958":
+                break
+        assert code is None, code
+        for entry in ran:
+            self.by.setdefault(entry, []).append(number)
+        return True
+
+    def calls(self, entry: str) -> Iterator[int]:
+        """All calls that reach an entry."""
+        at = 0
+        while at < len(self.by[entry]) or self.more():
+            yield from self.by[entry][at : at + 1]
+            at = min(at + 1, len(self.by[entry]))
+
+
+def one_entry(ordered: Ordered, entry: str, reached: Reached, found: Outcome) -> None:
     """All deletions in one entry of a kernel, with the calls that reach it."""
     lines = ordered.text.split("\n")
     for at in deletions(ordered.text, f"{entry}("):
         found.tried += 1
-        code = ordered.shows(ordered.without(entry, at), calls)
+        code = ordered.shows(ordered.without(entry, at), reached.calls(entry))
         if code is None and unread(ordered.module, entry):
             found.redundant += 1
         elif code is None:

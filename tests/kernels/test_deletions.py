@@ -56,11 +56,12 @@ KERNELS = f"\n## Kernels\n\n| kernel | type | target | {BOTH}\n|---|---|---|---|
 #: any ring has; several blocks of the result where one block (or one cluster) makes all, an even and an odd number
 MORE = ((70, 336, 70), (70, 336, 72), (72, 336, 70), (72, 672, 64), (72, 336, 136), (24, 336, 136),
         (72, 336, 144), (300, 336, 144))  # fmt: skip
-#: B, H, G, S, T, causal: more than one head of queries for each of keys, and more blocks than any ring has
+#: B, H, G, S, T, causal: more than one head of queries for each of keys; an odd and an even number of blocks along an
+#: axis; several pieces for one block (or one cluster), with more iterations than any ring has slots
 HEADS = {
-    "flash_attention_64": ((1, 2, 1, 160, 330, False), (1, 4, 2, 100, 330, False), (1, 2, 1, 160, 330, True)),
-    "flash_attention_grad_q_64": ((1, 2, 1, 160, 330, False), (1, 4, 2, 100, 330, False), (1, 2, 1, 160, 330, True)),
-    "flash_attention_grad_kv_64": ((1, 2, 1, 330, 160, False), (1, 4, 2, 330, 100, False), (1, 2, 1, 330, 160, True)),
+    "flash_attention_64": ((1, 2, 1, 40, 330, False), (1, 2, 1, 100, 330, False), (1, 2, 1, 100, 330, True)),
+    "flash_attention_grad_q_64": ((1, 2, 1, 40, 330, False), (1, 2, 1, 100, 330, False), (1, 2, 1, 100, 330, True)),
+    "flash_attention_grad_kv_64": ((1, 4, 2, 200, 40, False), (1, 4, 2, 200, 100, False), (1, 2, 1, 200, 100, True)),
 }
 LENGTHS = ((257, False), (330, False), (257, True), (330, True))
 

@@ -333,7 +333,7 @@ class Consumer:
 
     def _hand_back(self, part: Part, slot: Value, when: Value | None) -> None:
         low, stays = self.low, self.low.layouts.stays
-        # products have read a slot for all lanes when the wait for them is over, and behind a barrier all have loaded it
+        # products have read a slot for all lanes when the wait for them is over; all have loaded it behind a barrier
         reads = (op for op in self.use.ops if op.name == "tile.read" and op["buf"] in part.rings)
         loaded = {op["buf"] for op in reads if op.result not in stays}
         apart = any(overlap(low.state.used, low.span(memory_of(low, ring).ptr)) for ring in loaded)

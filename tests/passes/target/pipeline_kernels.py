@@ -1,4 +1,4 @@
-"""Kernel of test_pipeline_order: copies of the program's own beside those of a ring."""
+"""Kernels of test_pipeline_order: the program's own copies beside those of a ring; a ring that threads load from."""
 
 import tessera as ts
 
@@ -14,3 +14,20 @@ def nearest(Q: ts.Tensor["S", 64, ts.bf16], K: ts.Tensor["T", 64, ts.bf16], C: t
         best = ts.tile.maximum(best, ts.tile.mma(q, K[j : j + 64].T))
     ts.tile.barrier()
     C[i : i + 32, 0:64] = best + ts.tile.cast(q, ts.f32)
+
+
+@ts.kernel
+def powers(
+    Q: ts.Tensor["S", 64, ts.bf16],
+    K: ts.Tensor["T", 64, ts.bf16],
+    V: ts.Tensor["T", 64, ts.bf16],
+    C: ts.Tensor["S", 64, ts.f32],
+):
+    """(Q K' + Q V') K: the sums change their layout by way of shared memory, between K's load and V's product."""
+    q = Q[i : i + 64]
+    acc = ts.tile.zeros((64, 64), ts.f32)
+    for j in ts.tile.range(0, T, 64):
+        k = K[j : j + 64]
+        first = ts.tile.mma(q, k.T)
+        acc += ts.tile.mma(ts.tile.cast(first + ts.tile.mma(q, V[j : j + 64].T), ts.bf16), k)
+    C[i : i + 64, 0:64] = acc
