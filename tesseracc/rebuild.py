@@ -42,7 +42,7 @@ def _rebuild(file: BundleFile, source: str | None, jobs: int) -> bytes:
                 )  # fmt: skip
             same_files(carried, inputs)
             source = write_out(Path(folder), {name: carried[name] for name in inputs})
-            recipe = _beside(source, recipe)
+            recipe = replace(recipe, tuning=str(Path(folder, recipe.tuning))) if recipe.tuning else recipe
         else:
             recipe = _beside(source, recipe)
             same_files(_files(source, recipe), inputs)

@@ -17,6 +17,7 @@ from tessera.errors import SourceError, Span
 from tessera_runtime.core.errors import BundleError
 from tessera_runtime.core.manifest import Provenance
 from tesseracc.arch.arch import Arch, load, resolve
+from tesseracc.frontend.packages import package_of
 from tesseracc.ir.pipeline import Note
 from tesseracc.ir.types import PtrType, element
 from tesseracc.ir.value import Module
@@ -196,23 +197,33 @@ def input_files(file: Path, recipe: Recipe, data: bytes | None = None) -> dict[s
 
 
 def imported(file: Path, data: bytes | None = None) -> dict[str, bytes]:
-    """A module's text and those of the modules in its folder that it imports, directly or not, by relative path.
+    """A module's text and those of the modules in its folder or its package that it imports, directly or not, by path
+    from the folder that holds the package, or else from its own.
 
     Import statements are what counts, at any depth; a module that is imported by a computed name is not seen.
     """
-    folder = file.parent
-    found = {file.name: file.read_bytes() if data is None else data}
+    file = file.absolute()
+    root, packages = package_of(file)
+    first = file.relative_to(root).as_posix()
+    found = {first: file.read_bytes() if data is None else data}
     waiting = [file]
+
+    def add(base: Path, candidate: tuple[str, ...]) -> None:
+        for path in (base.joinpath(*candidate).with_suffix(".py"), base.joinpath(*candidate, "__init__.py")):
+            name = path.relative_to(root).as_posix()
+            if name not in found and path.is_file():
+                found[name] = path.read_bytes()
+                waiting.append(path)
+
+    for depth in range(len(packages)):  # they are executed before the module
+        add(root, packages[: depth + 1])
     while waiting:
         current = waiting.pop(0)
-        package = current.parent.relative_to(folder).parts
-        for candidate in sorted(_imports(found[current.relative_to(folder).as_posix()], package)):
-            for path in (folder.joinpath(*candidate).with_suffix(".py"), folder.joinpath(*candidate, "__init__.py")):
-                name = path.relative_to(folder).as_posix()
-                if name not in found and path.is_file():
-                    found[name] = path.read_bytes()
-                    waiting.append(path)
-    first = file.name
+        at = current.parent.relative_to(root).parts
+        for candidate in sorted(_imports(found[current.relative_to(root).as_posix()], at)):
+            if candidate[0] in packages[:1]:
+                add(root, candidate)
+            add(file.parent, candidate)
     return {name: found[name] for name in [first, *sorted(set(found) - {first})]}
 
 

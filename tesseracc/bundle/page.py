@@ -210,7 +210,7 @@ def _kernel(
 ) -> str:
     kind, listings, ptx = code
     columns = []
-    text = sources.get(kernel.source.file, "") if kernel.source else ""
+    text = _text_of(sources, kernel.source.file) if kernel.source else ""
     if kernel.source and text:
         used = {int(line) for line in _LOC.findall(ptx.get(kernel.symbol, ""))} | {kernel.source.line}
         used |= {part.line for part in kernel.parts if part.file == kernel.source.file}
@@ -225,6 +225,12 @@ def _kernel(
         shown = "".join(f"<div><h5>{escape(title)}</h5>{content}</div>" for title, content in columns)
         body += f'<div class="columns">{shown}</div>'
     return _fold(f"Kernel <code>{escape(kernel.name)}</code>", body, id_=f"{target}-{kernel.symbol}")
+
+
+def _text_of(sources: Mapping[str, str], file: str) -> str:
+    """The text of a kernel's file: of that name, or of that name in a package."""
+    named = (text for name, text in sources.items() if name.endswith(f"/{file}"))
+    return sources[file] if file in sources else next(named, "")
 
 
 def _lines(text: str, used: set[int]) -> str:

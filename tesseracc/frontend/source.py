@@ -1,8 +1,8 @@
 """Loads a user's module and finds what can be built in it.
 
-The module is executed like any import, under its own name, with its folder on the path. Nothing of it is cached on
-disk. What goes wrong in it is shown at the user's line: a syntax error (E101), an import that fails (E102), an
-exception while the module's own statements run (E103).
+The module is executed like any import, under its own name, with its folder on the path; a module of a package under
+its dotted name, behind the package. Nothing of it is cached on disk. What goes wrong in it is shown at the user's line:
+a syntax error (E101), an import that fails (E102), an exception while the module's own statements run (E103).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tessera.decorators import Function, Kernel
 from tessera.errors import SourceError, Span, did_you_mean
 from tessera_runtime.core.errors import UsageError
 from tessera_runtime.core.files import read_bytes
+from tesseracc.frontend.packages import package_of, parents_loaded
 from tesseracc.frontend.user_errors import user_code
 
 
@@ -46,7 +47,8 @@ def load(path: str | os.PathLike[str]) -> Source:
     data = read_bytes(path, regular=True)
     text = _decode(data, file)
     _remember(text, file)
-    name = file.stem
+    root, package = package_of(file)
+    name = ".".join((*package, file.stem))
     try:
         code = compile(text, str(file.absolute()), "exec", dont_inherit=True)
     except SyntaxError as error:
@@ -66,9 +68,15 @@ def load(path: str | os.PathLike[str]) -> Source:
         ) from None
     module = types.ModuleType(name)
     module.__file__ = str(file.absolute())
+    module.__package__ = ".".join(package)
     folder = file.absolute().parent
-    with _importable(name, module, folder), _recorded() as calls, user_code(file, "E103", "the module"):
+    with (
+        _paths(folder, root), _recorded() as calls, user_code(file, "E103", "the module"),
+        parents_loaded(root, package) as parent, _importable(name, module),
+    ):  # fmt: skip
         exec(code, module.__dict__)
+        if parent is not None:
+            setattr(parent, file.stem, module)
     return Source(name, file, data, _entries(module), module.__dict__, tuple(dict.fromkeys(calls)))
 
 
@@ -111,21 +119,31 @@ def _recorded() -> Iterator[list[tuple[str, Span | None]]]:
 
 
 @contextmanager
-def _importable(name: str, module: types.ModuleType, folder: Path) -> Iterator[None]:
-    """The module is in `sys.modules` and its folder on the path while it runs; both are put back after."""
-    saved = sys.modules.get(name)
+def _paths(folder: Path, root: Path) -> Iterator[None]:
+    """The module's folder is on the path while it runs, that of its package before all others; put back after."""
     keep = sys.dont_write_bytecode
     path = list(sys.path)
-    sys.modules[name] = module
-    sys.path.insert(0, str(folder))
+    ours = list(dict.fromkeys((str(root), str(folder))))
+    sys.path[:] = [ours[0], *path, *ours[1:]]
     sys.dont_write_bytecode = True
     try:
         yield
     finally:
         sys.dont_write_bytecode = keep
-        with suppress(ValueError):  # the module may have taken it away, and others that the compiler needs
-            sys.path.remove(str(folder))
+        for entry in ours:
+            with suppress(ValueError):  # the module may have taken it away, and others that the compiler needs
+                sys.path.remove(entry)
         sys.path += [entry for entry in path if entry not in sys.path]
+
+
+@contextmanager
+def _importable(name: str, module: types.ModuleType) -> Iterator[None]:
+    """The module is in `sys.modules` while it runs; what was there is put back after."""
+    saved = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
         if saved is not None:
             sys.modules[name] = saved
         else:

@@ -112,7 +112,9 @@ def user_error(error: BaseException, file: Path, code: str) -> SourceError:
     calls = _calls(error, file)
     span = _place(calls, file)
     if isinstance(error, ImportError):
-        return SourceError("E102", f"an import fails: {error}", span=span, calls=calls)
+        alone = "no known parent package" in str(error)
+        help = "a folder is a package when it holds an `__init__.py`" if alone else None
+        return SourceError("E102", f"an import fails: {error}", span=span, calls=calls, help=help)
     known: list[str] = []
     name = getattr(error, "name", None)
     if isinstance(error, AttributeError) and name and error.obj is not None:
