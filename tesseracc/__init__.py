@@ -1,6 +1,11 @@
 """tesseracc: the ahead-of-time compiler for Tessera programs."""
 
-from typing import Any
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as type checkers know it: the entry point imports this, and as little as can be with it
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def __getattr__(name: str) -> Any:

@@ -7,12 +7,13 @@ y = bundle["f"](x)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from tessera_runtime.core.errors import BundleError, DeviceError, InputError, TesseraError, UsageError
+TYPE_CHECKING = False  # as type checkers know it: the entry point imports this, and as little as can be with it
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from tessera_runtime.api import Bundle, BundleFunction, load
+    from tessera_runtime.core.errors import BundleError, DeviceError, InputError, TesseraError, UsageError
     from tessera_runtime.dlpack import Exported, from_dlpack
 
 __version__ = "0.1.0"
@@ -33,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs NumPy is imported when first used, so that `tessera_runtime.core` alone stays cheap to import."""
+    """All is imported when first used: `tessera_runtime.core` alone stays cheap to import, and needs no NumPy."""
     if name in ("Bundle", "BundleFunction", "load"):
         from tessera_runtime import api
 
@@ -42,4 +43,8 @@ def __getattr__(name: str) -> Any:
         from tessera_runtime import dlpack
 
         return getattr(dlpack, name)
+    if name in ("BundleError", "DeviceError", "InputError", "TesseraError", "UsageError"):
+        from tessera_runtime.core import errors
+
+        return getattr(errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

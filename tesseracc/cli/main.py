@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # as type checkers know it; typing takes longer to import than all of this
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from tessera_runtime.core.errors import TesseraError
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a subcommand, and turns every failure into a message and a documented exit code."""
-    args = sys.argv[1:] if argv is None else argv
     try:
-        from tessera_runtime.core.command import run
+        args = sys.argv[1:] if argv is None else argv
+        from tessera_runtime.core.command import INTERRUPTED, end_at_next, run
 
         def work() -> int:
             from tesseracc.cli import group
@@ -22,9 +25,15 @@ def main(argv: list[str] | None = None) -> None:
             return group.work(args)
 
         code = run(work, as_json="--json" in args, whose="compiler", parts=_parts, render=_render)
-    except KeyboardInterrupt:  # before there was anything to run
-        print("interrupted", file=sys.stderr)
-        code = 130
+        if argv is None:  # the process ends with it
+            end_at_next(b"" if code == INTERRUPTED else b"interrupted\n")
+    except KeyboardInterrupt:  # before there was anything to run, or behind it
+        import os
+
+        try:
+            os.write(2, b"interrupted\n")
+        finally:
+            os._exit(130)
     sys.exit(code)
 
 

@@ -161,6 +161,8 @@ import tesseracc.cli.targets
 def interrupt(*_):
     os.kill(os.getpid(), signal.SIGINT)
     raise AssertionError("not interrupted")
+def late(**_):
+    atexit.register(interrupt)
 def body(**_):
     try:
         try:
@@ -169,13 +171,35 @@ def body(**_):
             interrupt()
     finally:
         atexit.register(interrupt)
-tesseracc.cli.targets.command.callback = body
+tesseracc.cli.targets.command.callback = {name}
 """
 
 
-@pytest.mark.parametrize(
-    "before", [_EARLY.format(name="click"), _EARLY.format(name="tessera_runtime.core.command"), _LATE]
-)
+@pytest.mark.parametrize("entry", ["tesseracc.cli.main", "tessera_runtime.__main__"])
+def test_nothing_is_imported_before_the_guard(entry: str) -> None:
+    """But for the packages that the entry point lies in: what is imported later can be interrupted."""
+    parents = {"__future__", entry.rpartition(".")[0], entry.partition(".")[0], entry}
+    code = f"import sys; before = {{*sys.modules}}; import {entry}; print(*sorted({{*sys.modules}} - before))"
+    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=True)
+    assert {*done.stdout.split()} == parents
+
+
+@pytest.mark.parametrize("module", ["argparse", "numpy", "tessera_runtime.core.errors", "tessera_runtime.api"])
+def test_interrupts_of_imports_are_130(module: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.tsb"
+    path.write_bytes(bundle_bytes())
+    code = (
+        f"{_EARLY.format(name=module)}\nimport sys; sys.argv = ['tessera-run', {str(path)!r}, '--list']\n"
+        "from tessera_runtime.__main__ import command\ncommand()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.split()) == (130, "", ["interrupted"]), done
+
+
+@pytest.mark.parametrize("before", [
+    _EARLY.format(name="click"), _EARLY.format(name="tessera_runtime.core.command"), _LATE.format(name="body"),
+    _LATE.format(name="late"),
+])  # fmt: skip
 def test_interrupts_at_any_time_are_130(before: str) -> None:
     code = f"{before}\nimport sys; sys.argv = ['tesseracc', 'targets']\nfrom tesseracc.cli.main import main\nmain()"
     done = subprocess.run(

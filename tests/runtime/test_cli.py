@@ -394,7 +394,7 @@ def test_an_interrupt_is_one_document(path: str, monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tessera_runtime.run.Runner.run", stopped)
-    monkeypatch.setattr("tessera_runtime.core.command._end_at_next", lambda: None)  # this process does not end
+    monkeypatch.setattr("tessera_runtime.core.command.end_at_next", lambda: None)  # this process does not end
     code, out, err = run(capsys, path, "--json")
     assert code == 130 and err == ""
     assert json.loads(out)["errors"] == [{"code": "interrupted", "message": "interrupted", "exit_code": 130}]

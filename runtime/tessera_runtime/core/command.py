@@ -14,7 +14,7 @@ from tessera_runtime.core import streams
 from tessera_runtime.core.errors import TesseraError, UsageError
 from tessera_runtime.core.exitcodes import Exit
 
-__all__ = ["INTERRUPTED", "run"]
+__all__ = ["INTERRUPTED", "end_at_next", "run"]
 
 INTERRUPTED = 130
 
@@ -35,7 +35,7 @@ def run(work: Callable[[], int], *, as_json: bool, whose: str, parts: Parts = la
     try:
         return _run(work, as_json, whose, parts, render)
     except KeyboardInterrupt:
-        _end_at_next()
+        end_at_next()
         if as_json:
             _tell([{"code": "interrupted", "message": "interrupted", "exit_code": INTERRUPTED}], INTERRUPTED)
         else:
@@ -43,10 +43,17 @@ def run(work: Callable[[], int], *, as_json: bool, whose: str, parts: Parts = la
         return INTERRUPTED
 
 
-def _end_at_next() -> None:
-    """From now on Ctrl-C ends the process without a traceback."""
+def end_at_next(word: bytes = b"") -> None:
+    """From now on Ctrl-C ends the process at once, with a word on stderr: while it tells why it ends, or is taken
+    apart."""
+
+    def end(*_: object) -> None:
+        with suppress(OSError):
+            os.write(2, word)
+        os._exit(INTERRUPTED)
+
     with suppress(ValueError):  # signals are the main thread's
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        signal.signal(signal.SIGINT, end)
 
 
 def _run(
