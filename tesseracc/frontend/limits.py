@@ -1,4 +1,5 @@
-"""What bundles and machines can hold: names of ASCII letters, 32 axes, sizes and bytes below 2^63."""
+"""What bundles and machines can hold: names of ASCII letters, 65,536 parameters and as many results, 32 axes, sizes and
+bytes below 2^63."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from math import prod
 from tessera.errors import Call, SourceError, Span
 from tessera.shapes import Dim, Expr, symbols_of
 from tessera_runtime.core.dtypes import info
+from tessera_runtime.core.manifest import MAX_VALUES
 from tesseracc.ir.value import Module
 
 MAX_RANK = 32
@@ -22,8 +24,12 @@ def is_name(text: str) -> bool:
 
 
 def check_names(module: Module, span: Span) -> None:
-    """Raises E305 for a function with a name in it that no bundle can have."""
+    """Raises E305 for a function with a name in it that no bundle can have, or with more values than one can."""
     for func in module.funcs:
+        for what, count in (("parameters", len(func.params)), ("results", len(func.body.yields))):
+            if count > MAX_VALUES:
+                text = f"`{func.name}` has {count:,} {what}; at most {MAX_VALUES:,} are possible"
+                raise SourceError("E305", text, help="stack them: one tensor with an axis more", span=span)
         dims = (s for p in func.params for dim in getattr(p.type, "dims", ()) for s in sorted(symbols_of(dim)))
         for name in (func.name, *(p.name or "" for p in func.params), *dims, *func.attrs.get("outputs", ())):
             if not is_name(name):

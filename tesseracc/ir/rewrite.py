@@ -17,7 +17,7 @@ def clone_op(op: Op, subst: Subst) -> Op:
     results = tuple(Value(r.type, r.name) for r in op.results)
     operands = tuple(subst.get(v, v) for v in op.operands)
     subst.update(zip(op.results, results, strict=True))
-    return replace(op, operands=operands, results=results, regions=regions)
+    return Op(op.defn, operands, op.segments, results, op.attrs, regions, op.loc)
 
 
 def clone_region(region: Region, subst: Subst) -> Region:
@@ -43,7 +43,7 @@ def with_operands(op: Op, subst: Mapping[Value, Value]) -> Op:
     if not subst:
         return op
     regions = tuple(substitute(region, subst) for region in op.regions)
-    return replace(op, operands=tuple(subst.get(v, v) for v in op.operands), regions=regions)
+    return op.rebound(tuple(subst.get(v, v) for v in op.operands), regions)
 
 
 def substitute(region: Region, subst: Mapping[Value, Value]) -> Region:

@@ -104,6 +104,12 @@ class Op:
         found = self.group(segment)
         return found[0] if found else None
 
+    def rebound(self, operands: tuple[Value, ...], regions: tuple[Region, ...] = ()) -> Op:
+        """The same operation (same results) on these operands, with these regions; itself where nothing is new."""
+        if not regions and operands == self.operands:
+            return self
+        return Op(self.defn, operands, self.segments, self.results, self.attrs, regions, self.loc)
+
     def walk(self) -> Iterator[Op]:
         """This operation and all operations inside its regions, outer first."""
         yield self

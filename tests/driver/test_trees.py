@@ -193,3 +193,26 @@ def test_trees_that_do_not_fit(given: Any) -> None:
     with pytest.raises(SourceError) as caught:
         f(given)
     assert caught.value.code in ("E307", "E311")
+
+
+@pytest.mark.parametrize("made", [8, pytest.param(5000, marks=pytest.mark.slow)])
+def test_thousands_of_results(made: int) -> None:
+    """A bundle has as many as the tree has leaves, however many of them are computed."""
+
+    @ts.function
+    def many(x: ts.Tensor["N", ts.f32]):
+        return [x * float(i % made) for i in range(5000)]
+
+    x = RNG.standard_normal(3).astype(np.float32)
+    results = load(Build(front({"many": many}), (host_level(),)).bundle())["many"](x)
+    np.testing.assert_array_equal(results, [x * np.float32(i % made) for i in range(5000)])
+
+
+def test_more_results_than_a_bundle_has() -> None:
+    @ts.function
+    def many(x: ts.Tensor["N", ts.f32]):
+        return [x] * 65537
+
+    with pytest.raises(SourceError, match="`many` has 65,537 results; at most 65,536 are possible") as caught:
+        front({"many": many})
+    assert caught.value.code == "E305"

@@ -47,6 +47,7 @@ __all__ = [
     "ENTRY_NAME",
     "KERNEL_ABI_VERSION",
     "MAX_MANIFEST",
+    "MAX_VALUES",
     "PLAN_VERSION",
     "Arg",
     "Branch",
@@ -92,6 +93,7 @@ KERNEL_ABI_VERSION = 1
 MAX_MANIFEST = 64 << 20
 CHUNK = 4 << 20  # bytes under one digest of an entry
 MAX_RANK = 32
+MAX_VALUES = 1 << 16  # inputs of a function, and outputs
 ENTRY_NAME = r"[a-z0-9_-][a-z0-9_.-]*(/[a-z0-9_-][a-z0-9_.-]*){0,7}"
 
 _Identifier = Text(256, r"[A-Za-z_][A-Za-z0-9_]*")
@@ -152,8 +154,8 @@ class Function(Record):
     name: str = field(_Identifier)
     doc: str = field(Text(1 << 16))
     symbols: tuple[Symbol, ...] = field(Array(Nested(Symbol), 1024))
-    inputs: tuple[Input, ...] = field(Array(Nested(Input), 4096))
-    outputs: tuple[Output, ...] = field(Array(Nested(Output), 4096))
+    inputs: tuple[Input, ...] = field(Array(Nested(Input), MAX_VALUES))
+    outputs: tuple[Output, ...] = field(Array(Nested(Output), MAX_VALUES))
     guards: tuple[Guard, ...] = field(Array(Nested(Guard), 4096), default=())
 
 

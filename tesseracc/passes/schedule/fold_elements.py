@@ -48,7 +48,7 @@ class _Folder:
         ops: list[Op] = []
         for op in region.ops:
             operands = tuple(self.same.get(v, v) for v in op.operands)
-            op = replace(op, operands=operands, regions=tuple(map(self.region, op.regions)))
+            op = op.rebound(operands, tuple(map(self.region, op.regions)))
             found = self.fold(op)
             if isinstance(found, Value):
                 self.same[op.result] = found

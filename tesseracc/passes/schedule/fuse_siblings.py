@@ -21,12 +21,10 @@ from tesseracc.ir.rewrite import map_funcs, substitute, uses
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.passes.schedule.choose_strategy import choose
 from tesseracc.passes.schedule.groups import tensors_read
+from tesseracc.passes.schedule.join_chains import MOST_RESULTS, MOST_WORK, work_of
 from tesseracc.passes.schedule.split_reductions import long_reduction
 from tesseracc.passes.schedule.tidy import tidy
 from tesseracc.passes.schedule.to_tile_columns import column_reduction
-
-#: results of a group that was made of several: each has its values and addresses in registers
-MOST_RESULTS = 8
 
 
 def _whole_reads(group: Op) -> set[Value]:
@@ -47,18 +45,22 @@ def _stays(group: Op) -> bool:
     return any(of(group) is not None for of in (is_contraction, column_reduction, long_reduction))
 
 
-def siblings(first: Op, second: Op) -> bool:
-    """Whether two groups go over the same points and read some tensor at each of them."""
+def siblings(first: Op, second: Op) -> Op | None:
+    """One group of two that go over the same points and read some tensor at each of them, if it is mapped as they
+    are."""
     if len(first.results) + len(second.results) > MOST_RESULTS:
-        return False
+        return None
     if any(_stays(group) for group in (first, second)):
-        return False
+        return None
     domains = first.attrs["domain"], second.attrs["domain"]
     if len(domains[0]) != len(domains[1]) or not all(map(known_equal, *domains)):
-        return False
+        return None
     if set(first.results) & set(tensors_read(second)) or not _whole_reads(first) & _whole_reads(second):
-        return False
-    return choose(first) == choose(second) == choose(together(first, second))
+        return None
+    if work_of(first) + work_of(second) > MOST_WORK or choose(first) != choose(second):
+        return None
+    both = together(first, second)
+    return both if choose(both) == choose(first) else None
 
 
 def together(first: Op, second: Op) -> Op:
@@ -111,8 +113,10 @@ def _fused(func: Func) -> Func:
             own = set(tensors_read(last)) - set(tensors_read(op))
             ends = any(v in made and counts[v] == _reads(last, v) for v in own)
             grows = ends and any(v not in returned for v in op.results)
-            if not (grows or updates(last, op) or updates(op, last)) and siblings(last, op):
-                ops[-1] = together(last, op)
+            alone = grows or updates(last, op) or updates(op, last)
+            both = None if alone else siblings(last, op)
+            if both is not None:
+                ops[-1] = both
                 continue
         ops += names
         names = []

@@ -91,9 +91,7 @@ def inline_all(producers: Mapping[Value, Op], reader: Op) -> Op:
     def region(inside: Region) -> Region:
         ops: list[Op] = []
         for op in inside.ops:
-            op = replace(
-                op, operands=tuple(same.get(v, v) for v in op.operands), regions=tuple(map(region, op.regions))
-            )
+            op = op.rebound(tuple(same.get(v, v) for v in op.operands), tuple(map(region, op.regions)))
             if op.name == "schedule.read" and op["tensor"] in producers:
                 body, found = instantiate(producers[op["tensor"]], op)
                 ops += body
@@ -138,7 +136,7 @@ def add_result(producer: Op, reader: Op, site: Op) -> Op:
     def region(inside: Region) -> Region:
         ops: list[Op] = []
         for op in inside.ops:
-            ops.append(replace(op, regions=tuple(map(region, op.regions))))
+            ops.append(op.rebound(op.operands, tuple(map(region, op.regions))))
             if op is site:
                 ops.append(write)
         return Region(inside.args, tuple(ops), inside.yields)

@@ -39,8 +39,8 @@ def _share(region: Region, known: dict[Hashable, Op], same: dict[Value, Value]) 
     known = dict(known)
     ops: list[Op] = []
     for op in region.ops:
-        op = replace(op, operands=tuple(same.get(v, v) for v in op.operands))
-        op = replace(op, regions=tuple(_share(inner, known, same) for inner in op.regions))
+        operands = tuple(same.get(v, v) for v in op.operands)
+        op = op.rebound(operands, tuple(_share(inner, known, same) for inner in op.regions))
         if not has_effect(op):
             key = key_of(op, {})
             earlier = known.setdefault(key, op)
