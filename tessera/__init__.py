@@ -13,6 +13,8 @@ from math import e as e
 from math import inf as inf
 from math import nan as nan
 from math import pi as pi
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _CHECKED
 from typing import Dict as Dict  # noqa: UP035
 
 # The package tessera.kernel is imported before the decorator of that name is bound, which would else be overwritten.
@@ -84,3 +86,15 @@ from tessera.types import reduce_sum as reduce_sum
 from tessera.types import write as write
 
 __version__ = "0.1.0"
+
+if _CHECKED:
+    kernels: _ModuleType
+else:
+
+    def __getattr__(name: str) -> object:
+        """`ts.kernels`, the library: its kernels are read when it is first used, which costs others nothing."""
+        if name != "kernels":
+            raise AttributeError(f"module 'tessera' has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module("tessera.kernels")

@@ -100,7 +100,7 @@ def test_a_family_makes_each_kernel_once_and_takes_the_type_from_the_argument() 
 
 def test_a_kernel_of_the_library_is_an_entry_of_the_module_that_asks_for_it(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
-    path.write_text("import tessera as ts\nimport tessera.kernels\ngemm = ts.kernels.matmul.of(ts.f32, trans_b=True)\n")
+    path.write_text("import tessera as ts\ngemm = ts.kernels.matmul.of(ts.f32, trans_b=True)\n")
     loaded = source.load(path)
     assert list(loaded.entries) == ["gemm"]
     gemm = load_bundle(Build(front(loaded.entries), [host_level()]).bundle())["gemm"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -42,3 +44,13 @@ def code(family: Any, head: str) -> str:
 def test_a_copy_under_other_names_is_the_same_code(mine: dict[str, Any], name: str) -> None:
     ours, theirs = code(mine[f"my_{name}"], ""), code(getattr(K, name), "")
     assert ours == theirs and len(ours) > 1000
+
+
+def test_the_library_is_read_when_it_is_used() -> None:
+    """A program that does not use it does not wait for it; no import is needed for one that does."""
+    code = (
+        "import sys, tessera as ts\nassert 'tessera.kernels' not in sys.modules\n"
+        "assert ts.kernels.matmul.of(ts.f32) is not None and ts.kernels is sys.modules['tessera.kernels']\n"
+        "assert not hasattr(ts, 'kernal')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
