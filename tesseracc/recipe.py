@@ -136,7 +136,7 @@ def _parse(file: str, constants: str | None) -> Loaded:
     from tessera_runtime.core.files import as_text, read_bytes
     from tesseracc.ir.parser import parse_module
     from tesseracc.ir.verify import verify
-    from tesseracc.textio import CONSTANTS_LIMIT, parse_constants
+    from tesseracc.textio import CONSTANTS_LIMIT, parse_constants, with_types
 
     files = {Path(file).name: read_bytes(file, regular=True)}
     text = as_text(files[Path(file).name], file)
@@ -147,7 +147,7 @@ def _parse(file: str, constants: str | None) -> Loaded:
     if constants is not None:
         files["constants.safetensors"] = read_bytes(constants, CONSTANTS_LIMIT, regular=True)
         arrays = parse_constants(files["constants.safetensors"], constants)
-    module = verify(parse_module(text, file, arrays))
+    module = with_types(verify(parse_module(text, file, arrays)))
     if not module.funcs:
         raise SourceError("E104", f"{Path(file).name} defines no function", span=Span(file, 1))
     return Loaded(module, files)

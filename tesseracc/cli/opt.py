@@ -63,7 +63,7 @@ def command(
     from tesseracc.ir.value import Module
     from tesseracc.ir.verify import verify
     from tesseracc.passes import pipelines as _registered  # noqa: F401
-    from tesseracc.textio import load_constants, write_text
+    from tesseracc.textio import load_constants, with_types, write_text
 
     check_apart(output, constants)  # but over the text itself: a pass edits a file in place
     check_output(output)
@@ -77,7 +77,7 @@ def command(
 
     results = []
     for part in read_text(file).split("// -----"):
-        module = verify(parse_module(part, file, arrays))
+        module = with_types(verify(parse_module(part, file, arrays)), whole=False)
         module = run_pipeline(steps, module, context, verify_each=verify_each, observe=observe)
         results.append(module_text(module, locations=locations))
     text = "\n// -----\n\n".join(results)

@@ -12,6 +12,7 @@ import pytest
 from tessera_runtime import load as load_bundle
 from tessera_runtime.cli import main as run_main
 from tesseracc.codegen.disassemble import disassembler_path
+from tesseracc.textio import constants_bytes
 from tests.cli.run import Runner
 
 MODEL = """
@@ -109,6 +110,23 @@ def test_every_dumped_file_can_be_built_from(tesseracc: Runner, model: Path, tmp
         said = tesseracc("build", file, "--arch", "x86-64-v3", "-o", tmp_path / "again.tsb")
         assert said.code == 0, (file.name, said.err)
         np.testing.assert_array_equal(result(tmp_path / "again.tsb"), expected)
+
+
+def test_arrays_that_a_text_names(tesseracc: Runner, model: Path, tmp_path: Path) -> None:
+    """A text without its arrays, or with others: passes leave them alone, a build says which."""
+    text, arrays = tmp_path / "lone" / "g.tir", tmp_path / "lone" / "constants.safetensors"
+    text.parent.mkdir()
+    text.write_text(tesseracc("build", model, "--entry", "f", "--arch", "x86-64-v3", "--emit", "graph").out)
+    assert tesseracc("opt", "-p", "fold-constants", text).out == tesseracc("opt", text).out
+    said = tesseracc("build", text, "--arch", "x86-64-v3")
+    assert said.code == 2 and "E802" in said.err and "names the array `w`" in said.err and "--constants" in said.err
+    for wrong in (np.ones((8, 7), np.float32), np.ones((8, 8), np.int32)):
+        arrays.write_bytes(constants_bytes({"w": wrong}))
+        said = tesseracc("build", text, "--arch", "x86-64-v3")
+        assert said.code == 2 and "the text says tensor<f32[8, 8]>" in said.err
+        assert "the text says" in tesseracc("opt", "-p", "fold-constants", text, "--constants", arrays).err
+    arrays.write_bytes(constants_bytes({"w": np.eye(8, dtype=np.float32)}))
+    assert tesseracc("build", text, "--arch", "x86-64-v3", "-o", tmp_path / "m.tsb").code == 0
 
 
 def test_opt(tesseracc: Runner, model: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class _Folder:
         b = Builder(func.loc)
         same: dict[Value, Value] = {}
         for op in func.body.ops:
-            if op.name == "graph.constant":
+            if op.name == "graph.constant" and op.attrs["name"] in self.constants:  # else: a text without its arrays
                 self.known[op.result] = self.constants[op.attrs["name"]]
                 self.stored.add(op.result)
             elif op.name == "graph.full" and _small(op) and isinstance(op.attrs["value"], (int, float)):
