@@ -287,7 +287,7 @@ def text(about: Json, name: str) -> str:
         out.append("\ntests")
         out += [f"  {t['name']}: {t['function']}, atol {t['atol']}, rtol {t['rtol']}" for t in about["tests"]]
     out.append("\nprovenance")
-    for key, value in sorted(about["provenance"].items()):
+    for key, value in sorted((key, value) for key, value in about["provenance"].items() if value):
         out.append(f"  {key}: {' '.join(value) if isinstance(value, list) else value}")
     return "\n".join(out) + "\n"
 

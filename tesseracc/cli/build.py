@@ -58,6 +58,8 @@ class Options:
             raise click.UsageError("--json and --diagnostics-format exclude each other")
         if self.emit and (self.check_only or self.whole):
             raise click.UsageError("--emit goes neither with --check-only nor with --all")
+        if self.emit and (self.embed_tests or self.embed_source or self.external_weights):
+            raise click.UsageError("--embed-tests, --embed-source, --external-weights are for bundles, not for --emit")
         if self.emit in LEVELS and self.output:
             raise click.UsageError("--emit prints; -o goes with a bundle or --emit c")
         if self.emit in LEVELS and self.form != "text":

@@ -63,6 +63,9 @@ def test_not_utf8(tesseracc: Runner, tmp_path: Path) -> None:
     path.write_bytes(b"# caf\xe9\nx = 1\n")
     said = tesseracc("build", path)
     assert said.code == 3 and "E101" in said.err
+    path.with_suffix(".tsb").write_bytes(bundle_bytes())
+    said = tesseracc("build", path.with_suffix(".tsb"), "-o", tmp_path / "o.tsb")
+    assert said.code == 3 and "`tesseracc inspect` shows what a bundle holds" in said.err
 
 
 def test_several_errors_in_one_run(tesseracc: Runner, tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ COMMANDS = [
     (("build", "m.py", "--emit", "ptx", "--arch", "cpu"), 2, "E801", "there is no ptx for x86-64-v2"),
     (("build", "m.py", "--emit", "asm", "--arch", "sm_90"), 2, "E801", "asm is for CPUs"),
     (("build", "m.py", "--emit", "ptx", "-o", "x.ptx"), 2, "E801", "--emit prints"),
+    (("build", "m.py", "--emit", "c", "--embed-tests"), 2, "E801", "are for bundles"),
+    (("build", "-"), 2, "E802", "cannot read the standard input: a file is needed"),
     (("build", "m.py", "--emit", "ptx", "--diagnostics-format", "sarif"), 2, "E801", "both write to stdout"),
     (("build", "m.py", "--jobs", "²"), 2, "E801", "'²' is not an integer"),
     (("build", "m.py", "--jobs", "٣"), 2, "E801", "'٣' is not an integer"),

@@ -101,6 +101,8 @@ def test_text(tesseracc: Runner, bundle: Path) -> None:
     for part in ("not signed", "ceildiv(N, ", "registers", "N = extent 0 of x", "w: f32[24, 12]", "model/0"):
         assert part in said.out
     assert all(line == line.rstrip() for line in said.out.splitlines())
+    tesseracc("strip", bundle, "--keep", "cpu", "-o", bundle)
+    assert "assembler" in said.out and "assembler" not in tesseracc("inspect", bundle).out
 
 
 def test_page(tesseracc: Runner, bundle: Path, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
             raise OSError(errno.EINVAL, f"it is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
         return open(descriptor, "rb")
     except (OSError, ValueError) as error:
+        if path == "-" and isinstance(error, FileNotFoundError):
+            error = OSError(errno.EINVAL, "a file is needed, which can be read again")
         _cannot_read(path, error)
 
 
