@@ -112,7 +112,7 @@ def test_notes_name_the_rules() -> None:
 
 def test_program_marks_what_is_changed() -> None:
     program = lower(load("saxpy").definition).func("saxpy")
-    assert program.attrs == {"inout": ("y",), "outputs": ("y",)}
+    assert program.attrs == {"inout": ("y",), "outputs": ("y",), "doc": "Simple SAXPY: y = alpha * x + y"}
     assert program.body.yields == (program.params[1],)
     kernel = lower(load("saxpy").definition).func("saxpy__0")
     assert kernel.attrs["access"] == ("read", "readwrite", "value")
