@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,7 +33,8 @@ METHOD = """softmax(relu(x @ w1 + b1) @ w2 + b2), 64, 128 and 10 features, any n
 x86-64-v3. Whole processes: the build, the package, from a cold start to the first result (16 rows) in a file, medians
 and in brackets the best, which other work on the machine disturbs least; and the largest resident memory of that
 process. Then single bits of the package are flipped, evenly spread at random, and every flipped package is loaded and
-run: it is refused, gives the same bits, gives other results without a word, or dies.
+run, in a process of its own (of AOTInductor a child of one that has imported torch, which takes seconds): it is
+refused, gives the same bits, gives other results without a word, or dies.
 """
 OUTCOMES = ("refused", "same bits", "other results", "crash", "hang")
 
@@ -49,7 +50,7 @@ class Peer:
     package: str
     build: tuple[str, ...]
     run: tuple[str, ...]
-    share: float = 1.0  # of the flips: less for what takes seconds to start
+    calls: tuple[str, ...] = ()  # where a start takes seconds: a process that makes the calls (TORCH_CALLS)
 
     def argv(self, command: Sequence[str], folder: Path, package: Path | None = None) -> list[str]:
         """The command for the files of a folder."""
@@ -96,7 +97,8 @@ def others(python: str) -> list[Peer]:
         found.append(
             Peer("AOTInductor, Python", torch, "mlp.npz", "", "mlp.pt2",
                  (python, "-c", package_programs.TORCH_BUILD, "{model}", "{package}"),
-                 (python, "-c", package_programs.TORCH_RUN, "{package}", "{x}", "{y}"), share=0.1)
+                 (python, "-c", package_programs.TORCH_RUN, "{package}", "{x}", "{y}"),
+                 (python, "-c", package_programs.TORCH_CALLS))
         )  # fmt: skip
     return found
 
@@ -135,6 +137,35 @@ def resident(command: Sequence[str]) -> float:
 
 def flips(peer: Peer, folder: Path, count: int, seed: int, limit: float = SECONDS) -> tuple[Counter[str], Counter[int]]:
     """What became of packages with one bit changed, and the exit codes of those that were refused."""
+    with _caller(peer, limit) as call:
+        return _flips(peer, folder, count, seed, call)
+
+
+@contextmanager
+def _caller(peer: Peer, limit: float) -> Iterator[Callable[[Sequence[str]], int]]:
+    """What runs the peer's command, and gives its exit code as `run` does: in a process of its own, or in a child of
+    one that has imported what the command needs."""
+    if not peer.calls:
+        yield lambda argv: run(argv, limit)[0]
+        return
+    with subprocess.Popen(
+        [*peer.calls, str(limit)], env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as server:  # fmt: skip
+        assert server.stdin is not None and server.stdout is not None
+        files, answers = server.stdin, server.stdout
+
+        def call(argv: Sequence[str]) -> int:
+            files.write("\t".join(argv[3:]) + "\n")
+            files.flush()
+            return int(answers.readline())
+
+        yield call
+
+
+def _flips(
+    peer: Peer, folder: Path, count: int, seed: int, call: Callable[[Sequence[str]], int]
+) -> tuple[Counter[str], Counter[int]]:
     data = (folder / peer.package).read_bytes()
     result = folder / f"{peer.package}.npy"
     right = result.read_bytes()
@@ -148,7 +179,7 @@ def flips(peer: Peer, folder: Path, count: int, seed: int, limit: float = SECOND
         damaged[bit // 8] ^= 1 << bit % 8
         changed.write_bytes(damaged)
         result.unlink(missing_ok=True)
-        code, _, _ = run(peer.argv(peer.run, folder, changed), limit)
+        code = call(peer.argv(peer.run, folder, changed))
         if code == 0:
             same = result.exists() and result.read_bytes() == right
             outcomes["same bits" if same else "other results"] += 1
@@ -172,15 +203,42 @@ def measure(peer: Peer, folder: Path, rounds: int, count: int, seed: int) -> dic
     error = np.abs(found - package_programs.reference(np.load(folder / "x.npy"))).max()
     if not error < 1e-5:
         raise RuntimeError(f"{peer.name} is wrong by {error}")
-    outcomes, codes = flips(peer, folder, int(count * peer.share), seed, max(SECONDS, 10 * median(starts)))
+    flipped = flipping(peer, folder, count, seed, max(SECONDS, 10 * median(starts)))
     memory = max(resident(command) for _ in range(3))
     return {
         "name": peer.name, "version": peer.version, "build_seconds": median(builds),
         "package_bytes": (folder / peer.package).stat().st_size,
         "start_seconds": median(starts), "build_best": min(builds), "start_best": min(starts),
-        "resident_mib": memory, "error": float(error),
+        "resident_mib": memory, "error": float(error), **flipped,
+    }  # fmt: skip
+
+
+def flipping(peer: Peer, folder: Path, count: int, seed: int, limit: float) -> dict[str, Any]:
+    """What `flips` found, for the results."""
+    outcomes, codes = flips(peer, folder, count, seed, limit)
+    return {
         "flips": {outcome: outcomes[outcome] for outcome in OUTCOMES},
         "exit_codes_of_refusals": {str(code): times for code, times in sorted(codes.items())},
+    }
+
+
+def flip_again(peer: Peer, folder: Path, results: dict[str, Any], count: int, seed: int) -> None:
+    """Puts new outcomes of one peer's flips into results that there are; its times stay."""
+    if peer.source:
+        (folder / peer.model).write_text(peer.source)
+    _good(peer, peer.argv(peer.build, folder))
+    start = _good(peer, peer.argv(peer.run, folder))
+    row = next(row for row in results["peers"] if row["name"] == peer.name)
+    row.update(flipping(peer, folder, count, seed, max(SECONDS, 10 * start)))
+
+
+def started(name: str, date: str, rounds: int) -> dict[str, Any]:
+    """Results without peers: the machine, and what the least process that has NumPy takes."""
+    bare = (sys.executable, "-c", "import numpy")
+    imports = [run(bare)[1] for _ in range(rounds)]
+    return {
+        "name": name, "date": date, "machine": machine.describe(), "peers": [],
+        "numpy_seconds": median(imports), "numpy_best": min(imports), "numpy_mib": resident(bare),
     }  # fmt: skip
 
 
@@ -223,21 +281,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--flips", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--flips-of", metavar="PEER", help="only flip this one's bits, into the results of --name")
     parser.add_argument("--name", help="write results/NAME.json and NAME.md")
     parser.add_argument("--date", default=os.environ.get("BENCH_DATE", ""))
     options = parser.parse_args()
-    bare = (sys.executable, "-c", "import numpy")
-    imports = [run(bare)[1] for _ in range(options.rounds)]
-    results: dict[str, Any] = {
-        "name": options.name or "packages", "date": options.date, "machine": machine.describe(), "peers": [],
-        "numpy_seconds": median(imports), "numpy_best": min(imports), "numpy_mib": resident(bare),
-    }  # fmt: skip
+    peers = [ours(options.level), *(others(options.python) if options.python else [])]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         package_programs.write(folder, ROWS)
-        for peer in [ours(options.level), *(others(options.python) if options.python else [])]:
-            print(f"{peer.name} ..", file=sys.stderr, flush=True)
-            results["peers"].append(measure(peer, folder, options.rounds, options.flips, options.seed))
+        if options.flips_of:
+            results = json.loads((RESULTS / f"{options.name}.json").read_text())
+            peer = next(peer for peer in peers if peer.name == options.flips_of)
+            flip_again(peer, folder, results, options.flips, options.seed)
+        else:
+            results = started(options.name or "packages", options.date, options.rounds)
+            for peer in peers:
+                print(f"{peer.name} ..", file=sys.stderr, flush=True)
+                results["peers"].append(measure(peer, folder, options.rounds, options.flips, options.seed))
     print(page(results))
     if options.name:
         (RESULTS / f"{options.name}.json").write_text(json.dumps(results, indent=1) + "\n")

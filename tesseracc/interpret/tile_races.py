@@ -9,6 +9,7 @@ import numpy as np
 
 from tessera_runtime.core.errors import TesseraError
 from tesseracc.interpret.tile_memory import ATOMICS, MANY, Memory, Shadow
+from tesseracc.ir.types import BufType
 from tesseracc.ir.value import Func, Op
 
 Array = np.ndarray[Any, Any]
@@ -54,8 +55,9 @@ class Races:
         group = x + self.grid[0] * (y + self.grid[1] * z)
         other = memory.shadow.owners.touch(op, at, group, how)
         if other is not None:
-            element = f"element ({', '.join(str(i) for i in np.unravel_index(other.at, memory.array.shape))})"
-            what = f"group {group} {_does(how)} {element} of a buffer, which group {other.group} {_does(other.how)}"
+            name = next(v.name for v in op.operands if isinstance(v.type, BufType) and v.type.space == "global")
+            element = f"`{name}`[{', '.join(str(i) for i in np.unravel_index(other.at, memory.array.shape))}]"
+            what = f"group {group} {_does(how)} {element}, which group {other.group} {_does(other.how)}"
             raise Finding("E923", self.kernel, op, what + place(other.op), _APART)
 
     def check_update(self, op: Op, memory: Memory, flat: Array, active: Array) -> None:

@@ -11,20 +11,22 @@ from benchmarks import package_programs, packages
 from benchmarks.packages import Peer
 
 
-def peer(code: str) -> Peer:
+def peer(code: str, children: bool = False) -> Peer:
     """One whose runtime is some Python code, which finds the package's bytes in `data` and writes with `save`."""
     head = (
         "import os, sys; data = open(sys.argv[1], 'rb').read(); right = bytes(range(64)); "
         "save = lambda x: open(sys.argv[2], 'wb').write(x)\n"
     )
-    return Peer("p", "1", "m", "", "p.bin", (), (sys.executable, "-S", "-c", head + code, "{package}", "{y}"))
+    run = (sys.executable, "-c", head + code, "{package}", "{y}")
+    calls = (sys.executable, "-c", package_programs.in_children("import json", head + code)) if children else ()
+    return Peer("p", "1", "m", "", "p.bin", (), run, calls)
 
 
-def outcomes(code: str, folder: Path) -> dict[str, int]:
+def outcomes(code: str, folder: Path, children: bool = False, limit: float = 20) -> dict[str, int]:
     (folder / "p.bin").write_bytes(bytes(range(64)))
-    one = peer(code)
+    one = peer(code, children)
     assert packages.run(one.argv(one.run, folder))[0] == 0
-    found, codes = packages.flips(one, folder, 3, 1)
+    found, codes = packages.flips(one, folder, 3, 1, limit)
     assert sum(codes.values()) == found["refused"]
     return {name: count for name, count in found.items() if count}
 
@@ -36,6 +38,16 @@ def test_outcomes(tmp_path: Path) -> None:
     assert outcomes("save(b'1'); data != right and os.abort()", tmp_path) == {"crash": 3}
     assert outcomes("data == right and save(b'1')", tmp_path) == {"other results": 3}  # none at all
     assert packages.run((sys.executable, "-c", "import time; time.sleep(9)"), 0.2)[0] == -100
+
+
+def test_outcomes_in_children_of_one_process(tmp_path: Path) -> None:
+    """Each is a process of its own, which ends as it likes; what the imports took is paid once."""
+    assert outcomes("save(b'1'); assert data == right", tmp_path, True) == {"refused": 3}
+    assert outcomes("save(b'1'); print('nowhere')", tmp_path, True) == {"same bits": 3}
+    assert outcomes("import json; save(data); right = b''", tmp_path, True) == {"other results": 3}
+    assert outcomes("save(b'1'); data != right and os.abort()", tmp_path, True) == {"crash": 3}
+    waits = "import time; save(b'1'); data != right and time.sleep(9)"
+    assert outcomes(waits, tmp_path, True, 0.2) == {"hang": 3}
 
 
 def test_our_own(tmp_path: Path) -> None:

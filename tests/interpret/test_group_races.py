@@ -138,5 +138,5 @@ def test_a_build_with_tests_names_the_line(name: str, tmp_path: Path, tesseracc:
     said = tesseracc("build", *options, "--embed-tests", "--json")
     (error,) = json.loads(said.out)["errors"]
     assert said.code == 3 and (error["code"], error["line"], error["file"]) == ("E215", line, str(path)), error
-    assert "group 1 stores to element" in error["message"] and "atomically" in error["help"]
+    assert "group 1 stores to `y`[" in error["message"] and "atomically" in error["help"]
     assert not (tmp_path / "k.tsb").exists() and tesseracc("build", *options).code == 0
