@@ -71,6 +71,14 @@ def test_attention_with_its_own_tile_sizes_stays_in_registers(arch: str) -> None
     assert found >= COPIES["sm_80"] | PRODUCTS["sm_80"] and not found & {"LDL", "STL"}
 
 
+@pytest.mark.parametrize("arch", [pytest.param("sm_80", marks=pytest.mark.slow), "sm_90"])
+def test_places_of_results_take_no_registers_from_loops(arch: str) -> None:
+    """The cotangent of Q goes where Q came from: its places are not kept from there, but found again."""
+    kernel = specialise(K.flash_attention_grad_q.of(ts.bf16).definition, dims={"D": 64})
+    (image,) = built(kernel, arch).images
+    assert image.findings == () and all(k.spill_loads == k.spill_stores == k.stack == 0 for k in image.kernels)
+
+
 def launched(kernel: Any, arch: str, *args: Any) -> Any:
     """The counters of one call on the emulator, which must find nothing."""
     device = EmulatorDevice()

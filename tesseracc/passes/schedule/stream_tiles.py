@@ -1,9 +1,10 @@
 """Tiles of streamed sums (stream_weights): functions of (target, types, extents) alone.
 
 A tile holds rows of the result and a block of weights. On a GPU it holds whole rows of all operands where these have at
-most `WIDEST` elements; longer rows are taken in pieces of the scores' sum and of the result, whose weights are then
-made once for each piece. An extent without a number gets bounds: a version for each of `BOUNDS`, masked to the true
-extent, of which a call takes the first that holds it, and one in pieces for what is longer.
+most `WIDEST` elements, and on matrix units up to twice as many, if registers hold the sums and shared memory the rows
+and two blocks of keys and values. Longer rows are taken in pieces of the scores' sum and of the result, whose weights
+are then made once for each piece. An extent without a number gets bounds: a version for each of `BOUNDS`, masked to the
+true extent, of which a call takes the first that holds it, and one in pieces for what is longer.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tessera.shapes import Dim, dim_max
+from tesseracc.ir.types import size_of
 from tesseracc.layout.select import candidates
 from tesseracc.passes.schedule.to_tile_mma import fit
 from tesseracc.passes.schedule.tuning import STREAM, STREAM_STEPS, Tuning, micro_rows
+from tesseracc.tuning.space import OTHER
 
 __all__ = ["StreamTile", "stream_tiles"]
 
@@ -27,6 +30,8 @@ BOUNDS = (64, 128)
 PIECE = 64
 #: (blocks of weights by the tuning's, groups of lanes by its own): the first with few enough sums in a lane is taken
 SHAPES = ((1, 1), (2, 1), (2, 2))
+#: the same for rows of more than `WIDEST` elements, with rows of a tile by its own: the first that has the room
+WIDE_SHAPES = ((1, 2, 2), (2, 2, 2), (2, 1, 1))
 #: sums in a lane at most: of matrix units that copies feed by themselves, with rows whole and in pieces, and of others,
 #: whose operands pass through registers
 SUMS, SUMS_IN_PIECES, SUMS_THROUGH_REGISTERS = 96, 80, 48
@@ -70,7 +75,8 @@ def stream_tiles(
         return (*(_whole(tuning, types, n, d, bound) for bound in BOUNDS), _in_pieces(tuning, types, n, d))
     if max(n, d) <= WIDEST:
         return (_whole(tuning, types, n, d, 0),)
-    return (_in_pieces(tuning, types, n, d),)
+    wide = _wide(tuning, types, _power(n), _power(d)) if max(n, d) <= 2 * WIDEST else None
+    return (wide or _in_pieces(tuning, types, n, d),)
 
 
 def _whole(tuning: Tuning, types: tuple[Types, Types], n: Dim, d: Dim, bound: int) -> StreamTile:
@@ -101,6 +107,24 @@ def _tile(
         if m * (n + block) <= most * lanes:
             break
     return StreamTile(lanes, m, n, block, depth, once, unless=unless)
+
+
+def _wide(tuning: Tuning, types: tuple[Types, Types], n: int, d: int) -> StreamTile | None:
+    """The tile of whole long rows; None where it has no room."""
+    arch = tuning.arch
+    if not arch.has("cp_async"):
+        return None
+    sizes = [size_of(type_) for type_ in (*types[0][:2], types[1][1])]  # of queries, keys and values
+    for parts, groups, rows in WIDE_SHAPES:
+        lanes, m, block = groups * tuning.lanes, rows * tuning.tile_m, tuning.stream // parts
+        shapes = (m, block, d), (m, n, block)
+        if not all(candidates(arch, *of, shape, warps=lanes // arch.lanes) for of, shape in zip(types, shapes)):
+            continue
+        registers = (m * n + 5 * m * block // 2) // lanes + OTHER[arch.has("wgmma")]
+        shared = m * d * sizes[0] + 2 * block * (d * sizes[1] + n * sizes[2])
+        if registers <= arch.limits.registers_per_thread and shared <= arch.limits.shared_per_block:
+            return StreamTile(lanes, m, n, block, d, True)
+    return None
 
 
 def _power(size: int) -> int:

@@ -30,6 +30,7 @@ class Flow:
     """The part of a kernel's lowering that nests builders."""
 
     b: Numbering
+    acting: Value | None
     arch: Arch
     env: dict[Value, Held]
     layouts: Layouts
@@ -58,10 +59,11 @@ class Flow:
         """A region filled by this lowering; what it learns about shared tiles stays."""
         outer = self.b
         values = [Value(type_) for type_ in args]
+        acting = self.acting  # a value that is made in the region ends with it
         self.b = Numbering(outer.loc, outer)
         yields = body(cast("Lowering", self), values)
         region = self.b.region(values, yields)
-        self.b = outer
+        self.b, self.acting = outer, acting
         return region
 
     def branch(

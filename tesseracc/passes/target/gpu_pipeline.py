@@ -21,17 +21,24 @@ from typing import TYPE_CHECKING
 
 from tesseracc.ir.types import I32, I64
 from tesseracc.ir.value import Op, Value
+from tesseracc.passes.target.gpu_reduce import anew
 
 if TYPE_CHECKING:
     from tesseracc.passes.target.lower_gpu import Lowering
 
 
 def lower_pipeline(low: Lowering, op: Op) -> None:
-    """The loop; all copies into its rings are finished behind it."""
+    """The loop; all copies into its rings are finished behind it. Behind it threads find their places again: those
+    of a loop's accumulators alone fill their registers."""
     low.land()
     if low.roles:
         low.roles.consume(low, op)
-        return
+    else:
+        _by_threads(low, op)
+    low.acting = anew(low, low.thread())
+
+
+def _by_threads(low: Lowering, op: Op) -> None:
     stages = op.attrs["stages"]
     fill, use = op.regions
     lo, hi, step = (low.get(v) for v in op.operands[:3])

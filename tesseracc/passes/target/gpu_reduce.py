@@ -50,6 +50,13 @@ def warp_uniform(low: Lowering, number: Value) -> Value:
     return low.b.op("arith.cast", low.b.op("target.shfl", narrow, low.b.const(0, "i32"), mode="idx"), to="i64")
 
 
+def anew(low: Lowering, number: Value) -> Value:
+    """The same i64 (that fits 32 bits), in a form that neither LLVM nor the assembler knows for the same: what follows
+    is computed from it, and nothing that was before has to be kept for that. All lanes of the warp are here."""
+    narrow = low.b.op("arith.cast", number, to="i32")
+    return low.b.op("arith.cast", low.b.op("target.shfl", narrow, low.b.const(0, "i32"), mode="bfly"), to="i64")
+
+
 def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
     """The reduction of `value` over all threads of the group, known to every thread."""
     b = low.b

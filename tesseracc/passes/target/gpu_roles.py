@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from tesseracc.passes.target.lower_gpu import Lowering
 
 PRODUCERS = 128  # threads: registers are handed over by groups of four warps
-#: registers a thread of the producers keeps
-PRODUCER_REGISTERS = 40
+#: registers a thread of the producers keeps: with two groups of consumers these have as many as a thread can
+PRODUCER_REGISTERS = 32
 REGISTERS = 65536  # of a multiprocessor
 MOST_REGISTERS = 240  # that a thread can ask for, as a multiple of 8
 CONSUMER_BARRIER = 1

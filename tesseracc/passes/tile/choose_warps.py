@@ -15,9 +15,8 @@ from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs
 from tesseracc.ir.types import LanesType, TileType, size_of
 from tesseracc.ir.value import Func, Module, Op, Value
+from tesseracc.tuning.space import OTHER
 
-#: registers of a loop beside its tiles: fewer where products read operands in shared memory
-OTHER = {False: 56, True: 40}
 #: what depends on the number of lanes
 _OF_LANES = frozenset(
     {"tile.reduce", "tile.linear_id", "tile.local_id", "tile.lane_id", "tile.store", "tile.update", "tile.map"}

@@ -69,6 +69,14 @@ def wide(q: ts.Tensor["S", 256, E], k: ts.Tensor["S", 256, E], v: ts.Tensor["S",
     return ts.nn.flash_attention(q, k, v)
 
 
+def uneven(q: ts.Tensor["S", 160, E], k: ts.Tensor["T", 160, E], v: ts.Tensor["T", 200, E]):
+    return ts.nn.flash_attention(q, k, v)
+
+
+def long(q: ts.Tensor["S", 320, E], k: ts.Tensor["S", 320, E], v: ts.Tensor["S", 320, E]):
+    return ts.nn.flash_attention(q, k, v)
+
+
 def exact(q: ts.Tensor["S", 64, ts.f32], k: ts.Tensor["S", 64, ts.f32], v: ts.Tensor["S", 64, ts.f32]):
     return ts.nn.flash_attention(q, k, v)
 
@@ -176,9 +184,9 @@ def test_heads_of_any_size(arch: str, lengths: tuple[tuple[int, int], ...]) -> N
         close(tile[0], (want, bound))
 
 
-@pytest.mark.parametrize("name,d", [("exact", 64), pytest.param("wide", 256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name,d", [("exact", 64), pytest.param("long", 320, marks=pytest.mark.slow)])
 def test_without_matrix_units_and_in_pieces(name: str, d: int) -> None:
-    """f32 has no unit that rounds as it does; rows of 256 are taken in pieces."""
+    """f32 has no unit that rounds as it does; rows of 320 are taken in pieces."""
     bundle, image = emulated("sm_90", (name,))
     assert all(kernel.spill_loads == kernel.stack == 0 for kernel in image.kernels)
     rng = np.random.default_rng(9)
@@ -187,6 +195,24 @@ def test_without_matrix_units_and_in_pieces(name: str, d: int) -> None:
         q, k, v = (x.astype(np.float32) for x in (q, k, v))
     want, bound = reference(q, k, v, d**-0.5)
     close(bundle[name](q, k, v), (want, 2**-10 * bound if name == "exact" else bound))
+
+
+@pytest.mark.parametrize(
+    "arch", ["sm_90", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_86", "sm_120"))]
+)
+def test_long_rows_whole(arch: str) -> None:
+    """Scores of rows of up to 256 elements are made once, and nothing of them is spilled."""
+    bundle, image = emulated(arch, ("wide", "uneven"))
+    assert image.findings == () and all(kernel.spill_loads == kernel.stack == 0 for kernel in image.kernels)
+    for name in ("wide", "uneven"):
+        tile = Build(front({name: ts.function(globals()[name])}), [load(arch)]).tile(load(arch))
+        assert [op.name for func in tile.of_kind("tile.kernel") for op in func.walk()].count("tile.mma") == 2
+    rng = np.random.default_rng(12)
+    q, k, v = (normal(rng, 70, 256) for _ in range(3))
+    close(bundle["wide"](q, k, v), reference(q, k, v, 1 / 16))
+    for s, t in ((1, 67), (130, 33)):
+        q, k, v = normal(rng, s, 160), normal(rng, t, 160), normal(rng, t, 200)
+        close(bundle["uneven"](q, k, v), reference(q, k, v, 160**-0.5))
 
 
 def test_keys_that_nobody_sees_are_not_read() -> None:
