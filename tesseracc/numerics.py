@@ -56,6 +56,8 @@ RULES: dict[str, Rule] = {
         Rule("excess-precision", "cast_f32(cast_narrow(x)) = x for x of type f32", "fast",
              "values between operators keep what a narrow type would drop"),
         Rule("contract", "x * y + z = fma(x, y, z)", "fast", "one instruction, one rounding"),
+        Rule("approximate-exponential", "exp(x) = 2^(x log2 e), 2^x within 2 ulp and 0 below 2^-126", "fast",
+             "GPUs have an instruction for 2^x of f32"),
     )
 }  # fmt: skip
 

@@ -76,6 +76,10 @@ def _round(w: Writer, op: Op) -> list[str]:
     return _pure(w, op, f"cvt.rn.{op.attrs['to']}.f32 $0, $1;")
 
 
+def _exp2(w: Writer, op: Op) -> list[str]:
+    return _pure(w, op, "ex2.approx.ftz.f32 $0, $1;")
+
+
 def _widen(w: Writer, op: Op) -> list[str]:
     return _pure(w, op, "cvt.f32.f16 $0, $1;")
 
@@ -328,6 +332,7 @@ PTX: dict[str, Handler] = {
     "target.widen": _widen,
     "target.ldmatrix": _ldmatrix,
     "target.stmatrix": _stmatrix,
+    "target.exp2": _exp2,
     "target.movmatrix": _movmatrix,
     "target.round_pair": _round_pair,
     "target.copy_async": _copy_async,

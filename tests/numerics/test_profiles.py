@@ -13,6 +13,7 @@ import tessera as ts
 from tessera_runtime import load as load_bundle
 from tessera_runtime.bundle import BundleFile
 from tesseracc.arch.arch import load
+from tesseracc.codegen.image import Image
 from tesseracc.driver import Build, front, host_level
 from tesseracc.emulator_device import EmulatorDevice
 from tesseracc.ir.value import Module
@@ -49,6 +50,11 @@ def excess_precision(x: ts.Tensor["N", "M", ts.f32]):
 @ts.function
 def contract(x: ts.Tensor["N", "M", ts.f32]):
     return x * x + x, x - x * x
+
+
+@ts.function
+def exponential(x: ts.Tensor["N", "M", ts.f32]):
+    return ts.exp(x), ts.exp2(x)
 
 
 @ts.function
@@ -99,9 +105,10 @@ FUNCTIONS = {
     "spectral-convolution": spectral_convolution, "reciprocal": reciprocal,
     "reciprocal-root": reciprocal_root, "reassociate": reassociate, "factor-out": factor_out,
     "scale-behind-rounding": rounded_attention, "excess-precision": excess_precision, "contract": contract,
+    "approximate-exponential": exponential,
 }  # fmt: skip
 #: rules that a CPU has no use for
-ON_A_GPU = {"scale-behind-rounding"}
+ON_A_GPU = {"scale-behind-rounding", "approximate-exponential"}
 
 
 def attended(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -162,13 +169,14 @@ def test_results_stay_close_and_strict_is_what_eager_execution_rounds_to(rule: s
         "split-sum": (wide.sum(),), "transpose-product": ((wide + 1).T @ (2 * wide),),
         "inverse-transform": (np.stack([wide, 2 * wide], -1),), "convolution-theorem": (convolved(wide),),
         "spectral-convolution": (filtered(wide),), "scale-behind-rounding": (attended(0.1 * wide),),
+        "approximate-exponential": (np.exp(wide), np.exp2(wide)),
     }[rule]  # fmt: skip
     for profile in PROFILES:
         arch, device = ("sm_80", EmulatorDevice()) if rule in ON_A_GPU else ("", "cpu")
         bundle = load_bundle(built(fn, profile, arch)[0].bundle(), device=device)
         found = bundle[fn.name](x)
         found = found if isinstance(found, tuple) else (found,)
-        narrow = rule in ON_A_GPU or (rule == "excess-precision" and profile != "fast")
+        narrow = rule == "scale-behind-rounding" or (rule == "excess-precision" and profile != "fast")
         near = 2e-2 if narrow else 2e-6
         for got, want in zip(found, exact, strict=True):
             np.testing.assert_allclose(got, want, rtol=near, atol=near)
@@ -189,6 +197,32 @@ def test_contraction_rounds_once_on_cpus_and_gpus() -> None:
         np.testing.assert_array_equal(other, once)
     text, plain = (built(contract, profile)[0].text("target") for profile in ("fast", "strict"))
     assert text.count("arith.fma") >= 2 and "arith.fma" not in plain
+
+
+def test_approximate_exponentials_are_within_their_bounds() -> None:
+    """2 ulp for 2^x; the rounded product x log2 e costs exp more, the further from 0; small results are 0."""
+    rng = np.random.default_rng(13)
+    spread = np.concatenate([rng.uniform(-86, 88, 3000), rng.standard_normal(1000), rng.uniform(-126, -124, 40)])
+    ends = [0.0, -0.0, 1e-40, np.inf, -np.inf, np.nan, 300.0, -300.0, -126.5]
+    x = np.concatenate([spread, ends]).astype(np.float32).reshape(1, -1)
+    build, usual = (built(exponential, profile, "sm_90")[0] for profile in ("fast", "deterministic"))
+    assert ptx(build).count("ex2.approx.ftz.f32") == 2 and "ex2" not in ptx(usual)
+    found = [np.asarray(y)[0] for y in load_bundle(build.bundle(), device=EmulatorDevice())["exponential"](x)]
+    wide = x[0].astype(np.float64)
+    with np.errstate(over="ignore"):
+        exact = [np.exp(wide), np.exp2(wide)]
+    for got, want, more in zip(found, exact, (1.173, 0.0), strict=True):
+        inside = (want >= 2.0**-126) & (want < 2.0**128)
+        off = np.abs(got[inside] - want[inside]) / np.spacing(want[inside].astype(np.float32))
+        assert inside.sum() > 3900 and (off <= 2 + more * np.abs(wide[inside])).all()
+        assert (got[want < 0.99 * 2.0**-126] == 0).all() and (got[want >= 2.0**128] == np.inf).all()
+        assert np.isnan(got[np.isnan(wide)]).all()
+
+
+def ptx(build: Build) -> str:
+    (image,) = build.images
+    assert isinstance(image, Image)
+    return image.ptx
 
 
 def test_targets_without_the_instruction_do_not_contract() -> None:

@@ -172,6 +172,7 @@ define(
     effect="write",
     doc="As many 8x8 matrices of 16-bit units as there are words to shared memory, of each a word by every lane (GPU).",
 )
+define("target.exp2", "a", infer=_same, doc="2^x of an f32 within 2 ulp; numbers below 2^-126 are 0 (GPU).")
 define("target.movmatrix", "a", infer=_same, effect="sync", doc="An 8x8 matrix of 16-bit units transposed (GPU).")
 define(
     "target.copy_async",
