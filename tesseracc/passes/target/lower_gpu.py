@@ -115,8 +115,8 @@ class Lowering(Order):
             own["cluster"] = self.kernel.attrs["cluster"]
         if shared > limits.shared_static:
             own |= {"shared": 0, "dynamic_shared": shared}
-        if self.layouts.choices:
-            # registers hold the operands of products: the assembler is not to spill for the sake of more groups at once
+        if self.layouts.choices or sum(op.name == "tile.mma" for op in self.layouts.ops) > 1:
+            # registers hold what products take and give: the assembler is not to spill for more groups at once
             own["min_blocks"] = 1
         attrs = {**interface(self.kernel), **own}
         return Func("target.func", self.kernel.name, self.b.region(params), attrs, self.kernel.loc)
