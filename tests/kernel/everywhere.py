@@ -7,6 +7,7 @@ compute may differ by some units of the result's type, relative to the largest e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,18 +25,26 @@ from tesseracc.interpret import tile
 ARCHS = ("sm_75", "sm_90")
 UNITS = {"float32": 2.0**-17, "float64": 2.0**-40, "float16": 2.0**-9, "bfloat16": 2.0**-6}
 
+#: lines of PTX that name the target
+HEADER = re.compile(r"^(\.version|\.target|//).*$", re.MULTILINE)
+
 _compiled: dict[Any, dict[str, Callable[..., Any]]] = {}
 
 
 def levels(kernel: KernelDef, archs: Sequence[str] = ARCHS) -> dict[str, Callable[..., Any]]:
-    """The kernel as a function at each level below the language."""
+    """The kernel as a function at each level below the language; one function for targets with the same PTX."""
     key = (*archs, kernel.function, kernel.constants, kernel.config, kernel.fixed, kernel.group, kernel.grid)
     if key not in _compiled:
         module, name = lower(kernel), kernel.name
         found: dict[str, Callable[..., Any]] = {"interpreter": lambda *args: tile.run(module, name, args)}
         found["native"] = load_bundle(Build(module, [host_level()]).bundle(), threads=2)[name]
+        by_code: dict[str, Callable[..., Any]] = {}
         for arch in archs:
-            found[arch] = load_bundle(Build(module, [load(arch)]).bundle(), device=EmulatorDevice())[name]
+            build = Build(module, [load(arch)])
+            bundle, code = build.bundle(), HEADER.sub("", build.text("ptx"))
+            if code not in by_code:
+                by_code[code] = load_bundle(bundle, device=EmulatorDevice())[name]
+            found[arch] = by_code[code]
         _compiled[key] = found
     return _compiled[key]
 

@@ -19,7 +19,7 @@ from tessera_runtime.core.dtypes import np_dtype
 
 U = 2.0**-24
 RESULT = ""  # the place of what a kernel returns
-UNITS = {"bf16": 2.0**-8, "f16": 2.0**-11, "f32": U, "f64": 2.0**-53, "fp8_e4m3": 2.0**-4}
+UNITS = {"bf16": 2.0**-8, "f16": 2.0**-11, "f32": U, "f64": 2.0**-53, "fp8_e4m3": 2.0**-4, "fp8_e5m2": 2.0**-3}
 
 
 @dataclass(frozen=True, slots=True)

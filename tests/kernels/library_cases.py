@@ -13,8 +13,10 @@ import tessera.kernels as K
 from tests.kernels.cases import RESULT, UNITS, Call, Case, U, empty, normal, row_error, stored, wide
 
 FLOATS = ("bf16", "f16", "f32")
-MATRICES = ((0, 5, 3), (5, 0, 7), (1, 1, 1), (70, 300, 65), (72, 272, 64))  # rows, depth, columns
+INTS = ("i8", "u8", "i16", "i32")
+MATRICES = ((0, 5, 3), (5, 0, 7), (1, 1, 1), (70, 150, 65), (72, 272, 64))  # rows, depth, columns
 SMALL = ((0, 5, 3), (1, 1, 1), (20, 70, 33))
+BATCHED = ((0, 5, 3), (5, 0, 7), (1, 1, 1), (70, 150, 33), (40, 136, 64))
 #: rows and columns, and how far the elements are from 0
 ROWS = ((0, 5, 0), (1, 1, 0), (17, 256, 0), (9, 600, 0), (3, 700, 30))
 FAR = (3, 300, -200)  # exp of such elements is 0
@@ -28,8 +30,8 @@ def product(dtype: str, out: str, trans: tuple[bool, bool], batch: tuple[int, ..
     m, k, n = shape
     a, b = normal(*batch, m, k, dtype=dtype), normal(*batch, k, n, seed=1, dtype=dtype)
     given = [x.swapaxes(-1, -2).copy() if t else x for x, t in zip((a, b), trans, strict=True)]
-    if out == "i32":
-        return Call(given, [stored(RESULT, out, a.astype(np.int64) @ b.astype(np.int64))])
+    if out == "i32":  # sums of 16 bits wrap around
+        return Call(given, [stored(RESULT, out, (a.astype(np.int64) @ b.astype(np.int64)).astype(np.int32))])
     unit = UNITS["f64"] if out == "f64" else U
     return Call(given, [stored(RESULT, out, wide(a) @ wide(b), (k + 2) * unit * (np.abs(wide(a)) @ np.abs(wide(b))))])
 
@@ -39,8 +41,11 @@ def products() -> Iterator[Case]:
     every = [(dtype, dtype, order) for dtype in FLOATS for order in orders]
     others = [("fp8_e4m3", "f32"), ("i8", "i32"), ("f64", "f64"), ("bf16", "f32")]
     every += [(dtype, out, (False, t)) for dtype, out in others for t in (False, True)]
+    every += [("fp8_e5m2", "f32", orders[2]), ("fp8_e4m3", "f32", orders[1]), ("i16", "i32", orders[0]),
+              ("i8", "i32", orders[1]), ("f16", "f32", orders[3]), ("f64", "f64", orders[1])]  # fmt: skip
     for dtype, out, trans in every:
-        batched, shapes = trans == (True, True), SMALL if dtype == "f64" else MATRICES
+        batched = trans == (True, True)
+        shapes = SMALL if dtype in ("f64", "i16") else BATCHED if batched else MATRICES
         kernel = partial(K.matmul.of, dtype, trans_a=trans[0], trans_b=trans[1], batched=batched, out=getattr(ts, out))
         name = "matmul_" + "".join("t" if t else "n" for t in trans) + ("_batched" if batched else "")
         calls = tuple(partial(product, dtype, out, trans, (2,) if batched else (), shape) for shape in shapes)
@@ -48,7 +53,7 @@ def products() -> Iterator[Case]:
 
 
 #: those that are cut into three parts: no depth, less than parts, ragged parts of one block and of two
-PARTED = ((5, 0, 7), (1, 1, 1), (70, 300, 65), (72, 136, 64), (17, 700, 40))
+PARTED = ((5, 0, 7), (1, 1, 1), (70, 300, 33), (72, 136, 64), (17, 700, 40))
 
 
 def parted(dtype: str, out: str, trans: tuple[bool, bool], parts: int, shape: tuple[int, ...]) -> Call:
@@ -239,27 +244,27 @@ def rms_norm_grad_weight(dtype: str, m: int, n: int) -> Call:
 
 def reduction(name: str, dtype: str, m: int, n: int) -> Call:
     axis = 1 if name.startswith("row") else 0
-    x, length, integer = normal(m, n, dtype=dtype), (m, n)[1 - axis], dtype in ("i8", "i32")
+    x, length, integer = normal(m, n, dtype=dtype), (m, n)[1 - axis], dtype in INTS
     t = x.astype(np.int64) if integer else wide(x)
     if name.endswith("max"):
         least = np.iinfo(x.dtype).min if integer else -np.inf
         return Call([x, empty(length, dtype=dtype)], [stored("y", dtype, t.max(axis, initial=least))])
-    out = {"i8": "i32", "i32": "i64"}.get(dtype, "f32")
-    bound = column_error((m, n)[axis]) * np.abs(t).sum(axis)
+    out = {"i32": "i64", "f64": "f64"}.get(dtype, "i32" if integer else "f32")
+    bound = column_error((m, n)[axis]) * np.abs(t).sum(axis) * (UNITS["f64"] / U if dtype == "f64" else 1)
     return Call([x, empty(length, dtype=out)], [stored("y", out, t.sum(axis), bound)])
 
 
 def transpose(dtype: str, m: int, n: int) -> Call:
     x = normal(m, n, dtype=dtype)
-    return Call([x], [stored(RESULT, "i32" if dtype in ("i8", "i32") else dtype, wide(x).T)])
+    return Call([x], [stored(RESULT, "i32" if dtype in INTS else dtype, wide(x).T)])
 
 
 def columns() -> Iterator[Case]:
     makers: list[tuple[str, Callable[..., Call], tuple[str, ...]]] = [
         *((make.__name__, make, FLOATS) for make in (layer_norm_grad_weight, rms_norm_grad_weight)),
-        *((name, partial(reduction, name), (*FLOATS, "i8", "i32")) for name in ("row_sum", "row_max")),
-        *((name, partial(reduction, name), (*FLOATS, "i8", "i32")) for name in ("column_sum", "column_max")),
-        ("transpose", transpose, (*FLOATS, "fp8_e4m3", "i8", "i32")),
+        *((name, partial(reduction, name), (*FLOATS, "f64", *INTS)) for name in ("row_sum", "row_max")),
+        *((name, partial(reduction, name), (*FLOATS, "f64", *INTS)) for name in ("column_sum", "column_max")),
+        ("transpose", transpose, (*FLOATS, "fp8_e4m3", "fp8_e5m2", "f64", *INTS)),
     ]
     for name, make, dtypes in makers:
         kernel = getattr(K, name).of

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
 
+import tessera.kernels
+from tessera.decorators import Kernel
+from tessera.kernels import Family
 from tests.kernels.matrix import ARCHS, CASES, measured
+from tests.kernels.seed_cases import SEEDS
 
 TABLE = Path(__file__).parent / "MATRIX.md"
 LEVELS = ("NumPy", "interpreter", "native", *ARCHS)
@@ -49,6 +54,16 @@ def test_matrix(name: str, bless: bool) -> None:
     if bless:
         write(name, f"{first} {' | '.join(f'{found[x]:.2g}' for x in LEVELS)} |")
     assert rows()[name].startswith(first)
+
+
+def test_every_kernel_has_a_row() -> None:
+    """Those of tessera.kernels, whatever their choices, and those that the seeds' files define."""
+    library = {name for name, value in vars(tessera.kernels).items() if isinstance(value, Family)}
+    assert library == set(tessera.kernels.__all__) - {"Family"}
+    values = (value for path in sorted(SEEDS.glob("*.py")) for value in runpy.run_path(str(path)).values())
+    written = {value.name for value in values if isinstance(value, Kernel)}
+    rows_of = {case.kernel().function.__qualname__.split(".")[0] for case in CASES.values()}
+    assert rows_of == library | written and len(written) >= 10
 
 
 def test_the_table_is_whole() -> None:
