@@ -70,8 +70,9 @@ def chosen() -> dict[str, Case]:
     """The cases whose order is looked at: one type of 16 bits or what there is, one head size."""
     found = {}
     for name, case in CASES.items():
-        narrow = case.dtype == "bf16" or (case.name.startswith(("seed_", "matmul_nn_to")) and case.dtype != "f64")
-        if narrow and not case.name.endswith(("_32", "_128", "_256", "_to_f32-bf16")):
+        other = case.name.startswith(("seed_", "matmul_nn_to")) and case.dtype not in ("f64", "i16")
+        narrow = case.dtype == "bf16" or other
+        if narrow and not case.name.endswith(("_32", "_80", "_128", "_256", "_to_f32-bf16")):
             found[name] = with_more(case)
     return found
 
