@@ -45,6 +45,7 @@ class Attention:
     - `"flat"`, `"flat_q"`, `"flat_k"`: all scores are 0, and weights and the other factors of the products have so few
       bits that rounding them to a narrow type changes nothing; what O, dQ or dK and dV add up drifts away and comes
       back. So the rounding of the sums is all that there is.
+    - `"flat_v"`: flat with positive values, which leave little but the rounding of the sums of weights
     """
 
     dtype: str
@@ -70,7 +71,7 @@ class Attention:
     def q(self) -> Any:
         b, h, _, s, _, _ = self.shape
         q = self.given(0, b, h, s, self.d)
-        if self.kind in ("flat", "flat_q"):
+        if self.kind in ("flat", "flat_q", "flat_v"):
             return q * 0
         return self.drifting(q, 8, 1) if self.kind == "flat_k" else self.leaning(q, 1)
 
@@ -90,6 +91,8 @@ class Attention:
         b, _, g, _, t, _ = self.shape
         if self.kind == "flat":
             return self.drifting(self.given(2, b, g, t, self.d), 8, 2)
+        if self.kind == "flat_v":
+            return abs(self.given(2, b, g, t, self.d)) + np_dtype(self.dtype).type(1)
         return (self.one if self.flat else self.given)(2, b, g, t, self.d)
 
     @cached_property

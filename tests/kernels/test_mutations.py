@@ -27,6 +27,7 @@ from tests.kernels.seed_cases import SEEDS
 EDGE = "what lies past the edge is read as 0, which adds nothing"
 OTHER = "past the edge the other operand of the product is 0"
 REFERENCE = "any number near the largest score will do as reference"
+PRODUCT = "the product with V rounds the weights as much"
 #: kind of fault, words of the source line, the variable, and why it changes no result
 REDUNDANT = [
     ("narrow", "for c in range(0, N, BN)", "top", REFERENCE),
@@ -36,6 +37,8 @@ REDUNDANT = [
     ("narrow", "here = ts.tile.row_sum(t) / count", "", "elements of x"),
     ("narrow", "for c in range(0, N, BN)", "best", "elements of x"),
     ("narrow", "for r in range(0, M, BM)", "best", "elements of x"),
+    ("narrow", "l_i = alpha * l_i + ts.tile.row_sum(p)", "", PRODUCT),
+    ("narrow", "m_new, l_new, scores_norm = ts.tile.online_softmax(", "", PRODUCT),
     ("mask", "hit += ", "", "no label lies past the edge"),
     ("mask", "products += y[", "", EDGE),
     ("mask", "sums += x[", "", EDGE),
