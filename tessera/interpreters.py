@@ -27,7 +27,10 @@ from tessera_runtime.core import recording
 if TYPE_CHECKING:
     from tessera.tensor import Tensor
 
-__all__ = ["Interpreter", "active", "apply", "execute", "interpret", "interpreters", "is_tracing", "owner"]
+__all__ = [
+    "Interpreter", "active", "apply", "execute", "interpret", "interpreters", "is_tracing", "move",
+    "owner", "place",
+]  # fmt: skip
 
 
 class Interpreter:
@@ -46,6 +49,7 @@ class Interpreter:
 class _Stack(threading.local):
     def __init__(self) -> None:
         self.entries: list[Interpreter] = []
+        self.place: Span | None = None  # of what a record repeats: where it was written
 
 
 _STACK = _Stack()
@@ -75,6 +79,16 @@ def interpreters() -> tuple[Interpreter, ...]:
     return tuple(_STACK.entries)
 
 
+def place() -> Span | None:
+    """Where the operator was written that a record repeats here; None outside of one."""
+    return _STACK.place
+
+
+def move(span: Span | None) -> None:
+    """From here on this thread executes what was written at `span`."""
+    _STACK.place = span
+
+
 def is_tracing() -> bool:
     """Whether a dynamic interpreter (a tracer) is active."""
     return any(interpreter.dynamic for interpreter in _STACK.entries)
@@ -99,7 +113,7 @@ def perform(op: Operator, *xs: Tensor) -> Any:
     if top is None:
         return _numpy(op, xs) if recording.active() is None else _recorded(op, xs)
     try:
-        return top.process(op, xs, user_span() if top.located else None)
+        return top.process(op, xs, (_STACK.place or user_span()) if top.located else None)
     except SourceError as err:
         # Raised below the tracer, where the user's place cannot be seen from.
         if err.span is None:

@@ -8,14 +8,14 @@ runs the record on any tensors, through `execute`: eagerly, traced, or under a d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tessera.arrays import Array
 from tessera.errors import SourceError, Span
-from tessera.interpreters import Interpreter, execute, interpret
+from tessera.interpreters import Interpreter, execute, interpret, move, place
 from tessera.numerics import Policy
 from tessera.operator import Operator, lookup
 from tessera.pytree import Tree, flatten
@@ -33,6 +33,7 @@ class Step:
     op: Operator
     inputs: tuple[int, ...]
     types: tuple[TensorType, ...]
+    place: Span | None = field(default=None, compare=False)  # where it was written
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,14 @@ class Program:
     def replay(self, *args: Tensor, step: Callable[..., Any] = execute) -> list[Any]:
         """The results on these tensors; `step(op, *tensors)` executes an operator."""
         values: list[Any] = list(args)
-        for one in self.steps:
-            found = step(one.op, *(values[i] for i in one.inputs))
-            values += found if isinstance(found, (tuple, list)) else (found,)
+        before = place()
+        try:
+            for one in self.steps:
+                move(one.place or before)
+                found = step(one.op, *(values[i] for i in one.inputs))
+                values += found if isinstance(found, (tuple, list)) else (found,)
+        finally:
+            move(before)
         return [values[i] for i in self.results]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -65,7 +71,7 @@ class Program:
         """The program with the symbols of `env` replaced."""
         params = tuple(t.substitute(env) for t in self.params)
         steps = tuple(
-            Step(s.op.substitute(env), s.inputs, tuple(t.substitute(env) for t in s.types)) for s in self.steps)
+            replace(s, op=s.op.substitute(env), types=tuple(t.substitute(env) for t in s.types)) for s in self.steps)
         return Program(params, steps, self.results)
 
     def __str__(self) -> str:
@@ -100,6 +106,9 @@ class _Symbolic(Tensor):
         return self._interpreter
 
 
+_Made = tuple[Operator, tuple[_Symbolic, ...], tuple[_Symbolic, ...], "Span | None"]
+
+
 class Recorder(Interpreter):
     """Writes down the operators that a function applies."""
 
@@ -109,7 +118,7 @@ class Recorder(Interpreter):
     def __init__(self, params: Sequence[TensorType]) -> None:
         self.params = list(params)
         self.captured: dict[int, tuple[Tensor, _Symbolic]] = {}
-        self.steps: list[tuple[Operator, tuple[_Symbolic, ...], tuple[_Symbolic, ...]]] = []
+        self.steps: list[_Made] = []
         self.arguments = [_Symbolic(t, self, i) for i, t in enumerate(params)]
 
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
@@ -118,7 +127,7 @@ class Recorder(Interpreter):
         except SourceError as error:
             raise error.at(loc) from None
         outs = tuple(_Symbolic(t, self, 0) for t in (types if isinstance(types, tuple) else (types,)))
-        self.steps.append((op, tuple(map(self.own, args)), outs))
+        self.steps.append((op, tuple(map(self.own, args)), outs, loc))
         return outs if isinstance(types, tuple) else outs[0]
 
     def own(self, x: Tensor) -> _Symbolic:
@@ -129,7 +138,7 @@ class Recorder(Interpreter):
             if isinstance(x, EagerTensor) and x.ndim == 0:
                 made = _Symbolic(x.type, self, 0)
                 number: Operator = lookup("full")((), x.numpy().item(), x.dtype.name)  # type: ignore[call-arg]
-                self.steps.append((number, (), (made,)))
+                self.steps.append((number, (), (made,), None))
             else:
                 made = _Symbolic(x.type, self, -1)
             self.captured[id(x)] = (x, made)
@@ -176,8 +185,8 @@ def record(function: Callable[..., Any], *types: TensorType) -> Recorded:
     numbered = [*(made for _, made in outside), *recorder.arguments]
     number = {id(value): i for i, value in enumerate(numbered)}
     steps = []
-    for op, args, outs in _needed(recorder.steps, found):
-        steps.append(Step(op, tuple(number[id(x)] for x in args), tuple(x.type for x in outs)))
+    for op, args, outs, loc in _needed(recorder.steps, found):
+        steps.append(Step(op, tuple(number[id(x)] for x in args), tuple(x.type for x in outs), loc))
         for out in outs:
             number[id(out)] = len(number)
     params = tuple(value.type for value in numbered)
@@ -185,15 +194,13 @@ def record(function: Callable[..., Any], *types: TensorType) -> Recorded:
     return Recorded(program, tuple(x for x, _ in outside), tree)
 
 
-_Made = tuple[Operator, tuple[_Symbolic, ...], tuple[_Symbolic, ...]]
-
-
 def _needed(steps: Sequence[_Made], results: Sequence[_Symbolic]) -> list[_Made]:
     """The steps that the results depend on, in order."""
     wanted = {id(x) for x in results}
     kept: list[_Made] = []
-    for op, args, outs in reversed(steps):
+    for made in reversed(steps):
+        _, args, outs, _ = made
         if any(id(out) in wanted for out in outs):
-            kept.append((op, args, outs))
+            kept.append(made)
             wanted.update(id(x) for x in args)
     return kept[::-1]

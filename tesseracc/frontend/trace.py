@@ -92,7 +92,7 @@ class Tracer(Interpreter):
     def process(self, op: Operator, args: tuple[Tensor, ...], loc: Span | None) -> Any:
         self.b.loc = self.location(loc)
         try:
-            results = emit_results(self.b, op, [self.value(x) for x in args])
+            results = emit_results(self.b, op, [self.value(x) for x in args], self.location)
         except SourceError as error:
             # the compiler's own frames stand between the operator and the user's line
             calls = tuple(call for call in user_calls() if not call.span.file.startswith(_PACKAGE))

@@ -1,9 +1,12 @@
 """Tracing: types, names, constants, places, results and errors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import tessera as ts
+from tessera.decorators import Function
 from tessera.shapes import parse_dim
 from tessera.types import TensorType
 from tessera_runtime.core.errors import TesseraError
@@ -119,3 +122,25 @@ def test_a_result_that_is_no_tensor() -> None:
     with pytest.raises(TesseraError) as error:
         trace(text)
     assert error.value.code == "E317"
+
+
+def test_what_control_flow_carries_has_its_own_lines() -> None:
+    """The lines of bodies and branches, not that of the loop; also in a derivative, which repeats them."""
+
+    def body(h: Any, row: Any) -> Any:
+        doubled = row * 2.0
+        return ts.tanh(h + doubled), doubled
+
+    def loss(w: Any, x: Any) -> Any:
+        last, _ = ts.scan(body, w, x)
+        return ts.sum(
+            ts.cond(ts.sum(x) > 0.0, lambda a: ts.exp(a), lambda a: a, last)
+        )  # fmt: skip
+
+    types = {"w": TensorType((3,), ts.f32), "x": TensorType((parse_dim("T"), 3), ts.f32)}
+    first = body.__code__.co_firstlineno
+    for function in (loss, ts.grad(loss, argnums=0)):
+        module = trace(Function(function), types).module
+        lines = {(op.name, op.loc.line - first) for f in module.funcs for op in f.walk() if op.loc is not None}
+        assert {("graph.mul", 1), ("graph.tanh", 2), ("graph.scan", 5), ("graph.exp", 7)} <= lines
+        assert ("graph.tanh", 5) not in lines
