@@ -126,12 +126,24 @@ def _param(param: M.Param) -> str:
 
 
 def lifetimes(plan: M.Plan) -> list[tuple[int, int]]:
-    """First and last step that uses each buffer of a plan; (0, -1) for one that none does."""
+    """First and last step between which each buffer of a plan lives; (0, -1) for one that no step uses.
+
+    What a loop uses and steps outside of it use too lives as long as the loop.
+    """
     spans: list[tuple[int, int]] = [(0, -1)] * len(plan.buffers)
-    for number, step in enumerate(plan.steps):
-        for index in _used(step):
-            if index is not None:
-                spans[index] = (spans[index][0] if spans[index][1] >= 0 else number, number)
+    used = [[index for index in _used(step) if index is not None] for step in plan.steps]
+    loops = [
+        (number, number + (step.body if isinstance(step, M.Repeat) else step.head + step.body))
+        for number, step in enumerate(plan.steps) if isinstance(step, (M.Repeat, M.Loop))
+    ]  # fmt: skip
+    for number, indices in enumerate(used):
+        for index in indices:
+            spans[index] = (spans[index][0] if spans[index][1] >= 0 else number, number)
+    for start, stop in reversed(loops):  # inner ones before those around them
+        for index in {index for indices in used[start : stop + 1] for index in indices}:
+            first, last = spans[index]
+            if first < start or last > stop:
+                spans[index] = min(first, start), max(last, stop)
     return spans
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tesseracc.bundle.describe import shared_text
+from tessera_runtime.core import manifest as M
+from tesseracc.bundle.describe import lifetimes, shared_text
 from tesseracc.bundle.drawing import PlanGraph, graph
 
 
@@ -45,6 +46,16 @@ def test_a_loop_is_one_behind_the_other() -> None:
 def test_an_input_that_is_written_is_a_result_too() -> None:
     """One node above for what was given, one below for what it became."""
     assert edges([launch("a", "xo", "x"), launch("b", "x", "x")]) == {("x", "a"), ("a", "b"), ("b", "x")}
+
+
+def test_what_a_loop_carries_lives_as_long_as_the_loop() -> None:
+    """As the runtime places it: rows that each run puts are all there at the end, a row that a run makes only in it."""
+    kinds = ("input", "temp", "temp", "temp", "output")
+    buffers = tuple(M.Buffer(k, "" if k == "temp" else k, "f32", (4,)) for k in kinds)
+    steps = (M.Copy(0, 1), M.Repeat(4, 3), M.Take(0, 2), M.Copy(2, 1), M.Put(1, 3), M.Copy(3, 4))
+    plan = M.Plan("f", buffers, steps)
+    assert lifetimes(plan) == [(0, 4), (0, 4), (2, 3), (1, 5), (5, 5)]
+    assert lifetimes(M.Plan("f", buffers, ())) == [(0, -1)] * 5
 
 
 def test_shared_memory_is_all_of_it() -> None:
