@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera_runtime.core.errors import UsageError
-from tessera_runtime.core.files import write_atomic
+from tessera_runtime.core.files import read_bytes, write_atomic
 from tesseracc.ir.printer import module_text
 from tesseracc.recipe import Loaded, Recipe
 
@@ -59,8 +59,11 @@ class Record:
         body = entry[_HEAD.size :]
         if magic != _MAGIC or hashlib.sha256(struct.pack("<I", length) + body).digest() != digest:
             return None
-        told = json.loads(body[:length])
-        return Record(body[length:], told["warnings"], told["notes"])
+        try:
+            told = json.loads(body[:length])
+            return Record(body[length:], told["warnings"], told["notes"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
 
 
 def default_folder() -> Path | None:
@@ -135,7 +138,8 @@ class Cache:
 
             path = self.folder / f"{key[:2]}.lock"
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # through a link it would be another file that is cut to nothing below
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             start, told = time.monotonic(), False
             while True:
                 try:
@@ -162,17 +166,16 @@ class Cache:
                 os.close(descriptor)
 
     def get(self, key: str) -> Record | None:
-        """The record, or None: nothing there, or damaged, and then removed."""
+        """The record, or None: nothing there, or something else than an entry, and then removed."""
         path = self._path(key)
-        try:
-            record = Record.unpack(path.read_bytes())
-            if record is None:
-                path.unlink()
-            else:
+        with suppress(OSError, UsageError):
+            record = None if path.is_symlink() else Record.unpack(read_bytes(path, LIMIT, regular=True))
+            if record is not None:
                 os.utime(path)
-            return record
-        except OSError:
-            return None
+                return record
+        with suppress(OSError):
+            path.unlink()
+        return None
 
     def put(self, key: str, record: Record) -> None:
         """Keep a record, all or nothing, and make room."""

@@ -64,14 +64,17 @@ def levels(file: BundleFile, source: str | None, texts: Mapping[str, str], *, tr
 def write_out(folder: Path, texts: Mapping[str, str | bytes]) -> str:
     """Puts the files of a program into a folder; returns the path of the module, which is the first.
 
-    Raises E660 for a name that leads out of the folder.
+    Raises E660 for a name that leads out of the folder, or is no file's.
     """
     for name, text in texts.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise BundleError("E660", f"the carried source {name!r} leads out of its folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode() if isinstance(text, str) else text)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            raise BundleError("E660", f"the carried source {name!r} is the name of a folder") from None
     return str(folder / next(iter(texts)))
 
 

@@ -128,6 +128,36 @@ def test_every_bit_of_an_entry_is_covered() -> None:
         assert Record.unpack(bytes(flipped)) is None
 
 
+@pytest.mark.parametrize("kind", ["pipe", "endless", "huge", "link", "dangling", "loop"])
+def test_what_is_no_entry_makes_way(tmp_path: Path, kind: str) -> None:
+    """Nobody waits for a pipe, reads without end, or writes where a link leads."""
+    folder, key, other = Cache(tmp_path / "c"), "ab" * 32, tmp_path / "other"
+    path = folder._path(key)
+    path.parent.mkdir(parents=True)
+    other.write_bytes(b"mine")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "huge":
+        path.touch()
+        os.truncate(path, 1 << 36)
+    else:
+        os.symlink({"endless": "/dev/zero", "link": other, "dangling": tmp_path / "none", "loop": path}[kind], path)
+    assert folder.get(key) is None and not os.path.lexists(path)
+    folder.put(key, Record(b"bundle"))
+    assert folder.get(key) == Record(b"bundle")
+    assert other.read_bytes() == b"mine" and not (tmp_path / "none").exists()
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    folder, other = Cache(tmp_path / "c"), tmp_path / "other"
+    folder.folder.mkdir()
+    other.write_bytes(b"mine")
+    os.symlink(other, folder.folder / "ab.lock")
+    with folder.locked("ab" * 32):
+        assert other.read_bytes() == b"mine"
+    assert other.read_bytes() == b"mine"
+
+
 def test_a_cache_that_cannot_be_used_costs_nothing(tesseracc: Runner, tmp_path: Path) -> None:
     source = write_model(tmp_path / "src")
     (tmp_path / "file").write_text("")

@@ -163,6 +163,12 @@ def test_names_of_sources_stay_in_their_folder(tmp_path: Path, name: str) -> Non
     assert not list(tmp_path.rglob("outside.py"))
 
 
+@pytest.mark.parametrize("names", [("",), (".",), ("a.py", "a.py/b.py"), ("a/b.py", "a")])
+def test_names_of_sources_are_names_of_files(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(BundleError, match="is the name of a folder"):
+        write_out(tmp_path, dict.fromkeys(names, "x = 1"))
+
+
 def test_bad_input(tesseracc: Runner, bundle: Path, tmp_path: Path) -> None:
     assert tesseracc("inspect", tmp_path / "none.tsb").code == 2
     assert "E801" in tesseracc("inspect", bundle, "--source", "x.py").err
