@@ -60,7 +60,8 @@ def with_types(module: Module, *, whole: bool = True) -> Module:
                 "E802", f"the text names the array `{name}`, which is in no file",
                 help="give it with --constants FILE; --dump-dir writes constants.safetensors beside the text",
             )  # fmt: skip
-        assert isinstance(type_, (TensorType, BufType))
+        if not isinstance(type_, (TensorType, BufType)):
+            raise UsageError("E802", f"the array `{name}` cannot be a {type_}, as the text says")
         array = found[name] = from_file(found[name], type_.dtype)
         if array.shape != tuple(type_.dims) or not accepts(type_.dtype, array.dtype):
             given = f"{array.dtype}{list(array.shape)}"

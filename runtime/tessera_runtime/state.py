@@ -6,18 +6,18 @@ against the signature before a byte of its data is read, and written whole or no
 
 from __future__ import annotations
 
-import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
 from tessera_runtime.core import safetensors
 from tessera_runtime.core.dtypes import np_dtype
 from tessera_runtime.core.errors import BundleError, InputError, UsageError
-from tessera_runtime.core.files import write_atomic
+from tessera_runtime.core.files import open_regular, write_atomic
 from tessera_runtime.guards import type_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from io import BufferedReader
 
     from numpy.typing import NDArray
 
@@ -42,33 +42,34 @@ def read_state(function: BundleFunction, path: str) -> State:
     import numpy as np
 
     inputs = state_inputs(function)
-    if not os.path.isfile(path) and not os.path.isdir(path):
-        raise _unfit(path, "is not a state file: it is no regular file")
     try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise _unfit(path, "is not a state file: it is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-                entries = _header(path, view)
-                _hold(path, function, inputs, entries)
-                state: State = {}
-                for item in inputs:
-                    entry = entries[item.name]
-                    array = np.empty(entry.shape, np_dtype(item.dtype))
-                    raw = np.frombuffer(view[entry.start : entry.stop], np.uint8)
-                    array.reshape(-1).view(np.uint8)[:] = raw
-                    del raw  # the map cannot be closed while something refers to it
-                    state[item.name] = array
-                return state
+        # read, not mapped: whoever cuts a mapped file ends the process
+        with open_regular(path) as file:
+            entries = _header(path, file)
+            _hold(path, function, inputs, entries)
+            state: State = {}
+            for item in inputs:
+                entry = entries[item.name]
+                array = np.empty(entry.shape, np_dtype(item.dtype))
+                file.seek(entry.start)
+                if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+                    raise _unfit(path, "was cut while it was read")
+                state[item.name] = array
+            return state
     except OSError as error:
         raise UsageError("E802", f"cannot read '{path}': {error.strerror}") from error
     except (MemoryError, ValueError) as error:
         raise InputError("E713", f"the state in '{path}' is too large for memory") from error
 
 
-def _header(path: str, data: memoryview) -> dict[str, safetensors.TensorEntry]:
+def _header(path: str, file: BufferedReader) -> dict[str, safetensors.TensorEntry]:
+    total = os.fstat(file.fileno()).st_size
+    if total == 0:
+        raise _unfit(path, "is not a state file: it is empty")
+    start = file.read(8)
+    start += file.read(min(int.from_bytes(start, "little"), safetensors.MAX_HEADER))
     try:
-        return safetensors.parse_header(data)
+        return safetensors.parse_header(start, total)
     except BundleError as error:
         raise _unfit(path, f"is not a state file: {error.message.removeprefix('safetensors: ')}") from error
 

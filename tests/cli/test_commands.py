@@ -127,6 +127,8 @@ def test_arrays_that_a_text_names(tesseracc: Runner, model: Path, tmp_path: Path
         assert "the text says" in tesseracc("opt", "-p", "fold-constants", text, "--constants", arrays).err
     arrays.write_bytes(constants_bytes({"w": np.eye(8, dtype=np.float32)}))
     assert tesseracc("build", text, "--arch", "x86-64-v3", "-o", tmp_path / "m.tsb").code == 0
+    text.write_text('graph.func @f() -> (f32) {\n  %0 = graph.constant {name = "w"} : f32\n  yield %0\n}\n')
+    assert "cannot be a f32" in tesseracc("build", text, "--arch", "x86-64-v3").err
 
 
 def test_opt(tesseracc: Runner, model: Path, tmp_path: Path) -> None:

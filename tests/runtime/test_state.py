@@ -18,7 +18,7 @@ import tessera as ts
 from tessera_runtime import load
 from tessera_runtime.cli import main
 from tessera_runtime.core import safetensors
-from tessera_runtime.core.errors import TesseraError
+from tessera_runtime.core.errors import InputError, TesseraError
 from tessera_runtime.state import first_state, read_state, write_state
 from tesseracc.driver import Build, front, host_level
 
@@ -239,7 +239,7 @@ def test_errors(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ([*step_, "--state", state, "--init", "nothing"], 7, "no function 'nothing'"),
         ([*step_, "--state", state, "--input", "state_step=0"], 2, "leave these inputs out"),
         ([*step_, "--state", tmp_path], 2, "it is a folder"),
-        ([*step_, "--state", tmp_path / "pipe"], 7, "no regular file"),
+        ([*step_, "--state", tmp_path / "pipe"], 2, "no regular file"),
         ([*step_, "--state", tmp_path / "no" / "s"], 2, "cannot write"),
         ([*step_, "--repeat", 0], 2, "is not from 1"), ([*step_, "--repeat", 2, "--save-every", 1], 2, "--state"),
         ([*step_, "--log", "x"], 2, "--repeat"), ([*step_, "--repeat", 2, "--benchmark"], 2, "times and compares"),
@@ -266,3 +266,24 @@ def test_from_python(bundle: str, tmp_path: Path) -> None:
     with pytest.raises(TesseraError) as caught:
         read_state(loaded["pure"], str(tmp_path / "s"))
     assert caught.value.code == "E801"
+
+
+@pytest.mark.parametrize("left", [0, 5, 12])
+def test_a_file_that_is_cut_while_it_is_read(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """An error, not the end of the process."""
+    loaded, path = load(bundle, threads=1), tmp_path / "s.safetensors"
+    function = loaded["step"]
+    write_state(function, str(path), first_state(loaded, function, None))
+    parse = safetensors.parse_header
+
+    def cut(data: bytes, total: int) -> Any:
+        found = parse(data, total)
+        os.truncate(path, left)
+        return found
+
+    monkeypatch.setattr(safetensors, "parse_header", cut)
+    with pytest.raises(InputError, match="cut while it was read") as caught:
+        read_state(function, str(path))
+    assert caught.value.code == "E715"

@@ -7,10 +7,13 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from tessera_runtime.core import streams
 from tessera_runtime.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 __all__ = [
     "TEXT_LIMIT", "alone", "as_text", "check_apart", "check_output", "is_file_name", "open_regular", "read_bytes",
@@ -35,7 +38,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int = TEXT_LIMIT, *, regular
         _cannot_read(path, error)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """A regular file, open for reading. E802 for any other, which reading might wait for, or never end."""
     try:
         # opening a pipe would wait for somebody to write into it

@@ -45,15 +45,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def parse_header(data: bytes | memoryview) -> dict[str, TensorEntry]:
-    """The tensors of a file, in the order of their bytes. `data` is the whole file. E640 on any defect."""
-    total = len(data)
-    if total < 8:
+def parse_header(data: bytes | memoryview, total: int | None = None) -> dict[str, TensorEntry]:
+    """The tensors of a file, in the order of their bytes. `data` is the whole file, or its beginning with the header if
+    `total` tells the file's bytes. E640 on any defect."""
+    total = len(data) if total is None else total
+    if min(total, len(data)) < 8:
         raise _bad("file shorter than its length field")
     (length,) = struct.unpack("<Q", data[:8])
     if length > min(MAX_HEADER, total - 8):
         raise _bad(f"header of {length} bytes does not fit the file")
     raw = bytes(data[8 : 8 + length])
+    if len(raw) != length:
+        raise _bad("file ends within its header")
     if not raw.startswith(b"{"):
         raise _bad("header does not start with '{'")
     if not is_bounded(raw):
