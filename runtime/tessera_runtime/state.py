@@ -52,7 +52,7 @@ def read_state(function: BundleFunction, path: str) -> State:
                 entry = entries[item.name]
                 array = np.empty(entry.shape, np_dtype(item.dtype))
                 file.seek(entry.start)
-                if file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+                if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
                     raise _unfit(path, "was cut while it was read")
                 state[item.name] = array
             return state
