@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Any
 
 from tessera_runtime.core.catalogue import CATALOGUE
@@ -78,7 +79,14 @@ def passes_document() -> str:
     levels = ("graph", "schedule", "tile", "target")
     for name, found in sorted(PASSES.items(), key=lambda item: (levels.index(item[1].level), item[0])):
         lines.append(f"| `{name}` | {found.level} | {found.doc} |")
+    lines += ["", "## What stays apart", ""]
+    lines += [line for text in pipelines.APART for line in _item(text)]
     return "\n".join(lines) + "\n"
+
+
+def _item(text: str) -> list[str]:
+    """An item of a list, in lines of 120 characters."""
+    return wrap(text, 120, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 _SPACES = ("nn", "random", "optim", "aot", "memory", "profiler", "kernels")

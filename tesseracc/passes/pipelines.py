@@ -109,3 +109,16 @@ TARGET: dict[str, tuple[Step, ...]] = {
     "cpu": parse_pipeline(f"tiles-to-maps,tile-to-cpu,{_EXPAND}"),
     "cuda": parse_pipeline(f"maps-to-tiles,exact-units,{_RINGS},tile-to-gpu,{_EXPAND}"),
 }
+
+#: what stays apart, and why
+APART: tuple[str, ...] = (
+    "Products of one input with several matrices, as q, k and v, are a launch each on GPUs. One launch that branches "
+    "to the code of each holds the rings of all in shared memory (sm_90, bf16, tiles of 128 x 128: 224 KiB, and 128 "
+    "KiB apart) and has no version with tensor copies, for `version-copies` takes kernels of one pipeline. One product "
+    "with the matrices side by side copies them in every call where they are arguments. What is missing is an "
+    "operation that picks one of several buffers by the number of a group, through which accesses, `multiples` and "
+    "tensor maps (a descriptor belongs to one parameter) would have to be followed.",
+    "Attention of 32 static query rows or fewer is not streamed on GPUs: a tile would have all rows, so that there "
+    "are no more groups than heads. Scores, weights, their sums and the result are a launch each, of which the first "
+    "and the last run in parallel along the keys or the columns.",
+)

@@ -246,7 +246,7 @@ def _move_to_point(producer: Op, reader: Op, must_write: bool, contractions: Col
         if any(tensor in contractions and _needed_axes(reader, tensor) == full for tensor in tensors_read(reader)):
             return None  # it is rather the epilogue of that contraction
         reader = tidy(nest(reader, axes))
-    if contraction and not _same_tiles(producer, tidy(inline(producer, reader))):
+    if contraction and not _is_thin(producer) and not _same_tiles(producer, tidy(inline(producer, reader))):
         return None
     found = reads_of(reader, producer.result)
     if len(found) != 1 or found[0] not in reader.regions[0].ops or found[0].optional("where") is not None:
@@ -255,6 +255,13 @@ def _move_to_point(producer: Op, reader: Op, must_write: bool, contractions: Col
         return Move(reader=reader)
     site = _site(producer, reader)
     return Move(reader=reader, site=site) if site is not None else None
+
+
+def _is_thin(producer: Op) -> bool:
+    """Whether a contraction has one row or one column: it runs as any sum does, without tiles."""
+    found = is_contraction(producer)
+    domain = producer.attrs["domain"]
+    return found is not None and any(product(domain[axis] for axis in axes) == 1 for axes in (found.m, found.n))
 
 
 def _same_tiles(before: Op, after: Op) -> bool:

@@ -21,6 +21,7 @@ where that reader visits the same points, and is also written there, as one more
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tessera.shapes import known_equal, product
@@ -30,7 +31,7 @@ from tesseracc.ir.rewrite import map_funcs
 from tesseracc.ir.value import Func, Module, Op, Value
 from tesseracc.passes.schedule.decide import cost_of, decide, dims_of
 from tesseracc.passes.schedule.groups import tensors_read
-from tesseracc.passes.schedule.inline import add_result, inline
+from tesseracc.passes.schedule.inline import add_result, inline, inline_all, pulled_value
 from tesseracc.passes.schedule.join_chains import MOST_RESULTS, MOST_WORK, work_of
 from tesseracc.passes.schedule.tidy import tidy
 
@@ -40,7 +41,7 @@ MOST_OPS = 4 * MOST_WORK
 
 class _Fusion:
     def __init__(self, func: Func) -> None:
-        self.ops: list[Op | None] = [tidy(op) if op.name == "schedule.group" else op for op in func.body.ops]
+        self.ops: list[Op | None] = _with_constants(func.body.ops)
         self.kept = set(func.body.yields)  # tensors that must exist in memory
         # new values of state: who reads one should not compute it again from the old value, which it is to overwrite
         self.updated = {func.body.yields[number] for _, number in func.attrs.get("state", ())}
@@ -157,6 +158,20 @@ class _Fusion:
                 stays = False
         if not stays:
             self.put(at, None)
+
+
+def _with_constants(ops: Sequence[Op]) -> list[Op | None]:
+    """The operations, groups tidied, with what comes out as constants inside of every group that reads it: so constants
+    that are computed are known as such before anything is decided about their readers."""
+    constants: dict[Value, Op] = {}
+    found: list[Op | None] = []
+    for op in ops:
+        if op.name == "schedule.group":
+            op = tidy(inline_all(constants, op))
+            if len(op.results) == 1 and work_of(op) == 0 and not tensors_read(op) and pulled_value(op) is not None:
+                constants[op.result] = op
+        found.append(op)
+    return found
 
 
 @register("fuse", level="schedule")

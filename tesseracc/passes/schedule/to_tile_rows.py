@@ -1,7 +1,8 @@
 """Strategy `rows`: one point of the domain per group; reductions and inner loops go over the lanes.
 
-Where the target lets a group keep a row (`Tuning.keep`), elementary functions that several loops need are computed
-once, if the row is no longer than what is kept; both forms of the code exist when its extent is not known.
+Short rows of a GPU are one warp's each. Where the target lets a group keep a row (`Tuning.keep`), elementary functions
+that several loops need are computed once, if the row is no longer than what is kept; both forms of the code exist when
+its extent is not known.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tesseracc.passes.schedule.tuning import Tuning
 def lower_rows(group: Op, emitter: Emitter, tuning: Tuning) -> tuple[Dim, ...]:
     """Emits the body for the point with the group's number; the grid has one group per point."""
     domain = group.attrs["domain"]
+    emitter.lanes = _lanes(group, tuning)
     point: list[Value] = []
     if domain:
         sizes = [emitter.dim(size) for size in domain]
@@ -44,6 +46,14 @@ def lower_rows(group: Op, emitter: Emitter, tuning: Tuning) -> tuple[Dim, ...]:
 
         emitter.b.if_(fits, keep, repeat)
     return (product(domain),)
+
+
+def _lanes(group: Op, tuning: Tuning) -> int:
+    """Lanes of a group: on a GPU one warp where no row has more elements than a whole group has lanes, for a warp sums
+    without a barrier, and more rows are under way at a time."""
+    rows = [loop.attrs["sizes"][-1] for loop in inner_loops(group)]
+    short = all(isinstance(size, int) and size <= tuning.lanes for size in rows)
+    return tuning.arch.lanes if tuning.arch.kind == "cuda" and short and group.attrs["domain"] else tuning.lanes
 
 
 def _keeping(emitter: Emitter, b: Builder, group: Op, point: Sequence[Value], row: Row, size: int) -> None:

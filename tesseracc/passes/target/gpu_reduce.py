@@ -1,7 +1,7 @@
 """A reduction over the lanes of a group, in the order that the Tile dialect fixes: lane l with lane l + n/2, halving.
 
 Halves of whole warps are combined through shared memory, the last 32 lanes by shuffles; thread 0's result is then
-read back by everyone.
+read back by everyone. A group of one warp has it by a shuffle too, without memory.
 """
 
 from __future__ import annotations
@@ -57,12 +57,22 @@ def anew(low: Lowering, number: Value) -> Value:
     return low.b.op("arith.cast", low.b.op("target.shfl", narrow, low.b.const(0, "i32"), mode="bfly"), to="i64")
 
 
+def _within_warp(low: Lowering, value: Value, kind: str, lanes: int) -> Value:
+    """The reduction over the first lanes of a warp, known to its lane 0."""
+    while lanes > 1:
+        lanes //= 2
+        value = low.b.op(f"arith.{kind}", value, shuffle(low, value, lanes, "down"))
+    return value
+
+
 def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
     """The reduction of `value` over all threads of the group, known to every thread."""
     b = low.b
     dtype = element(value.type)
     size = size_of(dtype)
     assert kind_of(dtype) in "fiub"
+    if low.group == WARP:
+        return shuffle(low, _within_warp(low, value, kind, WARP), 0, "idx")
     base = low.shared_at(low.shared.scratch("reduce", low.group * size), low.group * size)
     thread = low.thread()
     mine = b.op("target.offset", base, thread, dtype=dtype)
@@ -86,9 +96,7 @@ def group_reduce(low: Lowering, value: Value, kind: str) -> Value:
         (value,) = low.branch(active, combine, lambda inner, value=value: [value], [value.type])  # type: ignore[misc]
         if half > WARP:
             low.state = low.state.wrote(low.span(base))  # where nobody has read
-    while width > 1:
-        width //= 2
-        value = b.op(f"arith.{kind}", value, shuffle(low, value, width, "down"))
+    value = _within_warp(low, value, kind, width)
     result = low.shared_at(low.shared.scratch("reduced", size), size)
     first = b.op("arith.cmp", thread, b.const(0), pred="eq")
 
