@@ -128,10 +128,10 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 class Arena:
     """Aligned host memory that grows when a call needs more. Contents are undefined."""
 
-    def __init__(self) -> None:
-        self._array: NDArray[Any] | None = None
-        self.address = 0
-        self.size = 0
+    # of the class, so that one whose making was interrupted has them
+    _array: NDArray[Any] | None = None
+    address = 0
+    size = 0
 
     def reserve(self, size: int) -> int:
         """The address of at least `size` bytes; E713 when there is no such memory."""

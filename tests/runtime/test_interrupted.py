@@ -17,6 +17,7 @@ import pytest
 import tessera_runtime
 from tessera_runtime.core.errors import InputError
 from tessera_runtime.devices.threads import Pool
+from tessera_runtime.memory import Arena
 from tests.runtime.support import bundle_bytes
 
 
@@ -113,3 +114,7 @@ def test_a_copy_that_there_is_no_memory_for() -> None:
     with pytest.raises(InputError, match="dense copy of input 'x'") as caught:
         reverse(endless)
     assert caught.value.code == "E713"
+
+
+def test_an_arena_whose_making_was_interrupted() -> None:
+    Arena.__new__(Arena).__del__()
