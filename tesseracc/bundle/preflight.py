@@ -142,7 +142,7 @@ def _verdict(name: str, machine: Machine, describe: Callable[[str], Arch]) -> Ve
     assert machine.capability is not None
     rules: Mapping[str, str] = {
         "exact": "the very capability",
-        "minor": "the same major version, from its minor version on",
+        "minor": "the same major version, from its minor version on, but for systems on a chip",
         "forward": "PTX, compiled by the driver" if arch.toolchain.image == "ptx" else "any later capability",
     }
     needed = Capability(wanted.major, wanted.minor, wanted.match)

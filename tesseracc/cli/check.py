@@ -12,7 +12,7 @@ from tesseracc.cli.options import Target
 @click.option("--device", metavar="NAME", help="A device of this machine: cpu, cuda, cuda:N.")
 @click.option(
     "--arch", type=Target("cuda"), metavar="NAME",
-    help="A GPU: sm_90, sm_87, or an alias that `tesseracc targets` lists.",
+    help="A GPU: sm_90, sm_103, or an alias that `tesseracc targets` lists.",
 )  # fmt: skip
 @click.option("--cpu", type=Target("cpu"), metavar="LEVEL", help="A CPU level: x86-64-v3.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")

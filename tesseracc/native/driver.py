@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tessera_runtime.core.manifest import Target
+from tessera_runtime.devices.cuda import INTEGRATED
 from tesseracc.native.sizes import Body
 
 __all__ = ["CALLS", "CODES", "IMPORTS", "NEEDED", "Words", "call", "driver_text", "test", "word"]
@@ -219,8 +220,12 @@ def _select(codes: Sequence[Code]) -> str:
         needed = code.target.capability
         assert needed is not None, "targets of cuda have one"
         same = body.value(f"icmp eq i32 %major, {needed.major}")
-        later = body.value(f"icmp {'eq' if needed.match == 'exact' else 'sge'} i32 %minor, {needed.minor}")
+        alone = needed.match == "exact" or (needed.match == "minor" and (needed.major, needed.minor) in INTEGRATED)
+        later = body.value(f"icmp {'eq' if alone else 'sge'} i32 %minor, {needed.minor}")
         runs = body.value(f"and i1 {same}, {later}")
+        if needed.match == "minor" and not alone:
+            for other in sorted(minor for major, minor in INTEGRATED if major == needed.major):
+                runs = body.value(f"and i1 {runs}, {body.value(f'icmp ne i32 %minor, {other}')}")
         if needed.match == "forward":
             runs = body.value(f"or i1 {runs}, {body.value(f'icmp sgt i32 %major, {needed.major}')}")
         value = body.value(f"select i1 {runs}, i32 {number}, i32 {value}")

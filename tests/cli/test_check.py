@@ -83,7 +83,8 @@ def bundle(tesseracc: Runner, tmp_path: Path) -> Path:
     [
         ("--arch", "sm_90", "sm_90"),
         ("--arch", "sm_90a", "sm_90"),
-        ("--arch", "sm_87", "sm_80"),
+        ("--arch", "sm_89", "sm_80"),
+        ("--arch", "sm_87", None),  # a system on a chip
         ("--arch", "sm_100", None),
         ("--arch", "sm_75", None),
         ("--cpu", "x86-64-v4", "x86-64-v3"),

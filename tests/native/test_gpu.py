@@ -143,7 +143,7 @@ def launches(calls: list[Any], buffers: dict[int, str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-@pytest.mark.parametrize(("capability", "number"), [((9, 0), 1), ((8, 6), 0), ((12, 0), 2)])
+@pytest.mark.parametrize(("capability", "number"), [((9, 0), 1), ((8, 6), 0), ((8, 7), 2), ((12, 0), 2)])
 def test_the_runtimes_launches(made: Made, name: str, capability: tuple[int, int], number: int) -> None:
     """Kernels, grids, groups, shared memory, parameters and tensor maps, in order; bytes in and out."""
     inputs, outputs, sizes = case(name)

@@ -30,7 +30,7 @@ LADDER = (
     ("capability", "chosen"),
     [
         ((9, 0), "sm_90"), ((8, 0), "sm_80"), ((8, 6), "sm_86"), ((8, 9), "sm_86"), ((7, 5), "ptx_75"),
-        ((12, 0), "ptx_80"),
+        ((12, 0), "ptx_80"), ((8, 7), "ptx_80"), ((10, 1), "ptx_80"),
         ((10, 0), "sm_100"), ((10, 3), "sm_100f"), ((9, 1), "ptx_80"),
     ],
 )  # fmt: skip
@@ -51,6 +51,7 @@ def test_no_image() -> None:
 def test_capability_rules() -> None:
     assert runs_on(Capability(8, 6, "minor"), 8, 9) and not runs_on(Capability(8, 6, "minor"), 8, 0)
     assert not runs_on(Capability(8, 0, "minor"), 9, 0) and runs_on(Capability(8, 0, "forward"), 9, 0)
+    assert runs_on(Capability(8, 7, "minor"), 8, 7) and not runs_on(Capability(8, 7, "minor"), 8, 9)
     assert not runs_on(Capability(9, 0, "exact"), 9, 1) and not runs_on(Capability(8, 0, "forward"), 7, 5)
 
 

@@ -17,18 +17,22 @@ from tessera_runtime.devices.cuda_program import CudaProgram
 if TYPE_CHECKING:
     from tessera_runtime.bundle import BundleFile
 
-__all__ = ["CudaDevice", "CudaProgram", "open_cuda", "runs_on"]
+__all__ = ["INTEGRATED", "CudaDevice", "CudaProgram", "open_cuda", "runs_on"]
 
+#: compute capabilities of GPUs in systems on a chip: NVIDIA promises no binary compatibility from or to them (CUDA C++
+#: Programming Guide, "Binary Compatibility")
+INTEGRATED = frozenset({(3, 2), (5, 3), (6, 2), (7, 2), (8, 7), (10, 1), (11, 0)})
 _REMEMBERED = 4  # calls that a fault is told of
 
 
 def runs_on(needed: Capability, major: int, minor: int) -> bool:
     """Whether a GPU of compute capability major.minor runs code made for `needed`."""
-    if needed.match == "exact":
-        return (major, minor) == (needed.major, needed.minor)
+    here, made_for = (major, minor), (needed.major, needed.minor)
+    if needed.match == "exact" or (needed.match == "minor" and INTEGRATED & {here, made_for}):
+        return here == made_for
     if needed.match == "minor":
         return major == needed.major and minor >= needed.minor
-    return (major, minor) >= (needed.major, needed.minor)
+    return here >= made_for
 
 
 def open_cuda(ordinal: int) -> CudaDevice:
