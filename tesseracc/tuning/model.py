@@ -5,7 +5,10 @@ from global memory, and N iterations of its loops, on a chip of U units with ban
 
     o = min(blocks_per_sm, threads_per_sm / lanes, shared_per_sm / shared, registers_per_sm / registers)   (1 on a CPU)
     compute = o sum(F / R) U,   memory = o W U / (2.5 B),   latency = N * 1 us, a quarter with asynchronous copies
-    t = ceil(g / (U o)) * max(compute, memory, latency)
+    t = ceil(g / (U o)) * (max(compute, memory, latency) + waits)
+
+Copies run ahead of a loop where shared memory has room for what two of its iterations read, beside what the kernel
+allocates. Where it has not, a group waits for the whole latency of each iteration besides, 1 us / o: others compute.
 
 Rates are those of the target's description, R and B of the whole chip. On a CPU groups run one after the other on a
 core, and compute is multiplied by 1, 2 or 4 as the tiles of a group fit into L1, into L2, or into neither. A dim
@@ -54,6 +57,7 @@ class _Cost:
     seconds: float = 0.0  # of compute, at the rate of the whole chip
     bytes: float = 0.0
     iterations: float = 0.0
+    waits: float = 0.0  # of these, without copies ahead
 
 
 def estimate(kernel: KernelDef, arch: Arch, sizes: Mapping[str, int] | None = None) -> float:
@@ -72,8 +76,10 @@ def estimate(kernel: KernelDef, arch: Arch, sizes: Mapping[str, int] | None = No
     units = max(1, rates.units)
     compute = resident * cost.seconds * units
     memory = resident * cost.bytes * units / (CACHES * bandwidth) if bandwidth else 0.0
-    latency = cost.iterations * LATENCY / (FEWEST if arch.has("cp_async") else 1)
-    return math.ceil(groups / (units * resident)) * max(compute, memory, latency)
+    ahead = arch.has("cp_async")
+    waits = cost.waits * LATENCY / resident if ahead else 0.0
+    latency = cost.iterations * LATENCY / (FEWEST if ahead else 1)
+    return math.ceil(groups / (units * resident)) * (max(compute, memory, latency) + waits)
 
 
 def occupancy(kernel: KernelDef, arch: Arch) -> int:
@@ -112,11 +118,20 @@ def _add(body: tuple[Stmt, ...], times: float, cost: _Cost, kernel: KernelDef, a
         if isinstance(stmt, For):
             trips = _trips(stmt, env) * times
             cost.iterations += trips
+            if not _runs_ahead(stmt, kernel, arch, env):
+                cost.waits += trips
             _add(stmt.body, trips, cost, kernel, arch, env)
             continue
         for expr in walk_exprs((stmt,)):
             cost.seconds += times * _seconds(expr, arch, env)
         cost.bytes += times * sum(_bytes(w, env) for w in _windows(stmt))
+
+
+def _runs_ahead(loop: For, kernel: KernelDef, arch: Arch, env: Mapping[str, Dim]) -> bool:
+    """Whether two iterations of what a loop reads fit into shared memory; of loops in it, it is they that run ahead."""
+    reads = (window for stmt in loop.body if not isinstance(stmt, For) for window in _reads(stmt))
+    ring = 2 * sum(_bytes(window, env) for window in reads)
+    return shared_bytes(kernel) + ring <= arch.limits.shared_per_block
 
 
 def _trips(loop: For, env: Mapping[str, Dim]) -> float:
@@ -135,10 +150,14 @@ def _value(expr: Expr, env: Mapping[str, Dim]) -> int | None:
 
 
 def _windows(stmt: Stmt) -> Iterator[Window]:
+    yield from _reads(stmt)
+    if isinstance(stmt, (StoreTile, AtomicTile)):
+        yield stmt.window
+
+
+def _reads(stmt: Stmt) -> Iterator[Window]:
     if isinstance(stmt, Copy):
         yield stmt.src
-    elif isinstance(stmt, (StoreTile, AtomicTile)):
-        yield stmt.window
     for expr in walk_exprs((stmt,)):
         if isinstance(expr, LoadTile):
             yield expr.window

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import tessera as ts
+import tessera.kernels as K
 from tessera.errors import SourceError
 from tessera.kernel import evaluate, specialise
 from tessera.shapes import substitute
@@ -144,6 +145,15 @@ def test_the_model_is_deterministic_and_prefers_what_reads_less(module: Path) ->
     small, large = (specialise(kernel, config={"BM": b, "BN": b, "num_warps": 4}) for b in (16, 32))
     assert estimate(large, arch, sizes) < estimate(small, arch, sizes)
     assert estimate(large, arch, sizes) < estimate(large, arch, {**sizes, "K": 8192})
+
+
+def test_loops_whose_copies_run_ahead_are_preferred() -> None:
+    """Blocks of 128 keys of 256 elements read less, but two of them do not fit into the shared memory of an A100."""
+    attention = K.flash_attention.of(ts.bf16)
+    found = {arch: choose(attention, Tuning((load(arch),)), {"D": 256}).config for arch in ("sm_80", "sm_86", "sm_90")}
+    for arch, config in found.items():
+        assert 2 * 2 * config["BN"] * 256 * 2 <= load(arch).limits.shared_per_block
+    assert found["sm_90"]["BM"] > found["sm_80"]["BM"]
 
 
 def test_a_record_decides(module: Path) -> None:
