@@ -151,17 +151,21 @@ class Flow:
         lower(op)
         self.varying -= 1
 
-    def around(self, inside: Sequence[Region], build: Callable[[], list[Region]]) -> list[Region]:
+    def around(
+        self, inside: Sequence[Region], build: Callable[[], list[Region]], *, groups: bool = False
+    ) -> list[Region]:
         """The regions of a loop. At its head holds what was before, and what the end of an iteration leaves behind.
 
         That is the least state which an iteration does not add to: regions are built until there is no more to add.
+        `groups`: an iteration does the work of another group than the one before, whose global memory is not its own.
         """
         before, taken = self.state, self.shared.copy()
         head = replace(before, copies=before.copies or self.starts_copies(inside))
         while True:
             self.state = head
             regions = build()
-            after = head.joined(self.state.passed(made_in(regions)))
+            end = self.state.passed(made_in(regions))
+            after = head.joined(replace(end, outside=frozenset()) if groups else end)
             if after == head:
                 break
             head, self.shared = after, taken.copy()
@@ -189,12 +193,19 @@ class Flow:
             found = low.region(op.regions[0], args[:own], op.results)
             return [*found, *(low.roles.places(rings) if low.roles else [])]
 
-        regions = self.around(op.regions, lambda: [self.nested([index, *types], step)])
+        regions = self.around(op.regions, lambda: [self.nested([index, *types], step)], groups=self._over_groups(op))
         bounds = [self.get(v) for v in op.operands[:3]]
         results = self.b.emit("scf.for", *bounds, inits, types=types, regions=regions).results
         self.bind(op.results, results)
         if self.roles:
             self.roles.place(rings, results[own - 1 :])
+
+    def _over_groups(self, op: Op) -> bool:
+        """Whether a loop takes the work of one group after the other (place-groups): as many on as blocks run."""
+        maker = self.layouts.makers.get(op.operands[2])
+        while maker is not None and maker.name == "arith.shr":
+            maker = self.layouts.makers.get(maker["a"])
+        return maker is not None and maker.name == "tile.group_count"
 
     def do_tile_for(self, op: Op) -> None:
         self.alone(op, self.do_scf_for)
