@@ -25,36 +25,40 @@ class Stop(Exception):
     """What a handler raises, as that of Ctrl-C raises KeyboardInterrupt."""
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stop
-
-
 @pytest.mark.parametrize("caller", ["works", "waits"])
 def test_nobody_works_when_an_interrupted_call_is_left(caller: str) -> None:
     """Else threads write to memory that the caller has taken back."""
-    pool, busy = Pool(2), threading.Event()
+    pool, busy, over = Pool(2), threading.Event(), threading.Event()
     states: list[str] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        states.append("stop")
+        if len(states) == 2:  # the second one finds the caller waiting for the other thread
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            over.set()
+        raise Stop
 
     def work(begin: int, end: int, slot: int) -> None:
         if slot:
             busy.set()
-            time.sleep(0.3)
+            assert over.wait(20)
+            time.sleep(0.05)
             states.append("done")
             return
         assert busy.wait(20)
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
         if caller == "works":
-            time.sleep(5)
+            time.sleep(20)
 
-    before = signal.signal(signal.SIGALRM, _stop)
+    before = signal.signal(signal.SIGALRM, stop)
     try:
         for _ in range(3):
             states.clear()
             busy.clear()
-            signal.setitimer(signal.ITIMER_REAL, 0.1, 0.05)  # again and again, also while it waits for the other
+            over.clear()
             with pytest.raises(Stop):
                 pool.run(work, 2, 1.0)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            assert states == ["done"]
+            assert states == ["stop", "stop", "done"]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
