@@ -147,7 +147,8 @@ def test_the_target_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from tesseracc.driver import place_of
     from tests.runtime.fake_gpu import FakeDriver
 
-    for capability, target in (((9, 0), "sm_90"), ((8, 6), "sm_86"), ((8, 8), "sm_86"), ((8, 7), "ptx_80"), ((9, 9), "ptx_80")):
+    expected = {(9, 0): "sm_90", (8, 6): "sm_86", (8, 8): "sm_86", (8, 7): "ptx_80", (9, 9): "ptx_80"}
+    for capability, target in expected.items():
         device = CudaDevice(FakeDriver(capability))
         monkeypatch.setattr("tessera_runtime.devices.open_device", lambda name, found=device: found)
         assert place_of("cuda:0") == (device, load(target))
