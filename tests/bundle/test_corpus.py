@@ -94,6 +94,7 @@ ELSEWHERE = {
     "its digest is not the one": "a file that changes after it was opened",
     "cannot be written": "of the writer",
     "the code image has no function": "X4, of the one target that runs",
+    "file ends within its header": "a file of state that is cut while it is read",
 }
 
 
