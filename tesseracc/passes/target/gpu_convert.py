@@ -92,23 +92,28 @@ def _whole_words(plan: list[int], size: int) -> list[int] | None:
     return [w[0] // size for w in words] if whole else None
 
 
-def stage(low: Lowering, value: Spread, use: str) -> Block:
+def stage(low: Lowering, value: Spread, use: str, window: tuple[int, int, int] | None = None) -> Block:
     """Writes a matrix to shared memory that is kept for this use, rows swizzled where they consist of chunks.
 
-    The axis along which a thread holds neighbours becomes the one along which memory is contiguous.
+    The axis along which a thread holds neighbours becomes the one along which memory is contiguous. Of a window (axis,
+    start, length) there is memory for these indices along the axis only, and what lies outside is dropped.
     """
-    shape = padded(value.shape)
+    shape, starts = list(padded(value.shape)), [0, 0]
     vectors = value.layout.vectors("register")
     axes = (1, 0) if vectors and vectors[0] == (1, 0) else (0, 1)
+    if window is not None:
+        axis, start, shape[axis] = window
+        starts[axes[axis]] = -start
     dims = (shape[axes[0]], shape[axes[1]])
     size = dims[0] * dims[1] * size_of(value.dtype)
     ptr = low.shared_at(low.shared.scratch(use, size), size)
     memory = Memory(ptr, dims, value.dtype, "shared", Swizzle.of(dims[1], value.dtype))
     low.before_write(ptr)
-    zero = low.b.const(0)
-    low.note_constant(zero, 0)
-    found = Block(memory, (zero, zero), shape, axes)
-    write_block(low, found, value)
+    at = [low.b.const(start) for start in starts]
+    for number, start in zip(at, starts, strict=True):
+        low.note_constant(number, start)
+    found = Block(memory, (at[0], at[1]), padded(value.shape), axes)
+    write_block(low, found, value, known=None if window is None else False)
     return found
 
 

@@ -15,7 +15,7 @@ from tesseracc.ir.types import ScalarType, kind_of, size_of
 from tesseracc.ir.value import Op, Value
 from tesseracc.passes.target.gpu_buffers import Block
 from tesseracc.passes.target.gpu_convert import stage
-from tesseracc.passes.target.gpu_parts import Parts, parts_of
+from tesseracc.passes.target.gpu_parts import parts_of
 from tesseracc.passes.target.gpu_placed import Located
 from tesseracc.passes.target.gpu_spread import Places, Spread, padded, registers
 
@@ -39,8 +39,8 @@ def by_fma(low: Lowering, op: Op, acc: Spread) -> Spread:
 def _readable(low: Lowering, op: Op, depth: int) -> Iterator[tuple[int, int, Block, Block]]:
     """Ranges of the depth and, for each, the blocks of both operands, in which depths count from 0 in any case."""
     values = {side: low.spread(op[side]) for side in DEPTH if not isinstance(low.env[op[side]], Located)}
-    parts = _parts(low, values)
-    count = max((cut.count for cut in parts.values()), default=1)
+    count = _count(low, values, depth)
+    parts = {side: parts_of(value.layout, count, value.dtype, (DEPTH[side],)) for side, value in values.items()}
     if count > 1:
         low.tell(f"operands of the product pass through shared memory in {count} parts")
     length = padded((depth,))[0] // count
@@ -50,32 +50,26 @@ def _readable(low: Lowering, op: Op, depth: int) -> Iterator[tuple[int, int, Blo
             held = low.env[op[side]]
             if isinstance(held, Located):
                 blocks.append(held.block)
-            elif side not in parts:
+            elif count == 1:
                 blocks.append(stage(low, values[side], side))
+            elif (cut := parts[side]) is None:  # threads tell the depths apart: each writes what it has of these
+                blocks.append(stage(low, values[side], side, (axis, start, length)))
             else:
-                cut = parts[side]
                 number = next(n for n in range(count) if cut.start(n)[axis] == start)
                 block = stage(low, cut.of(values[side], number, cut.layout.shape), side)
                 blocks.append(_from_zero(low, block, axis, start))
         yield start, min(start + length, depth), blocks[0], blocks[1]
 
 
-def _parts(low: Lowering, values: dict[str, Spread]) -> dict[str, Parts]:
-    """The fewest parts of what is staged of which one fits into shared memory at a time; none where the whole does.
-
-    Where threads stand in the way of a cut it is the whole as well, for which there is no room.
-    """
+def _count(low: Lowering, values: dict[str, Spread], depth: int) -> int:
+    """The fewest parts of what is staged of which one fits into shared memory at a time."""
     sizes = {side: prod(value.layout.shape) * size_of(value.dtype) for side, value in values.items()}
-    count, found, limit = 1, dict[str, Parts](), low.arch.limits.shared_per_block
-    while low.shared.with_all({side: size // count for side, size in sizes.items()}) > limit:
+    count, limit = 1, low.arch.limits.shared_per_block
+    while count < padded((depth,))[0]:
+        if low.shared.with_all({side: size // count for side, size in sizes.items()}) <= limit:
+            break
         count *= 2
-        found = {}
-        for side, value in values.items():
-            cut = parts_of(value.layout, count, value.dtype, (DEPTH[side],))
-            if cut is None:
-                return {}
-            found[side] = cut
-    return found
+    return count
 
 
 def _from_zero(low: Lowering, block: Block, axis: int, start: int) -> Block:
