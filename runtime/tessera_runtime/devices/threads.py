@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from functools import cache
+from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "available_threads"]
 
 _FIRST = 64  # of groups that nothing is known about, one in so many is measured first
-_PART = 2  # a range is what is left, divided by so many times the number of threads
+_PART = 0.75  # of a thread's equal share of what is left, a range is so much
 _GRAIN = 50e-6  # seconds that a range takes at least, beside which handing it out is little
 _WORTH = 60e-6  # seconds of work left for which waking other threads pays
 
@@ -46,7 +47,7 @@ class _Job:
 
     def __init__(self, work: Work, start: int, count: int, least: int, threads: int) -> None:
         self.work, self.count, self.least = work, count, least
-        self._share = _PART * threads
+        self._part = _PART / threads
         self._next = start
         self._slots = 1  # the caller's is 0
         self._helping = 0  # threads that have joined the caller and not left
@@ -62,7 +63,7 @@ class _Job:
                 if begin >= self.count:
                     return
                 left = self.count - begin
-                self._next = end = begin + min(left, max(self.least, -(-left // self._share)))
+                self._next = end = begin + min(left, max(self.least, ceil(left * self._part)))
             self.work(begin, end, slot)
 
     def help(self) -> None:
