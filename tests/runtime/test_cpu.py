@@ -241,7 +241,7 @@ def test_ranges_of_the_pool_become_shorter_but_not_too_short() -> None:
 
         Pool(2).run(work, 1000, known)
         lengths = [end - begin for begin, end in sorted(ranges)]
-        assert sum(lengths) == 1000 and lengths[0] == 250 and len(lengths) < 40
+        assert sum(lengths) == 1000 and lengths[0] == 375 and len(lengths) < 40
         assert lengths == sorted(lengths, reverse=True) and min(lengths[:-1]) * known >= 50e-6
 
 
