@@ -80,14 +80,15 @@ ROWS = {
 
 
 def rows(name: str, dtype: str, m: int = 32, n: int = 512) -> Case:
-    """Groups of 4 warps take 8 rows. Each warp reads the weights for its rows."""
+    """Groups of 4 warps take 8 rows, in pieces of 256 columns of which a lane has 16 bytes. Every warp, for f32 every
+    pair of warps, has rows of its own and reads the weights for these."""
     matrices, weights, asked, left = ROWS[name]
     if name in ("row_sum", "row_max"):
         call = library_cases.reduction(name, dtype, m, n)
     else:
         call = getattr(library_cases, name)(dtype, m, n, 0)
     matrix = m * n * size(dtype)
-    read = matrices * matrix + m // 8 * 4 * weights * n * size(dtype)
+    read = matrices * matrix + m // 8 * (8 // size(dtype)) * weights * n * size(dtype)
     of_rows = size(dtype) if name == "row_max" else 4
     written = (matrix if name not in ("cross_entropy", "row_sum", "row_max") else 0) + left * m * of_rows
     return Case(getattr(K, name).of(dtype).definition, call, read, written, asked * m * 4)
