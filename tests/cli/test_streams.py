@@ -178,10 +178,10 @@ tesseracc.cli.targets.command.callback = {name}
 @pytest.mark.parametrize("entry", ["tesseracc.cli.main", "tessera_runtime.__main__"])
 def test_nothing_is_imported_before_the_guard(entry: str) -> None:
     """But for the packages that the entry point lies in: what is imported later can be interrupted."""
-    parents = {"__future__", entry.rpartition(".")[0], entry.partition(".")[0], entry}
+    parents = {entry.rpartition(".")[0], entry.partition(".")[0], entry}
     code = f"import sys; before = {{*sys.modules}}; import {entry}; print(*sorted({{*sys.modules}} - before))"
     done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=True)
-    assert {*done.stdout.split()} == parents
+    assert {*done.stdout.split()} - {"__future__"} == parents  # that is there before where an installation's hook has it
 
 
 @pytest.mark.parametrize("module", ["argparse", "numpy", "tessera_runtime.core.errors", "tessera_runtime.api"])
