@@ -181,7 +181,7 @@ def test_nothing_is_imported_before_the_guard(entry: str) -> None:
     parents = {entry.rpartition(".")[0], entry.partition(".")[0], entry}
     code = f"import sys; before = {{*sys.modules}}; import {entry}; print(*sorted({{*sys.modules}} - before))"
     done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=True)
-    assert {*done.stdout.split()} - {"__future__"} == parents  # that is there before where an installation's hook has it
+    assert {*done.stdout.split()} - {"__future__"} == parents  # an installation's hook may have it before
 
 
 @pytest.mark.parametrize("module", ["argparse", "numpy", "tessera_runtime.core.errors", "tessera_runtime.api"])

@@ -52,7 +52,7 @@ def test_any_share_of_the_groups_gives_the_same_bits(level: str, name: str, m: i
 
 
 @pytest.mark.parametrize("name", ["product", "even"])
-@pytest.mark.parametrize(("n", "groups"), [(100, 7), (9000, 9 * 7), (30000, 30 * 2)])
+@pytest.mark.parametrize(("n", "groups"), [(100, 14), (9000, 9 * 14), (30000, 30 * 3)])
 def test_few_columns_are_made_up_for_by_rows(name: str, n: int, groups: int) -> None:
     (kernel,) = compiled(name, "x86-64-v4").kernels.values()
     assert evaluate_dim(kernel.attrs["grid"][0], {"M": 1000, "K": 9, "N": n}) == groups
