@@ -288,6 +288,23 @@ def test_pool_after_fork() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
 
 
+def test_pool_that_another_thread_was_starting_at_a_fork() -> None:
+    code = (
+        "import os, sys, threading, time, warnings; warnings.simplefilter('ignore')\n"
+        "from tessera_runtime.devices.threads import Pool\n"
+        "pool, seen, held = Pool(2), [], threading.Event()\n"
+        "def start():\n"
+        "    with pool._lock:\n"
+        "        held.set(); time.sleep(60)\n"
+        "threading.Thread(target=start, daemon=True).start(); held.wait()\n"
+        "if os.fork() == 0:\n"
+        "    pool.run(lambda b, e, s: seen.append(e - b), 100, 0.001); os._exit(0 if sum(seen) == 100 else 1)\n"
+        "os._exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(tessera_runtime.__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=20).returncode == 0
+
+
 def test_narrow_types_without_ml_dtypes(tmp_path: Path) -> None:
     """bf16 and fp8 arrays are raw integers then, and the whole path works."""
     path = tmp_path / "m.tsb"

@@ -17,6 +17,8 @@ from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from tessera_runtime.core.locks import lock
+
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
@@ -109,7 +111,7 @@ class Pool:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._queue: SimpleQueue[_Job] | None = None
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._process = 0
         self._others: list[int] = []  # the system's numbers of the other threads
         self._processors: set[int] = set()
