@@ -9,10 +9,8 @@ parts that leave these blocks their room (`room_of_block`), as long as there are
 
 from __future__ import annotations
 
-from math import prod
-
 from tesseracc.arch.arch import Arch
-from tesseracc.ir.types import BufType, TileType, size_of
+from tesseracc.ir.types import TileType, shared_bytes
 from tesseracc.ir.value import Func
 
 __all__ = ["blocks_at_once", "room_of_block"]
@@ -24,9 +22,9 @@ OTHER_REGISTERS, PRODUCERS = 48, 128
 def blocks_at_once(kernel: Func, arch: Arch) -> int:
     """Blocks that a multiprocessor holds, by its shared memory, its threads and its largest tile; at least 1."""
     limits, threads = arch.limits, int(kernel.attrs["group"]) + PRODUCERS
-    values = [value for op in kernel.walk() for value in op.results]
-    shared = sum(_bytes(value.type) for value in values if isinstance(value.type, BufType))
-    tile = max((_bytes(value.type) for value in values if isinstance(value.type, TileType)), default=0)
+    types = [value.type for op in kernel.walk() for value in op.results]
+    shared = sum(map(shared_bytes, types))
+    tile = max((type_.nbytes for type_ in types if isinstance(type_, TileType)), default=0)
     registers = min(OTHER_REGISTERS + tile // (4 * int(kernel.attrs["group"])), limits.registers_per_thread)
     return max(1, min(
         limits.shared_per_sm // (shared + limits.shared_reserved + 1), limits.threads_per_sm // threads,
@@ -39,9 +37,3 @@ def room_of_block(kernel: Func, arch: Arch) -> int:
     limits = arch.limits
     share = limits.shared_per_sm // blocks_at_once(kernel, arch) - limits.shared_reserved
     return min(limits.shared_per_block, share)
-
-
-def _bytes(type_: BufType | TileType) -> int:
-    if isinstance(type_, BufType):
-        return prod(d for d in type_.dims if isinstance(d, int)) * size_of(type_.dtype) * (type_.space == "shared")
-    return prod(type_.shape) * size_of(type_.dtype)

@@ -12,6 +12,7 @@ ptr<global>              an address (Target IR)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 from tessera.shapes import Dim
@@ -91,6 +92,10 @@ class TileType:
     def __str__(self) -> str:
         return f"tile<{self.dtype}[{', '.join(map(str, self.shape))}]>"
 
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * size_of(self.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class PtrType:
@@ -131,3 +136,10 @@ def with_element(type_: Type, dtype: str) -> Type:
             return TileType(shape, dtype)
         case PtrType():
             raise TypeError("a pointer has no element type")
+
+
+def shared_bytes(type_: Type) -> int:
+    """Bytes of shared memory that a value of the type takes; extents that are no numbers count as one."""
+    if not isinstance(type_, BufType) or type_.space != "shared":
+        return 0
+    return prod(d for d in type_.dims if isinstance(d, int)) * size_of(type_.dtype)

@@ -82,8 +82,8 @@ GRAPH: tuple[Step, ...] = parse_pipeline(
 # are cut last: partial results are in memory, so nothing fuses across them. What groups read and write is final then:
 # state that can be updated where it lies is marked.
 SCHEDULE: tuple[Step, ...] = parse_pipeline(
-    "graph-to-schedule,join-chains,fuse,fuse-siblings,drop-unit-axes,tidy,order-results,flatten-accesses,collapse-dims,tidy,"
-    "copies-to-views,split-reductions,mark-updates"
+    "graph-to-schedule,join-chains,fuse,fuse-siblings,drop-unit-axes,tidy,order-results,flatten-accesses,"
+    "collapse-dims,tidy,copies-to-views,split-reductions,mark-updates"
 )
 
 # What streams is one group before strategies are chosen, and says itself how it runs; parts of products are groups

@@ -27,6 +27,7 @@ from tesseracc.passes.schedule.tuning import Tuning
 #: how many groups a product should at least have on a CPU, for its threads, if each has as many steps of rows
 SHARES, LEAST_STEPS = 32, 5
 
+
 def _used(group: Op, reduce: Op) -> bool:
     """Whether more is done with the sums than to round and to store them."""
     behind = {reduce.result}

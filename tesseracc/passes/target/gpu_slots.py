@@ -9,10 +9,9 @@ by the threads after all, if other blocks do not wait for it.
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 
 from tesseracc.ir.rewrite import map_ops, substitute
-from tesseracc.ir.types import BufType, size_of
+from tesseracc.ir.types import BufType, shared_bytes
 from tesseracc.ir.value import Func, Op, Value
 
 
@@ -46,7 +45,4 @@ def _of(ring: Value, stages: int) -> BufType:
 
 
 def _slot_bytes(pipeline: Op) -> int:
-    types = [ring.type for ring in pipeline.group("rings")]
-    return sum(
-        prod(d for d in t.dims[1:] if isinstance(d, int)) * size_of(t.dtype) for t in types if isinstance(t, BufType)
-    )
+    return sum(shared_bytes(_of(ring, 1)) for ring in pipeline.group("rings"))

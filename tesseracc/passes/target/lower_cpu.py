@@ -62,6 +62,7 @@ def lower_kernel(func: Func, arch: Arch) -> Func:
     args, begin, end = Value(PtrType("global"), "args"), Value(I64, "begin"), Value(I64, "end")
     _bind_arguments(k, args)
     grid = tuple(func.attrs["grid"])
+
     def one_group(ids: list[Int]) -> None:
         k.group_ids = ids
         if not chunked:

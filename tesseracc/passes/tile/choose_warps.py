@@ -9,11 +9,10 @@ product twice while it is worked on and once more in half the size as an operand
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs
-from tesseracc.ir.types import LanesType, TileType, size_of
+from tesseracc.ir.types import LanesType, TileType
 from tesseracc.ir.value import Func, Module, Op, Value
 from tesseracc.tuning.space import OTHER
 
@@ -62,8 +61,7 @@ def _loop_bytes(loop: Op) -> int:
 
 
 def _bytes(value: Value) -> int:
-    type_ = value.type
-    return prod(type_.shape) * size_of(type_.dtype) if isinstance(type_, TileType) else 0
+    return value.type.nbytes if isinstance(value.type, TileType) else 0
 
 
 @register("choose-warps", level="tile")

@@ -12,13 +12,12 @@ in loops, and shared memory has room for it beside the rings that those loops ge
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 
 from tesseracc.arch.arch import Arch
 from tesseracc.ir.builder import Builder
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import map_funcs, map_ops, users_of
-from tesseracc.ir.types import BufType, TileType, size_of
+from tesseracc.ir.types import BufType, TileType
 from tesseracc.ir.value import Func, Module, Op, Value
 from tesseracc.layout.select import choose_mma
 from tesseracc.passes.target.gpu_buffers import Swizzle
@@ -87,8 +86,7 @@ def _by_warpgroups(op: Op, arch: Arch, warps: int) -> bool:
 def _registers(read: Op, inside: list[Op], warps: int) -> int:
     """Of a thread: the operand, the results of the products in loops, and others."""
     tiles = [read.result.type, *(op.result.type for op in inside if op.name == "tile.mma")]
-    sizes = [prod(t.shape) * size_of(t.dtype) for t in tiles if isinstance(t, TileType)]
-    return sum(sizes) // (4 * 32 * max(1, warps)) + OTHER
+    return sum(t.nbytes for t in tiles if isinstance(t, TileType)) // (4 * 32 * max(1, warps)) + OTHER
 
 
 def _fits(read: Op, arch: Arch) -> bool:
@@ -96,7 +94,7 @@ def _fits(read: Op, arch: Arch) -> bool:
     assert isinstance(buf, BufType) and isinstance(type_, TileType)
     if buf.space != "global" or len(type_.shape) != 2 or Swizzle.of(type_.shape[1], type_.dtype) is None:
         return False
-    return prod(type_.shape) * size_of(type_.dtype) * SHARE <= arch.limits.shared_per_block
+    return type_.nbytes * SHARE <= arch.limits.shared_per_block
 
 
 @register("keep-operands", level="tile")

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 
 from tesseracc.analysis.products import multiplied
 from tesseracc.arch.arch import Arch
@@ -25,7 +24,7 @@ from tesseracc.ir.builder import Builder
 from tesseracc.ir.dialects.tile_values import WRITERS
 from tesseracc.ir.pipeline import Context, register
 from tesseracc.ir.rewrite import clone_op, map_funcs, map_ops, remove_dead, substitute
-from tesseracc.ir.types import I64, BufType, TileType, size_of
+from tesseracc.ir.types import I64, BufType, TileType, shared_bytes
 from tesseracc.ir.value import Func, Module, Op, Region, Value
 from tesseracc.layout.fragments import next_power
 from tesseracc.layout.select import choose_mma
@@ -40,23 +39,16 @@ def pipelined(kernel: Func, context: Context) -> Func:
     """One kernel."""
     arch = context.need_arch()
     own = {op.result for op in kernel.walk() if op.name == "tile.alloc"}
-    room = arch.limits.shared_per_block - sum(map(_bytes, own))
+    room = arch.limits.shared_per_block - sum(shared_bytes(buf.type) for buf in own)
 
     def visit(op: Op) -> list[Op] | None:
         rings = [inner.result for inner in op.walk() if inner.name == "tile.alloc" and inner.result not in own]
-        found = _loop(op, room - sum(map(_bytes, rings)), kernel, context)
+        found = _loop(op, room - sum(shared_bytes(ring.type) for ring in rings), kernel, context)
         if found is not None and (wanted := kernel.attrs.get("stages", 0)) > (had := found[-1].attrs["stages"]):
             context.note(f"@{kernel.name}: {had} stages fit into shared memory, not {wanted}", op.loc)
         return found
 
     return replace(kernel, body=remove_dead(map_ops(kernel.body, visit)))
-
-
-def _bytes(buf: Value) -> int:
-    type_ = buf.type
-    assert isinstance(type_, BufType)
-    dims = [d for d in type_.dims if isinstance(d, int)]
-    return prod(dims) * size_of(type_.dtype) if type_.space == "shared" else 0
 
 
 def _loop(op: Op, room: int, kernel: Func, context: Context) -> list[Op] | None:
@@ -132,7 +124,7 @@ def _is_matrix(op: Op, written: set[Value]) -> bool:
 def _tile_bytes(tile: Value) -> int:
     type_ = tile.type
     assert isinstance(type_, TileType)
-    return prod(type_.shape) * size_of(type_.dtype)
+    return type_.nbytes
 
 
 def _memory_order(load: Op) -> tuple[int, ...]:
